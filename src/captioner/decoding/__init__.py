@@ -1,0 +1,1 @@
+"""From a step function to captions: greedy, beam search, diverse beam search, sampling."""

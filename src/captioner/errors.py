@@ -1,0 +1,27 @@
+"""The errors a user can cause: each carries one clear sentence, shown without a traceback by the scripts."""
+
+from __future__ import annotations
+
+
+class CaptionerError(Exception):
+    """Something the user can mend; the message says what was found and what was expected."""
+
+
+class ConfigError(CaptionerError):
+    """A configuration key or value that cannot be used."""
+
+
+class DataError(CaptionerError):
+    """A file, folder, caption or split that cannot be used."""
+
+
+class ImageError(DataError):
+    """A picture that cannot be read."""
+
+
+class CheckpointError(CaptionerError):
+    """A checkpoint that is damaged, of another version, or of another model."""
+
+
+class NumericsError(CaptionerError):
+    """A loss or gradient that is no longer finite."""

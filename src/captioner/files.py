@@ -1,0 +1,67 @@
+"""Files that are either whole or absent: written to a temporary name, flushed, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from captioner.errors import DataError
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a handle whose content replaces `path` only when the block ends without an error.
+
+    `mode` is "wb" or "w" (UTF-8). Raises DataError naming `path` when the disk is full, the folder
+    cannot be written, and the like; the old file is then still there, whole.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
+
+
+def _umask() -> int:
+    """The process's umask; the system only tells it by setting one."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as readable UTF-8 JSON, atomically."""
+    with atomic_write(path, "w") as handle:
+        json.dump(value, handle, ensure_ascii=False, indent=1)
+        handle.write("\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; DataError names the file and, for broken JSON, the line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: line {error.lineno}: {error.msg}") from error

@@ -1,0 +1,1 @@
+"""Encoder, LSTM, language model, captioner. Knows nothing of files or configuration."""

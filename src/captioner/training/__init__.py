@@ -1,0 +1,1 @@
+"""Loss, trainer, checkpoints."""
