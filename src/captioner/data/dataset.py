@@ -1,0 +1,118 @@
+"""Captions paired with features or pictures, and the order in which they are visited.
+
+Shapes: B captions in a batch, R regions, F image feature, S picture side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from captioner.data.captions import CaptionedImage
+from captioner.data.images import load_image
+from captioner.data.packed import CaptionBatch, TokenStore
+from captioner.data.tokenize import tokenize
+from captioner.data.transforms import ImageTransform
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import DataError
+
+# Image rows [B] -> features [B, R, F] or pictures [B, 3, S, S].
+ImageSource = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """An ImageSource that reads and transforms the picture files when they are asked for."""
+
+    images: Sequence[CaptionedImage]
+    transform: ImageTransform
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Pictures [B, 3, S, S]; ImageError names a file that cannot be read."""
+        pictures = [load_image(self.images[row].path) for row in rows.tolist()]
+        return torch.stack([self.transform(picture) for picture in pictures])
+
+
+class CaptionDataset(Dataset[CaptionBatch]):
+    """All captions of a split; indexed by a list of caption rows, it gives a packed batch.
+
+    Captions longer than `max_length` words are cut there; captions with no word left in the
+    vocabulary are skipped. Raises DataError when none is left.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[CaptionedImage],
+        *,
+        vocabulary: Vocabulary,
+        source: ImageSource,
+        max_length: int,
+    ) -> None:
+        encoded = [
+            (row, vocabulary.encode(tokenize(caption))[:max_length])
+            for row, image in enumerate(images)
+            for caption in image.captions
+        ]
+        kept = [(row, ids) for row, ids in encoded if ids]
+        if not kept:
+            raise DataError(f"none of {len(encoded)} captions has a word of the vocabulary")
+        self.skipped = len(encoded) - len(kept)
+        self.image_rows = torch.tensor([row for row, _ in kept])
+        self.store = TokenStore(
+            [ids for _, ids in kept], bos=vocabulary.bos, eos=vocabulary.eos
+        )
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, rows: Sequence[int]) -> CaptionBatch:
+        tokens, order = self.store.pack(torch.as_tensor(rows))
+        return CaptionBatch(self.source(self.image_rows[order]), tokens)
+
+
+class BatchOrder:
+    """Batches of row numbers, shuffled anew each epoch from the seed alone, resumable anywhere.
+
+    Iterating goes from `position` (a batch number of the running epoch) to the end of the epoch;
+    the state of a run is (epoch, position), which the trainer keeps and sets.
+    """
+
+    def __init__(self, size: int, *, batch_size: int, seed: int, shuffle: bool = True) -> None:
+        self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
+        self.epoch = 0
+        self.position = 0
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self.size)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.size, generator=generator)
+        for batch in order.split(self.batch_size)[self.position :]:
+            yield batch.tolist()
+
+
+def make_loader(
+    dataset: Dataset[CaptionBatch], order: BatchOrder, *, workers: int, pin_memory: bool = False
+) -> DataLoader[Any]:
+    """A DataLoader over whole batches; with workers, reading and decoding overlap computation.
+
+    Its own generator keeps torch's global one untouched, which exact resume needs.
+    """
+    return DataLoader(
+        dataset,
+        sampler=order,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+        prefetch_factor=4 if workers else None,
+    )

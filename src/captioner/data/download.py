@@ -1,0 +1,197 @@
+"""Downloads that go on where they were cut, and are checked before they get their name."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from captioner.data.tables import read_lines
+from captioner.errors import DataError
+from captioner.files import atomic_write
+
+SUMS_FILE = "SHA256SUMS"
+_CHUNK = 1 << 20
+
+
+def download(
+    url: str,
+    path: Path | str,
+    *,
+    sha256: str | None = None,
+    md5: str | None = None,
+    attempts: int = 5,
+    timeout: float = 30.0,
+) -> Path:
+    """Fetch `url` to `path`, unless it is there, and check it.
+
+    What has arrived waits in `path`.part, and the next attempt or call asks for the rest by an
+    HTTP Range. `timeout` is in seconds. DataError when the network fails (`attempts` times running
+    without any progress), when the disk does, or when a checksum differs; the .part of a wrong
+    checksum is removed, since no remainder would mend it.
+    """
+    path = Path(path)
+    if path.exists():
+        check_digests(path, sha256=sha256, md5=md5)
+        return path
+    part = path.with_name(f"{path.name}.part")
+    _make_folder(path.parent)
+    _fetch(url, part, attempts=attempts, timeout=timeout)
+    try:
+        check_digests(part, sha256=sha256, md5=md5)
+    except DataError:
+        part.unlink()
+        raise
+    part.replace(path)
+    return path
+
+
+def check_digests(path: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
+    """DataError when the file's sha256 or md5 (hex) is not as expected; None is not checked."""
+    for name, expected in (("sha256", sha256), ("md5", md5)):
+        if expected is None:
+            continue
+        found = file_digest(path, name)
+        if found != expected.lower():
+            raise DataError(
+                f"{path} is damaged or another file: {name} {found}, expected {expected}"
+            )
+
+
+def check_or_record(path: Path) -> str:
+    """Hold a file against the SHA256SUMS beside it, or write its sum there when it has none yet.
+
+    Returns one line saying which of the two was done. The file is as sha256sum(1) reads and
+    writes it. DataError when the sum is not the recorded one.
+    """
+    sums_path = path.with_name(SUMS_FILE)
+    sums = read_sums(sums_path)
+    if path.name in sums:
+        check_digests(path, sha256=sums[path.name])
+        return f"{path.name}: sha256 as recorded in {sums_path}"
+    sums[path.name] = file_digest(path, "sha256")
+    with atomic_write(sums_path, "w") as file:
+        file.writelines(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    return f"{path.name}: sha256 {sums[path.name]}, recorded in {sums_path}"
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """The file names and their sha256 of a SHA256SUMS file; none when it does not exist."""
+    sums: dict[str, str] = {}
+    for number, line in read_lines(path) if path.exists() else []:
+        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
+        if match is None:
+            raise DataError(f"{path}, line {number}: expected 64 hex digits, two spaces and a name")
+        sums[match[2]] = match[1].lower()
+    return sums
+
+
+def file_digest(path: Path, name: str) -> str:
+    """The hex digest of a file; `name` is sha256 or md5."""
+    # md5 is only held against published sums here, which systems that forbid it allow.
+    digest = hashlib.new(name, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fetch(url: str, part: Path, *, attempts: int, timeout: float) -> None:
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            if _fetch_rest(url, part, timeout):
+                return
+            reason = "the connection was cut"
+        except ValueError as error:  # not an address, or a Content-Length that is no number
+            raise DataError(f"cannot download {url}: {error}") from error
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                raise DataError(f"cannot download {url}: the server answers {error}") from error
+            reason = f"the server answers {error}"
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error))
+        # Only attempts that bring nothing count, so that a large file survives many cuts.
+        failures = 1 if _size(part) > before else failures + 1
+        if failures >= attempts:
+            raise DataError(
+                f"cannot download {url}: {reason}; {_size(part)} bytes are kept in {part}, and the "
+                "next try goes on from there"
+            )
+        time.sleep(0.2 * 2**failures)
+
+
+def _fetch_rest(url: str, part: Path, timeout: float) -> bool:
+    """One request for what is missing; True when the file is whole, False when it was cut short."""
+    start = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:
+            raise
+        # Nothing lies behind our last byte: either all is here, or this is some other file's part.
+        if error.headers.get("Content-Range", "").endswith(f"/{start}"):
+            return True
+        part.unlink()
+        return False
+    with response:
+        if not _continues(response, start):
+            start = 0  # the server sends the whole file again
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        with _open_part(part, "ab" if start else "wb") as file:
+            _copy(response, file, part, start, total)
+    return total is None or _size(part) == total
+
+
+def _continues(response: http.client.HTTPResponse, start: int) -> bool:
+    given = response.headers.get("Content-Range", "")
+    return response.status == 206 and given.startswith(f"bytes {start}-")
+
+
+def _copy(
+    response: http.client.HTTPResponse, file: IO[bytes], part: Path, start: int, total: int | None
+) -> None:
+    name = part.name.removesuffix(".part")
+    with tqdm(
+        initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None
+    ) as bar:
+        while chunk := response.read1(_CHUNK):
+            _write(file, chunk, part)
+            bar.update(len(chunk))
+
+
+def _open_part(part: Path, mode: str) -> IO[bytes]:
+    try:
+        return part.open(mode)
+    except OSError as error:
+        raise DataError(f"cannot write {part}: {error.strerror or error}") from error
+
+
+def _write(file: IO[bytes], chunk: bytes, part: Path) -> None:
+    # Apart from the network's errors, which are OSErrors too: trying again does not empty a disk.
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise DataError(f"cannot write {part}: {error.strerror or error}") from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0

@@ -1,0 +1,87 @@
+"""One way to open a picture: upright, 8-bit RGB, or one clear error."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from captioner.errors import ImageError
+
+MAX_PIXELS = 178_956_970  # where Pillow itself stops
+
+# What Pillow's decoders raise on damaged files.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+
+
+def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as PIL RGB, turned upright by its EXIF tag.
+
+    Grey, palette, CMYK and 16-bit pictures are converted (16-bit scaled, not clipped), transparency
+    is laid over white, of an animation the first frame is taken. ImageError when the file is
+    missing, truncated, no picture, has more than `max_pixels` pixels, or an unknown range.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            _check_size(path, image, max_pixels)
+            image.load()
+            return _to_rgb(path, _upright(image))
+    except FileNotFoundError as error:
+        raise ImageError(f"there is no picture {path}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not a picture: {_first_bytes(path)}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large a picture: {error}") from error
+    except _DAMAGED as error:
+        raise ImageError(f"cannot read the picture {path}, it may be damaged: {error}") from error
+
+
+def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{path} is too large a picture: {width} x {height} pixels, expected at most "
+            f"{max_pixels} in all"
+        )
+
+
+def _first_bytes(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(8)
+    return f"it starts with {start!r}" if start else "the file is empty"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # A broken EXIF block does not make the pixels worse: such a picture stays as it lies.
+    with contextlib.suppress(*_DAMAGED, KeyError, TypeError):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_wide_grey(path, image)
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB")
+    # Also for RGB: convert() returns a copy that no longer hangs on the file.
+    return image.convert("RGB")
+
+
+def _from_wide_grey(path: Path, image: Image.Image) -> Image.Image:
+    """Grey of 16 bits to 8; Pillow's own convert() would clip everything above 255."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F" or low < 0 or high > 65535:
+        raise ImageError(
+            f"{path} has grey values from {low:g} to {high:g} (mode {image.mode}), whose range is "
+            "unknown; expected 8 or 16 bits a channel"
+        )
+    grey = np.rint(values / 257).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")

@@ -1,0 +1,89 @@
+"""Captions as one flat token store, and batches of them in the packed layout.
+
+Shapes: B sequences, T longest length, N packed tokens, R regions, F image feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """A batch of captions to predict: `inputs[k]` is read, `targets[k]` comes next.
+
+    inputs [N], targets [N] int64, time-major, longest caption first; batch_sizes [T] int64, which
+    stays on the CPU.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    batch_sizes: Tensor
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Captions with what each describes: images is [B, R, F] features or [B, 3, S, S] pictures,
+    row b belonging to the b-th longest caption."""
+
+    images: Tensor
+    tokens: PackedTokens
+
+    @property
+    def model_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model's forward takes."""
+        return self.images, self.tokens.inputs, self.tokens.batch_sizes
+
+    @property
+    def targets(self) -> Tensor:
+        """The tokens to predict, [N]."""
+        return self.tokens.targets
+
+    def to(self, device: torch.device) -> CaptionBatch:
+        """The same batch with its tensors, but batch_sizes, on `device`."""
+        tokens = replace(
+            self.tokens,
+            inputs=self.tokens.inputs.to(device, non_blocking=True),
+            targets=self.tokens.targets.to(device, non_blocking=True),
+        )
+        return CaptionBatch(self.images.to(device, non_blocking=True), tokens)
+
+    def pin_memory(self) -> CaptionBatch:
+        """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
+        tokens = replace(
+            self.tokens,
+            inputs=self.tokens.inputs.pin_memory(),
+            targets=self.tokens.targets.pin_memory(),
+        )
+        return CaptionBatch(self.images.pin_memory(), tokens)
+
+
+class TokenStore:
+    """Token sequences end to end in one tensor, so that a batch is gathered without a loop.
+
+    Each sequence is stored as `<bos> w1 .. wn <eos>` and has n + 1 predictions.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], *, bos: int, eos: int) -> None:
+        framed = [torch.tensor([bos, *sequence, eos]) for sequence in sequences]
+        self.tokens = torch.cat(framed) if framed else torch.empty(0, dtype=torch.int64)
+        sizes = torch.tensor([len(sequence) for sequence in framed], dtype=torch.int64)
+        self.lengths = sizes - 1
+        self.starts = sizes.cumsum(0) - sizes
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def pack(self, rows: Tensor) -> tuple[PackedTokens, Tensor]:
+        """The sequences `rows` [B] packed, and `rows` in the packed order (longest first)."""
+        lengths, order = self.lengths[rows].sort(descending=True, stable=True)
+        rows = rows[order]
+        steps = torch.arange(int(lengths[0])).unsqueeze(1)
+        alive = steps < lengths
+        where = (steps + self.starts[rows])[alive]
+        packed = PackedTokens(self.tokens[where], self.tokens[where + 1], alive.sum(1))
+        return packed, rows

@@ -1,0 +1,79 @@
+"""A picture becomes a tensor: resizing, cropping and normalising, described in full by its text.
+
+Letters: S the side of the square tensor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from captioner.errors import ConfigError
+
+Resize = int | Literal["squash"]
+_FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTransform:
+    """RGB picture -> float32 tensor [3, S, S], (value / 255 - mean) / std for each channel.
+
+    `resize` is the short side in pixels before the centre crop to `size`, or "squash": the whole
+    picture is brought to `size` x `size`, its proportions lost. `str()` of a transform names every
+    setting, so that two transforms are equal exactly when their texts are. Raises ConfigError for
+    settings that contradict each other.
+    """
+
+    size: int
+    resize: Resize
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"size must be at least 1 pixel, got {self.size}")
+        if isinstance(self.resize, str):
+            if self.resize != "squash":
+                raise ConfigError(f'resize must be "squash" or pixels, got "{self.resize}"')
+        elif self.resize < self.size:
+            raise ConfigError(f"resize={self.resize} is smaller than the crop, size={self.size}")
+        if self.interpolation not in _FILTERS:
+            known = ", ".join(_FILTERS)
+            raise ConfigError(f'interpolation must be one of {known}, got "{self.interpolation}"')
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(f"mean and std need three values, std > 0: {self.mean}, {self.std}")
+
+    def adjusted(self, *, size: int | None = None, resize: Resize | None = None) -> ImageTransform:
+        """This transform at another size; without `resize` the crop keeps its share."""
+        new_size = self.size if size is None else size
+        if resize is None:
+            whole = isinstance(self.resize, str)
+            resize = "squash" if whole else round(int(self.resize) * new_size / self.size)
+        return dataclasses.replace(self, size=new_size, resize=resize)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return [3, S, S]; the strides are channels-last, as the pixels lie."""
+        pixels = torch.from_numpy(np.array(self._square(image.convert("RGB"))))  # [S, S, 3] uint8
+        # One multiplication and one addition instead of /255, -mean, /std.
+        std = torch.tensor(self.std, dtype=torch.float64)
+        scale = (1 / (255 * std)).float()
+        shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).float()
+        return pixels.float().mul_(scale).add_(shift).permute(2, 0, 1)
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        """The picture at S x S; resizing and rounding as torchvision's presets do them."""
+        resample = Image.Resampling[self.interpolation.upper()]
+        if isinstance(self.resize, str):
+            return image.resize((self.size, self.size), resample)
+        width, height = image.size
+        short = min(width, height)
+        scaled = (int(self.resize * width / short), int(self.resize * height / short))
+        image = image.resize(scaled, resample)
+        left, top = (round((side - self.size) / 2) for side in scaled)
+        return image.crop((left, top, left + self.size, top + self.size))

@@ -1,0 +1,103 @@
+"""Words and their numbers, built from the training captions only."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from captioner.errors import DataError
+
+PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+SPECIAL = (PAD, BOS, EOS, UNK)
+RARE = ("unk", "drop")
+
+
+class Vocabulary:
+    """A fixed list of tokens: the four special ones first, then words, most frequent first.
+
+    `rare` says what becomes of a word that is not listed: "unk" writes `<unk>`, "drop" leaves it
+    out. `counts` holds how often each token occurs in the training captions as encoded (`<eos>`
+    once a caption), which initialises the output bias.
+    """
+
+    def __init__(
+        self, words: Sequence[str], *, counts: Sequence[int], rare: str = "unk"
+    ) -> None:
+        self.tokens = [*SPECIAL, *words]
+        if len(set(self.tokens)) != len(self.tokens):
+            repeated = next(t for t, n in Counter(self.tokens).items() if n > 1)
+            raise DataError(f"the vocabulary lists {repeated!r} more than once")
+        if len(counts) != len(self.tokens):
+            raise DataError(
+                f"the vocabulary has {len(self.tokens)} tokens but {len(counts)} counts"
+            )
+        if rare not in RARE:
+            raise DataError(f"rare must be one of {', '.join(RARE)}, got {rare!r}")
+        self.counts = list(counts)
+        self.rare = rare
+        self._ids = {token: number for number, token in enumerate(self.tokens)}
+        self.pad, self.bos, self.eos, self.unk = range(4)
+
+    @classmethod
+    def build(
+        cls, captions: Iterable[Sequence[str]], *, min_count: int = 5, rare: str = "unk"
+    ) -> Vocabulary:
+        """Keep every word seen at least `min_count` times; ties are ordered alphabetically.
+
+        Raises DataError when no word is left, telling the commonest word and its count.
+        """
+        frequency: Counter[str] = Counter()
+        number = 0
+        for caption in captions:
+            frequency.update(caption)
+            number += 1
+        ranked = sorted(frequency.items(), key=lambda item: (-item[1], item[0]))
+        kept = [(word, count) for word, count in ranked if count >= min_count]
+        if not kept:
+            best = f"the commonest, {ranked[0][0]!r}, {ranked[0][1]} times" if ranked else "no word"
+            raise DataError(
+                f"the vocabulary is empty: no word occurs min_count={min_count} times in "
+                f"{number} training captions ({best})"
+            )
+        unknown = sum(count for _, count in ranked[len(kept) :]) if rare == "unk" else 0
+        counts = [0, 0, number, unknown, *(count for _, count in kept)]
+        return cls([word for word, _ in kept], counts=counts, rare=rare)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self._state() == other._state()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def encode(self, words: Sequence[str]) -> list[int]:
+        """Numbers of the words, without `<bos>` and `<eos>`."""
+        ids = (self._ids.get(word, self.unk) for word in words)
+        return [number for number in ids if number != self.unk or self.rare == "unk"]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Words of the numbers; special tokens but `<unk>` are left out."""
+        return [self.tokens[number] for number in ids if number >= self.unk]
+
+    def _state(self) -> dict[str, Any]:
+        return {"words": self.tokens[len(SPECIAL) :], "counts": self.counts, "rare": self.rare}
+
+    def to_json(self) -> str:
+        """The whole vocabulary as JSON text."""
+        return json.dumps(self._state(), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        """The vocabulary that `to_json` wrote; DataError when the text is something else."""
+        try:
+            state = json.loads(text)
+            words, counts, rare = state["words"], state["counts"], state["rare"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"this is no vocabulary: {error!r}; expected words, counts, rare") from None
+        return cls(words, counts=counts, rare=rare)

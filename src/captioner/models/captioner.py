@@ -1,0 +1,79 @@
+"""Show and Tell (Vinyals et al. 2015): a language model whose first word is the image.
+
+Shapes: B images, R regions (1 for a pooled feature), F image feature, S picture side, N packed
+tokens, T longest length, E embedding, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captioner.models.encoder import Encoder
+from captioner.models.language_model import LanguageModel
+from captioner.models.lstm import State
+
+FEATURE_NORMS = ("standardise", "l2", "none")
+
+
+class Captioner(nn.Module):
+    """Features -> projection -> first word(s) of the language model.
+
+    `feature_norm` puts the features on a scale: "standardise" subtracts the mean and divides by the
+    deviation that `set_feature_statistics` stored, clamped at +-6 (what the features' scale is worth
+    stands in the README); "l2" divides by the norm; "none" leaves them. `encoder` is only given when
+    it is trained with the rest; then `images` are pictures, otherwise features.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        language_model: LanguageModel,
+        feature_dim: int,
+        feature_norm: str = "standardise",
+        feature_dropout: float = 0.0,
+        encoder: Encoder | None = None,
+    ) -> None:
+        super().__init__()
+        if feature_norm not in FEATURE_NORMS:
+            raise ValueError(
+                f"feature_norm must be one of {', '.join(FEATURE_NORMS)}, got {feature_norm!r}"
+            )
+        self.encoder = encoder
+        self.image_projection = nn.Linear(feature_dim, language_model.embedding.embedding_dim)
+        self.language_model = language_model
+        self.feature_norm, self.feature_dropout = feature_norm, feature_dropout
+        self.register_buffer("feature_mean", torch.zeros(feature_dim))
+        self.register_buffer("feature_std", torch.ones(feature_dim))
+
+    def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Mean and deviation [F] over the training pictures, used by "standardise"."""
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std.clamp(min=1e-5))
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Features [B, R, F] (or pictures [B, 3, S, S] with an encoder) -> prefix [R, B, E]."""
+        features = images if self.encoder is None else self.encoder(images)
+        if self.feature_norm == "standardise":
+            features = ((features - self.feature_mean) / self.feature_std).clamp(-6, 6)
+        elif self.feature_norm == "l2":
+            features = F.normalize(features, dim=-1)
+        features = F.dropout(features, self.feature_dropout, self.training)
+        return self.image_projection(features).transpose(0, 1)
+
+    def forward(self, images: Tensor, token_ids: Tensor, batch_sizes: Tensor) -> Tensor:
+        """Logits [N, V] of the packed captions' next tokens; row b of images is sequence b."""
+        prefix = self.embed_images(images)
+        return self.language_model(token_ids, batch_sizes, prefix=prefix)[0]
+
+    def start(self, images: Tensor) -> State:
+        """The language model's state after reading the images, where decoding begins."""
+        return self.language_model.read(self.embed_images(images))[1]
+
+    def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """One decoding step: tokens [B] -> log-probabilities [B, V], new state."""
+        return self.language_model.step(token_ids, state)

@@ -1,0 +1,149 @@
+"""The encoder: a convolutional (or other) network cut before its classifier, and its transform.
+
+Letters: B images, S image side, R regions (1 when pooled), F image feature, h w the grid's sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captioner.data.transforms import ImageTransform
+from captioner.errors import ConfigError
+
+
+def _call(trunk: nn.Module, images: Tensor) -> Tensor:
+    features: Tensor = trunk(images)
+    return features
+
+
+class Encoder(nn.Module):
+    """Pictures [B, 3, S, S] -> features [B, R, F], frozen until `freeze_before` says otherwise.
+
+    `trunk` maps pictures to [B, F] (output "pooled") or to [B, F, h, w] (output "grid", R = h w);
+    `features` does so in its place where calling the trunk is not enough. `grid_size` averages
+    the grid to `grid_size` x `grid_size`. `feature_dim` (F) and `regions` (R) are measured.
+    Raises ConfigError when the trunk cannot take the transform's pictures.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        name: str,
+        transform: ImageTransform,
+        output: str = "pooled",
+        grid_size: int | None = None,
+        features: Callable[[nn.Module, Tensor], Tensor] = _call,
+    ) -> None:
+        super().__init__()
+        if output not in ("pooled", "grid"):
+            raise ConfigError(f'encoder output must be "pooled" or "grid", got "{output}"')
+        if grid_size is not None and (output != "grid" or grid_size < 1):
+            raise ConfigError(f'grid_size={grid_size} needs output "grid" and at least 1')
+        self.name, self.output, self.grid_size = name, output, grid_size
+        self.transform = transform
+        self._features = features
+        # Convolutions on a CPU, and on tensor cores, are faster when the channels lie together.
+        self.trunk = trunk.to(memory_format=torch.channels_last)
+        self._frozen: tuple[str, ...] = ()
+        self.freeze_before(None)
+        self.regions, self.feature_dim = self._measure()
+
+    def forward(self, images: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, R, F]
+        """Return the features [B, R, F] of normalised pictures [B, 3, S, S]."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        features = self._features(self.trunk, images)
+        if self.output == "pooled":
+            return features.unsqueeze(1)
+        if self.grid_size is not None:
+            features = F.adaptive_avg_pool2d(features, self.grid_size)
+        return features.flatten(2).transpose(1, 2)
+
+    def _measure(self) -> tuple[int, int]:
+        """R and F of a blank picture."""
+        side = self.transform.size
+        weight = next(self.trunk.parameters(), torch.empty(0))
+        blank = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+        try:
+            with torch.no_grad():
+                features = self(blank)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"{self.name} (output {self.output}) cannot take pictures of {side} x {side}: "
+                f"{reason}"
+            ) from error
+        if features.dim() != 3:
+            raise ConfigError(f"{self.name} has no {self.output} features: {list(features.shape)}")
+        return features.shape[1], features.shape[2]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The trunk's parts in the order of computation, e.g. conv1, bn1, layer1.0, layer1.1, ..."""
+        total = sum(parameter.numel() for parameter in self.trunk.parameters())
+        return tuple(_parts(self.trunk, "", total))
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any part of the encoder is trained."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def freeze_before(self, stage: str | None) -> None:
+        """Train `stage` and everything after it; None freezes the whole encoder.
+
+        A frozen part has no gradient and stays in evaluation mode, whatever `train()` says: its
+        BatchNorm statistics and dropout are those of evaluation. A stage is one of `stages` or
+        what several of them begin with ("layer4"). Raises ConfigError listing the stages.
+        """
+        self.trunk.requires_grad_(False)
+        stages = self.stages
+        first = len(stages)
+        if stage is not None:
+            starts = [i for i, part in enumerate(stages) if f"{part}.".startswith(f"{stage}.")]
+            if not starts:
+                short = dict.fromkeys(".".join(part.split(".")[:2]) for part in stages)
+                raise ConfigError(
+                    f'{self.name} has no stage "{stage}" to train from; it has {", ".join(short)}'
+                )
+            first = starts[0]
+        self._frozen = stages[:first]
+        if first == 0:  # also what belongs to no stage, such as a class token
+            self.trunk.requires_grad_(True)
+        for part in stages[first:]:
+            self.trunk.get_submodule(part).requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Set the mode of the parts that are trained; the frozen ones stay in evaluation."""
+        super().train(mode)
+        if not self.trainable:
+            self.trunk.eval()
+        for part in self._frozen:
+            self.trunk.get_submodule(part).eval()
+        return self
+
+    def fingerprint(self) -> str:
+        """A sha256 (hex) of all that decides a picture's features: settings, transform, tensors."""
+        settings = (self.name, self.output, self.grid_size, str(self.transform))
+        digest = hashlib.sha256(repr(settings).encode())
+        for name, tensor in self.trunk.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(values.numpy().data)
+        return digest.hexdigest()
+
+
+def _parts(module: nn.Module, prefix: str, total: int) -> Iterator[str]:
+    """Names of the module's parts; one that is a sequence, or most of the network, is opened."""
+    for name, child in module.named_children():
+        size = sum(parameter.numel() for parameter in child.parameters())
+        listed = isinstance(child, nn.Sequential | nn.ModuleList)
+        if (listed or 2 * size > total) and any(child.children()):
+            yield from _parts(child, f"{prefix}{name}.", total)
+        else:
+            yield prefix + name

@@ -1,0 +1,125 @@
+"""The recurrent language model: words in, the next word's scores out.
+
+Shapes: B sequences, T longest length, N packed tokens, P prefix steps, E embedding, H hidden,
+V vocabulary, L layers.
+
+A prefix is a handful of embeddings read before the first word: an image is one (or one a region).
+In the packed layout it is a concatenation: data = cat([prefix, words]), batch_sizes =
+[B] * P + batch_sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captioner.models.lstm import LSTM, State
+
+
+class LanguageModel(nn.Module):
+    """Embedding, LSTM and a linear layer to the vocabulary.
+
+    `input_dropout` acts on what the LSTM reads (prefix and words), `output_dropout` on what it
+    gives, `layer_dropout` between its layers. `tie_embeddings` shares the embedding with the output
+    layer and needs E = H; ValueError otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        embedding_dim: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        layer_dropout: float = 0.0,
+        tie_embeddings: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if tie_embeddings and embedding_dim != hidden_size:
+            raise ValueError(
+                f"tied embeddings need embedding_dim = hidden_size, got {embedding_dim} "
+                f"and {hidden_size}"
+            )
+        self.embedding = nn.Embedding(vocab_size, embedding_dim)
+        self.lstm = LSTM(
+            embedding_dim,
+            hidden_size,
+            num_layers,
+            dropout=layer_dropout if num_layers > 1 else 0.0,
+            backend=backend,
+        )
+        self.output = nn.Linear(hidden_size, vocab_size)
+        if tie_embeddings:
+            self.output.weight = self.embedding.weight
+        self.input_dropout, self.output_dropout = input_dropout, output_dropout
+
+    def forward(
+        self,
+        token_ids: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+        prefix: Tensor | None = None,  # [P, B, E]
+        state: State | None = None,  # h and c, each [L, B, H]
+    ) -> tuple[Tensor, State]:
+        """Logits [N, V] of the token after each input token, and the state after the last."""
+        data = self.embedding(token_ids)
+        steps = 0
+        if prefix is not None:
+            steps, batch = prefix.shape[:2]
+            data = torch.cat([prefix.flatten(0, 1), data])
+            batch_sizes = torch.cat([torch.full((steps,), batch), batch_sizes])
+        data = F.dropout(data, self.input_dropout, self.training)
+        output, state = self.lstm.forward_packed(data, batch_sizes, state)
+        words = output[steps * int(batch_sizes[0]) :]
+        return self.output(F.dropout(words, self.output_dropout, self.training)), state
+
+    def read(self, embeddings: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after."""
+        steps, batch = embeddings.shape[:2]
+        sizes = torch.full((steps,), batch)
+        output, state = self.lstm.forward_packed(embeddings.flatten(0, 1), sizes, state)
+        return output.view(steps, batch, -1), state
+
+    def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """One decoding step: tokens [B] -> log-probabilities [B, V] of the next, new state."""
+        output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
+        return F.log_softmax(self.output(output[0]).float(), dim=-1), state
+
+
+@torch.no_grad()
+def initialise(
+    model: nn.Module, *, scheme: str, scale: float = 0.08, forget_bias: float = 1.0
+) -> None:
+    """Initialise every weight of a language model or of a captioner's own layers, in place.
+
+    "uniform": weights from U(-scale, scale), biases 0 (Show and Tell, neuraltalk, neon). "xavier":
+    Glorot's uniform for matrices, orthogonal for the recurrent ones. In both the LSTM's biases are
+    0 but the forget gate's, which starts at `forget_bias` (Jozefowicz et al. 2015); neon has 0.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            parameter.zero_()
+        elif scheme == "uniform":
+            parameter.uniform_(-scale, scale)
+        elif "weight_hh" in name:
+            for gate in parameter.chunk(4):
+                nn.init.orthogonal_(gate)
+        else:
+            nn.init.xavier_uniform_(parameter)
+    for module in model.modules():
+        if isinstance(module, LSTM):
+            for name, parameter in module.named_parameters():
+                if name.startswith("bias_ih"):
+                    parameter.chunk(4)[1].fill_(forget_bias)
+
+
+@torch.no_grad()
+def set_output_bias(model: LanguageModel, counts: Sequence[int]) -> None:
+    """Start from word frequencies: bias = log(count) - max (neuraltalk, neon); never seen counts as 1."""
+    frequency = torch.tensor(counts, dtype=torch.float64).clamp(min=1).log()
+    model.output.bias.copy_(frequency - frequency.max())

@@ -1,0 +1,6 @@
+"""Operators over packed sequences and the choice of what computes them."""
+
+from captioner.ops.backend import BACKENDS, choose_backend
+from captioner.ops.lstm_packed import lstm_packed
+
+__all__ = ["BACKENDS", "choose_backend", "lstm_packed"]

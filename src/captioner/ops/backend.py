@@ -1,0 +1,47 @@
+"""Which code computes the LSTM: chosen by name or by device, never in silence."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+
+from captioner.errors import ConfigError
+
+BACKENDS = ("auto", "reference", "torch", "fused")
+log = logging.getLogger(__name__)
+
+
+def choose_backend(requested: str, device_type: str) -> str:
+    """The backend that runs: "reference" or "torch".
+
+    "auto" is settled by the environment variable CAPTIONER_LSTM where it is set, otherwise by
+    device; which one was taken, and why, is logged once. Raises ConfigError for a name that is
+    unknown or a backend that this installation does not have.
+    """
+    if requested == "auto":
+        return _automatic(device_type, os.environ.get("CAPTIONER_LSTM", "auto"))
+    return _available(requested)
+
+
+@lru_cache(maxsize=None)
+def _automatic(device_type: str, environment: str) -> str:
+    if environment != "auto":
+        chosen, reason = _available(environment), "CAPTIONER_LSTM asks for it"
+    elif device_type == "cuda":
+        chosen, reason = "torch", "cuDNN is the fastest that is verified on this kind of device"
+    else:
+        # One product for dW after the loop instead of one a step: `scripts/benchmark.py suite=lstm`.
+        chosen, reason = "reference", "it is measured faster than ATen's packed LSTM on a CPU"
+    log.info("LSTM backend on %s: %s (%s)", device_type, chosen, reason)
+    return chosen
+
+
+def _available(name: str) -> str:
+    if name not in BACKENDS[1:]:
+        raise ConfigError(f"unknown LSTM backend {name!r}; there are {', '.join(BACKENDS)}")
+    if name == "fused":
+        raise ConfigError(
+            "LSTM backend 'fused' is not built in this installation; take 'reference' or 'torch'"
+        )
+    return name

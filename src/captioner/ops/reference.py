@@ -1,0 +1,126 @@
+"""The LSTM over packed sequences in plain PyTorch: the readable twin of every faster backend.
+
+Shapes: B sequences, T longest length, N packed tokens, E input size, H hidden size. The packed
+layout is time-major: row b of step t lies at offsets[t] + b, and only the first batch_sizes[t]
+sequences (sorted by length, longest first) still have a step t.
+
+Formulas (Hochreiter & Schmidhuber 1997 with forget gates, in torch.nn.LSTM's order i, f, g, o):
+    i, f, o = sigmoid(.), g = tanh(.) of  x W_ih' + b_ih + h W_hh' + b_hh
+    c_t = f c_{t-1} + i g,    h_t = o tanh(c_t)
+For bfloat16 and float16 the products take the half type and everything else is float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+HALF_TYPES = (torch.bfloat16, torch.float16)
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of gates and cells: float32 for half types, otherwise the input's own."""
+    return torch.float32 if dtype in HALF_TYPES else dtype
+
+
+def split_workspace(workspace: Tensor, hidden_size: int) -> tuple[Tensor, Tensor]:
+    """Views of a workspace [5 * N * H] as the activated gates [N, 4H] and the cells [N, H]."""
+    tokens = workspace.numel() // (5 * hidden_size)
+    gates, cells = workspace.split([4 * tokens * hidden_size, tokens * hidden_size])
+    return gates.view(tokens, 4 * hidden_size), cells.view(tokens, hidden_size)
+
+
+def previous_rows(batch_sizes: Tensor) -> Tensor:
+    """For every packed row of steps 1.. its sequence's row one step earlier, [N - B] int64."""
+    back = torch.repeat_interleave(batch_sizes[:-1], batch_sizes[1:])
+    return torch.arange(int(batch_sizes[0]), int(batch_sizes.sum())) - back
+
+
+def forward(
+    input: Tensor,  # [N, E]
+    batch_sizes: Tensor,  # [T] int64 on the CPU
+    hx: Tensor,  # [B, H]
+    cx: Tensor,  # [B, H]
+    weight_ih: Tensor,  # [4H, E]
+    weight_hh: Tensor,  # [4H, H]
+    bias_ih: Tensor,  # [4H]
+    bias_hh: Tensor,  # [4H]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One layer, one direction: output [N, H], hy [B, H], cy [B, H], workspace [5 * N * H]."""
+    tokens, hidden = input.shape[0], weight_hh.shape[1]
+    dtype, wide = input.dtype, state_dtype(input.dtype)
+    workspace = input.new_empty(5 * tokens * hidden, dtype=wide)
+    gates, cells = split_workspace(workspace, hidden)
+    output = input.new_empty(tokens, hidden)
+    h, c = hx.clone(), cx.to(wide, copy=True)
+
+    torch.add((input @ weight_ih.t()).to(wide), (bias_ih.to(wide) + bias_hh.to(wide)), out=gates)
+    offset = 0
+    for size in batch_sizes.tolist():
+        rows = slice(offset, offset + size)
+        step = gates[rows]
+        step += h[:size] @ weight_hh.t()
+        step[:, : 2 * hidden].sigmoid_()
+        step[:, 2 * hidden : 3 * hidden].tanh_()
+        step[:, 3 * hidden :].sigmoid_()
+        i, f, g, o = step.chunk(4, dim=1)
+        torch.addcmul(f * c[:size], i, g, out=cells[rows])
+        c[:size] = cells[rows]
+        h[:size] = (o * cells[rows].tanh()).to(dtype)
+        output[rows] = h[:size]
+        offset += size
+    return output, h, c.to(dtype), workspace
+
+
+def backward(
+    grad_output: Tensor,  # [N, H]
+    grad_hy: Tensor,  # [B, H]
+    grad_cy: Tensor,  # [B, H]
+    input: Tensor,  # [N, E]
+    batch_sizes: Tensor,  # [T] int64 on the CPU
+    hx: Tensor,  # [B, H]
+    cx: Tensor,  # [B, H]
+    weight_ih: Tensor,  # [4H, E]
+    weight_hh: Tensor,  # [4H, H]
+    output: Tensor,  # [N, H] as forward returned it
+    workspace: Tensor,  # [5 * N * H] as forward returned it; not changed
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of input, hx, cx, weight_ih, weight_hh and of either bias (they are equal)."""
+    hidden = weight_hh.shape[1]
+    dtype = input.dtype
+    gates, cells = split_workspace(workspace, hidden)
+    before = previous_rows(batch_sizes).to(input.device)
+    h_before = torch.cat([hx, output[before]])
+    c_before = torch.cat([cx.to(cells.dtype), cells[before]])
+
+    # Every factor that does not depend on the recurrence is computed for all steps at once; the
+    # loop then multiplies the incoming gradients into the same buffer.
+    i, f, g, o = gates.chunk(4, dim=1)
+    tanh_c = cells.tanh()
+    dc_by_dh = o * (1 - tanh_c * tanh_c)
+    grad_gates = torch.cat(
+        [g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)], dim=1
+    )
+
+    dh, dc = grad_hy.to(cells.dtype, copy=True), grad_cy.to(cells.dtype, copy=True)
+    offset = input.shape[0]
+    for size in reversed(batch_sizes.tolist()):
+        rows = slice(offset - size, offset)
+        dh_t = dh[:size] + grad_output[rows]
+        dc_t = torch.addcmul(dc[:size], dh_t, dc_by_dh[rows])
+        step = grad_gates[rows].view(size, 4, hidden)
+        step[:, :3] *= dc_t.unsqueeze(1)
+        step[:, 3] *= dh_t
+        dc[:size] = dc_t * f[rows]
+        dh[:size] = grad_gates[rows].to(dtype) @ weight_hh
+        offset -= size
+
+    narrow = grad_gates.to(dtype)
+    return (
+        narrow @ weight_ih,
+        dh.to(dtype),
+        dc.to(dtype),
+        narrow.t() @ input,
+        narrow.t() @ h_before,
+        grad_gates.sum(0).to(dtype),
+    )

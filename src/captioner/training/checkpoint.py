@@ -1,0 +1,83 @@
+"""Checkpoints: one file that carries the weights and all that is needed to use or continue them."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioner.errors import CheckpointError
+from captioner.files import atomic_write
+
+FORMAT = "captioner-checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds; tensors, numbers and text only, so that loading executes no code.
+
+    `texts` are JSON documents by name (config, vocabulary, encoder); `training` is what an exact
+    resume needs and is None in a checkpoint that was kept for its score.
+    """
+
+    model: dict[str, Tensor]
+    texts: dict[str, str]
+    scores: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] | None = None
+
+
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write atomically; DataError naming `path` when it cannot be written (the old file stays)."""
+    content = {f.name: getattr(checkpoint, f.name) for f in fields(Checkpoint)}
+    with atomic_write(path) as handle:
+        torch.save({"format": FORMAT, "version": VERSION, **content}, handle)
+
+
+def load_checkpoint(path: Path | str, *, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint without executing code, its tensors on `device`.
+
+    Raises CheckpointError when the file is missing, truncated, holds anything but tensors and plain
+    values, or is no checkpoint of this version.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise CheckpointError(
+            f"{path} is truncated, damaged or not a checkpoint of this project: {reason}"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this project")
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} is a checkpoint of version {content.get('version')}, this code reads {VERSION}"
+        )
+    missing = [f.name for f in fields(Checkpoint) if f.name not in content]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
+    return Checkpoint(**{f.name: content[f.name] for f in fields(Checkpoint)})
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], *, source: str) -> None:
+    """Load a state_dict strictly; CheckpointError names the first tensors that do not fit."""
+    expected = model.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is not expected" for name in weights if name not in expected]
+    problems += [
+        f"{name} is {list(weights[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit this model: {'; '.join(problems[:3])} "
+            f"({len(problems)} of {len(expected)} tensors differ)"
+        )
+    model.load_state_dict(weights)

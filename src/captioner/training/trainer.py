@@ -1,0 +1,304 @@
+"""The training loop: steps, epochs, validation, checkpoints, and an exact way back in.
+
+Whatever predicts tokens trains here: a model, batches with `model_inputs` and `targets`, and a
+function that validates. Nothing in this file knows of images, captions or configuration.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from captioner.errors import NumericsError
+from captioner.files import write_json
+from captioner.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from captioner.training.interrupt import Interruption
+from captioner.training.loss import packed_cross_entropy
+from captioner.training.optimisation import clip_gradients, schedule_factor
+
+log = logging.getLogger(__name__)
+
+
+class Batch(Protocol):
+    """What the trainer needs of a batch."""
+
+    @property
+    def model_inputs(self) -> tuple[Any, ...]:
+        """The arguments of the model's forward."""
+
+    @property
+    def targets(self) -> Tensor:
+        """The tokens to predict, [N]."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+
+
+class Order(Protocol):
+    """The visiting order of the batches: set epoch and position, then iterate the loader."""
+
+    epoch: int
+    position: int
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """Plain settings of the loop; `None` switches a thing off.
+
+    epochs: passes over the data; accumulation: batches an optimiser step; clip_norm, clip_value:
+    of the gradients; best_metric is maximised unless `lower_is_better`; patience: validations
+    without a better score before stopping; checkpoint_minutes, checkpoint_steps: how often
+    last.pt is written inside an epoch (it always is at an epoch's end).
+    """
+
+    epochs: int
+    accumulation: int = 1
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    bf16: bool = False
+    best_metric: str = "BLEU-4"
+    lower_is_better: bool = False
+    patience: int | None = None
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int | None = None
+    log_steps: int = 20
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in last.pt."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    loss_sum: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    validations_since_best: int = 0
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains `model` on `loader` in the given `order`, keeping last.pt and best.pt in `folder`.
+
+    `validate(step)` returns a dict of metrics that contains `settings.best_metric`; `writer` is a
+    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loader: Iterable[Batch],
+        order: Order,
+        validate: Callable[[int], dict[str, float]],
+        folder: Path,
+        settings: TrainerSettings,
+        texts: dict[str, str],
+        device: torch.device,
+        writer: Any = None,
+        show_progress: bool = True,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.loader, self.order, self.validate = loader, order, validate
+        self.folder, self.settings, self.texts = folder, settings, texts
+        self.device, self.writer, self.show_progress = device, writer, show_progress
+        self.progress = Progress()
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.steps_per_epoch = math.ceil(len(order) / settings.accumulation)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+
+    # -- resuming ---------------------------------------------------------------------------
+
+    def resume(self) -> bool:
+        """Continue from last.pt where there is one: weights, optimiser, order and random state."""
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return False
+        checkpoint = load_checkpoint(path, device=str(self.device))
+        training = checkpoint.training or {}
+        load_weights(self.model, checkpoint.model, source=str(path))
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.progress = Progress(**training["progress"])
+        torch.set_rng_state(training["random_state"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(training["cuda_random_state"].cpu(), self.device)
+        log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
+        return True
+
+    def save(self) -> None:
+        """Write last.pt, from which `resume` goes on bit for bit."""
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "random_state": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            training["cuda_random_state"] = torch.cuda.get_rng_state(self.device)
+        checkpoint = Checkpoint(self.model.state_dict(), self.texts, training=training)
+        save_checkpoint(self.folder / "last.pt", checkpoint)
+
+    # -- the loop ---------------------------------------------------------------------------
+
+    def run(self) -> list[dict[str, float]]:
+        """Train to the end and return a dict of figures for each epoch.
+
+        Raises KeyboardInterrupt after saving when a signal asked to stop, NumericsError when the
+        loss is no longer finite (last.pt then holds the last good state).
+        """
+        state = self.progress
+        bar = tqdm(
+            total=self.total_steps, initial=state.step, unit="step", disable=not self.show_progress,
+            dynamic_ncols=True, smoothing=0.05,
+        )  # fmt: skip
+        with bar, Interruption() as interruption:
+            while not state.finished:
+                self._train_epoch(bar, interruption)
+                self.save()
+                interruption.saved = True
+                if interruption.requested:
+                    raise KeyboardInterrupt
+                self._finish_epoch()
+                interruption.saved = False
+                self.save()
+        return state.history
+
+    def _train_epoch(self, bar: Any, interruption: Interruption) -> None:
+        """Take the epoch's remaining steps, saving now and then."""
+        state, settings = self.progress, self.settings
+        self.model.train()
+        self.order.epoch, self.order.position = state.epoch, state.position
+        running = torch.zeros((), dtype=torch.float64, device=self.device)
+        saved = started = time.monotonic()
+        batches = iter(self.loader)
+        while group := list(islice(batches, settings.accumulation)):
+            loss, tokens = self._step(group)
+            running += loss
+            state.tokens += tokens
+            bar.update()
+            last = state.position == len(self.order)
+            now = time.monotonic()
+            due = now - saved > 60 * settings.checkpoint_minutes or (
+                settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0
+            )
+            if last or due or interruption.requested or state.step % settings.log_steps == 0:
+                state.seconds += now - started
+                started = now
+                self._account(running, bar)
+            if interruption.requested or (due and not last):
+                self.save()
+                saved = time.monotonic()
+            if interruption.requested:
+                raise KeyboardInterrupt
+
+    def _step(self, group: list[Batch]) -> tuple[Tensor, int]:
+        """One optimiser step over a group of batches: summed loss (on the device) and tokens."""
+        state, settings = self.progress, self.settings
+        factor = schedule_factor(
+            state.step,
+            total_steps=self.total_steps,
+            warmup_steps=settings.warmup_steps,
+            schedule=settings.schedule,
+        )
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = parameters["base_lr"] * factor
+        tokens = sum(batch.targets.numel() for batch in group)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch in group:
+            batch = batch.to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
+                logits = self.model(*batch.model_inputs)
+            loss = packed_cross_entropy(
+                logits, batch.targets, label_smoothing=settings.label_smoothing
+            )
+            (loss / tokens).backward()
+            total += loss.detach()
+        clip_gradients(self.parameters, norm=settings.clip_norm, value=settings.clip_value)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.position += len(group)
+        return total, tokens
+
+    def _account(self, running: Tensor, bar: Any) -> None:
+        """Read the loss from the device, refuse what is not finite, show it."""
+        state = self.progress
+        value = float(running)
+        running.zero_()
+        if not math.isfinite(value):
+            raise NumericsError(
+                f"the loss became {value} within the {self.settings.log_steps} steps before step "
+                f"{state.step} (epoch {state.epoch + 1}); try a lower optimizer.lr or clipping. "
+                f"{self.folder / 'last.pt'} holds the last good state, if one was saved"
+            )
+        state.loss_sum += value
+        loss = state.loss_sum / state.tokens
+        rate = state.tokens / max(state.seconds, 1e-9)
+        bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
+        if self.writer is not None:
+            self.writer.add_scalar("train/loss", loss, state.step)
+            self.writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], state.step)
+            self.writer.add_scalar("train/tokens_per_second", rate, state.step)
+
+    def _finish_epoch(self) -> None:
+        """Validate, keep the best, write the history, and turn to the next epoch."""
+        state, settings = self.progress, self.settings
+        self.model.eval()
+        metrics = self.validate(state.step)
+        score = metrics[settings.best_metric]
+        sign = -1 if settings.lower_is_better else 1
+        better = state.best is None or sign * score > sign * state.best
+        if better:
+            state.best = score
+            best = Checkpoint(self.model.state_dict(), self.texts, scores=metrics)
+            save_checkpoint(self.folder / "best.pt", best)
+        state.validations_since_best = 0 if better else state.validations_since_best + 1
+        figures = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "train_loss": state.loss_sum / max(1, state.tokens),
+            "seconds": state.seconds,
+            **metrics,
+        }
+        state.history = [*state.history, figures]
+        write_json(self.folder / "history.json", state.history)
+        self._report(figures, better)
+        stop = settings.patience is not None and state.validations_since_best >= settings.patience
+        if stop:
+            log.info("stopping early: no better %s in %d epochs", settings.best_metric, settings.patience)
+        state.epoch += 1
+        state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
+        state.finished = stop or state.epoch >= settings.epochs
+
+    def _report(self, figures: dict[str, float], better: bool) -> None:
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if k not in ("epoch", "step"))
+        log.info("epoch %d: %s%s", figures["epoch"], shown, " (best so far)" if better else "")
+        if self.writer is not None:
+            for name, value in figures.items():
+                if name not in ("epoch", "step"):
+                    self.writer.add_scalar(f"epoch/{name}", value, figures["step"])
+            self.writer.flush()
