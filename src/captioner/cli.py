@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner.config import COMMANDS, GROUPS, known_keys, parse, register_schemas
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +35,25 @@ def run_command(task: Callable[[Any], None], *, name: str, configs: Path) -> Non
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
 
     def checked(config: DictConfig) -> None:
-        settings = parse(config)
-        if getattr(settings, "threads", None):
-            torch.set_num_threads(settings.threads)
-        task(settings)
+        with _one_sentence(name):  # inside, too: Hydra reports a task's errors in its own way
+            settings = parse(config)
+            if getattr(settings, "threads", None):
+                torch.set_num_threads(settings.threads)
+            task(settings)
 
-    main = hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)
+    with _one_sentence(name):
+        hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
+
+
+@contextlib.contextmanager
+def _one_sentence(name: str) -> Iterator[None]:
+    """Turn what the user can mend into a message and an exit status."""
     try:
-        main()
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         _stop(explain(error, name), status=2)
+    except ConfigError as error:
+        _stop(str(error), status=2)
     except CaptionerError as error:
         _stop(str(error), status=1)
     except OSError as error:
@@ -61,26 +71,30 @@ def _stop(message: str, *, status: int) -> None:
 
 def explain(error: Exception, name: str) -> str:
     """Hydra's message in a sentence or two, with the nearest key or choice that exists."""
-    cause = error.__cause__ or error
-    text = f"{error}\n{cause}" if cause is not error else str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [x for x in lines if not x.startswith(("To append", "object_type", "reference_type"))]
-    message = "; ".join(dict.fromkeys(lines))
-    wrong = re.search(r"Could not (?:override|append to) '([^']+)'", text) or re.search(
-        r"full_key: (\S+)", text
-    )
-    choice = re.search(r"Could not find '([^']+)'", text) or re.search(
-        r"Could not load '([^']+)'", text
-    )
-    near: list[str] = []
-    if choice:
-        choices = [line.strip() for line in text.splitlines() if re.fullmatch(r"\t\S+", line)]
-        near = difflib.get_close_matches(choice.group(1).split("/")[-1], choices, n=1, cutoff=0.4)
-    elif wrong:
-        keys = [*known_keys(COMMANDS[name]), *GROUPS]
-        last = {key.split(".")[-1]: key for key in keys}
-        near = difflib.get_close_matches(wrong.group(1), keys, n=1, cutoff=0.5) or [
-            last[k] for k in difflib.get_close_matches(wrong.group(1).split(".")[-1], last, n=1)
-        ]
-        near = [key for key in near if key != wrong.group(1)]
-    return f"{message}; did you mean {near[0]!r}?" if near else message
+    text = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
+    lines = text.splitlines()
+    missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
+    if missing:
+        group, _, wanted = missing.group(1).rpartition("/")
+        choices = [x.strip() for x in lines if re.fullmatch(r"\t\w+", x) and "_schema" not in x]
+        near = difflib.get_close_matches(wanted, choices, n=1, cutoff=0.4)
+        there = f"there is no {group or 'configuration'} {wanted!r}, but {', '.join(choices)}"
+        return there + _did_you_mean(near)
+    noise = ("To append", "object_type", "reference_type", "full_key", "Set the environment")
+    kept = [x.strip() for x in lines if x.strip() and not x.strip().startswith(noise)]
+    wrong = re.search(r"Could not override '([^']+)'", text)
+    near = _nearest_key(wrong.group(1), name) if wrong else []
+    return "; ".join(dict.fromkeys(kept)) + _did_you_mean(near)
+
+
+def _nearest_key(wrong: str, name: str) -> list[str]:
+    """The known key nearest to a wrong one: as a whole, or by its last part."""
+    keys = [*known_keys(COMMANDS[name]), *GROUPS]
+    by_last = {key.split(".")[-1]: key for key in keys}
+    last = difflib.get_close_matches(wrong.split(".")[-1], by_last, n=1)
+    near = difflib.get_close_matches(wrong, keys, n=1, cutoff=0.6) or [by_last[k] for k in last]
+    return [key for key in near if key != wrong]
+
+
+def _did_you_mean(near: list[str]) -> str:
+    return f"; did you mean {near[0]!r}?" if near else ""

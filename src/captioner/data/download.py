@@ -65,21 +65,30 @@ def check_digests(path: Path, *, sha256: str | None = None, md5: str | None = No
             )
 
 
-def check_or_record(path: Path) -> str:
-    """Hold a file against the SHA256SUMS beside it, or write its sum there when it has none yet.
+def check_recorded(path: Path) -> bool:
+    """Hold a file against the SHA256SUMS beside it; False when its sum is not recorded there.
 
-    Returns one line saying which of the two was done. The file is as sha256sum(1) reads and
-    writes it. DataError when the sum is not the recorded one.
+    DataError when the sum is another one than recorded.
     """
+    recorded = read_sums(path.with_name(SUMS_FILE)).get(path.name)
+    if recorded is None:
+        return False
+    found = file_digest(path, "sha256")
+    if found != recorded:
+        raise DataError(
+            f"{path} has changed: sha256 {found}, expected {recorded} as recorded in {SUMS_FILE} "
+            "beside it"
+        )
+    return True
+
+
+def record_sum(path: Path) -> str:
+    """Write the file's sha256 into the SHA256SUMS beside it, as sha256sum(1) reads it; the sum."""
     sums_path = path.with_name(SUMS_FILE)
-    sums = read_sums(sums_path)
-    if path.name in sums:
-        check_digests(path, sha256=sums[path.name])
-        return f"{path.name}: sha256 as recorded in {sums_path}"
-    sums[path.name] = file_digest(path, "sha256")
+    sums = {**read_sums(sums_path), path.name: file_digest(path, "sha256")}
     with atomic_write(sums_path, "w") as file:
         file.writelines(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
-    return f"{path.name}: sha256 {sums[path.name]}, recorded in {sums_path}"
+    return sums[path.name]
 
 
 def read_sums(path: Path) -> dict[str, str]:

@@ -70,6 +70,9 @@ def extract_features(
     if not images:
         raise DataError("there are no pictures to extract features from")
     names = [name for name, _ in images]
+    if len(set(names)) != len(names):
+        twice = next(name for row, name in enumerate(names) if name in names[:row])
+        raise DataError(f"the image name {twice} stands twice in the list of pictures")
     identity = {"format": _FORMAT, "encoder": key, "shape": list(shape), "dtype": dtype}
     identity["pictures"] = _picture_set(images)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,11 +1,12 @@
 """Captions as one flat token store, and batches of them in the packed layout.
 
-Shapes: B sequences, T longest length, N packed tokens, R regions, F image feature.
+Shapes: B sequences, T longest length, N packed tokens, I images, R regions, F image feature, S
+picture side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,16 +28,20 @@ class PackedTokens:
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """Captions with what each describes: images is [B, R, F] features or [B, 3, S, S] pictures,
-    row b belonging to the b-th longest caption."""
+    """Captions with what each describes, every image once.
+
+    images: [I, R, F] features or [I, 3, S, S] pictures; image_rows: [B] int64, the image of each
+    caption, longest caption first.
+    """
 
     images: Tensor
+    image_rows: Tensor
     tokens: PackedTokens
 
     @property
-    def model_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+    def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the model's forward takes."""
-        return self.images, self.tokens.inputs, self.tokens.batch_sizes
+        return self.images, self.image_rows, self.tokens.inputs, self.tokens.batch_sizes
 
     @property
     def targets(self) -> Tensor:
@@ -45,21 +50,17 @@ class CaptionBatch:
 
     def to(self, device: torch.device) -> CaptionBatch:
         """The same batch with its tensors, but batch_sizes, on `device`."""
-        tokens = replace(
-            self.tokens,
-            inputs=self.tokens.inputs.to(device, non_blocking=True),
-            targets=self.tokens.targets.to(device, non_blocking=True),
-        )
-        return CaptionBatch(self.images.to(device, non_blocking=True), tokens)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> CaptionBatch:
         """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> CaptionBatch:
         tokens = replace(
-            self.tokens,
-            inputs=self.tokens.inputs.pin_memory(),
-            targets=self.tokens.targets.pin_memory(),
+            self.tokens, inputs=change(self.tokens.inputs), targets=change(self.tokens.targets)
         )
-        return CaptionBatch(self.images.pin_memory(), tokens)
+        return CaptionBatch(change(self.images), change(self.image_rows), tokens)
 
 
 class TokenStore:

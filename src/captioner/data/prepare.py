@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from captioner.data.captions import CaptionData
-from captioner.data.download import check_digests, check_or_record
+from captioner.data.download import check_digests, check_recorded, record_sum
 from captioner.data.download import download as fetch
 from captioner.data.flickr8k import (
     CAPTION_FILES,
@@ -66,10 +66,10 @@ def prepare_flickr8k(
 
     Archives already lying in `root` are used; missing ones are downloaded, with resume. No sha256
     is published for them, so each archive is held against the sha256 given here, or else against
-    the md5 published for the default address; its sha256 is recorded in SHA256SUMS when it is
-    first seen and checked ever after. Unpacking checks each file's CRC. DataError when a checksum,
-    a caption or split count is wrong, when a split has lost some of its pictures, and, with the
-    way to do it by hand, when there is no network.
+    the md5 published for the default address; its sha256 is recorded in SHA256SUMS once it has been
+    unpacked, and checked ever after. Unpacking checks each file's CRC. DataError when a checksum, a
+    caption or split count is wrong, when a split has lost some of its pictures, and, with the way
+    to do it by hand, when there is no network.
     """
     root = Path(root)
     archives = _archives(root, images_url, text_url, images_sha256, text_sha256)
@@ -147,11 +147,13 @@ def _provide(archive: _Archive, root: Path, download: bool) -> list[str]:
             fetch(archive.url, path, sha256=archive.sha256, md5=archive.md5)
         except DataError as error:
             raise DataError(f"{error}. {manual_instructions(root)}") from error
-    recorded = check_or_record(path)
-    held = "sha256 as given" if archive.sha256 else "md5 as published" if archive.md5 else None
+    checked = ["sha256 as given"] if archive.sha256 else ["md5 as published"] if archive.md5 else []
+    recorded = check_recorded(path)
     unpacked = _unpack(path, root)
-    lines = [recorded, f"{path.name}: {unpacked} files unpacked, CRC of each checked"]
-    return [f"{path.name}: {held}", *lines] if held else lines
+    # Recorded behind the CRC checks, so that a damaged archive cannot become the standard.
+    checked.append("sha256 as recorded" if recorded else f"sha256 {record_sum(path)}, recorded")
+    checked.append(f"{unpacked} files unpacked and their CRC checked")
+    return [f"{path.name}: {line}" for line in checked]
 
 
 def _unpack(archive: Path, root: Path) -> int:

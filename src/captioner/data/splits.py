@@ -17,12 +17,13 @@ def draw_splits(
     """Share the names out over the splits named in `fractions`.
 
     Names are ordered by a hash of seed and name, so neither the file's order nor the version of a
-    random generator matters. ConfigError when the fractions are not positive or do not add up to 1;
-    DataError when there are too few names for every split to get one.
+    random generator matters. A fraction of 0 leaves its split out. ConfigError when a fraction is
+    negative or they do not add up to 1; DataError when there are too few names for each split.
     """
     _check_fractions(fractions)
     ordered = sorted(set(names), key=lambda name: _rank(seed, name))
-    sizes = _sizes(len(ordered), fractions)
+    wanted = {split: fractions[split] for split in SPLIT_NAMES if fractions.get(split)}
+    sizes = _sizes(len(ordered), wanted)
     drawn: dict[str, list[str]] = {}
     start = 0
     for split, size in sizes.items():
@@ -37,9 +38,9 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
     if unknown or not fractions:
         raise ConfigError(f"split fractions: found {list(fractions)}, expected {SPLIT_NAMES}")
     total = sum(fractions.values())
-    if min(fractions.values()) <= 0 or not math.isclose(total, 1, abs_tol=1e-6):
+    if min(fractions.values()) < 0 or not math.isclose(total, 1, abs_tol=1e-6):
         raise ConfigError(
-            f"split fractions must be positive and add up to 1, got {dict(fractions)} "
+            f"split fractions must not be negative and must add up to 1, got {dict(fractions)} "
             f"(sum {total:g})"
         )
 

@@ -52,14 +52,15 @@ class ImageTransform:
     def adjusted(self, *, size: int | None = None, resize: Resize | None = None) -> ImageTransform:
         """This transform at another size; without `resize` the crop keeps its share."""
         new_size = self.size if size is None else size
-        if resize is None:
-            whole = isinstance(self.resize, str)
-            resize = "squash" if whole else round(int(self.resize) * new_size / self.size)
-        return dataclasses.replace(self, size=new_size, resize=resize)
+        kept = self.resize if resize is None else resize
+        if resize is None and not isinstance(self.resize, str):
+            kept = round(self.resize * new_size / self.size)
+        return dataclasses.replace(self, size=new_size, resize=kept)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return [3, S, S]; the strides are channels-last, as the pixels lie."""
-        pixels = torch.from_numpy(np.array(self._square(image.convert("RGB"))))  # [S, S, 3] uint8
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        pixels = torch.from_numpy(np.array(self._square(image)))  # [S, S, 3] uint8
         # One multiplication and one addition instead of /255, -mean, /std.
         std = torch.tensor(self.std, dtype=torch.float64)
         scale = (1 / (255 * std)).float()

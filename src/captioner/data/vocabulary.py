@@ -22,9 +22,7 @@ class Vocabulary:
     once a caption), which initialises the output bias.
     """
 
-    def __init__(
-        self, words: Sequence[str], *, counts: Sequence[int], rare: str = "unk"
-    ) -> None:
+    def __init__(self, words: Sequence[str], *, counts: Sequence[int], rare: str = "unk") -> None:
         self.tokens = [*SPECIAL, *words]
         if len(set(self.tokens)) != len(self.tokens):
             repeated = next(t for t, n in Counter(self.tokens).items() if n > 1)
@@ -99,5 +97,7 @@ class Vocabulary:
             state = json.loads(text)
             words, counts, rare = state["words"], state["counts"], state["rare"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"this is no vocabulary: {error!r}; expected words, counts, rare") from None
+            raise DataError(
+                f"this is no vocabulary: {error!r}; expected words, counts, rare"
+            ) from None
         return cls(words, counts=counts, rare=rare)

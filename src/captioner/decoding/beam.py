@@ -232,7 +232,7 @@ class _Search:
         self.done = self.done.best_with(self.beams.scored(scores))
 
     def _close_stuck(self, sums: Tensor, length: int) -> None:
-        """Set aside, as they are, all beams of an image that has no hypothesis and can go nowhere."""
+        """Set aside, as they are, all beams of an image that has nothing yet and can go nowhere."""
         nothing = (sums == -math.inf).all(dim=-1) & (self.done.scores[..., 0] == -math.inf)
         stuck = nothing.all(dim=1)
         if bool(stuck.any()):

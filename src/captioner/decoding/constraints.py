@@ -73,7 +73,7 @@ class Constraints:
         banned: Sequence[int],
         no_repeat_ngram: int,
     ) -> Constraints:
-        """Return the rules from a decoder's own arguments, where eos None means a model without an end."""
+        """Return the rules from a decoder's arguments; eos None is a model without an end."""
         return cls(
             eos=NO_EOS if eos is None else int(eos),
             max_length=max_length,

@@ -84,7 +84,7 @@ def sample(
         best = allowed.amax(dim=1)
         check_log_probs(best, position)
         weights = _weights(allowed.to(chances.dtype), temperature, top_k, top_p)
-        last = _draw(weights, chances[running, position])
+        last = draw(weights, chances[running, position])
         moved = best > -math.inf
         _write(sequences, running[moved], position, last[moved], allowed[moved])
         alive = (moved & (last != constraints.eos)).nonzero().squeeze(1)
@@ -118,6 +118,15 @@ def filtered(log_probs: Tensor, *, top_k: int | None, top_p: float | None) -> Te
     return torch.empty_like(log_probs).scatter_(1, ids, ordered)
 
 
+def draw(weights: Tensor, chances: Tensor) -> Tensor:
+    """Draw a token [N] a row, where its cumulative weights [N, V] pass the chance [N]."""
+    cumulative = weights.cumsum(dim=1)
+    # strictly below the total, so the first entry above it belongs to a word with weight
+    target = chances.unsqueeze(1) * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    return found.clamp(max=weights.shape[1] - 1)
+
+
 def _check_sampling(
     samples: int, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
@@ -145,15 +154,6 @@ def _weights(
     best = log_probs.amax(dim=1, keepdim=True).clamp(min=torch.finfo(log_probs.dtype).min)
     heated = (log_probs - best) / temperature
     return filtered(heated, top_k=top_k, top_p=top_p).exp()
-
-
-def _draw(weights: Tensor, chances: Tensor) -> Tensor:
-    """Draw a token [N] a row, where its cumulative weights [N, V] pass the chance [N]."""
-    cumulative = weights.cumsum(dim=1)
-    # strictly below the total, so the first entry above it belongs to a word with weight
-    target = chances.unsqueeze(1) * cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-    return found.clamp(max=weights.shape[1] - 1)
 
 
 def _write(

@@ -1,7 +1,7 @@
 """Corpus BLEU-1..4 as coco-caption computes it, on tokens, from nltk's building blocks.
 
-Papineni et al. 2002: clipped n-gram precisions over the whole corpus, geometric mean, brevity penalty
-against the closest reference length (the shorter of two equally close). Nothing is smoothed.
+Papineni et al. 2002: clipped n-gram precisions over the whole corpus, geometric mean, brevity
+penalty against the closest reference length (the shorter of two equally close), no smoothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ORDERS = (1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class Bleu:
-    """BLEU-1..4 in percent, the brevity penalty applied (1 when off), and hypothesis / reference length."""
+    """BLEU-1..4 (0 to 100), the penalty applied (1 when off), length over reference length."""
 
     scores: tuple[float, float, float, float]
     brevity_penalty: float
@@ -34,9 +34,9 @@ def corpus_bleu(
 ) -> Bleu:
     """BLEU of one tokenised hypothesis an image against one or more tokenised references an image.
 
-    Every value is finite: an order without a match scores 0, empty hypotheses score 0, and the length
-    ratio is 0 where all references are empty. `brevity_penalty=False` is what neuraltalk and neon
-    report. Raises DataError when there is nothing to score or an image has no reference.
+    Every value is finite: an order without a match scores 0, empty hypotheses score 0, and the
+    length ratio is 0 where all references are empty. `brevity_penalty=False` is what neuraltalk and
+    neon report. Raises DataError when there is nothing to score or an image has no reference.
     """
     _check(references, hypotheses)
     lengths = [len(hypothesis) for hypothesis in hypotheses]
@@ -80,6 +80,6 @@ def _check(
     without = [row for row, of_image in enumerate(references) if not of_image]
     if without:
         raise DataError(
-            f"BLEU needs a reference for each image: {len(without)} of {len(references)} have none, "
-            f"the first at position {without[0]}"
+            f"BLEU needs a reference for each image: {len(without)} of {len(references)} have "
+            f"none, the first at position {without[0]}"
         )

@@ -1,4 +1,4 @@
-"""COCO's two caption files: results `[{"image_id", "caption"}]` and annotations `{"images", "annotations"}`."""
+"""COCO's caption files: results (a list of image_id and caption) and annotations (references)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ImageId = int | str
 def read_results(path: Path | str) -> dict[ImageId, str]:
     """The caption of each image in a COCO results file.
 
-    Raises DataError naming the file and the entry for another shape, a caption that is no string, or
-    an image captioned twice.
+    Raises DataError naming the file and the entry for another shape, a caption that is no string,
+    or an image captioned twice.
     """
     results: dict[ImageId, str] = {}
     for place, image_id, caption in _captions(path, read_json(path), "results"):
@@ -31,8 +31,8 @@ def read_results(path: Path | str) -> dict[ImageId, str]:
 def read_references(path: Path | str) -> dict[ImageId, list[str]]:
     """The captions of each image in a COCO annotations file, in the file's order.
 
-    An image that is listed without a caption gets an empty list. Raises DataError naming the file and
-    the entry for another shape, a caption that is no string, or one of an image that is not listed.
+    An image that is listed without a caption gets an empty list. Raises DataError naming the file
+    and the entry for another shape, a caption that is no string, or one of an unlisted image.
     """
     content = read_json(path)
     if not isinstance(content, dict) or "annotations" not in content:
@@ -77,7 +77,7 @@ def _listed_images(path: Path | str, content: dict[str, Any]) -> Iterator[ImageI
     if not isinstance(images, list):
         raise DataError(f'{path}: expected "images" to be a list, found {_describe(images)}')
     for number, image in enumerate(images):
-        image_id = image.get("id") if isinstance(image, dict) else None
+        image_id: Any = image.get("id") if isinstance(image, dict) else None
         if not _is_image_id(image_id):
             raise DataError(
                 f'{path}: images[{number}] needs an "id", an integer or a string, '
@@ -100,7 +100,8 @@ def _captions(path: Path | str, entries: Any, kind: str) -> Iterator[tuple[str, 
         image_id, caption = entry["image_id"], entry["caption"]
         if not _is_image_id(image_id):
             raise DataError(
-                f"{path}: {place}: expected image_id to be an integer or a string, found {image_id!r}"
+                f"{path}: {place}: expected image_id to be an integer or a string, "
+                f"found {_describe(image_id)}"
             )
         if not isinstance(caption, str):
             raise DataError(

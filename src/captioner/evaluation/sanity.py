@@ -1,4 +1,4 @@
-"""What a set of captions looks like, whatever the references say: does every picture get the same one?"""
+"""What captions look like, whatever the references say: does every picture get the same one?"""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from captioner.data.tokenize import tokenize
 def describe_captions(captions: Collection[str]) -> dict[str, int | float | str]:
     """How varied and how long captions are, counted on the evaluation's tokens.
 
-    Shares lie between 0 and 1, the length is in words; without captions all are 0. `words_used` is the
-    number of different words.
+    Shares lie between 0 and 1, the length is in words; without captions all are 0. `words_used` is
+    the number of different words.
     """
     tokenised = [tuple(tokenize(caption)) for caption in captions]
     count = max(1, len(tokenised))

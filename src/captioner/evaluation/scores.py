@@ -1,4 +1,4 @@
-"""Scores that carry their protocol: from captions, from COCO-format files, and of people themselves."""
+"""Scores that carry their protocol: of captions, of COCO-format files, and of people themselves."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def score(
     brevity_penalty: bool = True,
     protocol: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """BLEU-1..4 (0 to 100), what the captions look like and the protocol card, ready for write_json.
+    """BLEU-1..4 (0 to 100), how the captions look, and the protocol card, ready for write_json.
 
-    Both sides are raw captions of the same images. `protocol` adds entries to the card (split, beam,
-    checkpoint); what is measured here stands over an entry of the same name. Raises DataError when
-    the images differ, one has no reference, or a caption is no string.
+    Both sides are raw captions of the same images. `protocol` adds entries to the card (split,
+    beam, checkpoint); what is measured here stands over an entry of the same name. Raises DataError
+    when the images differ, one has no reference, or a caption is no string.
     """
     images = match_images(references, hypotheses)
     bleu = _bleu(references, hypotheses, images, brevity_penalty)
@@ -128,9 +128,9 @@ def match_images(
     extra = [image for image in hypotheses if image not in references]
     if missing or extra:
         raise DataError(
-            f"{hypotheses_name} must caption the images of {name}: {len(missing)} of {len(references)} "
-            f"have no caption{_examples(missing)}; {len(extra)} captioned images are unknown"
-            f"{_examples(extra)}"
+            f"{hypotheses_name} must caption the images of {name}: {len(missing)} of "
+            f"{len(references)} have no caption{_examples(missing)}; {len(extra)} "
+            f"captioned images are unknown{_examples(extra)}"
         )
     if not images:
         raise DataError(f"there is nothing to score: {hypotheses_name} or {name} hold no image")

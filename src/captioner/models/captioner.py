@@ -1,7 +1,7 @@
 """Show and Tell (Vinyals et al. 2015): a language model whose first word is the image.
 
-Shapes: B images, R regions (1 for a pooled feature), F image feature, S picture side, N packed
-tokens, T longest length, E embedding, V vocabulary.
+Shapes: I images, B captions, R regions (1 for a pooled feature), F image feature, S picture side, N
+packed tokens, T longest length, E embedding, V vocabulary.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Captioner(nn.Module):
         self.feature_std.copy_(std.clamp(min=1e-5))
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """Features [B, R, F] (or pictures [B, 3, S, S] with an encoder) -> prefix [R, B, E]."""
+        """Features [I, R, F] (or pictures [I, 3, S, S] with an encoder) -> prefix [R, I, E]."""
         features = images if self.encoder is None else self.encoder(images)
         if self.feature_norm == "standardise":
             features = ((features - self.feature_mean) / self.feature_std).clamp(-6, 6)
@@ -65,9 +65,15 @@ class Captioner(nn.Module):
         features = F.dropout(features, self.feature_dropout, self.training)
         return self.image_projection(features).transpose(0, 1)
 
-    def forward(self, images: Tensor, token_ids: Tensor, batch_sizes: Tensor) -> Tensor:
-        """Logits [N, V] of the packed captions' next tokens; row b of images is sequence b."""
-        prefix = self.embed_images(images)
+    def forward(
+        self,
+        images: Tensor,  # [I, R, F] or [I, 3, S, S]
+        image_rows: Tensor,  # [B] which image each caption describes
+        token_ids: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+    ) -> Tensor:
+        """Logits [N, V] of the packed captions' next tokens."""
+        prefix = self.embed_images(images).index_select(1, image_rows)
         return self.language_model(token_ids, batch_sizes, prefix=prefix)[0]
 
     def start(self, images: Tensor) -> State:

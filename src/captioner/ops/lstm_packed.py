@@ -44,11 +44,14 @@ def _(
     bias_hh: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens, hidden = input.shape[0], weight_hh.shape[1]
-    workspace = input.new_empty(
-        5 * tokens * hidden, dtype=reference.state_dtype(input.dtype)
-    )
+    workspace = input.new_empty(5 * tokens * hidden, dtype=reference.state_dtype(input.dtype))
     shape = (hx.shape[0], hidden)
-    return input.new_empty(tokens, hidden), input.new_empty(shape), input.new_empty(shape), workspace
+    return (
+        input.new_empty(tokens, hidden),
+        input.new_empty(shape),
+        input.new_empty(shape),
+        workspace,
+    )
 
 
 @torch.library.custom_op("captioner::lstm_packed_backward", mutates_args=())

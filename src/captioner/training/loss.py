@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def packed_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def packed_cross_entropy(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
     """Summed loss in nats, a float32 (or float64) scalar; logits [N, V], targets [N].
 
     `label_smoothing` moves that share of the target's probability evenly over the vocabulary

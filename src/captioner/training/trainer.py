@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -173,7 +174,7 @@ class Trainer:
         state = self.progress
         bar = tqdm(
             total=self.total_steps, initial=state.step, unit="step", disable=not self.show_progress,
-            dynamic_ncols=True, smoothing=0.05,
+            dynamic_ncols=True, smoothing=0.05, mininterval=0.5 if sys.stderr.isatty() else 30.0,
         )  # fmt: skip
         with bar, Interruption() as interruption:
             while not state.finished:
@@ -289,7 +290,9 @@ class Trainer:
         self._report(figures, better)
         stop = settings.patience is not None and state.validations_since_best >= settings.patience
         if stop:
-            log.info("stopping early: no better %s in %d epochs", settings.best_metric, settings.patience)
+            log.info(
+                "stopping early: no better %s in %d epochs", settings.best_metric, settings.patience
+            )
         state.epoch += 1
         state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
         state.finished = stop or state.epoch >= settings.epochs

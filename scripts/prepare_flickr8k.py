@@ -1,0 +1,18 @@
+"""Bring Flickr8k into a folder, or check the one that is there: `prepare_flickr8k.py root=data/flickr8k`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from captioner.cli import run_command
+from captioner.config import PrepareConfig
+from captioner.data.prepare import prepare_flickr8k
+
+
+def main(config: PrepareConfig) -> None:
+    """Download what is missing, verify it, and print the report."""
+    print(prepare_flickr8k(root=Path(config.root), download=config.download))
+
+
+if __name__ == "__main__":
+    run_command(main, name="prepare_flickr8k", configs=Path(__file__).parents[1] / "configs")

@@ -1,0 +1,29 @@
+"""Train a captioner: `python scripts/train.py experiment=nic_flickr8k data.root=... optimizer.lr=5e-4`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from captioner.build import build_trainer
+from captioner.cli import run_command
+from captioner.config import TrainConfig
+
+
+def main(config: TrainConfig) -> None:
+    """Build everything, train to the end, and say where the result lies."""
+    trainer = build_trainer(config)
+    try:
+        history = trainer.run()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped; nothing finished is lost. Go on with the same command and "
+            f"run_dir={config.run_dir} resume=true"
+        ) from None
+    best = max(history, key=lambda figures: figures["BLEU-4"])
+    print(
+        f"best BLEU-4 {best['BLEU-4']:.2f} in epoch {best['epoch']:.0f}; {config.run_dir}/best.pt"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, name="train", configs=Path(__file__).parents[1] / "configs")

@@ -1,0 +1,160 @@
+"""What evaluate.py and caption.py do with a trained captioner, for notebooks and tests as well."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from captioner import __version__
+from captioner import config as schema
+from captioner.build import (
+    TrainedCaptioner,
+    load_captioner,
+    load_data,
+    pick_device,
+    scene_metrics,
+)
+from captioner.data.captions import CaptionedImage
+from captioner.data.images import load_image
+from captioner.errors import ConfigError, DataError
+from captioner.evaluation.coco_format import write_results
+from captioner.evaluation.report import ReportRow, write_report
+from captioner.evaluation.scores import score
+from captioner.files import write_json
+from captioner.generation import Caption
+
+log = logging.getLogger(__name__)
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+REPORTED = 200
+
+
+def evaluate_checkpoint(config: schema.EvaluateConfig) -> dict[str, Any]:
+    """Caption a split of the checkpoint's data set (or of `data`), score it, write it all down.
+
+    Into `out` (by default a folder beside the checkpoint) go scores.json, captions.json in COCO
+    format and report.html. Returns the scores.
+    """
+    path = Path(str(config.checkpoint))
+    trained = load_captioner(path, device=pick_device(config.device))
+    data_config = config.data if config.data is not None else trained.data
+    data = load_data(data_config)
+    images = data.split(config.split)
+    captions = caption_images(trained, images, config.decode)
+    best = {image.image_id: found[0].text for image, found in zip(images, captions, strict=True)}
+    protocol = {
+        "data": data.name,
+        "split": config.split,
+        "decode": dataclasses.asdict(config.decode),
+        "vocabulary": len(trained.vocabulary),
+        "checkpoint": f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}",
+        "captioner": __version__,
+        "torch": torch.__version__,
+    }
+    scores = score(
+        {image.image_id: image.captions for image in images},
+        best,
+        brevity_penalty=config.brevity_penalty,
+        protocol=protocol,
+    )
+    if isinstance(data_config, schema.ScenesData):
+        by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
+        scores |= {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
+    folder = Path(config.out or path.parent / f"{config.split}_{config.decode.method}")
+    write_json(folder / "scores.json", scores)
+    write_results(folder / "captions.json", best)
+    _write_report(folder / "report.html", images, captions, scores)
+    log.info("scores, captions and report: %s", folder)
+    return scores
+
+
+def caption_images(
+    trained: TrainedCaptioner, images: Sequence[CaptionedImage], decode: schema.DecodeConfig
+) -> list[list[Caption]]:
+    """The captions of every image, best first, with a progress bar."""
+    source, _ = trained.features.source(images)
+    rows = torch.arange(len(images)).split(decode.batch_size)
+    batches = (source(part) for part in tqdm(rows, desc="captions", unit="batch"))
+    return list(trained.generator(decode).all_captions(batches))
+
+
+def _write_report(
+    path: Path,
+    images: Sequence[CaptionedImage],
+    captions: Sequence[list[Caption]],
+    scores: dict[str, Any],
+) -> None:
+    rows = [
+        ReportRow(image.path, [(one.text, one.log_prob) for one in found], image.captions)
+        for image, found in zip(images[:REPORTED], captions, strict=False)
+    ]
+    figures = {k: v for k, v in scores.items() if isinstance(v, (int, float))}
+    card = {k: v if isinstance(v, str) else json.dumps(v) for k, v in scores["protocol"].items()}
+    write_report(path, title=f"Captions of {path.parent}", rows=rows, scores=figures, protocol=card)
+
+
+def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Caption]]]:
+    """Caption pictures that are in no data set: files, folders and globs, one after another."""
+    paths = find_pictures(config.images)
+    trained = load_captioner(config.checkpoint, device=pick_device(config.device))
+    encoder = trained.features.encoder
+    if encoder is None:
+        raise ConfigError(
+            f"{config.checkpoint} was trained on your own features (encoder.kind=features): without "
+            "the network that made them it cannot read a picture"
+        )
+    generator = trained.generator(config.decode)
+    device = trained.model.image_projection.weight.device
+    for path in paths:
+        picture = encoder.transform(load_image(path)).unsqueeze(0).to(device)
+        if not trained.features.trained:
+            with torch.inference_mode():
+                picture = encoder.to(device).eval()(picture)
+        yield path, generator.captions(picture)[0]
+
+
+def find_pictures(images: str | Iterable[str]) -> list[Path]:
+    """The picture files that names, folders and globs stand for; DataError when there are none."""
+    names = images.split(",") if isinstance(images, str) else list(images)
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
+            if not inside:
+                raise DataError(f"the folder {path} holds no pictures")
+            found += inside
+        elif path.exists() or not glob.has_magic(name):
+            found.append(path)
+        else:
+            matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
+            if not matches:
+                raise DataError(f"no file matches {name}")
+            found += matches
+    return found
+
+
+def captions_as_json(captioned: Iterable[tuple[Path, list[Caption]]]) -> list[dict[str, Any]]:
+    """What caption.py writes: of each file its captions with all probabilities."""
+    return [
+        {
+            "image": str(path),
+            "captions": [
+                {
+                    "caption": one.text,
+                    "log_prob": one.log_prob,
+                    "words": [list(w) for w in one.words],
+                }
+                for one in found
+            ],
+        }
+        for path, found in captioned
+    ]

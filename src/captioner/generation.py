@@ -1,0 +1,67 @@
+"""From images to sentences: a captioner, its vocabulary and a decoder put together.
+
+Shapes: B images, R regions, F image feature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from captioner.data.vocabulary import Vocabulary
+from captioner.decoding import Hypothesis
+from captioner.decoding.hypothesis import State, Step
+from captioner.models.captioner import Captioner
+
+
+class Decoder(Protocol):
+    """A decoder of captioner.decoding with all but the model already filled in."""
+
+    def __call__(self, step: Step, state: State, *, batch_size: int) -> list[list[Hypothesis]]:
+        """Hypotheses of each of the batch's images, best first."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A decoded caption: its text, its words with their probabilities, its whole log-probability."""
+
+    text: str
+    words: tuple[tuple[str, float], ...]
+    log_prob: float
+    finished: bool
+
+
+class CaptionGenerator:
+    """Captions images by free-running decoding; the model is put into evaluation mode for it."""
+
+    def __init__(self, model: Captioner, vocabulary: Vocabulary, decoder: Decoder) -> None:
+        self.model, self.vocabulary, self.decoder = model, vocabulary, decoder
+
+    @torch.inference_mode()
+    def captions(self, images: Tensor) -> list[list[Caption]]:
+        """Of each of images [B, R, F] (or pictures [B, 3, S, S]) the captions found, best first."""
+        self.model.eval()
+        device = self.model.image_projection.weight.device
+        state = self.model.start(images.to(device))
+        found = self.decoder(self.model.step, state, batch_size=len(images))
+        return [[self._caption(hypothesis) for hypothesis in one] for one in found]
+
+    def all_captions(self, batches: Iterable[Tensor]) -> Iterator[list[Caption]]:
+        """The captions of each image of all batches, one image after another."""
+        for images in batches:
+            yield from self.captions(images)
+
+    def _caption(self, hypothesis: Hypothesis) -> Caption:
+        words = self.vocabulary.decode(hypothesis.token_ids)
+        chances = [math.exp(value) for value in hypothesis.log_probs]
+        return Caption(
+            text=" ".join(words),
+            words=tuple(zip(words, chances, strict=False)),
+            log_prob=sum(hypothesis.log_probs),
+            finished=hypothesis.finished,
+        )

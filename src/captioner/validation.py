@@ -1,0 +1,88 @@
+"""What a captioner is worth on a split: perplexity of the references, scores of its own captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import CaptionDataset, ImageSource
+from captioner.data.images import load_image
+from captioner.evaluation.scores import score
+from captioner.generation import Caption, CaptionGenerator
+from captioner.training.loss import packed_cross_entropy
+
+# Captions by image name -> more figures (attribute accuracy of scenes, say).
+ExtraMetrics = Callable[[dict[str, str]], dict[str, float]]
+
+
+class CaptionValidator:
+    """Scores a captioner on the pictures of a split by teacher forcing and by free-running decoding.
+
+    Called by the trainer with the step number, it returns loss (nats a token), perplexity, BLEU-1
+    to BLEU-4, the share of different captions, and what `extra` adds; with a TensorBoard `writer`
+    the first `shown` pictures are logged with their captions.
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: CaptionGenerator,
+        images: Sequence[CaptionedImage],
+        dataset: CaptionDataset,
+        source: ImageSource,
+        batch_size: int,
+        extra: ExtraMetrics | None = None,
+        writer: Any = None,
+        shown: int = 0,
+    ) -> None:
+        self.generator, self.images, self.dataset, self.source = generator, images, dataset, source
+        self.batch_size, self.extra, self.writer, self.shown = batch_size, extra, writer, shown
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Every figure of the split; the model's mode and the random state are left as found."""
+        loss = self.loss()
+        captions = list(self.generator.all_captions(self._batches()))
+        best = {image.name: one[0].text for image, one in zip(self.images, captions, strict=True)}
+        references = {image.name: image.captions for image in self.images}
+        scores = score(references, best)
+        figures = {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            **{name: value for name, value in scores.items() if name.startswith("BLEU-")},
+            "different_captions": len(set(best.values())) / len(best),
+            **(self.extra(best) if self.extra else {}),
+        }
+        if self.writer is not None:
+            self._show(step, captions)
+        return figures
+
+    @torch.inference_mode()
+    def loss(self) -> float:
+        """Mean loss of the references' tokens, nats a token, without dropout."""
+        model = self.generator.model.eval()
+        device = model.image_projection.weight.device
+        total, tokens = 0.0, 0
+        for rows in torch.arange(len(self.dataset)).split(5 * self.batch_size):
+            batch = self.dataset[rows.tolist()].to(device)
+            total += float(packed_cross_entropy(model(*batch.model_inputs), batch.targets))
+            tokens += batch.targets.numel()
+        return total / tokens
+
+    def _batches(self) -> Iterator[Tensor]:
+        for rows in torch.arange(len(self.images)).split(self.batch_size):
+            yield self.source(rows)
+
+    def _show(self, step: int, captions: Sequence[list[Caption]]) -> None:
+        for number, (image, found) in enumerate(zip(self.images, captions, strict=True)):
+            if number == self.shown:
+                break
+            pixels = np.asarray(load_image(image.path))
+            self.writer.add_image(f"dev/{number}", pixels, step, dataformats="HWC")
+            text = f"**{found[0].text}**\n\n" + "\n".join(f"- {c}" for c in image.captions)
+            self.writer.add_text(f"dev/{number}", text, step)
