@@ -1,4 +1,4 @@
-"""Caption photos: `python scripts/caption.py checkpoint=best.pt images=photo.jpg decode.n_best=3`."""
+"""Caption photos: `python scripts/caption.py checkpoint=best.pt images=photo.jpg`."""
 
 from __future__ import annotations
 

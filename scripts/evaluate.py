@@ -13,7 +13,7 @@ from captioner.evaluation.scores import score_files
 def main(config: EvaluateConfig) -> None:
     """Print the figures; scores.json holds them with their protocol."""
     if config.checkpoint is not None:
-        scores = evaluate_checkpoint(config)
+        scores = evaluate_checkpoint(config).scores
     else:
         scores = score_files(
             results=str(config.results),

@@ -1,4 +1,4 @@
-"""Bring Flickr8k into a folder, or check the one that is there: `prepare_flickr8k.py root=data/flickr8k`."""
+"""Bring Flickr8k into a folder, or check the one that is there: `root=data/flickr8k`."""
 
 from __future__ import annotations
 

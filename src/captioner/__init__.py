@@ -1,3 +1,3 @@
-"""Image captioning and recurrent language models: a language model whose first word is the image."""
+"""Image captioning and recurrent language models; a captioner's first word is the image."""
 
 __version__ = "0.1.0"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from captioner import config as schema
 from captioner.data.captions import CaptionData, CaptionedImage
@@ -21,10 +20,8 @@ from captioner.data.dataset import (
     BatchOrder,
     CaptionDataset,
     ImageSource,
-    Pictures,
     make_loader,
 )
-from captioner.data.features import FeatureStore, extract_features, load_features
 from captioner.data.flickr8k import load_flickr8k
 from captioner.data.folder import load_folder
 from captioner.data.karpathy import load_karpathy
@@ -34,14 +31,16 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.decoding import beam_search, greedy, sample
 from captioner.errors import CheckpointError, ConfigError
 from captioner.evaluation.attributes import attribute_accuracy
-from captioner.files import atomic_write, read_json, write_json
+from captioner.files import atomic_write
 from captioner.generation import CaptionGenerator, Decoder
+from captioner.image_features import CachedFeatures, ImageFeatures
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel, initialise, set_output_bias
 from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
 from captioner.ops import choose_backend
+from captioner.run_folder import claim_run_folder
 from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.trainer import Trainer, TrainerSettings
@@ -51,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device to run on; "auto" takes a GPU where there is one. ConfigError if it is not there."""
+    """The device to run on; "auto" takes a GPU where there is one, ConfigError if it is absent."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -147,71 +146,20 @@ def build_encoder(
     return encoder
 
 
-@dataclass(frozen=True)
-class ImageFeatures:
-    """Where the images of a captioner come from, whichever way it is configured.
-
-    Either a frozen encoder with its feature cache, or one trained with the model (then a source
-    gives pictures), or your own features (then there is no encoder). `identity` says which, for the
-    checkpoint.
-    """
-
-    config: schema.EncoderConfig
-    encoder: Encoder | None
-    device: torch.device
-
-    @property
-    def trained(self) -> bool:
-        """Whether the encoder is part of the model."""
-        return self.config.train_from is not None
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must find again to be used with the same images."""
-        if self.encoder is None:
-            return {"kind": "features"}
-        if self.trained:
-            return {"kind": "trained", "name": self.encoder.name}
-        return {
-            "kind": "frozen",
-            "name": self.encoder.name,
-            "fingerprint": self.encoder.fingerprint(),
-        }
-
-    def source(self, images: Sequence[CaptionedImage]) -> tuple[ImageSource, FeatureStore | None]:
-        """How the rows of `images` are read, and the store of their features, if they have any."""
-        if self.trained and self.encoder is not None:
-            return Pictures(images, self.encoder.transform), None
-        store = self._features(images)
-        rows = store.rows([image.name for image in images])
-        return functools.partial(_gather, store, rows), store
-
-    def _features(self, images: Sequence[CaptionedImage]) -> FeatureStore:
-        if self.encoder is None:
-            return load_features(str(self.config.path), names=[image.name for image in images])
-        encoder = self.encoder.to(self.device).eval()
-        return extract_features(
-            key=encoder.fingerprint(),
-            encode=lambda pictures: encoder(pictures.to(self.device)).cpu(),
-            shape=(encoder.regions, encoder.feature_dim),
-            transform=encoder.transform,
-            images=[(image.name, image.path) for image in images],
-            cache_dir=self.config.cache_dir,
-            batch_size=self.config.batch_size,
-            num_workers=self.config.workers,
-        )
-
-
-def _gather(store: FeatureStore, store_rows: Tensor, rows: Tensor) -> Tensor:
-    return store.gather(store_rows[rows])
-
-
 def image_features(
     config: schema.EncoderConfig, *, seed: int, device: torch.device, weights: str | None = None
 ) -> ImageFeatures:
     """The images' way into the model, from its configuration."""
-    if config.kind == "features":
-        return ImageFeatures(config, None, device)
-    return ImageFeatures(config, build_encoder(config, seed=seed, weights=weights), device)
+    return ImageFeatures(
+        encoder=None
+        if config.kind == "features"
+        else build_encoder(config, seed=seed, weights=weights),
+        device=device,
+        path=config.path,
+        cache_dir=config.cache_dir,
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
 
 
 # -- model and decoder --------------------------------------------------------------------------
@@ -251,29 +199,29 @@ def build_captioner(
 
 
 def build_decoder(config: schema.DecodeConfig, vocabulary: Vocabulary) -> Decoder:
-    """A decoder with everything but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned."""
+    """A decoder with all but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned."""
     banned = [vocabulary.pad, vocabulary.bos]
     if not config.allow_unknown or vocabulary.rare == "drop":
         banned.append(vocabulary.unk)
-    common = dict(
-        bos=vocabulary.bos,
-        eos=vocabulary.eos,
-        min_length=config.min_length,
-        max_length=config.max_length,
-        length_penalty=config.length_penalty,
-        banned=banned,
-        no_repeat_ngram=config.no_repeat_ngram,
-    )
+    common: dict[str, Any] = {
+        "bos": vocabulary.bos,
+        "eos": vocabulary.eos,
+        "min_length": config.min_length,
+        "max_length": config.max_length,
+        "length_penalty": config.length_penalty,
+        "banned": banned,
+        "no_repeat_ngram": config.no_repeat_ngram,
+    }
     if config.method == "greedy":
-        return functools.partial(greedy, **common)  # type: ignore[arg-type]
+        return functools.partial(greedy, **common)
     if config.method == "beam":
-        return functools.partial(  # type: ignore[return-value]
+        return functools.partial(
             beam_search,
             beam_size=config.beam_size,
             groups=config.groups,
             diversity=config.diversity if config.groups > 1 else 0.0,
             n_best=min(config.n_best, config.beam_size),
-            **common,  # type: ignore[arg-type]
+            **common,
         )
 
     def draw(step: Any, state: Any, *, batch_size: int) -> Any:
@@ -287,7 +235,7 @@ def build_decoder(config: schema.DecodeConfig, vocabulary: Vocabulary) -> Decode
             top_k=config.top_k,
             top_p=config.top_p,
             generator=generator,
-            **common,  # type: ignore[arg-type]
+            **common,
         )
 
     return draw
@@ -321,14 +269,13 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
         name: CaptionDataset(
             images,
             vocabulary=vocabulary,
-            source=sources[name][0],
+            source=sources[name],
             max_length=config.vocabulary.max_length,
             by_picture=name == "train" and config.trainer.batch_by == "picture",
         )
         for name, images in splits.items()
     }
-    torch.manual_seed(config.seed)
-    model = _new_captioner(config, vocabulary, features, sources["train"][1]).to(device)
+    model = _new_captioner(config, vocabulary, features, sources["train"]).to(device)
     log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
 
     writer = _summary_writer(folder)
@@ -336,7 +283,7 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
         generator=CaptionGenerator(model, vocabulary, build_decoder(config.decode, vocabulary)),
         images=splits["dev"],
         dataset=datasets["dev"],
-        source=sources["dev"][0],
+        source=sources["dev"],
         batch_size=config.decode.batch_size,
         extra=scene_metrics(splits["dev"]) if isinstance(config.data, schema.ScenesData) else None,
         writer=writer,
@@ -361,7 +308,9 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
         texts={
             "config": json.dumps(resolved),
             "vocabulary": vocabulary.to_json(),
-            "encoder": json.dumps({**features.identity(), "feature_dim": _feature_dim(model)}),
+            "encoder": json.dumps(
+                {**features.identity(), "feature_dim": model.image_projection.in_features}
+            ),
         },
         device=device,
         writer=writer,
@@ -372,67 +321,25 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     return trainer
 
 
-def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
-    """Make the run's folder and its config.yaml; refuse one that holds another run.
-
-    Raises ConfigError when it holds a run and `resume` is false, or when the configuration differs
-    from that of the run to resume (naming the keys).
-    """
-    path = folder / "config.json"
-    if path.exists():
-        if not resume:
-            raise ConfigError(
-                f"{folder} already holds a run; add resume=true to go on with it, or take another "
-                "run_dir"
-            )
-        before, now = _flat(read_json(path)), _flat(resolved)
-        free = ("resume", "run_dir", "threads", "trainer.progress")
-        differing = [
-            f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key) and key not in free
-        ]
-        if differing:
-            raise ConfigError(
-                f"{folder} cannot be resumed otherwise than begun: {'; '.join(differing)}"
-            )
-        return
-    write_json(path, resolved)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
-
-
 def _new_captioner(
     config: schema.TrainConfig,
     vocabulary: Vocabulary,
     features: ImageFeatures,
-    store: FeatureStore | None,
+    source: ImageSource,
 ) -> Captioner:
-    encoder = features.encoder if features.trained else None
-    if store is None and encoder is None:
-        raise ConfigError("there are neither features nor an encoder to train")
+    """A captioner at its start: initialised from the seed, output bias and feature scale set."""
+    torch.manual_seed(config.seed)
     model = build_captioner(
         config.decoder,
         vocab_size=len(vocabulary),
-        feature_dim=store.feature_dim if store is not None else encoder.feature_dim,  # type: ignore[union-attr]
-        encoder=encoder,
+        feature_dim=features.feature_dim(source),
+        encoder=features.encoder if features.trained else None,
     )
     if config.decoder.output_bias_from_counts:
         set_output_bias(model.language_model, vocabulary.counts)
-    if store is not None and config.decoder.feature_norm == "standardise":
-        model.set_feature_statistics(*store.statistics())
+    if config.decoder.feature_norm == "standardise" and isinstance(source, CachedFeatures):
+        model.set_feature_statistics(*source.statistics())
     return model
-
-
-def _feature_dim(model: Captioner) -> int:
-    return model.image_projection.in_features
 
 
 def _optimizer(config: schema.TrainConfig, model: Captioner) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The frame of every command: compose, check, run, and one clear sentence when something is wrong."""
+"""The frame of every command: compose, check, run; one clear sentence when something is wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,19 @@ def run_command(task: Callable[[Any], None], *, name: str, configs: Path) -> Non
 
     with _one_sentence(name):
         hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
+
+
+def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -> Any:
+    """The checked configuration `configs/<name>.yaml`, for notebooks and tests.
+
+    Raises ConfigError for whatever is wrong with it.
+    """
+    register_schemas()
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.resolve())):
+            return parse(hydra.compose(name, overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, name)) from error
 
 
 @contextlib.contextmanager

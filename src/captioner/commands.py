@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from captioner.build import (
 )
 from captioner.data.captions import CaptionedImage
 from captioner.data.images import load_image
-from captioner.errors import ConfigError, DataError
+from captioner.errors import DataError
 from captioner.evaluation.coco_format import write_results
 from captioner.evaluation.report import ReportRow, write_report
 from captioner.evaluation.scores import score
@@ -37,11 +38,20 @@ PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 REPORTED = 200
 
 
-def evaluate_checkpoint(config: schema.EvaluateConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Evaluation:
+    """A captioned and scored split; `folder` holds it as scores.json, captions.json, report.html."""
+
+    images: Sequence[CaptionedImage]
+    captions: Sequence[list[Caption]]
+    scores: dict[str, Any]
+    folder: Path
+
+
+def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     """Caption a split of the checkpoint's data set (or of `data`), score it, write it all down.
 
-    Into `out` (by default a folder beside the checkpoint) go scores.json, captions.json in COCO
-    format and report.html. Returns the scores.
+    The files go into `out`, by default a folder beside the checkpoint named after split and decoder.
     """
     path = Path(str(config.checkpoint))
     trained = load_captioner(path, device=pick_device(config.device))
@@ -50,8 +60,29 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> dict[str, Any]:
     images = data.split(config.split)
     captions = caption_images(trained, images, config.decode)
     best = {image.image_id: found[0].text for image, found in zip(images, captions, strict=True)}
-    protocol = {
-        "data": data.name,
+    scores = score(
+        {image.image_id: image.captions for image in images},
+        best,
+        brevity_penalty=config.brevity_penalty,
+        protocol={"data": data.name, **_protocol(config, path, trained)},
+    )
+    if isinstance(data_config, schema.ScenesData):
+        by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
+        scores |= {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
+    beams = config.decode.beam_size if config.decode.method == "beam" else ""
+    folder = Path(config.out or path.parent / f"{config.split}_{config.decode.method}{beams}")
+    write_json(folder / "scores.json", scores)
+    write_results(folder / "captions.json", best)
+    _write_report(folder / "report.html", images, captions, scores)
+    log.info("scores, captions and report: %s", folder)
+    return Evaluation(images, captions, scores, folder)
+
+
+def _protocol(
+    config: schema.EvaluateConfig, path: Path, trained: TrainedCaptioner
+) -> dict[str, Any]:
+    """What a score depends on besides the captions: the entries of its protocol card."""
+    return {
         "split": config.split,
         "decode": dataclasses.asdict(config.decode),
         "vocabulary": len(trained.vocabulary),
@@ -59,28 +90,13 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> dict[str, Any]:
         "captioner": __version__,
         "torch": torch.__version__,
     }
-    scores = score(
-        {image.image_id: image.captions for image in images},
-        best,
-        brevity_penalty=config.brevity_penalty,
-        protocol=protocol,
-    )
-    if isinstance(data_config, schema.ScenesData):
-        by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
-        scores |= {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
-    folder = Path(config.out or path.parent / f"{config.split}_{config.decode.method}")
-    write_json(folder / "scores.json", scores)
-    write_results(folder / "captions.json", best)
-    _write_report(folder / "report.html", images, captions, scores)
-    log.info("scores, captions and report: %s", folder)
-    return scores
 
 
 def caption_images(
     trained: TrainedCaptioner, images: Sequence[CaptionedImage], decode: schema.DecodeConfig
 ) -> list[list[Caption]]:
     """The captions of every image, best first, with a progress bar."""
-    source, _ = trained.features.source(images)
+    source = trained.features.source(images)
     rows = torch.arange(len(images)).split(decode.batch_size)
     batches = (source(part) for part in tqdm(rows, desc="captions", unit="batch"))
     return list(trained.generator(decode).all_captions(batches))
@@ -105,20 +121,9 @@ def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Cap
     """Caption pictures that are in no data set: files, folders and globs, one after another."""
     paths = find_pictures(config.images)
     trained = load_captioner(config.checkpoint, device=pick_device(config.device))
-    encoder = trained.features.encoder
-    if encoder is None:
-        raise ConfigError(
-            f"{config.checkpoint} was trained on your own features (encoder.kind=features): without "
-            "the network that made them it cannot read a picture"
-        )
     generator = trained.generator(config.decode)
-    device = trained.model.image_projection.weight.device
     for path in paths:
-        picture = encoder.transform(load_image(path)).unsqueeze(0).to(device)
-        if not trained.features.trained:
-            with torch.inference_mode():
-                picture = encoder.to(device).eval()(picture)
-        yield path, generator.captions(picture)[0]
+        yield path, generator.captions(trained.features.of_picture(load_image(path)))[0]
 
 
 def find_pictures(images: str | Iterable[str]) -> list[Path]:
@@ -135,7 +140,7 @@ def find_pictures(images: str | Iterable[str]) -> list[Path]:
         elif path.exists() or not glob.has_magic(name):
             found.append(path)
         else:
-            matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
+            matches = sorted(Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207 any root
             if not matches:
                 raise DataError(f"no file matches {name}")
             found += matches

@@ -22,6 +22,7 @@ from captioner.ops import BACKENDS
 from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 
 SPLITS = ("train", "dev", "test")
+SUITES = ("features", "train", "beam", "lstm")
 
 
 def one_of(key: str, value: str, choices: Sequence[str]) -> None:
@@ -144,8 +145,9 @@ class EncoderConfig:
     kind: torchvision, timm, efficientnet_lite or features (your own, in `path`). weights:
     torchvision, timm or registry (the kind's own), random, or a file. output: pooled or grid;
     grid_size pools the grid to that side. size: the side in pixels; resize: the short side before
-    the centre crop, or squash for the whole picture; null takes the network's own. train_from: a stage's name trains it and all after
-    it with learning rate lr; null freezes the network and caches its features in cache_dir.
+    the centre crop, or squash for the whole picture; null takes the network's own. train_from: a
+    stage's name trains it and all after it with learning rate lr; null freezes the network and
+    caches its features in cache_dir.
     """
 
     kind: str = MISSING
@@ -323,7 +325,8 @@ class DecodeConfig:
             )
         if self.beam_size % self.groups:
             raise ConfigError(
-                f"decode.groups must divide decode.beam_size, got {self.groups} and {self.beam_size}"
+                f"decode.groups must divide decode.beam_size, got {self.groups} and "
+                f"{self.beam_size}"
             )
 
 
@@ -414,6 +417,117 @@ class PrepareConfig:
     download: bool = True
 
 
+@dataclass
+class FeaturesBenchmark:
+    """suite=features. encoder: KIND/NAME as in the group encoder, or auto; picture_side: of drawn
+    pictures, in pixels; batch_size and workers as a training run's encoder has them."""
+
+    encoder: str = "auto"
+    pictures: int = 512
+    picture_side: int = 224
+    batch_size: int = 32
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for key in ("pictures", "batch_size"):
+            in_range(f"features.{key}", getattr(self, key), 1)
+        in_range("features.picture_side", self.picture_side, 32)
+        in_range("features.workers", self.workers, 0)
+        if self.encoder != "auto":
+            kind, slash, name = self.encoder.partition("/")
+            if not (slash and name):
+                raise ConfigError(
+                    f"features.encoder must be auto or KIND/NAME, such as torchvision/resnet50, "
+                    f"got {self.encoder!r}"
+                )
+            one_of("features.encoder", kind, ("torchvision", "timm", "efficientnet_lite"))
+
+
+@dataclass
+class TrainBenchmark:
+    """suite=train. Each hidden size with the batch size in the same place; `steps` a repeat;
+    `memory` also measures the peak of a whole epoch, which takes minutes."""
+
+    images: int = 6000
+    feature_dim: int = 4096
+    hidden_sizes: list[int] = field(default_factory=lambda: [256, 512])
+    batch_sizes: list[int] = field(default_factory=lambda: [100, 128])
+    backends: list[str] = field(default_factory=lambda: ["reference", "torch"])
+    steps: int = 5
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("images", "feature_dim", "steps"):
+            in_range(f"train.{key}", getattr(self, key), 1)
+        for key in ("hidden_sizes", "batch_sizes"):
+            in_range(f"train.{key}", min(getattr(self, key), default=0), 1)
+        if len(self.hidden_sizes) != len(self.batch_sizes):
+            raise ConfigError(
+                f"train.hidden_sizes and train.batch_sizes go in pairs, got {self.hidden_sizes} "
+                f"and {self.batch_sizes}"
+            )
+        for backend in self.backends:
+            one_of("train.backends", backend, BACKENDS)
+
+
+@dataclass
+class BeamBenchmark:
+    """suite=beam: how many images, how many at once, and the model's hidden size."""
+
+    images: int = 1000
+    beam_size: int = 5
+    batch_size: int = 100
+    hidden_size: int = 512
+
+    def __post_init__(self) -> None:
+        for key in ("images", "beam_size", "batch_size", "hidden_size"):
+            in_range(f"beam.{key}", getattr(self, key), 1)
+
+
+@dataclass
+class LstmBenchmark:
+    """suite=lstm: the grid, and the backends beside padded torch.nn.LSTM."""
+
+    batch_sizes: list[int] = field(default_factory=lambda: [32, 64, 128])
+    hidden_sizes: list[int] = field(default_factory=lambda: [128, 256, 512])
+    dtypes: list[str] = field(default_factory=lambda: ["float32"])
+    backends: list[str] = field(default_factory=lambda: ["reference", "torch"])
+
+    def __post_init__(self) -> None:
+        for key in ("hidden_sizes", "batch_sizes"):
+            in_range(f"lstm.{key}", min(getattr(self, key), default=0), 1)
+        for dtype in self.dtypes:
+            one_of("lstm.dtypes", dtype, ("float32", "float64", "bfloat16"))
+        for backend in self.backends:
+            one_of("lstm.backends", backend, ("reference", "torch"))
+
+
+@dataclass
+class BenchmarkConfig(RunConfig):
+    """scripts/benchmark.py: one suite, its sides measured in turn `repeats` times.
+
+    data_root: Flickr8k's folder, for its captions and pictures; null draws ones like them. out: the
+    JSON record.
+    """
+
+    suite: str = MISSING
+    threads: int | None = 2
+    repeats: int = 7
+    seed: int = 0
+    data_root: str | None = None
+    out: str | None = None
+    features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
+    train: TrainBenchmark = field(default_factory=TrainBenchmark)
+    beam: BeamBenchmark = field(default_factory=BeamBenchmark)
+    lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("suite", self.suite, SUITES)
+        in_range("repeats", self.repeats, 1)
+        in_range("seed", self.seed, 0)
+
+
 GROUPS: dict[str, dict[str, type]] = {
     "data": {
         "scenes": ScenesData,
@@ -433,6 +547,7 @@ COMMANDS = {
     "evaluate": EvaluateConfig,
     "caption": CaptionConfig,
     "prepare_flickr8k": PrepareConfig,
+    "benchmark": BenchmarkConfig,
 }
 
 
@@ -472,10 +587,8 @@ def known_keys(schema: Any, prefix: str = "") -> list[str]:
     for item in fields(schema):
         key = f"{prefix}{item.name}"
         keys.append(key)
-        nested = GROUPS.get(item.name, {})
-        for inner in nested.values():
+        own = [] if item.name in GROUPS else [item.default_factory]
+        for inner in (*GROUPS.get(item.name, {}).values(), *own):
             if is_dataclass(inner):
                 keys += known_keys(inner, f"{key}.")
-    if schema is TrainConfig:
-        keys += known_keys(VocabularyConfig, "vocabulary.")
     return sorted(set(keys))

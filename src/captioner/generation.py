@@ -28,7 +28,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Caption:
-    """A decoded caption: its text, its words with their probabilities, its whole log-probability."""
+    """A decoded caption: its text, its words and their probabilities, its whole log-probability."""
 
     text: str
     words: tuple[tuple[str, float], ...]
@@ -57,11 +57,15 @@ class CaptionGenerator:
             yield from self.captions(images)
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
-        words = self.vocabulary.decode(hypothesis.token_ids)
-        chances = [math.exp(value) for value in hypothesis.log_probs]
+        # Word by word: a special token has a probability but no word. The eos is the one too many.
+        words = tuple(
+            (word, math.exp(value))
+            for token, value in zip(hypothesis.token_ids, hypothesis.log_probs, strict=False)
+            for word in self.vocabulary.decode([token])
+        )
         return Caption(
-            text=" ".join(words),
-            words=tuple(zip(words, chances, strict=False)),
+            text=" ".join(word for word, _ in words),
+            words=words,
             log_prob=sum(hypothesis.log_probs),
             finished=hypothesis.finished,
         )

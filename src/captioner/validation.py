@@ -1,4 +1,4 @@
-"""What a captioner is worth on a split: perplexity of the references, scores of its own captions."""
+"""What a captioner is worth on a split: perplexity of the references, BLEU of its own captions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import CaptionDataset, ImageSource
 from captioner.data.images import load_image
+from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.scores import score
 from captioner.generation import Caption, CaptionGenerator
 from captioner.training.loss import packed_cross_entropy
@@ -22,7 +23,7 @@ ExtraMetrics = Callable[[dict[str, str]], dict[str, float]]
 
 
 class CaptionValidator:
-    """Scores a captioner on the pictures of a split by teacher forcing and by free-running decoding.
+    """Scores a captioner on a split by teacher forcing and by free-running decoding.
 
     Called by the trainer with the step number, it returns loss (nats a token), perplexity, BLEU-1
     to BLEU-4, the share of different captions, and what `extra` adds; with a TensorBoard `writer`
@@ -46,11 +47,18 @@ class CaptionValidator:
 
     def __call__(self, step: int) -> dict[str, float]:
         """Every figure of the split; the model's mode and the random state are left as found."""
+        training = self.generator.model.training
+        try:
+            return self._figures(step)
+        finally:
+            self.generator.model.train(training)
+
+    def _figures(self, step: int) -> dict[str, float]:
         loss = self.loss()
         captions = list(self.generator.all_captions(self._batches()))
         best = {image.name: one[0].text for image, one in zip(self.images, captions, strict=True)}
-        references = {image.name: image.captions for image in self.images}
-        scores = score(references, best)
+        references: dict[ImageId, Sequence[str]] = {i.name: i.captions for i in self.images}
+        scores = score(references, dict(best.items()))
         figures = {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),

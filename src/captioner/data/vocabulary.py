@@ -52,14 +52,15 @@ class Vocabulary:
             frequency.update(caption)
             number += 1
         ranked = sorted(frequency.items(), key=lambda item: (-item[1], item[0]))
-        kept = [(word, count) for word, count in ranked if count >= min_count]
+        # Published corpora write <unk> themselves; it is no word of its own.
+        kept = [(word, n) for word, n in ranked if n >= min_count and word not in SPECIAL]
         if not kept:
             best = f"the commonest, {ranked[0][0]!r}, {ranked[0][1]} times" if ranked else "no word"
             raise DataError(
                 f"the vocabulary is empty: no word occurs min_count={min_count} times in "
                 f"{number} training captions ({best})"
             )
-        unknown = sum(count for _, count in ranked[len(kept) :]) if rare == "unk" else 0
+        unknown = frequency.total() - sum(n for _, n in kept) if rare == "unk" else 0
         counts = [0, 0, number, unknown, *(count for _, count in kept)]
         return cls([word for word, _ in kept], counts=counts, rare=rare)
 
@@ -95,9 +96,8 @@ class Vocabulary:
         """The vocabulary that `to_json` wrote; DataError when the text is something else."""
         try:
             state = json.loads(text)
-            words, counts, rare = state["words"], state["counts"], state["rare"]
+            return cls(state["words"], counts=state["counts"], rare=state["rare"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"this is no vocabulary: {error!r}; expected words, counts, rare"
             ) from None
-        return cls(words, counts=counts, rare=rare)

@@ -21,9 +21,9 @@ class Captioner(nn.Module):
     """Features -> projection -> first word(s) of the language model.
 
     `feature_norm` puts the features on a scale: "standardise" subtracts the mean and divides by the
-    deviation that `set_feature_statistics` stored, clamped at +-6 (what the features' scale is worth
-    stands in the README); "l2" divides by the norm; "none" leaves them. `encoder` is only given when
-    it is trained with the rest; then `images` are pictures, otherwise features.
+    deviation that `set_feature_statistics` stored, clamped at +-6 (what the features' scale is
+    worth stands in the README); "l2" divides by the norm; "none" leaves them. `encoder` is only
+    given when it is trained with the rest; then `images` are pictures, otherwise features.
     """
 
     feature_mean: Tensor

@@ -120,6 +120,6 @@ def initialise(
 
 @torch.no_grad()
 def set_output_bias(model: LanguageModel, counts: Sequence[int]) -> None:
-    """Start from word frequencies: bias = log(count) - max (neuraltalk, neon); never seen counts as 1."""
+    """Start from word frequencies (neuraltalk, neon): log(count) - max, a count of 0 taken as 1."""
     frequency = torch.tensor(counts, dtype=torch.float64).clamp(min=1).log()
     model.output.bias.copy_(frequency - frequency.max())

@@ -47,6 +47,8 @@ class LSTM(nn.LSTM):
         if hx is not None and not batched:
             hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         length, batch = steps.shape[:2]
+        if length == 0 or batch == 0:
+            raise ValueError(f"input must have a step and a sequence, got {list(input.shape)}")
         batch_sizes = torch.full((length,), batch, dtype=torch.int64)
         output, state = self.forward_packed(steps.reshape(length * batch, -1), batch_sizes, hx)
         padded = output.view(length, batch, -1)
@@ -100,7 +102,8 @@ class LSTM(nn.LSTM):
     def _layer(
         self, rows: Tensor, batch_sizes: Tensor, hx: Tensor, cx: Tensor, k: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        weight_ih, weight_hh, *biases = self.all_weights[k]
+        weights: list[Tensor] = [*self.all_weights[k]]
+        weight_ih, weight_hh, *biases = weights
         if not biases:
             biases = [weight_ih.new_zeros(4 * self.hidden_size)] * 2
         return lstm_packed(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import lru_cache
+from functools import cache
+
+import torch
 
 from captioner.errors import ConfigError
 
@@ -24,16 +26,17 @@ def choose_backend(requested: str, device_type: str) -> str:
     return _available(requested)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _automatic(device_type: str, environment: str) -> str:
     if environment != "auto":
         chosen, reason = _available(environment), "CAPTIONER_LSTM asks for it"
     elif device_type == "cuda":
         chosen, reason = "torch", "cuDNN is the fastest that is verified on this kind of device"
     else:
-        # One product for dW after the loop instead of one a step: `scripts/benchmark.py suite=lstm`.
+        # One product for dW after the loop, not one a step: `scripts/benchmark.py suite=lstm`.
         chosen, reason = "reference", "it is measured faster than ATen's packed LSTM on a CPU"
-    log.info("LSTM backend on %s: %s (%s)", device_type, chosen, reason)
+    if not torch.compiler.is_compiling():  # which cannot trace a logger
+        log.info("LSTM backend on %s: %s (%s)", device_type, chosen, reason)
     return chosen
 
 

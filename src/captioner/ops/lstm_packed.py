@@ -9,6 +9,8 @@ backend "torch" bypasses them for ATen's or cuDNN's LSTM.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,7 @@ def _forward(
     bias_ih: Tensor,  # [4H]
     bias_hh: Tensor,  # [4H]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_batch_sizes(batch_sizes, input.shape[0])  # a compiled caller could not
     return reference.forward(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh)
 
 
@@ -112,7 +115,8 @@ def _gradients(ctx, grad_output, grad_hy, grad_cy, _grad_workspace):  # type: ig
 
 def _refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
     raise NotImplementedError(
-        "lstm_packed has no second derivative: use backend='torch' without cuDNN for a double backward"
+        "lstm_packed has no second derivative; for a double backward take backend='torch' without "
+        "cuDNN"
     )
 
 
@@ -135,23 +139,32 @@ def lstm_packed(
     """One LSTM layer over packed sequences: output [N, H], hy [B, H], cy [B, H].
 
     The layout is that of torch.nn.utils.rnn.PackedSequence, gates in the order i, f, g, o.
-    Under autocast every floating tensor is cast to the autocast type first, as cuDNN's LSTM does.
+    Under autocast all but float64 is cast to the autocast type first, as cuDNN's LSTM does.
     Raises ValueError naming the tensor, what it is and what it should be; ConfigError for a
     backend that is unknown or not built.
     """
-    _check(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh)
-    tensors = (input, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh)
     device_type = input.device.type
-    if torch.is_autocast_enabled(device_type) and input.dtype != torch.float64:
-        tensors = tuple(x.to(torch.get_autocast_dtype(device_type)) for x in tensors)
+    tensors = [input, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh]
+    if torch.is_autocast_enabled(device_type):
+        tensors = [_autocast(tensor, device_type) for tensor in tensors]
     input, hx, cx, *weights = tensors
+    _check(input, batch_sizes, hx, cx, *weights)
     if choose_backend(backend, device_type) == "torch":
-        output, hy, cy = torch._VF.lstm(  # type: ignore[attr-defined]
-            input, batch_sizes, (hx[None], cx[None]), weights, True, 1, 0.0, False, False
+        # cuDNN refuses a backward of what did not run in training mode; without dropout the mode
+        # changes nothing else.
+        train = torch.is_grad_enabled()
+        output, hy, cy = torch._VF.lstm(
+            input, batch_sizes, (hx[None], cx[None]), weights, True, 1, 0.0, train, False
         )
         return output, hy[0], cy[0]
     output, hy, cy, _ = _forward(input, batch_sizes, hx, cx, *weights)
     return output, hy, cy
+
+
+def _autocast(tensor: Tensor, device_type: str) -> Tensor:
+    if not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device_type))
 
 
 def _check(
@@ -167,9 +180,14 @@ def _check(
     """Refuse what the kernels do not check: shapes, types, devices and the packed layout."""
     if input.dim() != 2:
         raise ValueError(f"input must be [N, E], got {list(input.shape)}")
+    if not input.is_floating_point():
+        raise ValueError(f"input must be of a floating type, got {input.dtype}")
     if weight_hh.dim() != 2 or weight_hh.shape[0] != 4 * weight_hh.shape[1]:
         raise ValueError(f"weight_hh must be [4H, H], got {list(weight_hh.shape)}")
-    batch, hidden = _check_batch_sizes(batch_sizes, input.shape[0]), weight_hh.shape[1]
+    # What batch_sizes holds is not known while compiling; the operator looks when it runs.
+    compiling = torch.compiler.is_compiling()
+    batch = hx.shape[0] if compiling else _check_batch_sizes(batch_sizes, input.shape[0])
+    hidden = weight_hh.shape[1]
     expected = {
         "hx": (hx, "[B, H]", (batch, hidden)),
         "cx": (cx, "[B, H]", (batch, hidden)),
@@ -178,13 +196,12 @@ def _check(
         "bias_ih": (bias_ih, "[4H]", (4 * hidden,)),
         "bias_hh": (bias_hh, "[4H]", (4 * hidden,)),
     }
-    autocast = torch.is_autocast_enabled(input.device.type)
     for name, (tensor, letters, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must be {letters} = {list(shape)}, got {list(tensor.shape)}")
         if tensor.device != input.device:
             raise ValueError(f"{name} must be on {input.device} as input is, got {tensor.device}")
-        if tensor.dtype != input.dtype and not autocast:
+        if tensor.dtype != input.dtype:
             raise ValueError(f"{name} must be {input.dtype} as input is, got {tensor.dtype}")
 
 
@@ -195,12 +212,10 @@ def _check_batch_sizes(batch_sizes: Tensor, tokens: int) -> int:
             f"batch_sizes must be [T] of int64 with T >= 1, "
             f"got {list(batch_sizes.shape)} of {batch_sizes.dtype}"
         )
-    if torch.compiler.is_compiling():
-        return int(batch_sizes[0])
     if batch_sizes.device.type != "cpu":
         raise ValueError(f"batch_sizes must be on the CPU, got {batch_sizes.device}")
     sizes = batch_sizes.tolist()
-    if sizes[-1] < 1 or any(a < b for a, b in zip(sizes, sizes[1:], strict=False)):
+    if sizes[-1] < 1 or any(a < b for a, b in pairwise(sizes)):
         raise ValueError(f"batch_sizes must be positive and never increase, got {sizes}")
     if sum(sizes) != tokens:
         raise ValueError(f"batch_sizes must sum to N = {tokens} rows of input, got {sum(sizes)}")

@@ -52,7 +52,7 @@ def forward(
     workspace = input.new_empty(5 * tokens * hidden, dtype=wide)
     gates, cells = split_workspace(workspace, hidden)
     output = input.new_empty(tokens, hidden)
-    h, c = hx.clone(), cx.to(wide, copy=True)
+    h, c = _working_copy(hx, dtype), _working_copy(cx, wide)
 
     torch.add((input @ weight_ih.t()).to(wide), (bias_ih.to(wide) + bias_hh.to(wide)), out=gates)
     offset = 0
@@ -102,7 +102,7 @@ def backward(
         [g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)], dim=1
     )
 
-    dh, dc = grad_hy.to(cells.dtype, copy=True), grad_cy.to(cells.dtype, copy=True)
+    dh, dc = _working_copy(grad_hy, cells.dtype), _working_copy(grad_cy, cells.dtype)
     offset = input.shape[0]
     for size in reversed(batch_sizes.tolist()):
         rows = slice(offset - size, offset)
@@ -124,3 +124,8 @@ def backward(
         narrow.t() @ h_before,
         grad_gates.sum(0).to(dtype),
     )
+
+
+def _working_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy to compute in, contiguous as the fake kernels promise of what is returned."""
+    return torch.empty(tensor.shape, dtype=dtype, device=tensor.device).copy_(tensor)

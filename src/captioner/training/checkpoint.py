@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from captioner.files import atomic_write
 
 FORMAT = "captioner-checkpoint"
 VERSION = 1
+# What zipfile and torch.load raise on a file that is cut short or altered.
+_DAMAGE = (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,11 @@ class Checkpoint:
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """Write atomically; DataError naming `path` when it cannot be written (the old file stays)."""
     content = {f.name: getattr(checkpoint, f.name) for f in fields(Checkpoint)}
+    # By way of memory: torch.save turns a full disk into a RuntimeError about positions.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
     with atomic_write(path) as handle:
-        torch.save({"format": FORMAT, "version": VERSION, **content}, handle)
+        handle.write(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path | str, *, device: str = "cpu") -> Checkpoint:
@@ -47,8 +54,9 @@ def load_checkpoint(path: Path | str, *, device: str = "cpu") -> Checkpoint:
     if not Path(path).is_file():
         raise CheckpointError(f"there is no checkpoint at {path}")
     try:
+        _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except (*_DAMAGE, pickle.UnpicklingError) as error:
         reason = str(error).split("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{path} is truncated, damaged or not a checkpoint of this project: {reason}"
@@ -63,6 +71,14 @@ def load_checkpoint(path: Path | str, *, device: str = "cpu") -> Checkpoint:
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     return Checkpoint(**{f.name: content[f.name] for f in fields(Checkpoint)})
+
+
+def _check_sums(path: Path | str) -> None:
+    """Raise BadZipFile where a byte changed: torch.load would take damaged weights as they are."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], *, source: str) -> None:

@@ -23,7 +23,7 @@ FUSED = ("adam", "adamw", "sgd")
 def parameter_groups(
     model: nn.Module, *, lr: float, weight_decay: float, lr_by_prefix: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate and by whether they decay (matrices do, vectors do not).
+    """Trainable parameters by learning rate and by decay (matrices do, vectors do not).
 
     `lr_by_prefix` gives parameters whose name starts so a learning rate of their own.
     """
@@ -50,7 +50,7 @@ def make_optimizer(
 def schedule_factor(
     step: int, *, total_steps: int, warmup_steps: int = 0, schedule: str = "constant"
 ) -> float:
-    """What the learning rate is multiplied by at `step` (from 0): linear warm-up, then the schedule.
+    """The learning rate's multiple at `step` (from 0): linear warm-up, then the schedule.
 
     "cosine" (Loshchilov & Hutter 2017) and "linear" end at 0 at `total_steps`.
     """

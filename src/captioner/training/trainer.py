@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -18,9 +17,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from captioner.errors import NumericsError
+from captioner.errors import CheckpointError, ConfigError, NumericsError
 from captioner.files import write_json
 from captioner.training.checkpoint import (
     Checkpoint,
@@ -31,6 +29,7 @@ from captioner.training.checkpoint import (
 from captioner.training.interrupt import Interruption
 from captioner.training.loss import packed_cross_entropy
 from captioner.training.optimisation import clip_gradients, schedule_factor
+from captioner.training.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -136,15 +135,23 @@ class Trainer:
     # -- resuming ---------------------------------------------------------------------------
 
     def resume(self) -> bool:
-        """Continue from last.pt where there is one: weights, optimiser, order and random state."""
+        """Continue from last.pt where there is one: weights, optimiser, order and random state.
+
+        Raises CheckpointError when the file is damaged, or of another model, optimiser or kind.
+        """
         path = self.folder / "last.pt"
         if not path.exists():
             return False
         checkpoint = load_checkpoint(path, device=str(self.device))
-        training = checkpoint.training or {}
+        training = checkpoint.training
+        if training is None:
+            raise CheckpointError(f"{path} holds weights only, no training state to resume from")
         load_weights(self.model, checkpoint.model, source=str(path))
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.progress = Progress(**training["progress"])
+        try:
+            self.optimizer.load_state_dict(training["optimizer"])
+            self.progress = Progress(**training["progress"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         torch.set_rng_state(training["random_state"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(training["cuda_random_state"].cpu(), self.device)
@@ -152,7 +159,11 @@ class Trainer:
         return True
 
     def save(self) -> None:
-        """Write last.pt, from which `resume` goes on bit for bit."""
+        """Write last.pt, from which `resume` goes on bit for bit.
+
+        Raises NumericsError, the old file left as it is, when a weight is no longer finite.
+        """
+        self._check_weights()
         training = {
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
@@ -163,19 +174,31 @@ class Trainer:
         checkpoint = Checkpoint(self.model.state_dict(), self.texts, training=training)
         save_checkpoint(self.folder / "last.pt", checkpoint)
 
+    def _check_weights(self) -> None:
+        """A gradient can overflow in the very step whose loss was still finite."""
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise NumericsError(
+                    f"{name} is no longer finite at step {self.progress.step} "
+                    f"(epoch {self.progress.epoch + 1}); {self._advice()}"
+                )
+
+    def _advice(self) -> str:
+        return (
+            "try a lower optimizer.lr or clipping. "
+            f"{self.folder / 'last.pt'} holds the last good state, if one was saved"
+        )
+
     # -- the loop ---------------------------------------------------------------------------
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end and return a dict of figures for each epoch.
 
         Raises KeyboardInterrupt after saving when a signal asked to stop, NumericsError when the
-        loss is no longer finite (last.pt then holds the last good state).
+        loss or a weight is no longer finite (last.pt then holds the last good state).
         """
         state = self.progress
-        bar = tqdm(
-            total=self.total_steps, initial=state.step, unit="step", disable=not self.show_progress,
-            dynamic_ncols=True, smoothing=0.05, mininterval=0.5 if sys.stderr.isatty() else 30.0,
-        )  # fmt: skip
+        bar = progress_bar(total=self.total_steps, done=state.step, show=self.show_progress)
         with bar, Interruption() as interruption:
             while not state.finished:
                 self._train_epoch(bar, interruption)
@@ -253,8 +276,7 @@ class Trainer:
         if not math.isfinite(value):
             raise NumericsError(
                 f"the loss became {value} within the {self.settings.log_steps} steps before step "
-                f"{state.step} (epoch {state.epoch + 1}); try a lower optimizer.lr or clipping. "
-                f"{self.folder / 'last.pt'} holds the last good state, if one was saved"
+                f"{state.step} (epoch {state.epoch + 1}); {self._advice()}"
             )
         state.loss_sum += value
         loss = state.loss_sum / state.tokens
@@ -270,7 +292,7 @@ class Trainer:
         state, settings = self.progress, self.settings
         self.model.eval()
         metrics = self.validate(state.step)
-        score = metrics[settings.best_metric]
+        score = self._score(metrics)
         sign = -1 if settings.lower_is_better else 1
         better = state.best is None or sign * score > sign * state.best
         if better:
@@ -296,6 +318,15 @@ class Trainer:
         state.epoch += 1
         state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
         state.finished = stop or state.epoch >= settings.epochs
+
+    def _score(self, metrics: dict[str, float]) -> float:
+        """The metric that decides which epoch is the best."""
+        name = self.settings.best_metric
+        if name not in metrics:
+            raise ConfigError(f"best_metric {name!r} is not among {', '.join(metrics)}")
+        if math.isnan(metrics[name]):  # it would compare as neither better nor worse for ever
+            raise NumericsError(f"{name} is NaN after step {self.progress.step}; {self._advice()}")
+        return metrics[name]
 
     def _report(self, figures: dict[str, float], better: bool) -> None:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if k not in ("epoch", "step"))

@@ -1,0 +1,39 @@
+"""From the benchmark's configuration to a suite, its tables and its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from captioner.benchmarks.beam import beam_suite
+from captioner.benchmarks.features import features_suite
+from captioner.benchmarks.lstm import lstm_suite
+from captioner.benchmarks.record import SuiteResult, make_record
+from captioner.benchmarks.train import train_suite
+from captioner.build import pick_device
+from captioner.config import BenchmarkConfig
+from captioner.files import write_json
+
+
+def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+    """Run the suite and return its record, which is also written to `out` where that is given."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    record = make_record(config.suite, _run_suite(config, device), device=device)
+    if config.out is not None:
+        write_json(config.out, record)
+    return record
+
+
+def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
+    every: dict[str, Any] = {"repeats": config.repeats, "device": device, "seed": config.seed}
+    on_data = {**every, "data_root": config.data_root}
+    if config.suite == "features":
+        return features_suite(**vars(config.features), **on_data)
+    if config.suite == "train":
+        return train_suite(**vars(config.train), **on_data)
+    if config.suite == "beam":
+        return beam_suite(**vars(config.beam), **on_data)
+    return lstm_suite(**vars(config.lstm), **every)

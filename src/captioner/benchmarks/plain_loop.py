@@ -1,0 +1,99 @@
+"""The peer: the training loop in plain PyTorch that everybody writes. Nothing of this package's own
+model, loss, batches or trainer is in it.
+
+Shapes: B captions, T longest, N packed tokens, E embedding, H hidden, V vocabulary, F image
+feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+Item = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class PlainCaptions(Dataset[Item]):
+    """Pairs of a feature [F] and a caption [n + 2], `<bos> w1 .. wn <eos>`."""
+
+    def __init__(
+        self, features: Tensor, image_rows: Sequence[int], captions: Sequence[Sequence[int]]
+    ) -> None:
+        self.features, self.image_rows = features, image_rows
+        self.captions = [torch.tensor(caption) for caption in captions]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.features[self.image_rows[index]], self.captions[index]
+
+
+def collate(items: list[Item]) -> Batch:
+    """Features [B, F], padded captions [B, T] and their lengths [B], longest first."""
+    items = sorted(items, key=lambda item: len(item[1]), reverse=True)
+    features = torch.stack([feature for feature, _ in items])
+    lengths = torch.tensor([len(caption) for _, caption in items])
+    return features, pad_sequence([caption for _, caption in items], batch_first=True), lengths
+
+
+class PlainCaptioner(nn.Module):
+    """Show and Tell on torch.nn.LSTM: the projected feature is the first input."""
+
+    def __init__(
+        self, *, vocab_size: int, feature_dim: int, embedding_dim: int, hidden_size: int
+    ) -> None:
+        super().__init__()
+        self.projection = nn.Linear(feature_dim, embedding_dim)
+        self.embedding = nn.Embedding(vocab_size, embedding_dim)
+        self.lstm = nn.LSTM(embedding_dim, hidden_size, batch_first=True)
+        self.output = nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Tensor:
+        """Logits [N, V] after each word of captions [B, T]; not after the image alone."""
+        image = self.projection(features).unsqueeze(1)
+        inputs = torch.cat([image, self.embedding(captions)], dim=1)
+        packed = pack_padded_sequence(inputs, lengths + 1, batch_first=True)
+        hidden, _ = self.lstm(packed)
+        return self.output(hidden.data[len(captions) :])
+
+
+class PlainLoop:
+    """The loop, taken a few steps at a time; `losses` collects the mean loss of each step."""
+
+    def __init__(
+        self,
+        model: PlainCaptioner,
+        dataset: PlainCaptions,
+        batch_sampler: Iterable[list[int]],
+        *,
+        lr: float,
+        clip_norm: float,
+        device: torch.device,
+    ) -> None:
+        self.model, self.device, self.clip_norm = model.to(device).train(), device, clip_norm
+        self.loader = DataLoader(dataset, batch_sampler=batch_sampler, collate_fn=collate)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        self.batches = iter(self.loader)
+        self.losses: list[float] = []
+
+    def steps(self, count: int) -> None:
+        """Take `count` optimiser steps."""
+        for _ in range(count):
+            features, captions, lengths = next(self.batches)
+            features, captions = features.to(self.device), captions.to(self.device)
+            targets = pack_padded_sequence(captions[:, 1:], lengths - 1, batch_first=True).data
+            self.optimizer.zero_grad()
+            logits = self.model(features, captions[:, :-1], lengths - 1)
+            loss = F.cross_entropy(logits, targets)
+            loss.backward()
+            clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            self.optimizer.step()
+            self.losses.append(loss.item())

@@ -1,0 +1,183 @@
+"""What a suite found, as a table for the terminal and as a record for a file."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner import __version__
+from captioner.benchmarks.timing import Spread
+
+Axes = dict[str, int | str]
+PACKAGES = ("torchvision", "timm", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity of one side; `axes` says for which sizes, `unit` is of the values."""
+
+    what: str
+    side: str
+    unit: str
+    spread: Spread
+    axes: Axes = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What the median must reach, at least or at most."""
+
+    what: str
+    unit: str
+    spread: Spread
+    at_least: float | None = None
+    at_most: float | None = None
+    axes: Axes = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool:
+        """Whether the median lies within the bounds."""
+        value = self.spread.median
+        enough = self.at_least is None or value >= self.at_least
+        return enough and (self.at_most is None or value <= self.at_most)
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """All that a suite found, and `settings`: what it ran on."""
+
+    settings: dict[str, Any]
+    figures: list[Figure]
+    requirements: list[Requirement]
+
+
+def make_record(suite: str, result: SuiteResult, *, device: torch.device) -> dict[str, Any]:
+    """The JSON record: where, when, with which versions and command, and every figure."""
+    return {
+        "suite": suite,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(device),
+        "versions": _versions(),
+        "command": shlex.join(["python", *sys.argv]),
+        "settings": result.settings,
+        "figures": [
+            {**_common(figure), "side": figure.side} for figure in result.figures
+        ],
+        "requirements": [
+            {
+                **_common(one),
+                "at_least": one.at_least,
+                "at_most": one.at_most,
+                "met": one.met,
+            }
+            for one in result.requirements
+        ],
+    }  # fmt: skip
+
+
+def _common(measured: Figure | Requirement) -> dict[str, Any]:
+    spread = measured.spread
+    return {
+        "what": measured.what,
+        "axes": measured.axes,
+        "unit": measured.unit,
+        "median": spread.median,
+        "min": spread.low,
+        "max": spread.high,
+        "values": list(spread.values),
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Device, processor, cores, threads, and how busy the machine was with other work."""
+    usable = getattr(os, "sched_getaffinity", None)
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu": _cpu_name(),
+        "cores": len(usable(0)) if usable else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average_1min": round(load[0], 2) if load else None,
+        "system": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {
+        "captioner": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if torch.version.cuda is not None:
+        found["cuda"] = torch.version.cuda
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def format_record(record: dict[str, Any]) -> str:
+    """The record as two tables: what was measured, and what was required."""
+    machine = record["machine"]
+    head = (
+        f"suite {record['suite']}: {machine['device']}, {machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['threads']} threads, "
+        f"torch {record['versions']['torch']}"
+    )
+    measured = [("measured", "sizes", "side", "median", "min", "max", "unit")]
+    for one in record["figures"]:
+        measured.append((one["what"], _sizes(one), one["side"], *_numbers(one), one["unit"]))
+    required = [("required", "sizes", "", "median", "min", "max", "unit")]
+    for one in record["requirements"]:
+        verdict = f"{_bounds(one)}: {'met' if one['met'] else 'NOT MET'}"
+        required.append((one["what"], _sizes(one), verdict, *_numbers(one), one["unit"]))
+    return "\n".join([head, "", *_aligned(measured), "", *_aligned(required)])
+
+
+def _sizes(one: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in one["axes"].items())
+
+
+def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
+    low, middle, high = (f"{one[key]:,.4g}" for key in ("min", "median", "max"))
+    return middle, low, high
+
+
+def _bounds(one: dict[str, Any]) -> str:
+    bounds = [
+        f"{word} {one[key]:g}"
+        for key, word in (("at_least", "at least"), ("at_most", "at most"))
+        if one[key] is not None
+    ]
+    return " and ".join(bounds)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        texts = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[3:6], widths[3:6], strict=True)]
+        lines.append("  ".join([*texts, *numbers, row[6]]).rstrip())
+    return lines

@@ -1,0 +1,84 @@
+"""Times of several sides taken in turn, so that what disturbs the machine disturbs all alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One value a repeat, in the order taken; reported as median, smallest and largest."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return max(self.values)
+
+    def map(self, change: Callable[[float], float]) -> Spread:
+        """Each value changed: to another unit, or from seconds to a rate."""
+        return Spread(tuple(map(change, self.values)))
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    device: torch.device,
+    warmup: int = 1,
+    min_seconds: float = 0.0,
+) -> dict[str, Spread]:
+    """Seconds a call of each side, taken in turn: A B A B ..., after `warmup` calls of each.
+
+    A side that the warm-up shows to be short is called as often in succession as fills
+    `min_seconds`, and the mean of these calls is one repeat's value.
+    """
+    calls = dict.fromkeys(sides, 1)
+    for name, side in sides.items():
+        for _ in range(warmup):
+            once = _seconds(side, 1, device)
+            calls[name] = max(1, math.ceil(min_seconds / max(once, 1e-9)))
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in tqdm(range(repeats), desc=" | ".join(sides), unit="repeat", leave=False):
+        for name, side in sides.items():
+            taken[name].append(_seconds(side, calls[name], device))
+    return {name: Spread(tuple(values)) for name, values in taken.items()}
+
+
+def paired_ratio(numerator: Spread, denominator: Spread) -> Spread:
+    """The ratio of each repeat's two values: neighbours in time, so a slow minute cancels out."""
+    pairs = zip(numerator.values, denominator.values, strict=True)
+    return Spread(tuple(a / b for a, b in pairs))
+
+
+def _seconds(side: Callable[[], object], calls: int, device: torch.device) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(calls):
+        side()
+    _wait(device)
+    return (time.perf_counter() - started) / calls
+
+
+def _wait(device: torch.device) -> None:
+    """A GPU works on after a call returns; its time is only known once it has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,98 @@
+"""Captions, features and pictures to measure on: Flickr8k where it is given, else its likeness.
+
+Shapes: n images, R regions, F image feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from captioner.data.captions import CaptionedImage
+from captioner.data.feature_store import FeatureStore
+from captioner.data.flickr8k import load_flickr8k
+from captioner.data.tokenize import tokenize
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import DataError
+
+CAPTIONS_EACH = 5
+# Flickr8k's captions in words: mean 10.8, 99th percentile 22, longest 37; 2,540 frequent words.
+SHAPE, MEAN, LONGEST, WORDS = 8.0, 10.8, 37, 2540
+
+
+def caption_lengths(count: int, *, seed: int) -> np.ndarray:
+    """Lengths in words [count] as Flickr8k's captions have them, the longest among them."""
+    drawn = np.random.default_rng(seed).gamma(SHAPE, MEAN / SHAPE, count)
+    lengths = np.clip(np.rint(drawn), 2, LONGEST).astype(np.int64)
+    lengths[0] = LONGEST
+    return lengths
+
+
+def synthetic_images(count: int, *, seed: int, prefix: str = "train") -> list[CaptionedImage]:
+    """Images with five captions each of words drawn by Zipf's law; there are no picture files."""
+    lengths = caption_lengths(count * CAPTIONS_EACH, seed=seed)
+    ranks = np.arange(WORDS)
+    chances = 1 / (ranks + 2.7)  # Mandelbrot's shift: no word is a third of the text
+    generator = np.random.default_rng([seed, 1])
+    drawn = generator.choice(WORDS, size=int(lengths.sum()), p=chances / chances.sum())
+    captions = [
+        " ".join(f"word{rank}" for rank in part)
+        for part in np.split(drawn, lengths.cumsum()[:-1].tolist())
+    ]
+    return [
+        CaptionedImage(
+            name=f"{prefix}{row}.jpg",
+            path=Path(f"{prefix}{row}.jpg"),
+            captions=tuple(captions[CAPTIONS_EACH * row : CAPTIONS_EACH * (row + 1)]),
+            image_id=row,
+        )
+        for row in range(count)
+    ]
+
+
+def captioned_images(
+    count: int, *, data_root: str | None, seed: int, split: str = "train"
+) -> list[CaptionedImage]:
+    """The first `count` images of Flickr8k in `data_root`, or as many synthetic ones.
+
+    DataError when the split has fewer.
+    """
+    if data_root is None:
+        return synthetic_images(count, seed=seed + (split != "train"), prefix=split)
+    images = load_flickr8k(data_root).split(split)
+    if len(images) < count:
+        raise DataError(f"{data_root} has {len(images)} images in {split}, {count} are wanted")
+    return list(images[:count])
+
+
+def build_vocabulary(images: Sequence[CaptionedImage]) -> Vocabulary:
+    """The vocabulary as a training run builds it: words that occur five times."""
+    return Vocabulary.build(tokenize(caption) for image in images for caption in image.captions)
+
+
+def random_features(
+    images: Sequence[CaptionedImage], feature_dim: int, *, seed: int
+) -> FeatureStore:
+    """Features [n, 1, F] of mean 0 and deviation 1, evenly spread: none needs to be clamped."""
+    edge = 3**0.5
+    generator = np.random.default_rng([seed, 2])
+    values = generator.random((len(images), 1, feature_dim), np.float32) * (2 * edge) - edge
+    return FeatureStore([image.name for image in images], values)
+
+
+def draw_pictures(folder: Path, count: int, *, side: int, seed: int) -> list[tuple[str, Path]]:
+    """JPEG files with a photograph's coarse shapes and some grain: (name, path) of each."""
+    generator = np.random.default_rng([seed, 3])
+    pictures = []
+    for row in range(count):
+        coarse = generator.integers(0, 256, (side // 16, side // 16, 3), np.uint8)
+        smooth = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+        grain = generator.normal(0, 6, (side, side, 3))
+        pixels = np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)
+        path = folder / f"{row}.jpg"
+        Image.fromarray(pixels).save(path, quality=90)
+        pictures.append((path.name, path))
+    return pictures

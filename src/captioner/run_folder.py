@@ -1,0 +1,49 @@
+"""The folder of a training run: whose it is, and what may go on in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from captioner.errors import ConfigError
+from captioner.files import read_json, write_json
+
+CONFIG = "config.json"
+# What may differ when a run goes on: nothing that decides its result.
+FREE = ("resume", "run_dir", "trainer.progress", "trainer.checkpoint_minutes", "trainer.log_steps")
+
+
+def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
+    """Write the resolved configuration into a new run's folder; refuse a folder with another run.
+
+    Raises ConfigError when it holds a run and `resume` is false, or when the configuration differs
+    from that of the run to resume (naming the keys), DataError when it cannot be written.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        write_json(path, resolved)
+        return
+    if not resume:
+        raise ConfigError(
+            f"{folder} already holds a run; add resume=true to go on with it, or take another "
+            "run_dir"
+        )
+    before, now = flat(read_json(path)), flat(resolved)
+    differing = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in FREE
+    ]
+    if differing:
+        raise ConfigError(f"{folder} cannot go on otherwise than it began: {'; '.join(differing)}")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves

@@ -1,0 +1,296 @@
+"""Every suite on tiny sizes: it runs, its sides agree, and the record has its shape."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from captioner import config as schema
+from captioner.benchmarks import lstm, train
+from captioner.benchmarks.command import run_benchmark
+from captioner.benchmarks.plain_loop import collate
+from captioner.benchmarks.record import Requirement, format_record
+from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
+from captioner.benchmarks.train_memory import peak_bytes, peak_memory_of_training
+from captioner.benchmarks.workload import (
+    build_vocabulary,
+    caption_lengths,
+    captioned_images,
+    draw_pictures,
+    random_features,
+    synthetic_images,
+)
+from captioner.data.tokenize import tokenize
+from captioner.errors import CaptionerError, ConfigError, DataError
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A benchmark sets torch's threads on purpose; the other tests keep theirs."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny(suite: str, **parts: Any) -> schema.BenchmarkConfig:
+    return schema.BenchmarkConfig(suite=suite, device="cpu", threads=1, repeats=2, **parts)
+
+
+def check_shape(record: dict[str, Any], suite: str, sides: set[str]) -> None:
+    """The record is JSON, says where and with what it was taken, and every figure has its unit."""
+    assert json.loads(json.dumps(record)) == record
+    assert record["suite"] == suite
+    assert set(record) == {
+        "suite", "date", "machine", "versions", "command", "settings", "figures", "requirements"
+    }  # fmt: skip
+    assert record["machine"]["threads"] == 1
+    assert record["machine"]["cores"] >= 1 and record["machine"]["cpu"]
+    assert record["versions"]["torch"] == torch.__version__
+    assert {one["side"] for one in record["figures"]} == sides
+    for one in (*record["figures"], *record["requirements"]):
+        assert one["unit"] and one["values"]
+        assert one["min"] <= one["median"] <= one["max"]
+    for one in record["requirements"]:
+        assert (one["at_least"] is None) != (one["at_most"] is None)
+    table = format_record(record)
+    assert all(one["what"] in table for one in record["figures"])
+
+
+def requirement(record: dict[str, Any], start: str) -> dict[str, Any]:
+    (found,) = [one for one in record["requirements"] if one["what"].startswith(start)]
+    return found
+
+
+# -- the suites ---------------------------------------------------------------------------------
+
+
+def test_lstm_suite_times_every_backend_on_the_whole_grid() -> None:
+    settings = schema.LstmBenchmark(
+        batch_sizes=[3, 5], hidden_sizes=[8], dtypes=["float64"], backends=["reference", "torch"]
+    )
+    lstm_seconds, lstm.MIN_SECONDS = lstm.MIN_SECONDS, 0.0
+    try:
+        record = run_benchmark(tiny("lstm", lstm=settings))
+    finally:
+        lstm.MIN_SECONDS = lstm_seconds
+    check_shape(record, "lstm", {"reference", "torch", "padded"})
+    assert {one["axes"]["B"] for one in record["figures"]} == {3, 5}
+    assert {one["unit"] for one in record["figures"]} == {"ms", "tokens/s", "times"}
+    assert len(record["requirements"]) == 4
+    assert all(one["met"] for one in record["requirements"])  # differences, not speeds
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_lstm_sides_differ_where_a_weight_does(backend: str) -> None:
+    case = lstm.make_case(4, 8, dtype=torch.float64, device=CPU, seed=0)
+    sides = {name: lstm.SIDES[name](case) for name in (backend, "padded")}
+    (same,) = lstm._differences(sides, 1e-10, {})
+    assert same.met
+    with torch.no_grad():
+        sides["padded"].leaves[1][0, 0] += 1e-3
+    (changed,) = lstm._differences(sides, 1e-10, {})
+    assert not changed.met
+
+
+def test_beam_suite_finds_the_same_captions_both_ways() -> None:
+    settings = schema.BeamBenchmark(images=6, beam_size=2, batch_size=4, hidden_size=16)
+    record = run_benchmark(tiny("beam", beam=settings))
+    check_shape(record, "beam", {"batched", "one image at a time"})
+    assert requirement(record, "captions that differ")["median"] == 0
+    assert requirement(record, "speed of batched")["at_least"] == 5
+    assert 1 < record["settings"]["mean_words"] < 30
+
+
+def test_features_suite_gives_the_bare_encoders_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    from captioner.benchmarks import features
+
+    encoders = []
+
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        encoders.append(build(*args, **kwargs))
+        return encoders[-1]
+
+    build = features.build_encoder
+    monkeypatch.setattr(features, "build_encoder", remembered)
+    settings = schema.FeaturesBenchmark(
+        encoder="torchvision/mobilenet_v3_small", pictures=3, picture_side=64, batch_size=2,
+        workers=0,
+    )  # fmt: skip
+    record = run_benchmark(tiny("features", features=settings))
+    check_shape(record, "features", {"bare encoder", "extraction"})
+    assert requirement(record, "largest difference")["met"]
+    assert requirement(record, "rate of extraction")["at_least"] == 0.9
+    assert {one["unit"] for one in record["figures"]} == {"images/s"}
+    assert not encoders[0].training
+
+
+def test_train_suite_takes_the_plain_loops_steps() -> None:
+    settings = schema.TrainBenchmark(
+        images=40, feature_dim=12, hidden_sizes=[8], batch_sizes=[6], steps=3, memory=False,
+        backends=["reference", "torch"],
+    )  # fmt: skip
+    record = run_benchmark(tiny("train", train=settings))
+    check_shape(record, "train", {"plain PyTorch", "reference", "torch"})
+    for backend in settings.backends:
+        assert requirement(record, f"loss of {backend}")["median"] < 1e-5
+        assert requirement(record, f"speed of {backend}")["at_least"] == 1
+    a_step = [one for one in record["figures"] if one["what"] == "a step"]
+    a_pass = [one for one in record["figures"] if one["what"] == "a pass"]
+    # 200 captions in batches of 6, milliseconds a step and seconds a pass
+    assert a_pass[0]["median"] == pytest.approx(34 * a_step[0]["median"] / 1e3)
+
+
+def test_train_losses_fall_apart_with_another_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = synthetic_images(20, seed=0)
+    vocabulary, store = build_vocabulary(images), random_features(images, 12, seed=0)
+    sides = train._Sides(images, vocabulary, store, 8, 6, CPU, 0)
+    plain = sides._plain_loop()
+    monkeypatch.setattr(train, "LR", 0.1)
+    own = sides._own_loop("reference")
+    plain.steps(4)
+    own.steps(4)
+    assert own.losses[0] == pytest.approx(plain.losses[0], abs=1e-6)
+    assert max(abs(a - b) for a, b in zip(plain.losses, own.losses, strict=True)) > train.SAME_LOSS
+
+
+def test_loops_go_on_past_the_end_of_an_epoch() -> None:
+    images = synthetic_images(2, seed=0)
+    vocabulary, store = build_vocabulary(images), random_features(images, 4, seed=0)
+    sides = train._Sides(images, vocabulary, store, 4, 4, CPU, 0)
+    plain, own = sides._plain_loop(), sides._own_loop("torch")
+    plain.steps(7)  # three batches an epoch
+    own.steps(7)
+    assert own.losses == pytest.approx(plain.losses, abs=1e-4)
+
+
+def test_peak_memory_is_that_of_a_whole_run() -> None:
+    peak = peak_memory_of_training(synthetic_images(24, seed=0), data_root=None, seed=0)
+    assert 5e7 < peak < 1.5e9
+
+
+def test_a_run_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from captioner.benchmarks import train_memory
+
+    monkeypatch.setattr(train_memory, "__name__", "captioner.no_such_module")
+    with pytest.raises(CaptionerError, match="no_such_module"):
+        peak_memory_of_training(synthetic_images(2, seed=0), data_root=None, seed=0)
+
+
+# -- its parts ----------------------------------------------------------------------------------
+
+
+def test_sides_are_taken_in_turn_after_the_warm_up() -> None:
+    calls: list[str] = []
+    sides = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    taken = interleaved(sides, repeats=3, device=CPU, warmup=2)
+    assert "".join(calls) == "aabb" + "ababab"
+    assert [len(spread.values) for spread in taken.values()] == [3, 3]
+
+
+def test_ratios_pair_neighbours_and_requirements_judge_the_median() -> None:
+    slow, fast = Spread((2.0, 40.0, 4.0)), Spread((1.0, 10.0, 4.0))
+    ratio = paired_ratio(slow, fast)
+    assert ratio.values == (2.0, 4.0, 1.0)
+    assert (ratio.low, ratio.median, ratio.high) == (1.0, 2.0, 4.0)
+    assert Requirement("speed", "times", ratio, at_least=2.0).met
+    assert not Requirement("speed", "times", ratio, at_least=2.1).met
+    assert not Requirement("memory", "MB", ratio, at_most=1.9).met
+
+
+def test_peak_of_this_process_is_in_bytes() -> None:
+    assert 2e7 < peak_bytes() < 1e11
+
+
+def test_synthetic_captions_are_as_long_as_flickr8ks() -> None:
+    lengths = caption_lengths(30_000, seed=1)
+    assert lengths.mean() == pytest.approx(10.8, abs=0.1)
+    assert np.percentile(lengths, 99) == pytest.approx(22, abs=1)
+    assert lengths.max() == 37
+
+
+def test_synthetic_vocabulary_is_as_large_as_flickr8ks() -> None:
+    images = synthetic_images(6000, seed=0)
+    assert len(build_vocabulary(images)) == 2540 + 4
+    again = synthetic_images(6000, seed=0)
+    assert images == again
+    assert images[0].captions != synthetic_images(6000, seed=1)[0].captions
+    words = [tokenize(caption) for caption in images[0].captions]
+    assert [len(w) for w in words] == caption_lengths(30_000, seed=0)[:5].tolist()
+
+
+def test_too_few_images_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "Images").mkdir()
+    with pytest.raises(DataError):
+        captioned_images(10, data_root=str(tmp_path), seed=0)
+
+
+def test_drawn_pictures_are_jpegs_of_the_asked_size(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (name, path), _ = draw_pictures(tmp_path, 2, side=96, seed=0)
+    with Image.open(path) as picture:
+        assert (picture.format, picture.size, path.name) == ("JPEG", (96, 96), name)
+
+
+def test_collate_puts_the_longest_first() -> None:
+    items = [(torch.ones(2), torch.tensor([1, 2])), (torch.zeros(2), torch.tensor([1, 5, 2]))]
+    features, captions, lengths = collate(items)
+    assert features[:, 0].tolist() == [0, 1]
+    assert captions.tolist() == [[1, 5, 2], [1, 2, 0]]
+    assert lengths.tolist() == [3, 2]
+
+
+# -- configuration and script -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (lambda: tiny("lstn"), "did you mean 'lstm'"),
+        (lambda: schema.TrainBenchmark(hidden_sizes=[8]), "go in pairs"),
+        (lambda: schema.TrainBenchmark(backends=["tourch"]), "did you mean 'torch'"),
+        (lambda: schema.FeaturesBenchmark(encoder="resnet18"), "KIND/NAME"),
+        (lambda: schema.LstmBenchmark(dtypes=["float33"]), "float32"),
+        (lambda: schema.BeamBenchmark(images=0), "beam.images must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_refused(part: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        part()
+
+
+def test_nested_keys_are_known_to_the_command_line() -> None:
+    keys = schema.known_keys(schema.BenchmarkConfig)
+    assert {"train.hidden_sizes", "lstm.dtypes", "repeats"} <= set(keys)
+    assert "vocabulary.min_count" in schema.known_keys(schema.TrainConfig)
+
+
+def test_script_prints_the_tables_and_writes_the_record(tmp_path: Path) -> None:
+    out = tmp_path / "lstm.json"
+    command = [
+        sys.executable, str(ROOT / "scripts" / "benchmark.py"), "suite=lstm", "repeats=1",
+        "lstm.batch_sizes=[2]", "lstm.hidden_sizes=[4]", "lstm.backends=[reference]", "threads=1",
+        "device=cpu", f"out={out}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "required" in done.stdout and "reference" in done.stdout
+    record = json.loads(out.read_text())
+    assert "suite=lstm" in record["command"]
+    check_shape(record, "lstm", {"reference", "padded"})
+    assert [path.name for path in tmp_path.iterdir()] == ["lstm.json"]

@@ -1,0 +1,179 @@
+"""What a batch holds, in which order batches come, and how a run finds its place again."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import BatchOrder, CaptionDataset, Pictures, make_loader
+from captioner.data.packed import CaptionBatch
+from captioner.data.transforms import ImageTransform
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import DataError, ImageError
+
+WORDS = ["a", "dog", "cat", "runs", "sits"]
+VOCABULARY = Vocabulary(WORDS, counts=[1] * 9, rare="drop")
+CAPTIONS = [
+    ("A dog runs.", "a dog"),
+    ("zebra", "A cat sits!", "cat"),
+    ("zebras only",),
+    ("a cat runs a dog sits",),
+]
+IMAGES = [CaptionedImage(f"{k}.png", Path(f"{k}.png"), c, k) for k, c in enumerate(CAPTIONS)]
+
+
+class Source:
+    """Features that tell which picture they are of, and a record of what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        self.asked.append(rows.tolist())
+        return rows.float().view(-1, 1, 1).expand(-1, 1, 2)
+
+
+def make(**settings: object) -> CaptionDataset:
+    arguments = {"vocabulary": VOCABULARY, "source": Source(), "max_length": 10, **settings}
+    return CaptionDataset(IMAGES, **arguments)  # type: ignore[arg-type]
+
+
+def contents(batch: CaptionBatch) -> list[tuple[int, str]]:
+    """(picture, caption) of every caption of a batch, sorted: read back from the packed rows."""
+    sizes, captions = batch.tokens.batch_sizes.tolist(), []
+    offsets = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    for row, image in enumerate(batch.image_rows.tolist()):
+        places = [offset + row for offset, size in zip(offsets, sizes, strict=False) if row < size]
+        inputs, targets = batch.tokens.inputs[places], batch.tokens.targets[places]
+        assert inputs[0] == VOCABULARY.bos and targets[-1] == VOCABULARY.eos
+        assert torch.equal(inputs[1:], targets[:-1])
+        words = " ".join(VOCABULARY.decode(targets.tolist()))
+        captions.append((int(batch.images[image, 0, 0]), words))
+    return sorted(captions)
+
+
+EVERYTHING = [
+    (0, "a dog"),
+    (0, "a dog runs"),
+    (1, "a cat sits"),
+    (1, "cat"),
+    (3, "a cat runs a dog sits"),
+]
+
+
+def test_all_captions_come_with_their_pictures_each_picture_once() -> None:
+    dataset = make()
+    assert len(dataset) == 5 and dataset.skipped == 2
+    batch = dataset[range(5)]
+    assert contents(batch) == EVERYTHING
+    assert dataset.source.asked == [[0, 1, 3]]  # type: ignore[attr-defined]
+    assert len(batch.images) == 3
+
+
+def test_a_part_of_the_captions_in_any_order() -> None:
+    assert contents(make()[[4, 1]]) == [EVERYTHING[0], EVERYTHING[4]]
+    assert contents(make()[[3]]) == [(1, "cat")]
+
+
+def test_by_picture_gives_all_captions_of_the_pictures() -> None:
+    dataset = make(by_picture=True)
+    assert len(dataset) == 3  # the picture without a usable caption is left out
+    assert contents(dataset[[0, 1, 2]]) == EVERYTHING
+    assert contents(dataset[[2, 0]]) == [*EVERYTHING[:2], EVERYTHING[4]]
+    assert contents(dataset[[1]]) == EVERYTHING[2:4]
+    assert dataset.source.asked == [[0, 1, 3], [0, 3], [1]]  # type: ignore[attr-defined]
+
+
+def test_captions_are_cut_at_max_length() -> None:
+    assert contents(make(max_length=2)[[4]]) == [(3, "a cat")]
+    assert make(max_length=2).store.lengths.max() == 3  # two words and the end
+
+
+def test_unknown_words_are_kept_as_such_when_the_vocabulary_says_so() -> None:
+    dataset = make(vocabulary=Vocabulary(WORDS, counts=[1] * 9))
+    assert len(dataset) == 7 and dataset.skipped == 0
+    assert dataset[[4]].targets.tolist() == [6, 2]
+    assert dataset[[5]].targets.tolist() == [3, 3, 2]
+
+
+def test_no_caption_left_is_refused() -> None:
+    with pytest.raises(DataError, match="none of 7 captions has a word of the vocabulary"):
+        make(vocabulary=Vocabulary(["horse"], counts=[1] * 5, rare="drop"))
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(10, 3), (9, 3), (2, 5), (1, 1)])
+def test_every_epoch_visits_every_row_once(size: int, batch_size: int) -> None:
+    order = BatchOrder(size, batch_size=batch_size, seed=1)
+    for order.epoch in range(4):
+        batches = list(order)
+        assert len(batches) == len(order)
+        assert all(len(batch) == batch_size for batch in batches[:-1])
+        assert sorted(chain.from_iterable(batches)) == list(range(size))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    def visits(seed: int, epoch: int) -> list[list[int]]:
+        torch.manual_seed(seed * 7 + epoch)
+        order = BatchOrder(40, batch_size=6, seed=seed)
+        order.epoch = epoch
+        return list(order)
+
+    again = {(seed, epoch): visits(seed, epoch) for seed in (0, 1, 2) for epoch in (0, 1, 2)}
+    assert all(visits(*key) == value for key, value in again.items())
+    assert len({str(value) for value in again.values()}) == 9
+
+
+def test_visiting_leaves_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    list(make_loader(make(), BatchOrder(5, batch_size=2, seed=0), workers=0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_epoch_is_resumed_at_a_position() -> None:
+    order = BatchOrder(40, batch_size=6, seed=3)
+    order.epoch = 2
+    whole = list(order)
+    for position in range(len(order) + 1):
+        order.position = position
+        assert list(order) == whole[position:]
+
+
+def test_without_shuffling_rows_come_as_they_are() -> None:
+    order = BatchOrder(5, batch_size=2, seed=0, shuffle=False)
+    assert list(order) == [[0, 1], [2, 3], [4]]
+
+
+def tensors(batch: CaptionBatch) -> list[Tensor]:
+    return [*batch.model_inputs, batch.targets]
+
+
+def test_workers_give_the_same_batches_from_the_same_position() -> None:
+    alone, helped = ([], [])
+    for workers, batches in ((0, alone), (2, helped)):
+        order = BatchOrder(5, batch_size=2, seed=4)
+        loader = make_loader(make(), order, workers=workers)
+        for order.epoch, order.position in ((0, 0), (1, 1)):
+            batches += [tensors(batch) for batch in loader]
+    assert len(alone) == 3 + 2
+    torch.testing.assert_close(helped, alone, rtol=0, atol=0)
+
+
+def test_pictures_are_read_and_transformed_when_asked_for(tmp_path: Path) -> None:
+    images = []
+    for number, colour in enumerate(["red", "lime", "blue"]):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (12, 9), colour).save(path)
+        images.append(CaptionedImage(path.name, path, ("a dog",), number))
+    transform = ImageTransform(size=8, resize=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    pictures = Pictures(images, transform)(torch.tensor([2, 0]))
+    expected = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]).view(2, 3, 1, 1)
+    torch.testing.assert_close(pictures, expected.expand(2, 3, 8, 8))
+    images[1].path.write_bytes(b"not a picture")
+    with pytest.raises(ImageError, match=str(images[1].path)):
+        Pictures(images, transform)(torch.tensor([1]))

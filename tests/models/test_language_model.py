@@ -1,0 +1,153 @@
+"""The language model against one made by hand of torch's own modules."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
+
+from captioner.models.language_model import LanguageModel, initialise, set_output_bias
+
+V, E, H = 7, 4, 5
+SEQUENCES = [torch.tensor(x) for x in ([1, 4, 5, 6], [1, 5, 5], [1, 6])]
+BACKENDS = ("reference", "torch")
+
+
+def make(**settings: object) -> LanguageModel:
+    torch.manual_seed(0)
+    arguments = {"vocab_size": V, "embedding_dim": E, "hidden_size": H, **settings}
+    return LanguageModel(**arguments).double()  # type: ignore[arg-type]
+
+
+def by_hand(model: LanguageModel, sequences: list[Tensor]) -> tuple[Tensor, nn.LSTM]:
+    """Logits of embedded sequences [t, E] by nn.LSTM and pack_sequence, and that nn.LSTM."""
+    lstm = nn.LSTM(E, model.lstm.hidden_size, model.lstm.num_layers).double()
+    lstm.load_state_dict(model.lstm.state_dict())
+    return model.output(lstm(pack_sequence(sequences))[0].data), lstm
+
+
+def assert_close(actual: object, expected: object) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_a_prefix_it_is_embedding_lstm_and_linear(backend: str, num_layers: int) -> None:
+    model = make(backend=backend, num_layers=num_layers)
+    packed = pack_sequence(SEQUENCES)
+    expected, _ = by_hand(model, [model.embedding(x) for x in SEQUENCES])
+    assert_close(model(packed.data, packed.batch_sizes)[0], expected)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_prefix_is_the_first_words_of_every_sequence(backend: str, steps: int) -> None:
+    """Outputs and gradients equal those of sequences to which the embeddings were put in front."""
+    model = make(backend=backend)
+    packed = pack_sequence(SEQUENCES)
+    prefix = torch.randn(steps, 3, E, dtype=torch.float64, requires_grad=True)
+    logits = model(packed.data, packed.batch_sizes, prefix=prefix)[0]
+    weights = torch.randn_like(logits)
+    wanted = [prefix, *model.lstm.parameters(), model.embedding.weight, model.output.weight]
+    found = torch.autograd.grad((logits * weights).sum(), wanted)
+
+    joined = [torch.cat([prefix[:, b], model.embedding(x)]) for b, x in enumerate(SEQUENCES)]
+    everything, lstm = by_hand(model, joined)
+    assert_close(logits, everything[3 * steps :])
+    theirs = [prefix, *lstm.parameters(), model.embedding.weight, model.output.weight]
+    assert_close(found, torch.autograd.grad((everything[3 * steps :] * weights).sum(), theirs))
+
+
+def test_reading_in_pieces_is_reading_at_once() -> None:
+    """Prefix by `read`, then word by word by `step`, gives the log-probabilities of the forward."""
+    model = make(num_layers=2)
+    words = torch.tensor([[1, 4, 5], [1, 6, 6]])
+    prefix = torch.randn(2, 2, E, dtype=torch.float64)
+    packed = pack_sequence(list(words))
+    logits, last = model(packed.data, packed.batch_sizes, prefix=prefix)
+    expected = torch.log_softmax(logits, dim=-1).view(3, 2, V)
+    _, state = model.read(prefix)
+    for step, tokens in enumerate(words.t()):
+        log_probs, state = model.step(tokens, state)
+        assert log_probs.dtype == torch.float32
+        torch.testing.assert_close(log_probs.double(), expected[step], rtol=1e-5, atol=1e-6)
+    assert_close(state, last)
+
+
+def test_a_state_carries_over_from_one_text_to_its_continuation() -> None:
+    model = make(num_layers=2)
+    text = torch.randint(V, (6, 2))
+    whole = model(text.flatten(), torch.full((6,), 2))[0].view(6, 2, V)
+    first, state = model(text[:4].flatten(), torch.full((4,), 2))
+    second, _ = model(text[4:].flatten(), torch.full((2,), 2), state=state)
+    assert_close(torch.cat([first, second]).view(6, 2, V), whole)
+
+
+def test_each_dropout_acts_in_training_and_not_in_evaluation() -> None:
+    plain = make(num_layers=2)
+    packed = pack_sequence(SEQUENCES)
+    expected = plain(packed.data, packed.batch_sizes)[0]
+    for name in ("input_dropout", "output_dropout", "layer_dropout"):
+        model = make(num_layers=2, **{name: 0.5})
+        assert not torch.allclose(model(packed.data, packed.batch_sizes)[0], expected), name
+        model.eval()
+        assert_close(model(packed.data, packed.batch_sizes)[0], expected)
+
+
+def test_output_dropout_of_one_leaves_the_bias_alone() -> None:
+    model = make(output_dropout=1.0)
+    packed = pack_sequence(SEQUENCES)
+    logits = model(packed.data, packed.batch_sizes)[0]
+    assert_close(logits, model.output.bias.expand_as(logits))
+
+
+def test_input_dropout_of_one_hides_prefix_and_words() -> None:
+    model = make(input_dropout=1.0)
+    packed = pack_sequence(SEQUENCES)
+    prefix = torch.randn(1, 3, E, dtype=torch.float64, requires_grad=True)
+    model(packed.data, packed.batch_sizes, prefix=prefix)[0].sum().backward()
+    assert prefix.grad is not None and not prefix.grad.any()
+    assert not model.embedding.weight.grad.any()
+
+
+def test_tied_embeddings_are_one_parameter() -> None:
+    model = make(embedding_dim=H, tie_embeddings=True)
+    assert model.output.weight is model.embedding.weight
+    assert sum(p.numel() for p in model.parameters()) == V * H + V + 2 * 4 * H * H + 2 * 4 * H
+    with pytest.raises(ValueError, match="embedding_dim = hidden_size, got 4 and 5"):
+        make(tie_embeddings=True)
+
+
+def test_uniform_initialisation_fills_its_range_and_the_forget_gate() -> None:
+    model = make(num_layers=2, hidden_size=64)
+    initialise(model, scheme="uniform", scale=0.08, forget_bias=1.5)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            assert 0.06 < parameter.abs().max() <= 0.08, name
+        elif "bias_ih" in name:
+            i, f, g, o = parameter.chunk(4)
+            assert (f == 1.5).all() and not torch.cat([i, g, o]).any(), name
+        else:
+            assert not parameter.any(), name
+
+
+def test_xavier_initialisation_is_orthogonal_in_the_recurrence() -> None:
+    model = make(hidden_size=8)
+    initialise(model, scheme="xavier", forget_bias=0.0)
+    for gate in model.lstm.weight_hh_l0.chunk(4):
+        assert_close(gate @ gate.t(), torch.eye(8, dtype=torch.float64))
+    bound = math.sqrt(6 / (8 + V))
+    assert 0.7 * bound < model.output.weight.abs().max() <= bound
+    assert not model.lstm.bias_ih_l0.any()
+
+
+def test_output_bias_from_counts_gives_their_frequencies() -> None:
+    model = make()
+    counts = [0, 0, 10, 5, 20, 40, 25]
+    set_output_bias(model, counts)
+    seen = torch.tensor([max(1, n) for n in counts], dtype=torch.float64)
+    assert_close(model.output.bias.detach().softmax(0), seen / seen.sum())
+    assert model.output.bias.max() == 0

@@ -1,0 +1,211 @@
+"""The commands as a user types them: train, stop, go on, evaluate, caption; killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from captioner.training.checkpoint import load_checkpoint
+
+REPOSITORY = Path(__file__).parents[1]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+SMALL = [
+    "data.train=48",
+    "data.dev=12",
+    "data.test=12",
+    "data.size=32",
+    "vocabulary.min_count=1",
+    "encoder=torchvision",
+    "encoder.name=resnet18",
+    "encoder.weights=random",
+    "encoder.size=64",
+    "encoder.resize=squash",
+    "encoder.batch_size=4",
+    "encoder.workers=1",
+    "decoder.embedding_dim=32",
+    "decoder.hidden_size=32",
+    "decoder.input_dropout=0.2",
+    "decoder.output_dropout=0.2",
+    "trainer.batch_size=12",
+    "trainer.checkpoint_steps=2",
+    "trainer.shown_pictures=2",
+    "trainer.progress=false",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a small run has been trained to the end with one command."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = start(folder, "run_dir=run", "trainer.epochs=3")
+    assert done.wait(timeout=240) == 0, (folder / "stderr").read_text()
+    return folder
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    """scripts/train.py begun in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "scripts/train.py"), *SMALL, *overrides],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "stderr").open("ab"),
+        start_new_session=True,
+    )
+
+
+def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
+    run = trained / "run"
+    kept = {path.name for path in run.iterdir()}
+    assert kept >= {"config.json", "train.log", "tensorboard", "vocabulary.json", "history.json"}
+    assert kept >= {"last.pt", "best.pt"}
+    assert not [name for name in kept if name.startswith(".")], "temporary files are left behind"
+    assert list((run / "tensorboard").glob("events.*"))
+    history = json.loads((run / "history.json").read_text())
+    assert [figures["epoch"] for figures in history] == [1, 2, 3]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert json.loads((run / "config.json").read_text())["trainer"]["epochs"] == 3
+    assert "LSTM backend" in (run / "train.log").read_text()
+
+
+def test_a_checkpoint_is_evaluated_from_the_command_line(trained: Path) -> None:
+    done = run_in(trained, "evaluate", "checkpoint=run/best.pt", "split=test", "decode.beam_size=2")
+    assert done.returncode == 0, done.stderr
+    assert "BLEU-4" in done.stdout and "attribute_accuracy" in done.stdout
+    folder = trained / "run" / "test_beam2"
+    scores = json.loads((folder / "scores.json").read_text())
+    captions = json.loads((folder / "captions.json").read_text())
+    assert len(captions) == 12 and set(captions[0]) == {"image_id", "caption"}
+    assert scores["protocol"]["split"] == "test" and scores["protocol"]["images"] == 12
+    assert scores["protocol"]["decode"]["beam_size"] == 2
+    assert "data:image/jpeg;base64" in (folder / "report.html").read_text()
+
+
+def test_photos_are_captioned_from_the_command_line(trained: Path) -> None:
+    photos = trained / "photos"
+    photos.mkdir(exist_ok=True)
+    Image.effect_noise((50, 40), 60).convert("CMYK").save(photos / "cmyk.jpg")
+    Image.new("RGBA", (30, 80), (200, 10, 10, 90)).save(photos / "clear.png")
+    done = run_in(
+        trained, "caption", "checkpoint=run/best.pt", "images=photos/", "decode.n_best=2", "out=c.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "photos/clear.png" in done.stdout and "photos/cmyk.jpg" in done.stdout
+    written = json.loads((trained / "c.json").read_text())
+    assert [Path(entry["image"]).name for entry in written] == ["clear.png", "cmyk.jpg"]
+    first, second = written[0]["captions"]
+    assert first["log_prob"] >= second["log_prob"]
+    assert all(0 <= chance <= 1 for _, chance in first["words"])
+
+
+def test_anybodys_results_file_is_scored(run_script: Run, tmp_path: Path) -> None:
+    annotations = [{"id": i, "image_id": i // 2, "caption": "A dog runs fast ."} for i in range(4)]
+    references = {"images": [{"id": 0}, {"id": 1}], "annotations": annotations}
+    (tmp_path / "refs.json").write_text(json.dumps(references))
+    results = [{"image_id": i, "caption": "a dog runs fast"} for i in range(2)]
+    (tmp_path / "hyp.json").write_text(json.dumps(results))
+    done = run_script("evaluate", "results=hyp.json", "references=refs.json", "out=scores.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "scores.json").read_text())["BLEU-4"] == 100
+
+
+def run_in(folder: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *overrides],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_a_folder_that_holds_a_run_is_not_touched(trained: Path) -> None:
+    before = (trained / "run" / "last.pt").read_bytes()
+    done = run_in(trained, "train", *SMALL, "run_dir=run", "trainer.epochs=3")
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr and "resume=true" in done.stderr
+    done = run_in(
+        trained, "train", *SMALL, "run_dir=run", "trainer.epochs=4", "seed=1", "resume=true"
+    )
+    assert done.returncode == 2
+    assert "seed was 0, now 1" in done.stderr and "trainer.epochs was 3, now 4" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (trained / "run" / "last.pt").read_bytes() == before
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    process = start(tmp_path, "run_dir=run", "trainer.epochs=200", "trainer.checkpoint_steps=null")
+    wait_for(lambda: "epoch 1:" in log_of(tmp_path / "run"), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    said = (tmp_path / "stderr").read_text()
+    assert "run_dir=run resume=true" in said and "Traceback" not in said
+    progress = (load_checkpoint(tmp_path / "run" / "last.pt").training or {})["progress"]
+    assert progress["step"] >= 20
+
+
+def test_killed_ten_times_a_run_ends_bit_identical(tmp_path: Path) -> None:
+    """SIGKILL in the feature cache, between steps and while a checkpoint is written."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = start(tmp_path / "whole", "run_dir=run", "trainer.epochs=6")
+    moments = random.Random(0)
+    folder = tmp_path / "killed"
+    run = folder / "run"
+    for phase in ("features",) * 3 + ("steps", "saving") * 3 + ("anywhere",):
+        process = start(folder, "run_dir=run", "trainer.epochs=6", "resume=true")
+        if phase == "features":
+            wait_for(lambda: any(folder.rglob("done.npy")), process)
+        elif phase == "steps":
+            begun = trainings(run)
+            wait_for(lambda begun=begun: trainings(run) > begun, process)  # type: ignore[misc]
+        elif phase == "saving":
+            wait_for(lambda: any(run.glob(".last.pt.*")), process)
+        if phase != "saving":
+            time.sleep(moments.uniform(0, 0.6 if phase != "anywhere" else 4))
+        assert process.poll() is None, f"over before it was killed ({phase}): {log_of(run)[-300:]}"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    last = start(folder, "run_dir=run", "trainer.epochs=6", "resume=true")
+    assert last.wait(timeout=240) == 0, (folder / "stderr").read_text()
+    assert whole.wait(timeout=240) == 0, (tmp_path / "whole" / "stderr").read_text()
+    for name in ("last.pt", "best.pt"):
+        expected = load_checkpoint(tmp_path / "whole" / "run" / name).model
+        found = load_checkpoint(run / name).model
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected), name
+    assert without_seconds(run) == without_seconds(tmp_path / "whole" / "run")
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Return as soon as something has happened, or the process has ended."""
+    deadline = time.monotonic() + 120
+    while not happened() and process.poll() is None:
+        assert time.monotonic() < deadline, "waited two minutes in vain"
+        time.sleep(0.001)
+
+
+def log_of(run: Path) -> str:
+    return (run / "train.log").read_text() if (run / "train.log").exists() else ""
+
+
+def trainings(run: Path) -> int:
+    """How often training has begun in this folder."""
+    return log_of(run).count("parameters")
+
+
+def without_seconds(run: Path) -> list[dict[str, float]]:
+    history = json.loads((run / "history.json").read_text())
+    return [{k: round(v, 9) for k, v in one.items() if k != "seconds"} for one in history]

@@ -1,0 +1,209 @@
+"""The package as others meet it: what it declares, what it needs, what it says of itself."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import captioner
+from captioner.ops import backend
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+# Where the name that is imported is not the name that is installed.
+DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core"}
+
+# Imports every module of the given packages while the named distributions cannot be imported.
+BARE_IMPORT = """
+import importlib, pkgutil, sys
+
+absent, packages = (set(text.split(",")) for text in sys.argv[1:3])
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent or name in absent:
+            raise ModuleNotFoundError(f"No module named {name!r} (kept out by the test)", name=name)
+
+sys.meta_path.insert(0, Absent())
+failed = []
+for package in sorted(packages):
+    parent = importlib.import_module(package)
+    names = [m.name for m in pkgutil.iter_modules(getattr(parent, "__path__", []), package + ".")]
+    for name in [package, *names]:
+        if name in sys.argv[3].split(","):
+            continue
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            failed.append(f"{name}: {error}")
+        else:
+            print(name)
+sys.exit("\\n".join(failed) or 0)
+"""
+
+
+def array(key: str) -> list[str]:
+    """The strings of a TOML array `key = [...]`; tomllib only exists from Python 3.11."""
+    found = re.search(rf"^{key} = \[(.*?)^\]", PROJECT, flags=re.MULTILINE | re.DOTALL)
+    assert found, f"pyproject.toml has no array {key}"
+    return re.findall(r'^\s*"([^"]+)"', found.group(1), flags=re.MULTILINE)
+
+
+def test_version_is_the_same_everywhere() -> None:
+    declared = re.search(r'^version = "(.+)"', PROJECT, flags=re.MULTILINE)
+    assert declared and declared.group(1) == captioner.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d[^\]]*)\]", changes, flags=re.MULTILINE)
+    assert released[0] == captioner.__version__
+
+
+def test_installed_version() -> None:
+    try:
+        installed = metadata.version("captioner")
+    except metadata.PackageNotFoundError:
+        pytest.skip("captioner runs from its sources here and is not installed")
+    assert installed == captioner.__version__, "run `make setup` again"
+
+
+def test_requirements() -> None:
+    assert 'requires-python = ">=3.10,<3.14"' in PROJECT
+    needed = array("dependencies")
+    assert {"torch>=2.11", "torchvision>=0.26"} <= set(needed)
+    names = {re.split(r"[<>=\[]", one)[0] for one in needed}
+    assert {"hydra-core", "tensorboard", "pycocotools", "nltk"} <= names
+    assert not {name for name in names if name.startswith(("timm", "pytest", "mypy", "ruff"))}
+
+
+def test_every_import_is_declared() -> None:
+    """What the package imports is required by it or by one of its extras."""
+    imported: set[str] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).split(".")[0])
+    foreign = imported - set(sys.stdlib_module_names) - {"captioner"}
+    assert {"torch", "numpy"} <= foreign
+    declared = {
+        re.split(r"[<>=\[]", one)[0] for key in ("dependencies", "timm") for one in array(key)
+    }
+    needed = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in foreign}
+    assert not needed - declared
+
+
+def test_runs_on_the_oldest_python() -> None:
+    """The sources parse as Python 3.10; newer library functions are mypy's to find."""
+    sources = [*(ROOT / "src").rglob("*.py"), *SCRIPTS, *(ROOT / "tests").rglob("*.py")]
+    assert len(sources) > 50
+    for path in sources:
+        ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 10))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_are_thin(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 60, f"{path.name} has {len(lines)} lines: logic belongs into the package"
+    assert lines[0].startswith('"""'), f"{path.name} does not say what it is for"
+
+
+def test_help_of_a_command(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), "--help"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for key in ("hidden_size", "batch_size", "run_dir"):
+        assert key in done.stdout
+
+
+@pytest.mark.parametrize("package", ["captioner.ops", "captioner.models", "captioner.training"])
+def test_core_needs_only_torch(package: str) -> None:
+    """A bare GPU machine runs kernels, models and training with torch, numpy and pillow."""
+    absent = "hydra,omegaconf,nltk,tensorboard,pycocotools,tqdm,timm,torchvision,matplotlib"
+    own = "captioner.models.torchvision_encoder"
+    done = subprocess.run(
+        [sys.executable, "-c", BARE_IMPORT, absent, package, own],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 2, f"found no modules in {package}: {done.stdout!r}"
+
+
+def test_blocker_blocks() -> None:
+    """The test above can fail: with torch kept out, nothing imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", BARE_IMPORT, "torch", "captioner.training", ""],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode != 0
+    assert "kept out by the test" in done.stderr
+
+
+def test_backend_is_named_aloud(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CAPTIONER_LSTM", raising=False)
+    for name in vars(backend).values():
+        if hasattr(name, "cache_clear"):
+            name.cache_clear()  # it speaks once in a process
+    with caplog.at_level(logging.INFO, logger="captioner"):
+        chosen = captioner.ops.choose_backend("auto", "cpu")
+    assert chosen in backend.BACKENDS[1:]
+    assert any(chosen in record.getMessage() for record in caplog.records)
+
+
+def test_contract_header_compiles() -> None:
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler here: csrc/lstm.h is not checked")
+    flags = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]
+    done = subprocess.run(
+        [compiler, *flags, "-I", str(ROOT / "csrc"), "-x", "c++", "-"],
+        input='#include "lstm.h"\nint main() { return captioner::LstmShape{}.rows != 0; }\n',
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_makefile_documents_its_targets() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("no make here")
+    done = subprocess.run(
+        [make, "-C", str(ROOT), "help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    for target in ("demo", "test", "lint", "format", "check", "benchmark", "clean"):
+        assert re.search(rf"make {target}\s+\w", done.stdout), f"make help is silent on {target}"
+
+
+def test_ci_runs_the_tests() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o100, ".ci/run is not executable"
+    commands = [line for line in script.read_text(encoding="utf-8").splitlines() if "make" in line]
+    assert any(re.search(r"\btest$", line) for line in commands)

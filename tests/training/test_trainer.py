@@ -1,0 +1,545 @@
+"""The loop: exact resume however it was stopped, the best kept, and arithmetic done by hand."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
+from captioner.data.packed import CaptionBatch
+from captioner.data.vocabulary import Vocabulary
+from captioner.decoding import beam_search
+from captioner.errors import CheckpointError, ConfigError, DataError, NumericsError
+from captioner.generation import CaptionGenerator
+from captioner.models.captioner import Captioner
+from captioner.models.language_model import LanguageModel
+from captioner.training.checkpoint import load_checkpoint
+from captioner.training.optimisation import make_optimizer, parameter_groups
+from captioner.training.trainer import Trainer, TrainerSettings
+from captioner.validation import CaptionValidator
+
+WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
+FEATURES = torch.randn(10, 1, 6, generator=torch.Generator().manual_seed(11))
+VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
+Act = Callable[["Trainer"], None]
+
+
+def pictures() -> list[CaptionedImage]:
+    """Ten pictures of two captions each, of different lengths."""
+    generator = torch.Generator().manual_seed(3)
+
+    def caption(length: int) -> str:
+        picked = torch.randint(len(WORDS), (length,), generator=generator)
+        return " ".join(WORDS[k] for k in picked.tolist())
+
+    return [
+        CaptionedImage(f"{k}.jpg", Path(f"{k}.jpg"), (caption(1 + k % 4), caption(5)), k)
+        for k in range(10)
+    ]
+
+
+def source(rows: Tensor) -> Tensor:
+    return FEATURES[rows]
+
+
+def make_dataset() -> CaptionDataset:
+    return CaptionDataset(pictures(), vocabulary=VOCABULARY, source=source, max_length=6)
+
+
+class Watched:
+    """A loader that acts just before it gives batch number `at`, counted from 0 over all epochs."""
+
+    def __init__(self, loader: Any, at: int, act: Callable[[], None]) -> None:
+        self.loader, self.at, self.act, self.given = loader, at, act, 0
+
+    def __iter__(self) -> Iterator[CaptionBatch]:
+        for batch in self.loader:
+            if self.given == self.at:
+                self.act()
+            self.given += 1
+            yield batch
+
+
+def make_trainer(
+    folder: Path,
+    *,
+    optimizer: str = "adam",
+    lr: float = 0.01,
+    dropout: float = 0.3,
+    batch_size: int = 3,
+    double: bool = False,
+    validate: Callable[[int], dict[str, float]] | None = None,
+    writer: Any = None,
+    show_progress: bool = False,
+    at: int = -1,
+    act: Act | None = None,
+    **settings: Any,
+) -> Trainer:
+    """A small captioner's trainer, all of it made anew; 20 captions, 7 batches of 3 an epoch."""
+    torch.manual_seed(0)
+    language_model = LanguageModel(
+        vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, num_layers=2,
+        input_dropout=dropout, output_dropout=dropout, layer_dropout=dropout,
+    )  # fmt: skip
+    model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none")
+    if double:
+        model.double().register_forward_pre_hook(lambda _, x: (x[0].double(), *x[1:]))
+    groups = parameter_groups(model, lr=lr, weight_decay=0.0, lr_by_prefix={})
+    order = BatchOrder(20, batch_size=batch_size, seed=5)
+    trainer = Trainer(
+        model=model,
+        optimizer=make_optimizer(optimizer, groups),
+        loader=make_loader(make_dataset(), order, workers=0),
+        order=order,
+        validate=validate or (lambda step: {"BLEU-4": float(step)}),
+        folder=folder,
+        settings=TrainerSettings(**{"epochs": 3, "log_steps": 2, **settings}),
+        texts={"vocabulary": VOCABULARY.to_json()},
+        device=torch.device("cpu"),
+        writer=writer,
+        show_progress=show_progress,
+    )
+    if act is not None:
+        trainer.loader = Watched(trainer.loader, at, partial(act, trainer))
+    return trainer
+
+
+def interrupt(_: Trainer, number: int = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
+
+
+def kill(_: Trainer) -> None:
+    raise RuntimeError("killed")
+
+
+def without_seconds(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in figures.items() if k != "seconds"} for figures in history]
+
+
+def assert_same_run(resumed: Trainer, whole: Trainer) -> None:
+    """Bit for bit: weights, optimiser, history and where the run stands."""
+    assert without_seconds(resumed.progress.history) == without_seconds(whole.progress.history)
+    assert (resumed.progress.step, resumed.progress.best) == (
+        whole.progress.step,
+        whole.progress.best,
+    )
+    for part in ("model", "optimizer"):
+        mine, theirs = (getattr(t, part).state_dict() for t in (resumed, whole))
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    files = [load_checkpoint(t.folder / "best.pt") for t in (resumed, whole)]
+    torch.testing.assert_close(files[0].model, files[1].model, rtol=0, atol=0)
+    assert files[0].scores == files[1].scores
+
+
+def go_on(folder: Path, **settings: Any) -> Trainer:
+    """What a second process does: everything made anew, then resumed and run to the end."""
+    torch.manual_seed(999)
+    trainer = make_trainer(folder, **settings)
+    trainer.resume()
+    trainer.run()
+    return trainer
+
+
+# -- stopping and going on ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("at", "accumulation", "number"),
+    [
+        (0, 1, signal.SIGINT),
+        (4, 1, signal.SIGTERM),
+        (4, 2, signal.SIGINT),
+        (6, 1, signal.SIGINT),  # in the last step of an epoch
+        (7, 1, signal.SIGINT),  # in the first of the next
+        (20, 2, signal.SIGINT),  # in the very last, which holds one batch
+    ],
+)
+def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
+    at: int, accumulation: int, number: int, tmp_path: Path
+) -> None:
+    settings = {"accumulation": accumulation, "schedule": "cosine", "clip_norm": 1.0}
+    whole = make_trainer(tmp_path / "whole", **settings)
+    whole.run()
+    stopped = make_trainer(
+        tmp_path / "parts", at=at, act=partial(interrupt, number=number), **settings
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    taken = load_checkpoint(tmp_path / "parts/last.pt").training["progress"]["step"]  # type: ignore[index]
+    epoch, batch = divmod(at, 7)
+    assert taken == epoch * math.ceil(7 / accumulation) + batch // accumulation + 1
+    assert_same_run(go_on(tmp_path / "parts", **settings), whole)
+
+
+@pytest.mark.parametrize(("at", "accumulation"), [(1, 1), (6, 1), (9, 2), (19, 1)])
+def test_a_run_that_was_killed_goes_on_from_its_last_save(
+    at: int, accumulation: int, tmp_path: Path
+) -> None:
+    settings = {"accumulation": accumulation, "checkpoint_steps": 2}
+    whole = make_trainer(tmp_path / "whole", **settings)
+    whole.run()
+    stopped = make_trainer(tmp_path / "parts", at=at, act=kill, **settings)
+    with pytest.raises(RuntimeError, match="killed"):
+        stopped.run()
+    assert_same_run(go_on(tmp_path / "parts", **settings), whole)
+
+
+def test_a_run_can_be_stopped_again_and_again(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole")
+    whole.run()
+    for _ in range(20):
+        trainer = make_trainer(tmp_path / "parts", at=2, act=interrupt)
+        trainer.resume()
+        try:
+            trainer.run()
+        except KeyboardInterrupt:
+            continue
+        break
+    assert_same_run(trainer, whole)
+
+
+def noisy(step: int) -> dict[str, float]:
+    """A validation that draws from the random state, as sampling might."""
+    return {"BLEU-4": float(torch.rand(()))}
+
+
+def test_a_stop_while_validating_changes_nothing(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole", validate=noisy)
+    whole.run()
+
+    def stopping(step: int) -> dict[str, float]:
+        if step == 14:
+            torch.rand(5)
+            os.kill(os.getpid(), signal.SIGINT)
+        return noisy(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path / "parts", validate=stopping).run()
+    assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    def twice(trainer: Trainer) -> None:
+        interrupt(trainer)
+        interrupt(trainer)
+
+    trainer = make_trainer(tmp_path, at=4, act=twice)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.progress.step == 4
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_the_signal_handlers_are_given_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    seen = []
+    trainer = make_trainer(
+        tmp_path, epochs=1, at=0, act=lambda _: seen.append(signal.getsignal(signal.SIGINT))
+    )
+    trainer.run()
+    assert seen[0] != before[0]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path)
+    history = whole.run()
+    again = make_trainer(tmp_path, at=0, act=kill)
+    assert again.resume()
+    assert again.run() == history
+    assert json.loads((tmp_path / "history.json").read_text()) == history
+
+
+def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:
+    assert not make_trainer(tmp_path).resume()
+
+
+def test_what_cannot_be_resumed_is_refused_naming_the_file(tmp_path: Path) -> None:
+    make_trainer(tmp_path, epochs=1).run()
+    last, whole = tmp_path / "last.pt", (tmp_path / "last.pt").read_bytes()
+    last.write_bytes((tmp_path / "best.pt").read_bytes())
+    with pytest.raises(CheckpointError, match=f"{last} holds weights only"):
+        make_trainer(tmp_path).resume()
+    last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=f"{last} is truncated"):
+        make_trainer(tmp_path).resume()
+    last.write_bytes(whole)
+    other = make_trainer(tmp_path)
+    other.model = nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match=f"{last} does not fit this model: weight is missing"):
+        other.resume()
+    other = make_trainer(tmp_path)
+    other.optimizer = torch.optim.Adam([{"params": [p]} for p in other.model.parameters()])
+    with pytest.raises(CheckpointError, match=f"{last} is of another optimiser"):
+        other.resume()
+
+
+# -- when something goes wrong ------------------------------------------------------------------
+
+
+def spoil(trainer: Trainer) -> None:
+    """From now on the pictures' features are not numbers."""
+    trainer.model.register_forward_pre_hook(lambda _, x: (x[0] * float("nan"), *x[1:]))
+
+
+@pytest.mark.parametrize(("settings", "seen_at", "kept"), [
+    ({"checkpoint_steps": 1, "log_steps": 50}, 5, 4),
+    ({"checkpoint_steps": 2, "log_steps": 50}, 6, 4),
+    ({"log_steps": 50}, 7, None),
+    ({"log_steps": 1}, 5, None),
+])  # fmt: skip
+def test_a_loss_that_is_no_number_stops_the_run_and_is_never_saved(
+    settings: dict[str, int], seen_at: int, kept: int | None, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, at=4, act=spoil, **settings)
+    with pytest.raises(NumericsError, match=rf"loss became nan .* step {seen_at} .*last.pt holds"):
+        trainer.run()
+    assert (tmp_path / "last.pt").exists() == (kept is not None)
+    if kept is not None:
+        checkpoint = load_checkpoint(tmp_path / "last.pt")
+        assert checkpoint.training is not None
+        assert checkpoint.training["progress"]["step"] == kept
+        assert all(torch.isfinite(x).all() for x in checkpoint.model.values())
+        assert_same_run(go_on(tmp_path), go_on(tmp_path / "whole"))
+
+
+def test_a_weight_that_overflows_in_the_last_update_is_never_saved(tmp_path: Path) -> None:
+    """The loss of that very step is still finite."""
+
+    def too_fast(trainer: Trainer) -> None:
+        for group in trainer.optimizer.param_groups:
+            group["base_lr"] = 1e39
+
+    trainer = make_trainer(
+        tmp_path, optimizer="sgd", at=6, act=too_fast, checkpoint_steps=2, log_steps=50
+    )
+    with pytest.raises(NumericsError, match=r"is no longer finite at step 7 .*last.pt holds"):
+        trainer.run()
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    assert checkpoint.training is not None and checkpoint.training["progress"]["step"] == 6
+    assert all(torch.isfinite(x).all() for x in checkpoint.model.values())
+
+
+def test_a_full_disk_is_named_and_the_last_save_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_: Trainer) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+
+    trainer = make_trainer(tmp_path / "parts", at=5, act=fill, checkpoint_steps=2)
+    with pytest.raises(DataError, match=r"cannot write .*last.pt: No space left on device"):
+        trainer.run()
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "parts/last.pt").training["progress"]["step"] == 4  # type: ignore[index]
+    assert [p.name for p in (tmp_path / "parts").iterdir()] == ["last.pt"]
+    assert_same_run(go_on(tmp_path / "parts"), go_on(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "message"),
+    [
+        ({"CIDEr": 1.0, "loss": 2.0}, ConfigError, "'BLEU-4' is not among CIDEr, loss"),
+        ({"BLEU-4": float("nan")}, NumericsError, "BLEU-4 is NaN after step 7"),
+    ],
+)
+def test_a_score_that_cannot_be_compared_is_refused(
+    metrics: dict[str, float], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        make_trainer(tmp_path, validate=lambda step: metrics).run()
+
+
+# -- the best and the end -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "settings", "epochs", "best"),
+    [
+        ([1, 3, 2, 2, 9], {"patience": 2}, 4, 2),
+        ([1, 3, 3, 3, 9], {"patience": 2}, 4, 2),  # an equal score is no better one
+        ([1, 3, 2, 4, 3, 3], {"patience": 2}, 6, 4),
+        ([5, 1, 2, 3], {"lower_is_better": True, "patience": 2}, 4, 2),
+        ([5, 4, 3, 2], {"lower_is_better": True}, 4, 4),
+        ([4, 1, 1, 1], {}, 4, 1),
+        ([-2, -1, -3, -3], {"patience": 1}, 3, 2),
+    ],
+)
+def test_the_best_is_kept_and_patience_ends_the_run(
+    scores: list[float], settings: dict[str, Any], epochs: int, best: int, tmp_path: Path
+) -> None:
+    weights = []
+
+    def validate(step: int) -> dict[str, float]:
+        assert not trainer.model.training
+        weights.append(copy.deepcopy(trainer.model.state_dict()))
+        return {"score": float(scores[len(weights) - 1]), "other": float(step)}
+
+    trainer = make_trainer(
+        tmp_path, epochs=len(scores), best_metric="score", validate=validate, **settings
+    )
+    history = trainer.run()
+    assert [f["score"] for f in history] == scores[:epochs]
+    assert [f["epoch"] for f in history] == list(range(1, epochs + 1))
+    checkpoint = load_checkpoint(tmp_path / "best.pt")
+    torch.testing.assert_close(checkpoint.model, weights[best - 1], rtol=0, atol=0)
+    assert checkpoint.scores == {"score": scores[best - 1], "other": best * 7.0}
+    assert checkpoint.training is None
+    assert checkpoint.texts == {"vocabulary": VOCABULARY.to_json()}
+    again = make_trainer(tmp_path, epochs=len(scores), at=0, act=kill)
+    again.resume()
+    assert again.run() == history
+
+
+def test_patience_counts_on_over_a_resume(tmp_path: Path) -> None:
+    def validate(step: int) -> dict[str, float]:
+        return {"BLEU-4": -float(step)}
+
+    settings = {"epochs": 9, "patience": 3, "validate": validate}
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, at=16, act=interrupt, **settings).run()
+    assert len(go_on(tmp_path, **settings).progress.history) == 4
+
+
+# -- validation and training do not disturb each other ------------------------------------------
+
+
+def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> None:
+    plain = make_trainer(tmp_path / "plain")
+    plain.run()
+    decoding = make_trainer(tmp_path / "decoding")
+    decoder = partial(beam_search, bos=1, eos=2, beam_size=2, max_length=6)
+    validator = CaptionValidator(
+        generator=CaptionGenerator(decoding.model, VOCABULARY, decoder),  # type: ignore[arg-type]
+        images=pictures(),
+        dataset=make_dataset(),
+        source=source,
+        batch_size=4,
+    )
+    modes = []
+    decoding.validate = validator
+    decoding.model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    history = decoding.run()
+    torch.testing.assert_close(
+        decoding.model.state_dict(), plain.model.state_dict(), rtol=0, atol=0
+    )
+    assert modes[:7] == [True] * 7 and sum(modes) == 21 and len(modes) > 21
+    assert {"loss", "perplexity", "BLEU-1", "BLEU-4", "different_captions"} <= set(history[0])
+
+
+# -- arithmetic ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, 0.01])
+def test_the_steps_are_those_of_a_loop_written_by_hand(value: float | None, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        tmp_path, optimizer="sgd", lr=0.5, dropout=0.0, double=True, epochs=2, accumulation=2,
+        label_smoothing=0.1, clip_norm=0.3, clip_value=value, schedule="linear", warmup_steps=3,
+    )  # fmt: skip
+    model = copy.deepcopy(trainer.model)
+    parameters = list(model.parameters())
+    dataset, step, losses = make_dataset(), 0, []
+    for epoch in range(2):
+        order = BatchOrder(20, batch_size=6, seed=5)
+        order.epoch = epoch
+        total, tokens = 0.0, 0
+        for rows in order:
+            batch = dataset[rows]
+            log_probs = model(*batch.model_inputs).log_softmax(-1)
+            picked = log_probs.gather(1, batch.targets[:, None]).sum()
+            loss = -(0.9 * picked + 0.1 * log_probs.mean(1).sum())
+            gradients = torch.autograd.grad(loss / len(batch.targets), parameters)
+            if value is not None:
+                gradients = tuple(g.clamp(-value, value) for g in gradients)
+            norm = torch.cat([g.flatten() for g in gradients]).norm()
+            rate = 0.5 * min(1, (step + 1) / 3) * (1 - step / 8)
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter -= rate * gradient * min(1.0, 0.3 / (norm + 1e-6))
+            step += 1
+            total, tokens = total + loss.item(), tokens + len(batch.targets)
+        losses.append(total / tokens)
+    history = trainer.run()
+    assert [f["train_loss"] for f in history] == pytest.approx(losses, rel=1e-10)
+    assert trainer.progress.step == step == 8
+    torch.testing.assert_close(
+        dict(trainer.model.named_parameters()), dict(model.named_parameters()), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
+    settings = {"dropout": 0.0, "double": True, "optimizer": "sgd", "lr": 1.0, "epochs": 2}
+    small = make_trainer(tmp_path / "small", batch_size=2, accumulation=4, **settings)
+    large = make_trainer(tmp_path / "large", batch_size=8, **settings)
+    for mine, theirs in zip(small.run(), large.run(), strict=True):
+        assert mine["step"] == theirs["step"]
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-12)
+    torch.testing.assert_close(
+        small.model.state_dict(), large.model.state_dict(), rtol=1e-10, atol=1e-12
+    )
+
+
+def test_bf16_computes_half_and_keeps_float32_weights(tmp_path: Path) -> None:
+    seen = []
+    trainer = make_trainer(tmp_path, epochs=1, bf16=True)
+    trainer.model.register_forward_hook(lambda _, x, logits: seen.append(logits.dtype))
+    history = trainer.run()
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    exact = make_trainer(tmp_path / "exact", epochs=1).run()
+    # bfloat16 rounds to 2^-8; the loss is a mean over some hundred tokens.
+    assert history[0]["train_loss"] == pytest.approx(exact[0]["train_loss"], rel=0.01)
+
+
+# -- what is shown ------------------------------------------------------------------------------
+
+
+class Writer:
+    """Stands in for TensorBoard's SummaryWriter."""
+
+    def __init__(self) -> None:
+        self.scalars: dict[str, list[tuple[int, float]]] = {}
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.setdefault(name, []).append((step, value))
+
+    def flush(self) -> None:
+        pass
+
+
+def test_tensorboard_gets_every_figure_at_its_step(tmp_path: Path) -> None:
+    writer = Writer()
+    trainer = make_trainer(
+        tmp_path, writer=writer, epochs=2, schedule="linear", validate=lambda s: {"BLEU-4": s / 2}
+    )
+    history = trainer.run()
+    assert [s for s, _ in writer.scalars["train/loss"]] == [2, 4, 6, 7, 8, 10, 12, 14]
+    rates = dict(writer.scalars["train/lr"])
+    assert rates[2] == pytest.approx(0.01 * (1 - 1 / 14))
+    assert writer.scalars["epoch/BLEU-4"] == [(7, 3.5), (14, 7.0)]
+    assert writer.scalars["epoch/train_loss"] == [(f["step"], f["train_loss"]) for f in history]
+
+
+def test_the_bar_counts_the_steps_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tqdm")
+    make_trainer(tmp_path, show_progress=True).run()
+    assert "21/21" in capsys.readouterr().err
+    make_trainer(tmp_path / "silent").run()
+    assert not capsys.readouterr().err
