@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 TESTS  ?=
+SUITE  ?= train
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -45,8 +46,8 @@ format: $(INSTALLED) ## Format all sources and apply the safe corrections
 
 check: lint test ## Lint and test: what must pass before a commit
 
-benchmark: $(INSTALLED) ## Measure on this machine
-	$(BIN)/python scripts/benchmark.py
+benchmark: $(INSTALLED) ## Measure on this machine: SUITE=features, train, beam or lstm
+	$(BIN)/python scripts/benchmark.py suite=$(SUITE)
 
 clean: ## Remove what builds, tests and tools leave behind (not outputs/, not the environment)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -170,7 +170,11 @@ def go_on(folder: Path, **settings: Any) -> Trainer:
 def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
     at: int, accumulation: int, number: int, tmp_path: Path
 ) -> None:
-    settings = {"accumulation": accumulation, "schedule": "cosine", "clip_norm": 1.0}
+    settings: dict[str, Any] = {
+        "accumulation": accumulation,
+        "schedule": "cosine",
+        "clip_norm": 1.0,
+    }
     whole = make_trainer(tmp_path / "whole", **settings)
     whole.run()
     stopped = make_trainer(
@@ -188,7 +192,7 @@ def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
 def test_a_run_that_was_killed_goes_on_from_its_last_save(
     at: int, accumulation: int, tmp_path: Path
 ) -> None:
-    settings = {"accumulation": accumulation, "checkpoint_steps": 2}
+    settings: dict[str, Any] = {"accumulation": accumulation, "checkpoint_steps": 2}
     whole = make_trainer(tmp_path / "whole", **settings)
     whole.run()
     stopped = make_trainer(tmp_path / "parts", at=at, act=kill, **settings)
@@ -302,7 +306,7 @@ def spoil(trainer: Trainer) -> None:
     ({"log_steps": 1}, 5, None),
 ])  # fmt: skip
 def test_a_loss_that_is_no_number_stops_the_run_and_is_never_saved(
-    settings: dict[str, int], seen_at: int, kept: int | None, tmp_path: Path
+    settings: dict[str, Any], seen_at: int, kept: int | None, tmp_path: Path
 ) -> None:
     trainer = make_trainer(tmp_path, at=4, act=spoil, **settings)
     with pytest.raises(NumericsError, match=rf"loss became nan .* step {seen_at} .*last.pt holds"):
@@ -383,7 +387,7 @@ def test_a_score_that_cannot_be_compared_is_refused(
 def test_the_best_is_kept_and_patience_ends_the_run(
     scores: list[float], settings: dict[str, Any], epochs: int, best: int, tmp_path: Path
 ) -> None:
-    weights = []
+    weights: list[dict[str, Tensor]] = []
 
     def validate(step: int) -> dict[str, float]:
         assert not trainer.model.training
@@ -410,7 +414,7 @@ def test_patience_counts_on_over_a_resume(tmp_path: Path) -> None:
     def validate(step: int) -> dict[str, float]:
         return {"BLEU-4": -float(step)}
 
-    settings = {"epochs": 9, "patience": 3, "validate": validate}
+    settings: dict[str, Any] = {"epochs": 9, "patience": 3, "validate": validate}
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path, at=16, act=interrupt, **settings).run()
     assert len(go_on(tmp_path, **settings).progress.history) == 4
@@ -483,7 +487,13 @@ def test_the_steps_are_those_of_a_loop_written_by_hand(value: float | None, tmp_
 
 
 def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
-    settings = {"dropout": 0.0, "double": True, "optimizer": "sgd", "lr": 1.0, "epochs": 2}
+    settings: dict[str, Any] = {
+        "dropout": 0.0,
+        "double": True,
+        "optimizer": "sgd",
+        "lr": 1.0,
+        "epochs": 2,
+    }
     small = make_trainer(tmp_path / "small", batch_size=2, accumulation=4, **settings)
     large = make_trainer(tmp_path / "large", batch_size=8, **settings)
     for mine, theirs in zip(small.run(), large.run(), strict=True):

@@ -9,7 +9,7 @@ import torch
 from captioner.benchmarks.beam import beam_suite
 from captioner.benchmarks.features import features_suite
 from captioner.benchmarks.lstm import lstm_suite
-from captioner.benchmarks.record import SuiteResult, make_record
+from captioner.benchmarks.record import SuiteResult, describe_machine, make_record
 from captioner.benchmarks.train import train_suite
 from captioner.build import pick_device
 from captioner.config import BenchmarkConfig
@@ -21,7 +21,8 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
-    record = make_record(config.suite, _run_suite(config, device), device=device)
+    machine = describe_machine(device)
+    record = make_record(config.suite, _run_suite(config, device), machine=machine)
     if config.out is not None:
         write_json(config.out, record)
     return record

@@ -61,12 +61,12 @@ class SuiteResult:
     requirements: list[Requirement]
 
 
-def make_record(suite: str, result: SuiteResult, *, device: torch.device) -> dict[str, Any]:
+def make_record(suite: str, result: SuiteResult, *, machine: dict[str, Any]) -> dict[str, Any]:
     """The JSON record: where, when, with which versions and command, and every figure."""
     return {
         "suite": suite,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(device),
+        "machine": machine,
         "versions": _versions(),
         "command": shlex.join(["python", *sys.argv]),
         "settings": result.settings,
@@ -99,7 +99,7 @@ def _common(measured: Figure | Requirement) -> dict[str, Any]:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Device, processor, cores, threads, and how busy the machine was with other work."""
+    """Device, processor, cores, threads, and how busy it is now: asked before the suite runs."""
     usable = getattr(os, "sched_getaffinity", None)
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
     return {
@@ -107,7 +107,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": len(usable(0)) if usable else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_average_1min": round(load[0], 2) if load else None,
+        "load_average_before": round(load[0], 2) if load else None,
         "system": platform.platform(),
     }
 
