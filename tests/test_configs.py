@@ -77,7 +77,11 @@ def test_every_command_composes(name: str) -> None:
 def test_experiments_carry_the_published_settings() -> None:
     """The figures of neon's and neuraltalk's code, as their authors released it."""
     neon = compose("experiment=neon_flickr8k", "data.root=x")
-    assert (neon.optimizer.name, neon.optimizer.alpha, neon.optimizer.lr) == ("rmsprop", 0.997, 5e-4)
+    assert (neon.optimizer.name, neon.optimizer.alpha, neon.optimizer.lr) == (
+        "rmsprop",
+        0.997,
+        5e-4,
+    )
     assert (neon.optimizer.clip_value, neon.trainer.batch_size, neon.trainer.epochs) == (1, 128, 15)
     assert (neon.decoder.input_dropout, neon.decoder.output_dropout) == (0.5, 0)
     assert (neon.vocabulary.rare, neon.decode.method) == ("drop", "greedy")
@@ -94,7 +98,7 @@ def test_experiments_carry_the_published_settings() -> None:
         (["trainer.epoch=1"], ["epoch", "'trainer.epochs'"]),
         (["optimzer.lr=1"], ["optimzer", "'optimizer.lr'"]),
         (["vocabulary.mincount=1"], ["mincount", "'vocabulary.min_count'"]),
-        (["encoder=resnet18_scene"], ["encoder", "'resnet18_scenes'"]),
+        (["encoder=plan"], ["encoder", "'plain'"]),
         (["experiment=nic_flickr"], ["experiment", "'nic_flickr8k'"]),
         (["optimizer.lr=fast"], ["optimizer.lr", "fast", "Float"]),
         (["trainer.epochs=1.5"], ["trainer.epochs", "1.5", "Integer"]),

@@ -98,7 +98,12 @@ def test_photos_are_captioned_from_the_command_line(trained: Path) -> None:
     Image.effect_noise((50, 40), 60).convert("CMYK").save(photos / "cmyk.jpg")
     Image.new("RGBA", (30, 80), (200, 10, 10, 90)).save(photos / "clear.png")
     done = run_in(
-        trained, "caption", "checkpoint=run/best.pt", "images=photos/", "decode.n_best=2", "out=c.json"
+        trained,
+        "caption",
+        "checkpoint=run/best.pt",
+        "images=photos/",
+        "decode.n_best=2",
+        "out=c.json",
     )
     assert done.returncode == 0, done.stderr
     assert "photos/clear.png" in done.stdout and "photos/cmyk.jpg" in done.stdout

@@ -37,6 +37,7 @@ from captioner.image_features import CachedFeatures, ImageFeatures
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel, initialise, set_output_bias
+from captioner.models.plain_encoder import plain_encoder
 from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
 from captioner.ops import choose_backend
@@ -130,6 +131,7 @@ def build_encoder(
         "torchvision": torchvision_encoder,
         "timm": timm_encoder,
         "efficientnet_lite": efficientnet_lite,
+        "plain": plain_encoder,
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)

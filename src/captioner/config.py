@@ -22,6 +22,7 @@ from captioner.ops import BACKENDS
 from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 
 SPLITS = ("train", "dev", "test")
+ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features")
 SUITES = ("features", "train", "beam", "lstm")
 
 
@@ -142,7 +143,8 @@ class VocabularyConfig:
 class EncoderConfig:
     """The picture network.
 
-    kind: torchvision, timm, efficientnet_lite or features (your own, in `path`). weights:
+    kind: torchvision, timm, efficientnet_lite, plain (for small pictures) or features (your own, in
+    `path`). weights:
     torchvision, timm or registry (the kind's own), random, or a file. output: pooled or grid;
     grid_size pools the grid to that side. size: the side in pixels; resize: the short side before
     the centre crop, or squash for the whole picture; null takes the network's own. train_from: a
@@ -165,7 +167,7 @@ class EncoderConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        one_of("encoder.kind", self.kind, ("torchvision", "timm", "efficientnet_lite", "features"))
+        one_of("encoder.kind", self.kind, ENCODERS)
         one_of("encoder.output", self.output, ("pooled", "grid"))
         if self.resize not in (None, "squash") and not isinstance(self.resize, int):
             raise ConfigError(

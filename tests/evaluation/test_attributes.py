@@ -8,8 +8,8 @@ from captioner.data.scenes import all_scenes
 from captioner.errors import DataError
 from captioner.evaluation.attributes import attribute_accuracy
 
-GROUP = Scene("two", "small", "red", "circle", "left", "large", "blue", "square")
-SINGLE = Scene("one", "small", "red", "circle", "left", "large", "blue", "square")
+GROUP = Scene("two", "small", "red", "ring", "left", "large", "blue", "square")
+SINGLE = Scene("one", "small", "red", "ring", "left", "large", "blue", "square")
 
 
 def test_true_captions_of_any_template_score_one() -> None:
@@ -26,8 +26,8 @@ def test_wrong_and_missing_slots_are_counted_each_in_its_slot() -> None:
     result = attribute_accuracy(
         truth,
         {
-            "a": "two small red circles to the left of a large blue square",
-            "b": "three small red circles to the left of a blue square",
+            "a": "two small red rings to the left of a large blue square",
+            "b": "three small red rings to the left of a blue square",
         },
     )
     wrong = {"count", "size2"}
@@ -41,13 +41,13 @@ def test_wrong_and_missing_slots_are_counted_each_in_its_slot() -> None:
 @pytest.mark.parametrize(
     ("scene", "caption", "right"),
     [
-        (SINGLE, "a large blue square is to the right of a small red circle", 8),
-        (SINGLE, "a large blue square is to the left of a small red circle", 7),
+        (SINGLE, "a large blue square is to the right of a small red ring", 8),
+        (SINGLE, "a large blue square is to the left of a small red ring", 7),
         # The count alone is wrong, told from the other object.
-        (GROUP, "a large blue square is to the right of a small red circle", 7),
-        (SINGLE, "two large blue squares right of a small red circle", 7),
+        (GROUP, "a large blue square is to the right of a small red ring", 7),
+        (SINGLE, "two large blue squares right of a small red ring", 7),
         # With a group the two objects cannot change places.
-        (GROUP, "two large blue squares are to the right of a small red circle", 1),
+        (GROUP, "two large blue squares are to the right of a small red ring", 1),
         (SINGLE, "a dog", 0),
     ],
 )
@@ -57,6 +57,6 @@ def test_single_objects_may_be_told_from_either(scene: Scene, caption: str, righ
 
 def test_unknown_pictures_and_no_captions_are_errors() -> None:
     with pytest.raises(DataError, match="'b'"):
-        attribute_accuracy({"a": GROUP}, {"b": "two circles"})
+        attribute_accuracy({"a": GROUP}, {"b": "two rings"})
     with pytest.raises(DataError, match="no captions"):
         attribute_accuracy({"a": GROUP}, {})

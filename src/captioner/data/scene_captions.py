@@ -21,13 +21,13 @@ def _only(*words: str) -> dict[str, Wording]:
     return {word: ((word, 1.0),) for word in words}
 
 
-COUNTS: dict[str, Wording] = {"one": (("a", 1.0),), **_only("two", "three")}
+COUNTS: dict[str, Wording] = {"one": (("a", 1.0),), **_only("two")}
 SIZES: dict[str, Wording] = {
     "small": (("small", 0.75), ("little", 0.25)),
     "large": (("large", 0.75), ("big", 0.25)),
 }
 COLOURS = _only("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
-SHAPES = _only("circle", "square", "triangle", "star", "cross")
+SHAPES = _only("square", "triangle", "ring", "bar")
 RELATIONS: dict[str, Wording] = {
     **_only("left", "right"),
     "above": (("above", 0.75), ("over", 0.25)),

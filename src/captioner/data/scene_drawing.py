@@ -25,16 +25,16 @@ _RGB = {
     "pink": (250, 130, 195),
     "black": (30, 30, 30),
 }
-RADIUS = {"small": (0.070, 0.082), "large": (0.125, 0.138)}
-_GROUP = {"one": (0.0,), "two": (-0.155, 0.155), "three": (-0.31, 0.0, 0.31)}
-_JITTER = 0.015  # each object of a group; neighbours 0.31 apart still clear two large radii
+RADIUS = {"small": (0.105, 0.115), "large": (0.158, 0.170)}
+_GROUP = {"one": (0.0,), "two": (-0.19, 0.19)}
+_JITTER = 0.015  # each object of a group; neighbours 0.38 apart still clear two large radii
 # Along the line of the relation, one side and, mirrored, the other.
-_DEPTH = (0.18, 0.32)
+_DEPTH = (0.19, 0.29)
 # Across it: how far the whole scene moves without leaving the picture, and the other object alone.
-_SHIFT = {"one": 0.12, "two": 0.12, "three": 0.02}
+_SHIFT = {"one": 0.12, "two": 0.12}
 _STRAY = 0.08
 _SUPERSAMPLING = 4
-_NOISE = 7.0  # grey levels, to either side
+_NOISE = 5.0  # grey levels, to either side
 
 
 def draw_scene(scene: Scene, generator: np.random.Generator, *, size: int) -> Image.Image:
@@ -88,37 +88,22 @@ def _draw_shape(
     pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: float, fill: tuple[int, ...]
 ) -> None:
     x, y = centre
-    if shape == "circle":
+    if shape == "ring":
         r = 0.95 * radius
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+        pen.ellipse((x - r, y - r, x + r, y + r), outline=fill, width=round(0.45 * radius))
     else:
         outline = [(x + radius * dx, y + radius * dy) for dx, dy in _OUTLINES[shape]]
         pen.polygon(outline, fill=fill)
 
 
-def _turns(*radii: float, corners: int) -> list[Point]:
-    """Corners at equal angles from the top, their radii taken in turn."""
-    angles = [2 * math.pi * k / corners for k in range(corners)]
-    reach = [radii[k % len(radii)] for k in range(corners)]
-    return [(r * math.sin(a), -r * math.cos(a)) for r, a in zip(reach, angles, strict=True)]
+def _rectangle(half_width: float, half_height: float) -> list[Point]:
+    x, y = half_width, half_height
+    return [(-x, -y), (x, -y), (x, y), (-x, y)]
 
 
-def _square(half: float) -> list[Point]:
-    return [(-half, -half), (half, -half), (half, half), (-half, half)]
-
-
-def _cross(reach: float, half: float) -> list[Point]:
-    arm = [(-half, -half), (-half, -reach), (half, -reach)]
-    corners: list[Point] = []
-    for _ in range(4):
-        corners += arm
-        arm = [(-y, x) for x, y in arm]
-    return corners
-
-
+# Shapes that differ in more than their corners: a small picture's network soon tells them apart.
 _OUTLINES: dict[str, list[Point]] = {
-    "square": _square(0.8),
-    "triangle": _turns(1.0, corners=3),
-    "star": _turns(1.0, 0.42, corners=10),
-    "cross": _cross(0.94, 0.3),
+    "square": _rectangle(0.8, 0.8),
+    "bar": _rectangle(0.95, 0.36),
+    "triangle": [(0.0, -1.0), (math.sqrt(0.75), 0.5), (-math.sqrt(0.75), 0.5)],
 }

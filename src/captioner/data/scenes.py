@@ -1,6 +1,6 @@
 """The embedded data set: small pictures of coloured shapes that the package draws itself.
 
-Each picture shows one to three equal objects beside, above or below another object, and has five
+Each picture shows one or two equal objects beside, above or below another object, and has five
 true captions (scene_captions.py). Everything follows from the seed, so nothing is downloaded and
 the truth of every picture is known.
 """
@@ -34,7 +34,7 @@ from captioner.errors import ConfigError, DataError
 from captioner.files import read_json, write_json
 
 # To be raised whenever the same parameters would draw other pictures or write other captions.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 5
 SMALLEST_SIZE = 32  # pixels; below it a small star is a blot
 _TRUTH = "scenes.json"
 

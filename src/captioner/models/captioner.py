@@ -73,7 +73,13 @@ class Captioner(nn.Module):
         batch_sizes: Tensor,  # [T] on the CPU
     ) -> Tensor:
         """Logits [N, V] of the packed captions' next tokens."""
-        prefix = self.embed_images(images).index_select(1, image_rows)
+        prefix = self.embed_images(images)
+        if len(image_rows) >= 2 * prefix.shape[1]:
+            # Batches by picture: each image is read once, and its captions go on from that state.
+            h, c = self.language_model.read(prefix)[1]
+            state = (h.index_select(1, image_rows), c.index_select(1, image_rows))
+            return self.language_model(token_ids, batch_sizes, state=state)[0]
+        prefix = prefix.index_select(1, image_rows)
         return self.language_model(token_ids, batch_sizes, prefix=prefix)[0]
 
     def start(self, images: Tensor) -> State:

@@ -82,7 +82,8 @@ class LanguageModel(nn.Module):
         """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after."""
         steps, batch = embeddings.shape[:2]
         sizes = torch.full((steps,), batch)
-        output, state = self.lstm.forward_packed(embeddings.flatten(0, 1), sizes, state)
+        data = F.dropout(embeddings.flatten(0, 1), self.input_dropout, self.training)
+        output, state = self.lstm.forward_packed(data, sizes, state)
         return output.view(steps, batch, -1), state
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
