@@ -1,4 +1,4 @@
-"""Train a captioner: `python scripts/train.py experiment=nic_flickr8k data.root=/path/to/flickr8k`."""
+"""Train a captioner: `train.py experiment=nic_flickr8k data.root=/path/to/flickr8k`."""
 
 from __future__ import annotations
 

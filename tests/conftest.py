@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run scripts/<name>.py with overrides in `tmp_path`, one thread, and return what it printed."""
+    """Run scripts/<name>.py with overrides in `tmp_path` and return what it printed."""
 
     def run(name: str, *overrides: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

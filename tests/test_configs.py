@@ -52,8 +52,6 @@ def test_every_yaml_composes_and_builds(path: Path) -> None:
     choice = str(path.with_suffix(""))
     group, name = choice.split("/")
     overrides = [f"{group}={name}", *NEEDED.get(choice, [])]
-    if group != "experiment":
-        overrides.append("decoder.feature_norm=none")
     config = compose(*overrides)
     assert isinstance(config, schema.TrainConfig)
     vocabulary = Vocabulary(["dog"], counts=[0, 0, 1, 1, 1])
@@ -68,7 +66,7 @@ def test_every_command_composes(name: str) -> None:
     needed = {
         "evaluate": ["checkpoint=x"],
         "caption": ["checkpoint=x", "images=y"],
-        "train": ["decoder.feature_norm=none"],
+        "benchmark": ["suite=train"],
     }
     config = compose(*needed.get(name, []), name=name)
     assert isinstance(config, schema.COMMANDS[name])
@@ -112,14 +110,14 @@ def test_experiments_carry_the_published_settings() -> None:
         (["decode.beam_size=5", "decode.groups=2"], ["decode.groups", "2 and 5"]),
         (["data=flickr8k"], ["data.root", "must be given"]),
         (["decoder.tie_embeddings=true", "decoder.hidden_size=8"], ["tie_embeddings", "and 8"]),
-        (["decoder.feature_norm=standardise"], ["feature_norm", "train_from=conv1"]),
+        (["decoder.feature_norm=standardise"], ["feature_norm", "train_from=stage1"]),
         (["encoder.resize=crop"], ["encoder.resize", "'crop'"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
 def test_wrong_configuration_is_refused_by_name(overrides: list[str], expected: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        compose("experiment=scenes", *overrides)
+        compose(*overrides)
     for part in expected:
         assert part in str(error.value)
 

@@ -1,4 +1,4 @@
-"""The commands as a user types them: train, stop, go on, evaluate, caption; killed at any moment."""
+"""The commands as a user types them: train, stop, go on, evaluate, caption; killed anywhere."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ REPORTED = 200
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A captioned and scored split; `folder` holds it as scores.json, captions.json, report.html."""
+    """A captioned and scored split; `folder` holds scores.json, captions.json, report.html."""
 
     images: Sequence[CaptionedImage]
     captions: Sequence[list[Caption]]
@@ -51,7 +51,7 @@ class Evaluation:
 def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     """Caption a split of the checkpoint's data set (or of `data`), score it, write it all down.
 
-    The files go into `out`, by default a folder beside the checkpoint named after split and decoder.
+    The files go into `out`, by default a folder beside the checkpoint named for split and decoder.
     """
     path = Path(str(config.checkpoint))
     trained = load_captioner(path, device=pick_device(config.device))

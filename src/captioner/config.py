@@ -184,7 +184,10 @@ class EncoderConfig:
 
 @dataclass
 class DecoderConfig:
-    """The language model and how the image enters it; initialisation as in `initialise`."""
+    """The language model and how the image enters it; initialisation as in `initialise`.
+
+    feature_norm auto is standardise for features that stay as they are, none for a trained encoder.
+    """
 
     embedding_dim: int = 512
     hidden_size: int = 512
@@ -193,7 +196,7 @@ class DecoderConfig:
     output_dropout: float = 0.0
     layer_dropout: float = 0.0
     feature_dropout: float = 0.0
-    feature_norm: str = "standardise"
+    feature_norm: str = "auto"
     tie_embeddings: bool = False
     init: str = "uniform"
     init_scale: float = 0.08
@@ -207,7 +210,7 @@ class DecoderConfig:
         for key in ("input_dropout", "output_dropout", "layer_dropout", "feature_dropout"):
             in_range(f"decoder.{key}", getattr(self, key), 0, 0.999)
         positive("decoder.init_scale", self.init_scale)
-        one_of("decoder.feature_norm", self.feature_norm, FEATURE_NORMS)
+        one_of("decoder.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
         one_of("decoder.init", self.init, ("uniform", "xavier"))
         one_of("decoder.backend", self.backend, BACKENDS)
         if self.tie_embeddings and self.embedding_dim != self.hidden_size:
@@ -363,6 +366,8 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         trained = self.encoder.train_from is not None
+        if self.decoder.feature_norm == "auto":
+            self.decoder.feature_norm = "none" if trained else "standardise"
         if trained and self.decoder.feature_norm == "standardise":
             raise ConfigError(
                 "decoder.feature_norm=standardise needs features that stay as they are, but "

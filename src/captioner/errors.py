@@ -1,4 +1,4 @@
-"""The errors a user can cause: one clear sentence each, shown without a traceback by the scripts."""
+"""Errors a user can cause: one clear sentence each, shown without a traceback by the scripts."""
 
 from __future__ import annotations
 

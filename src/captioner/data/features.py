@@ -227,7 +227,7 @@ def _collate(pictures: list[Tensor | ImageError]) -> Tensor | ImageError:
         if isinstance(picture, ImageError):
             return picture
         tensors.append(picture)
-    # Pictures come as [3, S, S] over pixels that lie as [S, S, 3]: stacked so, no byte is moved twice.
+    # Pictures are [3, S, S] over pixels that lie as [S, S, 3]: stacked so, no byte moves twice.
     return torch.stack([tensor.permute(1, 2, 0) for tensor in tensors]).permute(0, 3, 1, 2)
 
 
