@@ -10,9 +10,9 @@ import logging
 import sys
 from pathlib import Path
 
-from captioner.build import build_trainer
 from captioner.cli import compose_config
 from captioner.commands import evaluate_checkpoint
+from captioner.runs import build_trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUN = Path("outputs/demo")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.build import build_trainer
 from captioner.cli import run_command
 from captioner.config import TrainConfig
+from captioner.runs import build_trainer
 
 
 def main(config: TrainConfig) -> None:

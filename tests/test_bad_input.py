@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.build import build_trainer, load_captioner
 from captioner.cli import compose_config
 from captioner.commands import caption_files, find_pictures
 from captioner.errors import CheckpointError, ConfigError, DataError, ImageError
+from captioner.runs import build_trainer, load_captioner
 from captioner.training.checkpoint import load_checkpoint, save_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from captioner import config as schema
-from captioner.build import _optimizer, _trainer_settings, build_captioner, build_decoder
+from captioner.build import build_captioner, build_decoder, build_optimizer, trainer_settings
 from captioner.cli import compose_config
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
@@ -56,8 +56,8 @@ def test_every_yaml_composes_and_builds(path: Path) -> None:
     assert isinstance(config, schema.TrainConfig)
     vocabulary = Vocabulary(["dog"], counts=[0, 0, 1, 1, 1])
     model = build_captioner(config.decoder, vocab_size=5, feature_dim=3)
-    assert _optimizer(config, model).param_groups
-    assert _trainer_settings(config).epochs == config.trainer.epochs
+    assert build_optimizer(config, model).param_groups
+    assert trainer_settings(config).epochs == config.trainer.epochs
     assert callable(build_decoder(config.decode, vocabulary))
 
 

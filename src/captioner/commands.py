@@ -17,13 +17,7 @@ from tqdm import tqdm
 
 from captioner import __version__
 from captioner import config as schema
-from captioner.build import (
-    TrainedCaptioner,
-    load_captioner,
-    load_data,
-    pick_device,
-    scene_metrics,
-)
+from captioner.build import load_data, pick_device, scene_metrics
 from captioner.data.captions import CaptionedImage
 from captioner.data.images import load_image
 from captioner.errors import DataError
@@ -32,6 +26,7 @@ from captioner.evaluation.report import ReportRow, write_report
 from captioner.evaluation.scores import score
 from captioner.files import write_json
 from captioner.generation import Caption
+from captioner.runs import TrainedCaptioner, load_captioner
 
 log = logging.getLogger(__name__)
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}

@@ -6,8 +6,6 @@ the composed tree into these dataclasses (`parse`). Nothing but build.py reads t
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -15,6 +13,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from captioner.benchmarks.schema import (
+    BeamBenchmark,
+    FeaturesBenchmark,
+    LstmBenchmark,
+    TrainBenchmark,
+)
+from captioner.checks import in_range, one_of, positive
 from captioner.data.vocabulary import RARE
 from captioner.errors import ConfigError
 from captioner.models.captioner import FEATURE_NORMS
@@ -24,27 +29,6 @@ from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 SPLITS = ("train", "dev", "test")
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features")
 SUITES = ("features", "train", "beam", "lstm")
-
-
-def one_of(key: str, value: str, choices: Sequence[str]) -> None:
-    """ConfigError naming the nearest choice unless `value` is one of them."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{key} must be one of {', '.join(choices)}, got {value!r}{hint}")
-
-
-def in_range(key: str, value: float | None, low: float, high: float = float("inf")) -> None:
-    """ConfigError unless low <= value <= high (None is let through: it means switched off)."""
-    if value is not None and not low <= value <= high:
-        bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-        raise ConfigError(f"{key} must be {bounds}, got {value:g}")
-
-
-def positive(key: str, value: float | None) -> None:
-    """ConfigError unless value > 0 (None is let through)."""
-    if value is not None and not value > 0:
-        raise ConfigError(f"{key} must be greater than 0, got {value:g}")
 
 
 @dataclass
@@ -366,8 +350,6 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         trained = self.encoder.train_from is not None
-        if self.decoder.feature_norm == "auto":
-            self.decoder.feature_norm = "none" if trained else "standardise"
         if trained and self.decoder.feature_norm == "standardise":
             raise ConfigError(
                 "decoder.feature_norm=standardise needs features that stay as they are, but "
@@ -422,91 +404,6 @@ class PrepareConfig:
 
     root: str = "data/flickr8k"
     download: bool = True
-
-
-@dataclass
-class FeaturesBenchmark:
-    """suite=features. encoder: KIND/NAME as in the group encoder, or auto; picture_side: of drawn
-    pictures, in pixels; batch_size and workers as a training run's encoder has them."""
-
-    encoder: str = "auto"
-    pictures: int = 512
-    picture_side: int = 224
-    batch_size: int = 32
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        for key in ("pictures", "batch_size"):
-            in_range(f"features.{key}", getattr(self, key), 1)
-        in_range("features.picture_side", self.picture_side, 32)
-        in_range("features.workers", self.workers, 0)
-        if self.encoder != "auto":
-            kind, slash, name = self.encoder.partition("/")
-            if not (slash and name):
-                raise ConfigError(
-                    f"features.encoder must be auto or KIND/NAME, such as torchvision/resnet50, "
-                    f"got {self.encoder!r}"
-                )
-            one_of("features.encoder", kind, ("torchvision", "timm", "efficientnet_lite"))
-
-
-@dataclass
-class TrainBenchmark:
-    """suite=train. Each hidden size with the batch size in the same place; `steps` a repeat;
-    `memory` also measures the peak of a whole epoch, which takes minutes."""
-
-    images: int = 6000
-    feature_dim: int = 4096
-    hidden_sizes: list[int] = field(default_factory=lambda: [256, 512])
-    batch_sizes: list[int] = field(default_factory=lambda: [100, 128])
-    backends: list[str] = field(default_factory=lambda: ["reference", "torch"])
-    steps: int = 5
-    memory: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("images", "feature_dim", "steps"):
-            in_range(f"train.{key}", getattr(self, key), 1)
-        for key in ("hidden_sizes", "batch_sizes"):
-            in_range(f"train.{key}", min(getattr(self, key), default=0), 1)
-        if len(self.hidden_sizes) != len(self.batch_sizes):
-            raise ConfigError(
-                f"train.hidden_sizes and train.batch_sizes go in pairs, got {self.hidden_sizes} "
-                f"and {self.batch_sizes}"
-            )
-        for backend in self.backends:
-            one_of("train.backends", backend, BACKENDS)
-
-
-@dataclass
-class BeamBenchmark:
-    """suite=beam: how many images, how many at once, and the model's hidden size."""
-
-    images: int = 1000
-    beam_size: int = 5
-    batch_size: int = 100
-    hidden_size: int = 512
-
-    def __post_init__(self) -> None:
-        for key in ("images", "beam_size", "batch_size", "hidden_size"):
-            in_range(f"beam.{key}", getattr(self, key), 1)
-
-
-@dataclass
-class LstmBenchmark:
-    """suite=lstm: the grid, and the backends beside padded torch.nn.LSTM."""
-
-    batch_sizes: list[int] = field(default_factory=lambda: [32, 64, 128])
-    hidden_sizes: list[int] = field(default_factory=lambda: [128, 256, 512])
-    dtypes: list[str] = field(default_factory=lambda: ["float32"])
-    backends: list[str] = field(default_factory=lambda: ["reference", "torch"])
-
-    def __post_init__(self) -> None:
-        for key in ("hidden_sizes", "batch_sizes"):
-            in_range(f"lstm.{key}", min(getattr(self, key), default=0), 1)
-        for dtype in self.dtypes:
-            one_of("lstm.dtypes", dtype, ("float32", "float64", "bfloat16"))
-        for backend in self.backends:
-            one_of("lstm.backends", backend, ("reference", "torch"))
 
 
 @dataclass

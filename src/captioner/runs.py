@@ -1,0 +1,201 @@
+"""The pieces put together: a run from its configuration, a captioner from its checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner import config as schema
+from captioner.build import (
+    build_captioner,
+    build_decoder,
+    build_optimizer,
+    image_features,
+    load_data,
+    pick_device,
+    scene_metrics,
+    trainer_settings,
+)
+from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, make_loader
+from captioner.data.tokenize import tokenize
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import CheckpointError
+from captioner.files import atomic_write
+from captioner.generation import CaptionGenerator
+from captioner.image_features import CachedFeatures, ImageFeatures
+from captioner.models.captioner import Captioner
+from captioner.models.language_model import set_output_bias
+from captioner.ops import choose_backend
+from captioner.run_folder import claim_run_folder
+from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from captioner.training.trainer import Trainer
+from captioner.validation import CaptionValidator
+
+log = logging.getLogger(__name__)
+
+
+def build_trainer(config: schema.TrainConfig) -> Trainer:
+    """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
+    folder = Path(config.run_dir)
+    resolved = dataclasses.asdict(config)
+    claim_run_folder(folder, resolved, resume=config.resume)
+    device = pick_device(config.device)
+    log.info("LSTM backend: %s on %s", choose_backend(config.decoder.backend, device.type), device)
+
+    data = load_data(config.data)
+    splits = {name: data.split(name) for name in ("train", "dev")}
+    vocabulary = Vocabulary.build(
+        (tokenize(caption) for image in splits["train"] for caption in image.captions),
+        min_count=config.vocabulary.min_count,
+        rare=config.vocabulary.rare,
+    )
+    with atomic_write(folder / "vocabulary.json", "w") as handle:
+        handle.write(vocabulary.to_json())
+    log.info("vocabulary: %d tokens", len(vocabulary))
+
+    features = image_features(config.encoder, seed=config.seed, device=device)
+    sources = {name: features.source(images) for name, images in splits.items()}
+    datasets = {
+        name: CaptionDataset(
+            images,
+            vocabulary=vocabulary,
+            source=sources[name],
+            max_length=config.vocabulary.max_length,
+            by_picture=name == "train" and config.trainer.batch_by == "picture",
+        )
+        for name, images in splits.items()
+    }
+    model = _new_captioner(config, vocabulary, features, sources["train"]).to(device)
+    log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+
+    writer = _summary_writer(folder)
+    validator = CaptionValidator(
+        generator=CaptionGenerator(model, vocabulary, build_decoder(config.decode, vocabulary)),
+        images=splits["dev"],
+        dataset=datasets["dev"],
+        source=sources["dev"],
+        batch_size=config.decode.batch_size,
+        extra=scene_metrics(splits["dev"]) if isinstance(config.data, schema.ScenesData) else None,
+        writer=writer,
+        shown=config.trainer.shown_pictures,
+    )
+    order = BatchOrder(
+        len(datasets["train"]), batch_size=config.trainer.batch_size, seed=config.seed
+    )
+    trainer = Trainer(
+        model=model,
+        optimizer=build_optimizer(config, model),
+        loader=make_loader(
+            datasets["train"],
+            order,
+            workers=config.trainer.workers if features.trained else 0,
+            pin_memory=device.type == "cuda",
+        ),
+        order=order,
+        validate=validator,
+        folder=folder,
+        settings=trainer_settings(config),
+        texts={
+            "config": json.dumps(resolved),
+            "vocabulary": vocabulary.to_json(),
+            "encoder": json.dumps(
+                {**features.identity(), "feature_dim": model.image_projection.in_features}
+            ),
+        },
+        device=device,
+        writer=writer,
+        show_progress=config.trainer.progress,
+    )
+    if config.resume:
+        trainer.resume()
+    return trainer
+
+
+def _new_captioner(
+    config: schema.TrainConfig,
+    vocabulary: Vocabulary,
+    features: ImageFeatures,
+    source: ImageSource,
+) -> Captioner:
+    """A captioner at its start: initialised from the seed, output bias and feature scale set."""
+    torch.manual_seed(config.seed)
+    model = build_captioner(
+        config.decoder,
+        vocab_size=len(vocabulary),
+        feature_dim=features.feature_dim(source),
+        encoder=features.encoder if features.trained else None,
+    )
+    if config.decoder.output_bias_from_counts:
+        set_output_bias(model.language_model, vocabulary.counts)
+    if model.feature_norm == "standardise" and isinstance(source, CachedFeatures):
+        model.set_feature_statistics(*source.statistics())
+    return model
+
+
+def _summary_writer(folder: Path) -> Any:
+    # Imported late: it takes seconds, and only a training run needs it.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+@dataclass(frozen=True)
+class TrainedCaptioner:
+    """A checkpoint made usable: the model, its vocabulary, its images' way in, its data."""
+
+    model: Captioner
+    vocabulary: Vocabulary
+    features: ImageFeatures
+    data: Any
+    checkpoint: Checkpoint
+
+    def generator(self, config: schema.DecodeConfig) -> CaptionGenerator:
+        """A generator of captions with the decoder that `config` describes."""
+        return CaptionGenerator(self.model, self.vocabulary, build_decoder(config, self.vocabulary))
+
+
+def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptioner:
+    """Rebuild a trained captioner from its checkpoint alone.
+
+    Raises CheckpointError when the file is damaged, or when the frozen encoder that it was trained
+    on is not the one that this machine has (other weights or another transform).
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        tree = json.loads(checkpoint.texts["config"])
+        vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
+        identity = json.loads(checkpoint.texts["encoder"])
+        encoder_config = schema.EncoderConfig(**tree["encoder"])
+        decoder_config = schema.DecoderConfig(**tree["decoder"])
+        data = schema.data_config(tree["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not describe a captioner: {error!r}") from error
+    trained = identity["kind"] == "trained"
+    features = image_features(
+        encoder_config, seed=tree["seed"], device=device, weights="random" if trained else None
+    )
+    here = features.identity()
+    if any(identity[key] != value for key, value in here.items()):
+        raise CheckpointError(
+            f"{path} was trained on the features of another encoder: it names "
+            f"{_describe(identity)}, here is {_describe(here)}"
+        )
+    model = build_captioner(
+        decoder_config,
+        vocab_size=len(vocabulary),
+        feature_dim=identity["feature_dim"],
+        encoder=features.encoder if trained else None,
+    )
+    load_weights(model, checkpoint.model, source=str(path))
+    return TrainedCaptioner(model.to(device).eval(), vocabulary, features, data, checkpoint)
+
+
+def _describe(identity: dict[str, Any]) -> str:
+    fingerprint = identity.get("fingerprint", "")[:12]
+    return f"{identity['kind']} {identity.get('name', '')} {fingerprint}".strip()
