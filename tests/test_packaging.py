@@ -137,7 +137,7 @@ def test_help_of_a_command(tmp_path: Path) -> None:
 def test_core_needs_only_torch(package: str) -> None:
     """A bare GPU machine runs kernels, models and training with torch, numpy and pillow."""
     absent = "hydra,omegaconf,nltk,tensorboard,pycocotools,tqdm,timm,torchvision,matplotlib"
-    own = "captioner.models.torchvision_encoder"
+    own = "captioner.models.torchvision_encoder,captioner.models.plain_encoder"
     done = subprocess.run(
         [sys.executable, "-c", BARE_IMPORT, absent, package, own],
         capture_output=True,
