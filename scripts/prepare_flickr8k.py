@@ -11,7 +11,16 @@ from captioner.data.prepare import prepare_flickr8k
 
 def main(config: PrepareConfig) -> None:
     """Download what is missing, verify it, and print the report."""
-    print(prepare_flickr8k(root=Path(config.root), download=config.download))
+    print(
+        prepare_flickr8k(
+            root=Path(config.root),
+            download=config.download,
+            images_url=config.images_url,
+            text_url=config.text_url,
+            images_sha256=config.images_sha256,
+            text_sha256=config.text_sha256,
+        )
+    )
 
 
 if __name__ == "__main__":

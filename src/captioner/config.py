@@ -20,6 +20,7 @@ from captioner.benchmarks.schema import (
     TrainBenchmark,
 )
 from captioner.checks import in_range, one_of, positive
+from captioner.data.prepare import IMAGES_URL, TEXT_URL
 from captioner.data.vocabulary import RARE
 from captioner.errors import ConfigError
 from captioner.models.captioner import FEATURE_NORMS
@@ -400,10 +401,18 @@ class CaptionConfig(RunConfig):
 
 @dataclass
 class PrepareConfig:
-    """scripts/prepare_flickr8k.py: where the data set is or shall be."""
+    """scripts/prepare_flickr8k.py: where the data set is or shall be, and where it comes from.
+
+    A sha256 given here is what the archive must have; without one the mirror's md5, or the sum
+    recorded at the first download, is held against it.
+    """
 
     root: str = "data/flickr8k"
     download: bool = True
+    images_url: str = IMAGES_URL
+    text_url: str = TEXT_URL
+    images_sha256: str | None = None
+    text_sha256: str | None = None
 
 
 @dataclass
