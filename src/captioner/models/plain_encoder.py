@@ -28,7 +28,7 @@ def plain_encoder(
 ) -> Encoder:
     """Four 3x3 convolutions with BatchNorm and ReLU, the first three max-pooled.
 
-    `name` is "plain" (32 to 256 channels) or "plain_small" (half as many).
+    `name` is "plain" (16 to 192 channels) or "plain_small" (16 to 96).
     `weights` is "random" (torch's generator) or a file. Raises ConfigError for an unknown name,
     CheckpointError for a file that does not fit.
     """
