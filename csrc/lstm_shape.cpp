@@ -1,0 +1,91 @@
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <sstream>
+#include <string>
+
+#include "lstm.h"
+
+namespace captioner {
+namespace {
+
+std::string text(const std::vector<int64_t>& sizes) {
+  std::ostringstream out;
+  out << "[";
+  for (size_t k = 0; k < sizes.size(); ++k) out << (k ? ", " : "") << sizes[k];
+  out << "]";
+  return out.str();
+}
+
+std::vector<int64_t> shape_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+void expect_shape(const char* name, const char* letters, const Tensor& tensor,
+                  const std::vector<int64_t>& expected) {
+  STD_TORCH_CHECK(shape_of(tensor) == expected, name, " must be ", letters, " = ", text(expected),
+                  ", got ", text(shape_of(tensor)));
+}
+
+void expect_like(const char* name, const Tensor& tensor, const Tensor& input) {
+  STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), name,
+                  " must be of the type of input");
+  STD_TORCH_CHECK(tensor.device() == input.device(), name, " must be on the device of input");
+}
+
+void read_batch_sizes(const Tensor& batch_sizes, LstmShape& shape) {
+  STD_TORCH_CHECK(batch_sizes.is_cpu(), "batch_sizes must be on the CPU");
+  STD_TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.numel() > 0 &&
+                      batch_sizes.scalar_type() == torch::headeronly::ScalarType::Long,
+                  "batch_sizes must be [T] of int64 with T >= 1, got ",
+                  text(shape_of(batch_sizes)));
+  const auto* sizes = static_cast<const int64_t*>(batch_sizes.data_ptr());
+  shape.steps = batch_sizes.numel();
+  shape.offsets.push_back(0);
+  for (int64_t t = 0; t < shape.steps; ++t) {
+    shape.batch_sizes.push_back(sizes[t * batch_sizes.stride(0)]);
+    shape.offsets.push_back(shape.offsets.back() + shape.batch_sizes.back());
+  }
+  for (int64_t t = 0; t < shape.steps; ++t) {
+    STD_TORCH_CHECK(
+        shape.batch_sizes[t] > 0 && (t == 0 || shape.batch_sizes[t] <= shape.batch_sizes[t - 1]),
+        "batch_sizes must be positive and never increase, got ", text(shape.batch_sizes));
+  }
+  shape.batch = shape.batch_sizes.front();
+}
+
+}  // namespace
+
+LstmShape lstm_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
+                     const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
+                     const std::optional<Tensor>& input_rows) {
+  STD_TORCH_CHECK(input.dim() == 2, "input must be [U, E], got ", text(shape_of(input)));
+  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) == 4 * weight_hh.size(1),
+                  "weight_hh must be [4H, H], got ", text(shape_of(weight_hh)));
+  LstmShape shape{};
+  read_batch_sizes(batch_sizes, shape);
+  shape.input_rows = input.size(0);
+  shape.input_size = input.size(1);
+  shape.hidden_size = weight_hh.size(1);
+  shape.tokens = input_rows ? input_rows->numel() : shape.input_rows;
+  STD_TORCH_CHECK(shape.offsets.back() == shape.tokens,
+                  "batch_sizes must sum to N = ", shape.tokens, ", got ", shape.offsets.back());
+  expect_shape("hx", "[B, H]", hx, {shape.batch, shape.hidden_size});
+  expect_shape("cx", "[B, H]", cx, {shape.batch, shape.hidden_size});
+  expect_shape("weight_ih", "[4H, E]", weight_ih, {4 * shape.hidden_size, shape.input_size});
+  expect_like("hx", hx, input);
+  expect_like("cx", cx, input);
+  expect_like("weight_ih", weight_ih, input);
+  expect_like("weight_hh", weight_hh, input);
+  if (input_rows) {
+    expect_shape("input_rows", "[N]", *input_rows, {shape.tokens});
+    STD_TORCH_CHECK(input_rows->scalar_type() == torch::headeronly::ScalarType::Long,
+                    "input_rows must be of int64");
+    STD_TORCH_CHECK(input_rows->device() == input.device(),
+                    "input_rows must be on the device of input");
+  }
+  return shape;
+}
+
+}  // namespace captioner

@@ -1,0 +1,16 @@
+// The operators' schemas. Kernels register themselves in cpu/ and cuda/; fake kernels and autograd
+// stand beside the public function in src/captioner/ops/lstm_packed.py.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
+  library.def(
+      "lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, "
+      "Tensor weight_hh, Tensor bias_ih, Tensor bias_hh, Tensor? input_rows=None) "
+      "-> (Tensor output, Tensor hy, Tensor cy, Tensor workspace)");
+  library.def(
+      "lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input, "
+      "Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, Tensor weight_hh, "
+      "Tensor output, Tensor workspace, Tensor? input_rows=None) "
+      "-> (Tensor grad_input, Tensor grad_hx, Tensor grad_cx, Tensor grad_weight_ih, "
+      "Tensor grad_weight_hh, Tensor grad_bias)");
+}

@@ -1,0 +1,56 @@
+// The few ATen operations that the kernels' host code uses, through the stable ABI: the products
+// are those of torch's own BLAS or cuBLAS, with its switches (threads, TF32) as the user set them.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <initializer_list>
+#include <vector>
+
+namespace captioner {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// The type of gates, cells and running sums.
+inline ScalarType state_type(ScalarType scalar) {
+  const bool half = scalar == ScalarType::BFloat16 || scalar == ScalarType::Half;
+  return half ? ScalarType::Float : scalar;
+}
+
+// A new dense tensor on the device of `like`, its values undefined.
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type) {
+  return torch::stable::new_empty(like, std::vector<int64_t>(shape), type);
+}
+
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape) {
+  return empty(like, shape, like.scalar_type());
+}
+
+inline Tensor dense(const Tensor& tensor) { return torch::stable::contiguous(tensor); }
+
+inline Tensor rows(Tensor tensor, int64_t first, int64_t count) {
+  return torch::stable::narrow(tensor, 0, first, count);
+}
+
+inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
+
+// out [m, n] = a [m, k] b [k, n]
+inline void product_into(Tensor& out, const Tensor& a, const Tensor& b) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  (void)torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// a [m, k] b [k, n], a new tensor
+inline Tensor product(const Tensor& a, const Tensor& b) {
+  Tensor out = empty(a, {a.size(0), b.size(1)});
+  product_into(out, a, b);
+  return out;
+}
+
+}  // namespace captioner
