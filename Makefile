@@ -1,7 +1,7 @@
 # Everything a fresh clone needs: `make demo` and `make test` set themselves up first.
 #
 # All targets work in a virtual environment of their own, $(VENV). It is made once and made again
-# when pyproject.toml changes. Another interpreter:  make test PYTHON=python3.12 VENV=.venv-3.12
+# when pyproject.toml changes; the extension in csrc/ is built when its sources change. Another interpreter:  make test PYTHON=python3.12 VENV=.venv-3.12
 # Arguments for pytest:  make test TESTS="tests/decoding -x"
 
 PYTHON ?= python3
@@ -11,15 +11,17 @@ SUITE  ?= train
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+READY     := $(VENV)/.ready
+CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+SANITIZED := build/sanitized/captioner/ops/_extension.abi3.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check benchmark clean distclean
+.PHONY: help setup demo test test-sanitized lint format check benchmark clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) ## Make the virtual environment and install the package with all extras
+setup: $(READY) ## Make the virtual environment, install the package with all extras, build csrc/
 
 # The stamp is written last, so that an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml
@@ -27,11 +29,25 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install -e ".[dev]"
 	@touch $@
 
-demo: $(INSTALLED) ## Train on drawn scenes, then show captions and scores (minutes on two cores)
+# Without a compiler this says so and leaves the extension out.
+$(READY): $(INSTALLED) setup.py $(CXX_FILES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+demo: $(READY) ## Train on drawn scenes, then show captions and scores (minutes on two cores)
 	$(BIN)/python scripts/demo.py
 
-test: $(INSTALLED) ## Run the tests
+test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest $(TESTS)
+
+$(SANITIZED): $(INSTALLED) setup.py $(CXX_FILES)
+	CAPTIONER_SANITIZE=1 CAPTIONER_CUDA=0 $(BIN)/python setup.py --quiet build_ext \
+	    --build-lib build/sanitized --build-temp build/sanitized/objects
+
+test-sanitized: $(SANITIZED) ## Run the LSTM's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	CAPTIONER_EXTENSION=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
+	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	    $(BIN)/python -m pytest tests/ops/test_lstm_packed.py tests/models/test_lstm.py -k "fused or ragged" -p no:cacheprovider
 
 lint: $(INSTALLED) ## Check style, types and formatting; change nothing
 	$(BIN)/ruff check .
@@ -46,7 +62,7 @@ format: $(INSTALLED) ## Format all sources and apply the safe corrections
 
 check: lint test ## Lint and test: what must pass before a commit
 
-benchmark: $(INSTALLED) ## Measure on this machine: SUITE=features, train, beam or lstm
+benchmark: $(READY) ## Measure on this machine: SUITE=features, train, beam or lstm
 	$(BIN)/python scripts/benchmark.py suite=$(SUITE)
 
 clean: ## Remove what builds, tests and tools leave behind (not outputs/, not the environment)

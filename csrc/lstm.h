@@ -54,6 +54,11 @@ LstmShape lstm_shape(const Tensor& input,                       // [U, E]
                      const Tensor& weight_hh,                   // [4H, H]
                      const std::optional<Tensor>& input_rows);  // [N] int64, or none: N = U
 
+// Refuses biases that do not fit, likewise.
+void check_biases(const LstmShape& shape, const Tensor& input,
+                  const Tensor& bias_ih,   // [4H]
+                  const Tensor& bias_hh);  // [4H]
+
 // What the forward pass returns:
 //   output    [N, H] Scalar, the hidden states
 //   hy, cy    [B, H] Scalar, each sequence's last hidden state and cell, in packed order

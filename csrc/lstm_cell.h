@@ -11,7 +11,7 @@
 #ifdef __CUDACC__
 #define CAPTIONER_HOST_DEVICE __host__ __device__
 #else
-#define CAPTIONER_HOST_DEVICE
+#define CAPTIONER_HOST_DEVICE __attribute__((always_inline))
 #endif
 
 namespace captioner {

@@ -88,4 +88,12 @@ LstmShape lstm_shape(const Tensor& input, const Tensor& batch_sizes, const Tenso
   return shape;
 }
 
+void check_biases(const LstmShape& shape, const Tensor& input, const Tensor& bias_ih,
+                  const Tensor& bias_hh) {
+  expect_shape("bias_ih", "[4H]", bias_ih, {4 * shape.hidden_size});
+  expect_shape("bias_hh", "[4H]", bias_hh, {4 * shape.hidden_size});
+  expect_like("bias_ih", bias_ih, input);
+  expect_like("bias_hh", bias_hh, input);
+}
+
 }  // namespace captioner

@@ -31,6 +31,11 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape) {
 
 inline Tensor dense(const Tensor& tensor) { return torch::stable::contiguous(tensor); }
 
+template <typename T>
+T* values(const Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
 inline Tensor rows(Tensor tensor, int64_t first, int64_t count) {
   return torch::stable::narrow(tensor, 0, first, count);
 }
@@ -51,6 +56,20 @@ inline Tensor product(const Tensor& a, const Tensor& b) {
   Tensor out = empty(a, {a.size(0), b.size(1)});
   product_into(out, a, b);
   return out;
+}
+
+// A new dense tensor with the values of `tensor` in another type.
+inline Tensor copied(const Tensor& tensor, ScalarType type) {
+  const auto sizes = tensor.sizes();
+  const std::vector<int64_t> shape(sizes.begin(), sizes.end());
+  Tensor copy = torch::stable::new_empty(tensor, shape, type);
+  torch::stable::copy_(copy, tensor);
+  return copy;
+}
+
+// The tensor itself where it is dense and of that type, else a copy.
+inline Tensor dense_as(const Tensor& tensor, ScalarType type) {
+  return tensor.scalar_type() == type ? dense(tensor) : copied(tensor, type);
 }
 
 }  // namespace captioner

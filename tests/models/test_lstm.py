@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from captioner.models.lstm import LSTM, reversed_rows
+from captioner.ops.extension import ABSENT
 
-BACKENDS = ("reference", "torch")
+BACKENDS = ("reference", "torch", *(() if ABSENT else ("fused",)))
 
 
 def twins(*arguments: Any, backend: str = "auto", **settings: Any) -> tuple[LSTM, nn.LSTM]:

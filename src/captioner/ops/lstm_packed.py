@@ -1,10 +1,11 @@
 """`lstm_packed`: one LSTM layer in one direction over packed sequences, whatever computes it.
 
-Shapes: B sequences, T longest length, N packed tokens, E input size, H hidden size.
+Shapes: B sequences, T longest length, N packed tokens, U rows of input, E input size, H hidden
+size.
 
-The operators `captioner::lstm_packed` and `captioner::lstm_packed_backward` carry schema, fake
-kernels (for torch.compile) and autograd; their plain-PyTorch kernel is ops/reference.py. The
-backend "torch" bypasses them for ATen's or cuDNN's LSTM.
+The backend "fused" is the operator `captioner::lstm_packed` of csrc/; "reference" is its twin
+`captioner::lstm_packed_reference`, plain PyTorch of ops/reference.py. Both get their fake kernels
+(for torch.compile) and autograd here. "torch" bypasses them for ATen's or cuDNN's LSTM.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from captioner.ops import reference
 from captioner.ops.backend import choose_backend
+from captioner.ops.extension import ABSENT
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("captioner::lstm_packed", mutates_args=())
-def _forward(
-    input: Tensor,  # [N, E]
+@torch.library.custom_op("captioner::lstm_packed_reference", mutates_args=())
+def _reference(
+    input: Tensor,  # [U, E]
     batch_sizes: Tensor,  # [T] int64 on the CPU
     hx: Tensor,  # [B, H]
     cx: Tensor,  # [B, H]
@@ -30,13 +32,37 @@ def _forward(
     weight_hh: Tensor,  # [4H, H]
     bias_ih: Tensor,  # [4H]
     bias_hh: Tensor,  # [4H]
+    input_rows: Tensor | None = None,  # [N] int64
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_batch_sizes(batch_sizes, input.shape[0])  # a compiled caller could not
-    return reference.forward(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh)
+    tokens = input.shape[0] if input_rows is None else input_rows.numel()
+    _check_batch_sizes(batch_sizes, tokens)  # a compiled caller could not
+    return reference.forward(
+        input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh, input_rows
+    )
 
 
-@_forward.register_fake
-def _(
+@torch.library.custom_op("captioner::lstm_packed_reference_backward", mutates_args=())
+def _reference_backward(
+    grad_output: Tensor,
+    grad_hy: Tensor,
+    grad_cy: Tensor,
+    input: Tensor,
+    batch_sizes: Tensor,
+    hx: Tensor,
+    cx: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    output: Tensor,
+    workspace: Tensor,
+    input_rows: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return reference.backward(
+        grad_output, grad_hy, grad_cy, input, batch_sizes, hx, cx, weight_ih, weight_hh, output,
+        workspace, input_rows,
+    )  # fmt: skip
+
+
+def _fake(
     input: Tensor,
     batch_sizes: Tensor,
     hx: Tensor,
@@ -45,8 +71,10 @@ def _(
     weight_hh: Tensor,
     bias_ih: Tensor,
     bias_hh: Tensor,
+    input_rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tokens, hidden = input.shape[0], weight_hh.shape[1]
+    tokens = input.shape[0] if input_rows is None else input_rows.shape[0]
+    hidden = weight_hh.shape[1]
     workspace = input.new_empty(5 * tokens * hidden, dtype=reference.state_dtype(input.dtype))
     shape = (hx.shape[0], hidden)
     return (
@@ -57,8 +85,7 @@ def _(
     )
 
 
-@torch.library.custom_op("captioner::lstm_packed_backward", mutates_args=())
-def _backward(
+def _fake_backward(
     grad_output: Tensor,
     grad_hy: Tensor,
     grad_cy: Tensor,
@@ -70,62 +97,56 @@ def _backward(
     weight_hh: Tensor,
     output: Tensor,
     workspace: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return reference.backward(
-        grad_output, grad_hy, grad_cy, input, batch_sizes, hx, cx, weight_ih, weight_hh, output,
-        workspace,
-    )  # fmt: skip
-
-
-@_backward.register_fake
-def _(
-    grad_output: Tensor,
-    grad_hy: Tensor,
-    grad_cy: Tensor,
-    input: Tensor,
-    batch_sizes: Tensor,
-    hx: Tensor,
-    cx: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    output: Tensor,
-    workspace: Tensor,
+    input_rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     likes = (input, hx, cx, weight_ih, weight_hh)
     bias = weight_ih.new_empty(weight_ih.shape[0])
     return (*(torch.empty_like(x, memory_format=torch.contiguous_format) for x in likes), bias)  # type: ignore[return-value]
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    input, batch_sizes, hx, cx, weight_ih, weight_hh, _, _ = inputs
-    out, _, _, workspace = output
-    ctx.mark_non_differentiable(workspace)
-    ctx.save_for_backward(input, batch_sizes, hx, cx, weight_ih, weight_hh, out, workspace)
+def _register(name: str) -> None:
+    """Fake kernels and autograd of an operator and of its backward, whoever has their kernels."""
+    backward = getattr(torch.ops.captioner, f"{name}_backward").default
 
+    def save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        input, batch_sizes, hx, cx, weight_ih, weight_hh, _, _, input_rows = inputs
+        out, _, _, workspace = output
+        ctx.mark_non_differentiable(workspace)
+        ctx.save_for_backward(
+            input, batch_sizes, hx, cx, weight_ih, weight_hh, out, workspace, input_rows
+        )
 
-def _gradients(ctx, grad_output, grad_hy, grad_cy, _grad_workspace):  # type: ignore[no-untyped-def]
-    gradients = _backward(grad_output, grad_hy, grad_cy, *ctx.saved_tensors)
-    grad_input, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias = gradients
-    # The two biases share one gradient, but an accumulated .grad must not share memory.
-    return (
-        grad_input, None, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias,
-        grad_bias.clone(),
-    )  # fmt: skip
+    def gradients(ctx, grad_output, grad_hy, grad_cy, _grad_workspace):  # type: ignore[no-untyped-def]
+        found = backward(grad_output, grad_hy, grad_cy, *ctx.saved_tensors)
+        grad_input, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias = found
+        # The two biases share one gradient, but an accumulated .grad must not share memory.
+        return (
+            grad_input, None, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias,
+            grad_bias.clone(), None,
+        )  # fmt: skip
 
+    def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
+        raise NotImplementedError(
+            "lstm_packed has no second derivative; for a double backward take backend='torch' "
+            "without cuDNN"
+        )
 
-def _refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
-    raise NotImplementedError(
-        "lstm_packed has no second derivative; for a double backward take backend='torch' without "
-        "cuDNN"
+    forward_name = f"captioner::{name}"
+    torch.library.register_fake(forward_name, _fake)
+    torch.library.register_fake(f"{forward_name}_backward", _fake_backward)
+    torch.library.register_autograd(forward_name, gradients, setup_context=save)
+    torch.library.register_autograd(
+        f"{forward_name}_backward", refuse, setup_context=lambda ctx, inputs, output: None
     )
 
 
-_forward.register_autograd(_gradients, setup_context=_save)
-_backward.register_autograd(_refuse, setup_context=lambda ctx, inputs, output: None)
+_register("lstm_packed_reference")
+if ABSENT is None:
+    _register("lstm_packed")
 
 
 def lstm_packed(
-    input: Tensor,  # [N, E]
+    input: Tensor,  # [U, E]
     batch_sizes: Tensor,  # [T] int64 on the CPU
     hx: Tensor,  # [B, H]
     cx: Tensor,  # [B, H]
@@ -134,30 +155,39 @@ def lstm_packed(
     bias_ih: Tensor,  # [4H]
     bias_hh: Tensor,  # [4H]
     *,
+    input_rows: Tensor | None = None,  # [N] int64
     backend: str = "auto",
 ) -> Outputs:
     """One LSTM layer over packed sequences: output [N, H], hy [B, H], cy [B, H].
 
-    The layout is that of torch.nn.utils.rnn.PackedSequence, gates in the order i, f, g, o.
-    Under autocast all but float64 is cast to the autocast type first, as cuDNN's LSTM does.
-    Raises ValueError naming the tensor, what it is and what it should be; ConfigError for a
-    backend that is unknown or not built.
+    The layout is that of torch.nn.utils.rnn.PackedSequence, gates in the order i, f, g, o. Token n
+    reads row input_rows[n] of `input`, or row n where `input_rows` is not given: tokens that read
+    the same row, as the same word's do, share its product with weight_ih. Under autocast all but
+    float64 is cast to the autocast type first, as cuDNN's LSTM does. Raises ValueError naming the
+    tensor, what it is and what it should be; ConfigError for a backend that is unknown or not
+    built.
     """
     device_type = input.device.type
     tensors = [input, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh]
     if torch.is_autocast_enabled(device_type):
         tensors = [_autocast(tensor, device_type) for tensor in tensors]
     input, hx, cx, *weights = tensors
-    _check(input, batch_sizes, hx, cx, *weights)
-    if choose_backend(backend, device_type) == "torch":
+    _check(input, batch_sizes, hx, cx, *weights, input_rows)
+    chosen = choose_backend(backend, device_type)
+    if chosen == "torch":
         # cuDNN refuses a backward of what did not run in training mode; without dropout the mode
         # changes nothing else.
         train = torch.is_grad_enabled()
+        rows = input if input_rows is None else input[input_rows]
         output, hy, cy = torch._VF.lstm(
-            input, batch_sizes, (hx[None], cx[None]), weights, True, 1, 0.0, train, False
+            rows, batch_sizes, (hx[None], cx[None]), weights, True, 1, 0.0, train, False
         )
         return output, hy[0], cy[0]
-    output, hy, cy, _ = _forward(input, batch_sizes, hx, cx, *weights)
+    operator = (
+        torch.ops.captioner.lstm_packed if chosen == "fused"
+        else torch.ops.captioner.lstm_packed_reference
+    )  # fmt: skip
+    output, hy, cy, _ = operator(input, batch_sizes, hx, cx, *weights, input_rows)
     return output, hy, cy
 
 
@@ -176,17 +206,19 @@ def _check(
     weight_hh: Tensor,
     bias_ih: Tensor,
     bias_hh: Tensor,
+    input_rows: Tensor | None,
 ) -> None:
-    """Refuse what the kernels do not check: shapes, types, devices and the packed layout."""
+    """Refuse what does not fit, for all backends alike: shapes, types, devices, packed layout."""
     if input.dim() != 2:
-        raise ValueError(f"input must be [N, E], got {list(input.shape)}")
+        raise ValueError(f"input must be [U, E], got {list(input.shape)}")
     if not input.is_floating_point():
         raise ValueError(f"input must be of a floating type, got {input.dtype}")
     if weight_hh.dim() != 2 or weight_hh.shape[0] != 4 * weight_hh.shape[1]:
         raise ValueError(f"weight_hh must be [4H, H], got {list(weight_hh.shape)}")
     # What batch_sizes holds is not known while compiling; the operator looks when it runs.
     compiling = torch.compiler.is_compiling()
-    batch = hx.shape[0] if compiling else _check_batch_sizes(batch_sizes, input.shape[0])
+    tokens = input.shape[0] if input_rows is None else _check_rows(input_rows, input)
+    batch = hx.shape[0] if compiling else _check_batch_sizes(batch_sizes, tokens)
     hidden = weight_hh.shape[1]
     expected = {
         "hx": (hx, "[B, H]", (batch, hidden)),
@@ -205,6 +237,17 @@ def _check(
             raise ValueError(f"{name} must be {input.dtype} as input is, got {tensor.dtype}")
 
 
+def _check_rows(input_rows: Tensor, input: Tensor) -> int:
+    """Refuse an index of another form; return N. What it holds is for the kernel to check."""
+    if input_rows.dim() != 1 or input_rows.dtype != torch.int64:
+        raise ValueError(
+            f"input_rows must be [N] of int64, got {list(input_rows.shape)} of {input_rows.dtype}"
+        )
+    if input_rows.device != input.device:
+        raise ValueError(f"input_rows must be on {input.device}, got {input_rows.device}")
+    return input_rows.shape[0]
+
+
 def _check_batch_sizes(batch_sizes: Tensor, tokens: int) -> int:
     """Refuse batch sizes that describe no packed layout of `tokens` rows; return B."""
     if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or batch_sizes.numel() == 0:
@@ -218,5 +261,5 @@ def _check_batch_sizes(batch_sizes: Tensor, tokens: int) -> int:
     if sizes[-1] < 1 or any(a < b for a, b in pairwise(sizes)):
         raise ValueError(f"batch_sizes must be positive and never increase, got {sizes}")
     if sum(sizes) != tokens:
-        raise ValueError(f"batch_sizes must sum to N = {tokens} rows of input, got {sum(sizes)}")
+        raise ValueError(f"batch_sizes must sum to N = {tokens}, got {sum(sizes)}")
     return int(sizes[0])

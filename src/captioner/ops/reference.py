@@ -1,6 +1,7 @@
 """The LSTM over packed sequences in plain PyTorch: the readable twin of every faster backend.
 
-Shapes: B sequences, T longest length, N packed tokens, E input size, H hidden size. The packed
+Shapes: B sequences, T longest length, N packed tokens, U rows of input, E input size, H hidden
+size. Token n reads row input_rows[n] of input, or row n where that is not given. The packed
 layout is time-major: row b of step t lies at offsets[t] + b, and only the first batch_sizes[t]
 sequences (sorted by length, longest first) still have a step t.
 
@@ -37,7 +38,7 @@ def previous_rows(batch_sizes: Tensor) -> Tensor:
 
 
 def forward(
-    input: Tensor,  # [N, E]
+    input: Tensor,  # [U, E]
     batch_sizes: Tensor,  # [T] int64 on the CPU
     hx: Tensor,  # [B, H]
     cx: Tensor,  # [B, H]
@@ -45,8 +46,11 @@ def forward(
     weight_hh: Tensor,  # [4H, H]
     bias_ih: Tensor,  # [4H]
     bias_hh: Tensor,  # [4H]
+    input_rows: Tensor | None = None,  # [N] int64
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One layer, one direction: output [N, H], hy [B, H], cy [B, H], workspace [5 * N * H]."""
+    if input_rows is not None:
+        input = input[input_rows]
     tokens, hidden = input.shape[0], weight_hh.shape[1]
     dtype, wide = input.dtype, state_dtype(input.dtype)
     workspace = input.new_empty(5 * tokens * hidden, dtype=wide)
@@ -76,7 +80,7 @@ def backward(
     grad_output: Tensor,  # [N, H]
     grad_hy: Tensor,  # [B, H]
     grad_cy: Tensor,  # [B, H]
-    input: Tensor,  # [N, E]
+    input: Tensor,  # [U, E]
     batch_sizes: Tensor,  # [T] int64 on the CPU
     hx: Tensor,  # [B, H]
     cx: Tensor,  # [B, H]
@@ -84,6 +88,7 @@ def backward(
     weight_hh: Tensor,  # [4H, H]
     output: Tensor,  # [N, H] as forward returned it
     workspace: Tensor,  # [5 * N * H] as forward returned it; not changed
+    input_rows: Tensor | None = None,  # [N] int64
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input, hx, cx, weight_ih, weight_hh and of either bias (they are equal)."""
     hidden = weight_hh.shape[1]
@@ -103,7 +108,7 @@ def backward(
     )
 
     dh, dc = _working_copy(grad_hy, cells.dtype), _working_copy(grad_cy, cells.dtype)
-    offset = input.shape[0]
+    offset = output.shape[0]
     for size in reversed(batch_sizes.tolist()):
         rows = slice(offset - size, offset)
         dh_t = dh[:size] + grad_output[rows]
@@ -116,14 +121,21 @@ def backward(
         offset -= size
 
     narrow = grad_gates.to(dtype)
+    read = narrow if input_rows is None else _summed_by_row(grad_gates, input_rows, input)
     return (
-        narrow @ weight_ih,
+        read @ weight_ih,
         dh.to(dtype),
         dc.to(dtype),
-        narrow.t() @ input,
+        read.t() @ input,
         narrow.t() @ h_before,
         grad_gates.sum(0).to(dtype),
     )
+
+
+def _summed_by_row(grad_gates: Tensor, input_rows: Tensor, input: Tensor) -> Tensor:
+    """Gate gradients [N, 4H] added up for each row of input, [U, 4H] of its type."""
+    sums = grad_gates.new_zeros(input.shape[0], grad_gates.shape[1])
+    return sums.index_put_((input_rows,), grad_gates, accumulate=True).to(input.dtype)
 
 
 def _working_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,222 @@
+// The LSTM over packed sequences on the CPU. The large products are torch's BLAS; between them the
+// recurrence runs in one parallel region, each thread with its own sequences (recurrence.h).
+//
+// Letters as in ../lstm.h. bfloat16 and float16 run the recurrence in float.
+#include "../lstm.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+
+#include "../tensors.h"
+#include "product.h"
+#include "ranges.h"
+#include "recurrence.h"
+
+namespace captioner::cpu {
+namespace {
+
+using torch::stable::parallel_for;
+
+Steps steps_of(const LstmShape& shape) {
+  return {shape.steps, shape.hidden_size, shape.batch_sizes.data(), shape.offsets.data()};
+}
+
+// The parts of a workspace: gates [N, 4H] and cells [N, H].
+Tensor gates_of(const Tensor& workspace, const LstmShape& shape) {
+  const int64_t columns = 4 * shape.hidden_size;
+  return torch::stable::view(rows(workspace, 0, shape.tokens * columns), {shape.tokens, columns});
+}
+
+Tensor cells_of(const Tensor& workspace, const LstmShape& shape) {
+  const int64_t gates = 4 * shape.tokens * shape.hidden_size;
+  return rows(workspace, gates, shape.tokens * shape.hidden_size);
+}
+
+const int64_t* checked_rows(const std::optional<Tensor>& input_rows, const LstmShape& shape) {
+  if (!input_rows) return nullptr;
+  const auto* rows = values<const int64_t>(*input_rows);
+  for (int64_t n = 0; n < shape.tokens; ++n) {
+    STD_TORCH_CHECK(rows[n] >= 0 && rows[n] < shape.input_rows, "input_rows must be from 0 to ",
+                    shape.input_rows - 1, ", got ", rows[n], " for token ", n);
+  }
+  return rows;
+}
+
+template <typename T>
+Tensor packed_gates(const Tensor& weight_hh) {
+  const int64_t hidden = weight_hh.size(1);
+  Tensor to = empty(weight_hh, {recurrence<T>().gates_size(hidden)});
+  parallel_for(0, recurrence<T>().gate_panels(hidden), 1, [&](int64_t first, int64_t last) {
+    recurrence<T>().pack_gates(values<const T>(weight_hh), hidden, values<T>(to), first, last);
+  });
+  return to;
+}
+
+// hx where it has a value that is not 0. Sequences mostly begin without a state, and then nothing
+// comes of the first step's product with weight_hh.
+template <typename T>
+const T* unless_zero(const Tensor& hx) {
+  const T* begin = values<const T>(hx);
+  const bool zero = std::all_of(begin, begin + hx.numel(), [](T value) { return value == T(0); });
+  return zero ? nullptr : begin;
+}
+
+// Calls run(k, first, last) for every range of sequences, each on a thread.
+template <typename Run>
+void for_each_range(const std::vector<int64_t>& bounds, const Run& run) {
+  parallel_for(0, static_cast<int64_t>(bounds.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) run(k, bounds[k], bounds[k + 1]);
+  });
+}
+
+std::vector<int64_t> ranges_for_threads(const LstmShape& shape) {
+  return sequence_ranges(shape, torch::stable::get_num_threads());
+}
+
+template <typename T>
+LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& hx, const Tensor& cx,
+                    const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih,
+                    const Tensor& bias_hh, const int64_t* input_rows) {
+  const ScalarType scalar = input.scalar_type(), state = state_type(scalar);
+  const int64_t hidden = shape.hidden_size;
+  Tensor workspace = empty(input, {5 * shape.tokens * hidden}, state);
+  Tensor gates = gates_of(workspace, shape), cells = cells_of(workspace, shape);
+  Tensor output = empty(input, {shape.tokens, hidden}, state);
+  Tensor hy = empty(input, {shape.batch, hidden}, state), cy = empty(hy, {shape.batch, hidden});
+
+  // The product with weight_ih goes where the gates will be, if each token has a row of its own.
+  const bool in_place = input_rows == nullptr && scalar == state;
+  Tensor sums = in_place ? gates : empty(input, {shape.input_rows, 4 * hidden});
+  product_of<T>(sums, input, transposed(weight_ih));
+  sums = dense_as(sums, state);
+
+  // A single step reads its weights once: packing them would take longer than the product.
+  const bool single = shape.steps == 1;
+  const Tensor h0 = dense_as(hx, state), c0 = dense_as(cx, state);
+  const T* h_first = unless_zero<T>(h0);
+  Tensor weight, recurrent;
+  if (!single) weight = packed_gates<T>(dense_as(weight_hh, state));
+  if (single && h_first) recurrent = dense_as(product(hx, transposed(weight_hh)), state);
+
+  Tensor bias = copied(bias_ih, state);
+  const Tensor other_bias = dense_as(bias_hh, state);
+  for (int64_t k = 0; k < 4 * hidden; ++k) values<T>(bias)[k] += values<const T>(other_bias)[k];
+
+  const ForwardPass<T> pass{steps_of(shape),
+                            values<const T>(sums),
+                            input_rows,
+                            values<const T>(bias),
+                            single ? nullptr : values<const T>(weight),
+                            single && h_first ? values<const T>(recurrent) : nullptr,
+                            h_first,
+                            values<const T>(c0),
+                            values<T>(output),
+                            values<T>(hy),
+                            values<T>(cy),
+                            values<T>(gates),
+                            values<T>(cells)};
+  for_each_range(ranges_for_threads(shape), [&](int64_t, int64_t first, int64_t last) {
+    recurrence<T>().forward(pass, first, last);
+  });
+  return {dense_as(output, scalar), dense_as(hy, scalar), dense_as(cy, scalar), workspace};
+}
+
+// The rows of `grad_gates` [N, 4H] added up for each row of input, [U, 4H]. Each thread has some
+// columns of all rows, so the order of the sum does not depend on the number of threads.
+template <typename T>
+Tensor sum_by_input_row(const Tensor& grad_gates, const LstmShape& shape,
+                        const int64_t* input_rows) {
+  const int64_t columns = 4 * shape.hidden_size;
+  Tensor sums = torch::stable::new_zeros(grad_gates, {shape.input_rows, columns});
+  const int64_t block = 64, blocks = (columns + block - 1) / block;
+  parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * block, last = std::min(end * block, columns);
+    for (int64_t n = 0; n < shape.tokens; ++n) {
+      const T* from = values<const T>(grad_gates) + n * columns;
+      T* to = values<T>(sums) + input_rows[n] * columns;
+      for (int64_t k = first; k < last; ++k) to[k] += from[k];
+    }
+  });
+  return sums;
+}
+
+template <typename T>
+LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
+                       const Tensor& grad_cy, const Tensor& input, const Tensor& hx,
+                       const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
+                       const Tensor& output, const Tensor& workspace, const int64_t* input_rows) {
+  const ScalarType scalar = input.scalar_type(), state = state_type(scalar);
+  const int64_t hidden = shape.hidden_size;
+  const std::vector<int64_t> bounds = ranges_for_threads(shape);
+  const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
+
+  const bool single = shape.steps == 1;
+  const Tensor h0 = dense_as(hx, state), c0 = dense_as(cx, state);
+  const Tensor saved = dense(workspace), grad = dense_as(grad_output, state);
+  const Tensor h = dense_as(output, state);
+  const Tensor gates = gates_of(saved, shape), cells = cells_of(saved, shape);
+  const T* h_first = unless_zero<T>(h0);
+  Tensor weight;
+  if (!single) weight = packed<T>(dense_as(weight_hh, state));
+
+  Tensor grad_gates = empty(input, {shape.tokens, 4 * hidden}, state);
+  Tensor h_before = empty(input, {shape.tokens, hidden}, state);
+  Tensor grad_hx = copied(grad_hy, state), grad_cx = copied(grad_cy, state);
+  Tensor grad_bias = torch::stable::new_zeros(grad_gates, {ranges, 4 * hidden});
+  const BackwardPass<T> pass{steps_of(shape),        values<const T>(grad),
+                             values<const T>(gates), values<const T>(cells),
+                             values<const T>(h),     h_first,
+                             values<const T>(c0),    single ? nullptr : values<const T>(weight),
+                             values<T>(grad_hx),     values<T>(grad_cx),
+                             values<T>(grad_gates),  values<T>(h_before)};
+  for_each_range(bounds, [&](int64_t k, int64_t first, int64_t last) {
+    recurrence<T>().backward(pass, first, last, values<T>(grad_bias) + 4 * hidden * k);
+  });
+  if (single) product_into(grad_hx, grad_gates, dense_as(weight_hh, state));
+
+  const Tensor by_token = dense_as(grad_gates, scalar);
+  const int64_t skipped = h_first ? 0 : shape.batch;  // their h_before is 0
+  const Tensor grad_weight_hh =
+      product(transposed(rows(by_token, skipped, shape.tokens - skipped)),
+              dense_as(rows(h_before, skipped, shape.tokens - skipped), scalar));
+  Tensor by_row = by_token;
+  if (input_rows) by_row = dense_as(sum_by_input_row<T>(grad_gates, shape, input_rows), scalar);
+  return {product_of<T>(by_row, weight_ih),
+          dense_as(grad_hx, scalar),
+          dense_as(grad_cx, scalar),
+          product_of<T>(transposed(by_row), input),
+          grad_weight_hh,
+          dense_as(torch::stable::sum(grad_bias, std::vector<int64_t>{0}), scalar)};
+}
+
+LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
+                        Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
+                        std::optional<Tensor> input_rows) {
+  const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
+  check_biases(shape, input, bias_ih, bias_hh);
+  if (input_rows) input_rows = dense(*input_rows);
+  const int64_t* rows = checked_rows(input_rows, shape);
+  const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
+  return run(shape, input, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh, rows);
+}
+
+LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
+                                   Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
+                                   Tensor weight_hh, Tensor output, Tensor workspace,
+                                   std::optional<Tensor> input_rows) {
+  const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
+  if (input_rows) input_rows = dense(*input_rows);
+  const int64_t* rows = checked_rows(input_rows, shape);
+  const auto run = input.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
+  return run(shape, grad_output, grad_hy, grad_cy, input, hx, cx, weight_ih, weight_hh, output,
+             workspace, rows);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(captioner, CPU, library) {
+  library.impl("lstm_packed", TORCH_BOX(&lstm_packed));
+  library.impl("lstm_packed_backward", TORCH_BOX(&lstm_packed_backward));
+}
+
+}  // namespace
+}  // namespace captioner::cpu

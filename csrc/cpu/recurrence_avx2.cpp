@@ -1,0 +1,31 @@
+// The recurrence for processors with AVX2 and fused multiply-add: 16 registers of 32 bytes.
+#include <cstdint>
+
+#include "recurrence.h"
+
+#if defined(__x86_64__)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#define CAPTIONER_ISA avx2
+#define CAPTIONER_VECTOR_BYTES 32
+#define CAPTIONER_ROWS 3
+#include "recurrence.inl"
+
+namespace captioner::cpu::avx2 {
+template const Recurrence<float>& functions<float>();
+template const Recurrence<double>& functions<double>();
+}  // namespace captioner::cpu::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // __x86_64__

@@ -1,0 +1,44 @@
+"""Loads the extension that csrc/ is built into, or says why it is absent."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import torch
+
+HOW_TO_BUILD = "`python setup.py build_ext --inplace` builds it"
+
+
+def _load() -> str | None:
+    """Import the extension; CAPTIONER_EXTENSION names another build of it, such as a sanitized one."""
+    other = os.environ.get("CAPTIONER_EXTENSION")
+    if other:
+        torch.ops.load_library(other)
+        return None
+    try:
+        importlib.import_module("captioner.ops._extension")
+    except ModuleNotFoundError:
+        return f"the extension is not built here ({HOW_TO_BUILD})"
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0]
+        return f"the extension cannot be loaded: {reason} ({HOW_TO_BUILD} anew)"
+    return None
+
+
+def _absent_on(key: str) -> str | None:
+    if ABSENT is not None:
+        return ABSENT
+    if torch._C._dispatch_has_kernel_for_dispatch_key("captioner::lstm_packed", key):
+        return None
+    return f"the extension has no kernel for {key} (CAPTIONER_CUDA=1 builds CUDA's)"
+
+
+# Found out once, while the package is imported: None, or one sentence that says what is missing.
+ABSENT = _load()
+ABSENT_ON = {"cpu": _absent_on("CPU"), "cuda": _absent_on("CUDA")}
+
+
+def why_not_on(device_type: str) -> str | None:
+    """None where the operators run on this kind of device, else one sentence that says why not."""
+    return ABSENT_ON.get(device_type, f"the extension has no kernel for {device_type}")
