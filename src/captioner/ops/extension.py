@@ -11,7 +11,7 @@ HOW_TO_BUILD = "`python setup.py build_ext --inplace` builds it"
 
 
 def _load() -> str | None:
-    """Import the extension; CAPTIONER_EXTENSION names another build of it, such as a sanitized one."""
+    """Import the extension, or the build of it that CAPTIONER_EXTENSION names (a sanitized one)."""
     other = os.environ.get("CAPTIONER_EXTENSION")
     if other:
         torch.ops.load_library(other)
