@@ -67,7 +67,7 @@ def make_record(suite: str, result: SuiteResult, *, machine: dict[str, Any]) -> 
         "suite": suite,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine,
-        "versions": _versions(),
+        "versions": versions(),
         "command": shlex.join(["python", *sys.argv]),
         "settings": result.settings,
         "figures": [
@@ -121,7 +121,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package, Python, PyTorch, CUDA, and of the packages a suite may use."""
     found = {
         "captioner": __version__,
         "python": platform.python_version(),
