@@ -11,8 +11,8 @@ HEAD = (
     "side", "forward", "backward", "both", "(spread)", "tokens/s", f"x {PEER}", "of floor", "peak"
 )  # fmt: skip
 NOTE = (
-    f"medians; times in ms; x {PEER}: times as fast as packed torch.nn.LSTM; of floor:\n"
-    "the floor's share of the time; these and tokens/s of both, forward and backward; peak: MB held at most"
+    f"medians; times in ms; x {PEER}: times as fast as packed torch.nn.LSTM; of floor: share of\n"
+    "the floor's time; these and tokens/s of both, forward and backward; peak: MB held at most"
 )
 
 
