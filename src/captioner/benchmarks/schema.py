@@ -88,7 +88,7 @@ class LstmBenchmark:
     built is skipped aloud.
     """
 
-    batch_sizes: list[int] = field(default_factory=lambda: [16, 64, 128, 256])
+    batch_sizes: list[int] = field(default_factory=lambda: [16, 64, 128])
     hidden_sizes: list[int] = field(default_factory=lambda: [256, 512])
     dtypes: list[str] = field(default_factory=lambda: ["float32"])
     lengths: list[str] = field(default_factory=lambda: ["flickr8k"])
