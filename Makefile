@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 TESTS  ?=
 SUITE  ?= train
+GPU    ?=
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -16,7 +17,7 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o 
 SANITIZED := build/sanitized/captioner/ops/_extension.abi3.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sanitized lint format check benchmark clean distclean
+.PHONY: help setup demo test test-sanitized lint format check benchmark gpu-check clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +65,10 @@ check: lint test ## Lint and test: what must pass before a commit
 
 benchmark: $(READY) ## Measure on this machine: SUITE=features, train, beam or lstm
 	$(BIN)/python scripts/benchmark.py suite=$(SUITE)
+
+# Needs no environment: PyTorch, numpy and pytest beside $(PYTHON), CUDA's compiler and a GPU.
+gpu-check: ## Build, test and measure the kernels on a GPU; GPU="--minutes 4" shortens it
+	PYTHONPATH=src $(PYTHON) scripts/gpu_check.py $(GPU)
 
 clean: ## Remove what builds, tests and tools leave behind (not outputs/, not the environment)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.benchmarks.command import run_benchmark
-from captioner.benchmarks.record import format_record
+from captioner.benchmarks.command import format_suite, run_benchmark
 from captioner.cli import run_command
 from captioner.config import BenchmarkConfig
 
 
 def main(config: BenchmarkConfig) -> None:
     """Print what was measured and what was required."""
-    print(format_record(run_benchmark(config)))
+    print(format_suite(run_benchmark(config)))
 
 
 if __name__ == "__main__":

@@ -420,7 +420,7 @@ class BenchmarkConfig(RunConfig):
     """scripts/benchmark.py: one suite, its sides measured in turn `repeats` times.
 
     data_root: Flickr8k's folder, for its captions and pictures; null draws ones like them. out: the
-    JSON record.
+    JSON record. plot: a picture of suite=lstm, such as lstm.png.
     """
 
     suite: str = MISSING
@@ -429,6 +429,7 @@ class BenchmarkConfig(RunConfig):
     seed: int = 0
     data_root: str | None = None
     out: str | None = None
+    plot: str | None = None
     features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
     train: TrainBenchmark = field(default_factory=TrainBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
@@ -437,6 +438,8 @@ class BenchmarkConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("suite", self.suite, SUITES)
+        if self.plot is not None and self.suite != "lstm":
+            raise ConfigError(f"plot draws suite=lstm alone, got suite={self.suite}")
         in_range("repeats", self.repeats, 1)
         in_range("seed", self.seed, 0)
 

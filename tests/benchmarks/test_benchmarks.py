@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from captioner import config as schema
-from captioner.benchmarks import lstm, train
+from captioner.benchmarks import train
 from captioner.benchmarks.command import run_benchmark
+from captioner.benchmarks.lengths import caption_lengths
 from captioner.benchmarks.plain_loop import collate
 from captioner.benchmarks.record import Requirement, format_record
 from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
 from captioner.benchmarks.train_memory import peak_bytes, peak_memory_of_training
 from captioner.benchmarks.workload import (
     build_vocabulary,
-    caption_lengths,
     captioned_images,
     draw_pictures,
     random_features,
@@ -32,7 +28,6 @@ from captioner.benchmarks.workload import (
 from captioner.data.tokenize import tokenize
 from captioner.errors import CaptionerError, ConfigError, DataError
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
@@ -74,34 +69,6 @@ def requirement(record: dict[str, Any], start: str) -> dict[str, Any]:
 
 
 # -- the suites ---------------------------------------------------------------------------------
-
-
-def test_lstm_suite_times_every_backend_on_the_whole_grid() -> None:
-    settings = schema.LstmBenchmark(
-        batch_sizes=[3, 5], hidden_sizes=[8], dtypes=["float64"], backends=["reference", "torch"]
-    )
-    lstm_seconds, lstm.MIN_SECONDS = lstm.MIN_SECONDS, 0.0
-    try:
-        record = run_benchmark(tiny("lstm", lstm=settings))
-    finally:
-        lstm.MIN_SECONDS = lstm_seconds
-    check_shape(record, "lstm", {"reference", "torch", "padded"})
-    assert {one["axes"]["B"] for one in record["figures"]} == {3, 5}
-    assert {one["unit"] for one in record["figures"]} == {"ms", "tokens/s", "times"}
-    assert len(record["requirements"]) == 4
-    assert all(one["met"] for one in record["requirements"])  # differences, not speeds
-
-
-@pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_lstm_sides_differ_where_a_weight_does(backend: str) -> None:
-    case = lstm.make_case(4, 8, dtype=torch.float64, device=CPU, seed=0)
-    sides = {name: lstm.SIDES[name](case) for name in (backend, "padded")}
-    (same,) = lstm._differences(sides, 1e-10, {})
-    assert same.met
-    with torch.no_grad():
-        sides["padded"].leaves[1][0, 0] += 1e-3
-    (changed,) = lstm._differences(sides, 1e-10, {})
-    assert not changed.met
 
 
 def test_beam_suite_finds_the_same_captions_both_ways() -> None:
@@ -213,13 +180,6 @@ def test_peak_of_this_process_is_in_bytes() -> None:
     assert 2e7 < peak_bytes() < 1e11
 
 
-def test_synthetic_captions_are_as_long_as_flickr8ks() -> None:
-    lengths = caption_lengths(30_000, seed=1)
-    assert lengths.mean() == pytest.approx(10.8, abs=0.1)
-    assert np.percentile(lengths, 99) == pytest.approx(22, abs=1)
-    assert lengths.max() == 37
-
-
 def test_synthetic_vocabulary_is_as_large_as_flickr8ks() -> None:
     images = synthetic_images(6000, seed=0)
     assert len(build_vocabulary(images)) == 2540 + 4
@@ -263,6 +223,9 @@ def test_collate_puts_the_longest_first() -> None:
         (lambda: schema.TrainBenchmark(backends=["tourch"]), "did you mean 'torch'"),
         (lambda: schema.FeaturesBenchmark(encoder="resnet18"), "KIND/NAME"),
         (lambda: schema.LstmBenchmark(dtypes=["float33"]), "float32"),
+        (lambda: schema.LstmBenchmark(lengths=["equals"]), "did you mean 'equal'"),
+        (lambda: schema.LstmBenchmark(backends=["auto"]), "reference, torch, padded, fused"),
+        (lambda: tiny("beam", plot="beam.png"), "plot draws suite=lstm alone"),
         (lambda: schema.BeamBenchmark(images=0), "beam.images must be at least 1"),
     ],
 )
@@ -275,22 +238,3 @@ def test_nested_keys_are_known_to_the_command_line() -> None:
     keys = schema.known_keys(schema.BenchmarkConfig)
     assert {"train.hidden_sizes", "lstm.dtypes", "repeats"} <= set(keys)
     assert "vocabulary.min_count" in schema.known_keys(schema.TrainConfig)
-
-
-def test_script_prints_the_tables_and_writes_the_record(tmp_path: Path) -> None:
-    out = tmp_path / "lstm.json"
-    command = [
-        sys.executable, str(ROOT / "scripts" / "benchmark.py"), "suite=lstm", "repeats=1",
-        "lstm.batch_sizes=[2]", "lstm.hidden_sizes=[4]", "lstm.backends=[reference]", "threads=1",
-        "device=cpu", f"out={out}",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "required" in done.stdout and "reference" in done.stdout
-    record = json.loads(out.read_text())
-    assert "suite=lstm" in record["command"]
-    check_shape(record, "lstm", {"reference", "padded"})
-    assert [path.name for path in tmp_path.iterdir()] == ["lstm.json"]

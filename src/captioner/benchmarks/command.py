@@ -9,7 +9,14 @@ import torch
 from captioner.benchmarks.beam import beam_suite
 from captioner.benchmarks.features import features_suite
 from captioner.benchmarks.lstm import lstm_suite
-from captioner.benchmarks.record import SuiteResult, describe_machine, make_record
+from captioner.benchmarks.lstm_plot import import_pyplot, plot_lstm
+from captioner.benchmarks.lstm_table import format_lstm
+from captioner.benchmarks.record import (
+    SuiteResult,
+    describe_machine,
+    format_record,
+    make_record,
+)
 from captioner.benchmarks.train import train_suite
 from captioner.build import pick_device
 from captioner.config import BenchmarkConfig
@@ -17,15 +24,24 @@ from captioner.files import write_json
 
 
 def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
-    """Run the suite and return its record, which is also written to `out` where that is given."""
+    """Run the suite and return its record, which is also written to `out` and drawn to `plot`."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
+    if config.plot is not None:
+        import_pyplot()  # before minutes of measuring, not after
     machine = describe_machine(device)
     record = make_record(config.suite, _run_suite(config, device), machine=machine)
     if config.out is not None:
         write_json(config.out, record)
+    if config.plot is not None:
+        plot_lstm(record, config.plot)
     return record
+
+
+def format_suite(record: dict[str, Any]) -> str:
+    """The record as tables for the terminal."""
+    return format_lstm(record) if record["suite"] == "lstm" else format_record(record)
 
 
 def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
@@ -37,4 +53,4 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
         return train_suite(**vars(config.train), **on_data)
     if config.suite == "beam":
         return beam_suite(**vars(config.beam), **on_data)
-    return lstm_suite(**vars(config.lstm), **every)
+    return lstm_suite(**vars(config.lstm), **on_data)

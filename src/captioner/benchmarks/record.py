@@ -67,7 +67,7 @@ def make_record(suite: str, result: SuiteResult, *, machine: dict[str, Any]) -> 
         "suite": suite,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine,
-        "versions": _versions(),
+        "versions": versions(),
         "command": shlex.join(["python", *sys.argv]),
         "settings": result.settings,
         "figures": [
@@ -121,7 +121,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package, Python, PyTorch, CUDA, and of the packages a suite may use."""
     found = {
         "captioner": __version__,
         "python": platform.python_version(),
@@ -139,20 +140,30 @@ def _versions() -> dict[str, str]:
 
 def format_record(record: dict[str, Any]) -> str:
     """The record as two tables: what was measured, and what was required."""
+    measured = [("measured", "sizes", "side", "median", "min", "max", "unit")]
+    for one in record["figures"]:
+        measured.append((one["what"], _sizes(one), one["side"], *_numbers(one), one["unit"]))
+    lines = [format_head(record), "", *aligned(measured), "", *format_requirements(record)]
+    return "\n".join(lines)
+
+
+def format_head(record: dict[str, Any]) -> str:
+    """Which suite ran, on what."""
     machine = record["machine"]
-    head = (
+    return (
         f"suite {record['suite']}: {machine['device']}, {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['threads']} threads, "
         f"torch {record['versions']['torch']}"
     )
-    measured = [("measured", "sizes", "side", "median", "min", "max", "unit")]
-    for one in record["figures"]:
-        measured.append((one["what"], _sizes(one), one["side"], *_numbers(one), one["unit"]))
+
+
+def format_requirements(record: dict[str, Any]) -> list[str]:
+    """The lines of the second table."""
     required = [("required", "sizes", "", "median", "min", "max", "unit")]
     for one in record["requirements"]:
         verdict = f"{_bounds(one)}: {'met' if one['met'] else 'NOT MET'}"
         required.append((one["what"], _sizes(one), verdict, *_numbers(one), one["unit"]))
-    return "\n".join([head, "", *_aligned(measured), "", *_aligned(required)])
+    return aligned(required)
 
 
 def _sizes(one: dict[str, Any]) -> str:
@@ -173,11 +184,14 @@ def _bounds(one: dict[str, Any]) -> str:
     return " and ".join(bounds)
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]], left: Sequence[int] = (0, 1, 2, 6)) -> list[str]:
+    """Lines with even columns: those at the places `left` to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        texts = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
-        numbers = [cell.rjust(width) for cell, width in zip(row[3:6], widths[3:6], strict=True)]
-        lines.append("  ".join([*texts, *numbers, row[6]]).rstrip())
+        cells = [
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
     return lines

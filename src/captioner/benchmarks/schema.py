@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from captioner.benchmarks.lengths import DISTRIBUTIONS
 from captioner.checks import in_range, one_of
 from captioner.errors import ConfigError
 from captioner.ops import BACKENDS
+
+LSTM_DTYPES = ("float32", "float64", "bfloat16", "float16")
+LSTM_BACKENDS = ("reference", "torch", "padded", "fused")
 
 
 @dataclass
@@ -78,17 +82,23 @@ class BeamBenchmark:
 
 @dataclass
 class LstmBenchmark:
-    """suite=lstm: the grid, and the backends beside padded torch.nn.LSTM."""
+    """suite=lstm: the grid, and what is measured beside packed torch.nn.LSTM.
 
-    batch_sizes: list[int] = field(default_factory=lambda: [32, 64, 128])
-    hidden_sizes: list[int] = field(default_factory=lambda: [128, 256, 512])
+    lengths: flickr8k, equal or outlier (one long sequence among short ones). A backend that is not
+    built is skipped aloud.
+    """
+
+    batch_sizes: list[int] = field(default_factory=lambda: [16, 64, 128])
+    hidden_sizes: list[int] = field(default_factory=lambda: [256, 512])
     dtypes: list[str] = field(default_factory=lambda: ["float32"])
-    backends: list[str] = field(default_factory=lambda: ["reference", "torch"])
+    lengths: list[str] = field(default_factory=lambda: ["flickr8k"])
+    backends: list[str] = field(default_factory=lambda: ["reference", "padded", "fused"])
 
     def __post_init__(self) -> None:
         for key in ("hidden_sizes", "batch_sizes"):
             in_range(f"lstm.{key}", min(getattr(self, key), default=0), 1)
-        for dtype in self.dtypes:
-            one_of("lstm.dtypes", dtype, ("float32", "float64", "bfloat16"))
-        for backend in self.backends:
-            one_of("lstm.backends", backend, ("reference", "torch"))
+        for key, choices in (
+            ("dtypes", LSTM_DTYPES), ("lengths", DISTRIBUTIONS), ("backends", LSTM_BACKENDS)
+        ):  # fmt: skip
+            for value in getattr(self, key):
+                one_of(f"lstm.{key}", value, choices)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from tqdm import tqdm
+
+MOST_PREPARED = 32  # calls in succession: what each needs beforehand lies in memory at once
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,16 @@ class Spread:
         return Spread(tuple(map(change, self.values)))
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A side whose `call` takes what `prepare` made anew for it, outside the time that is taken."""
+
+    prepare: Callable[[], Any]
+    call: Callable[[Any], object]
+
+
 def interleaved(
-    sides: Mapping[str, Callable[[], object]],
+    sides: Mapping[str, Callable[[], object] | Prepared],
     *,
     repeats: int,
     device: torch.device,
@@ -56,8 +66,10 @@ def interleaved(
         for _ in range(warmup):
             once = _seconds(side, 1, device)
             calls[name] = max(1, math.ceil(min_seconds / max(once, 1e-9)))
+            if isinstance(side, Prepared):
+                calls[name] = min(calls[name], MOST_PREPARED)
     taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in tqdm(range(repeats), desc=" | ".join(sides), unit="repeat", leave=False):
+    for _ in _shown(repeats, " | ".join(sides)):
         for name, side in sides.items():
             taken[name].append(_seconds(side, calls[name], device))
     return {name: Spread(tuple(values)) for name, values in taken.items()}
@@ -69,11 +81,23 @@ def paired_ratio(numerator: Spread, denominator: Spread) -> Spread:
     return Spread(tuple(a / b for a, b in pairs))
 
 
-def _seconds(side: Callable[[], object], calls: int, device: torch.device) -> float:
+def highest(spreads: Iterable[Spread]) -> Spread:
+    """Each repeat's largest value: the highest of several floors."""
+    return Spread(tuple(map(max, zip(*(spread.values for spread in spreads), strict=True))))
+
+
+def _seconds(side: Callable[[], object] | Prepared, calls: int, device: torch.device) -> float:
+    if isinstance(side, Prepared):
+        made = [side.prepare() for _ in range(calls)]
+        return _timed(lambda: side.call(made.pop()), calls, device)
+    return _timed(side, calls, device)
+
+
+def _timed(call: Callable[[], object], calls: int, device: torch.device) -> float:
     _wait(device)
     started = time.perf_counter()
     for _ in range(calls):
-        side()
+        call()
     _wait(device)
     return (time.perf_counter() - started) / calls
 
@@ -82,3 +106,12 @@ def _wait(device: torch.device) -> None:
     """A GPU works on after a call returns; its time is only known once it has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _shown(repeats: int, title: str) -> Iterable[int]:
+    """The repeats behind a bar, or without one where tqdm is not installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:  # a machine that only computes
+        return range(repeats)
+    return tqdm(range(repeats), desc=title, unit="repeat", leave=False)

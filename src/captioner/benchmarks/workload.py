@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from captioner.benchmarks.lengths import caption_lengths, word_ranks
 from captioner.data.captions import CaptionedImage
 from captioner.data.feature_store import FeatureStore
 from captioner.data.flickr8k import load_flickr8k
@@ -19,25 +20,12 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
 
 CAPTIONS_EACH = 5
-# Flickr8k's captions in words: mean 10.8, 99th percentile 22, longest 37; 2,540 frequent words.
-SHAPE, MEAN, LONGEST, WORDS = 8.0, 10.8, 37, 2540
-
-
-def caption_lengths(count: int, *, seed: int) -> np.ndarray:
-    """Lengths in words [count] as Flickr8k's captions have them, the longest among them."""
-    drawn = np.random.default_rng(seed).gamma(SHAPE, MEAN / SHAPE, count)
-    lengths = np.clip(np.rint(drawn), 2, LONGEST).astype(np.int64)
-    lengths[0] = LONGEST
-    return lengths
 
 
 def synthetic_images(count: int, *, seed: int, prefix: str = "train") -> list[CaptionedImage]:
     """Images with five captions each of words drawn by Zipf's law; there are no picture files."""
     lengths = caption_lengths(count * CAPTIONS_EACH, seed=seed)
-    ranks = np.arange(WORDS)
-    chances = 1 / (ranks + 2.7)  # Mandelbrot's shift: no word is a third of the text
-    generator = np.random.default_rng([seed, 1])
-    drawn = generator.choice(WORDS, size=int(lengths.sum()), p=chances / chances.sum())
+    drawn = word_ranks(int(lengths.sum()), seed=seed)
     captions = [
         " ".join(f"word{rank}" for rank in part)
         for part in np.split(drawn, lengths.cumsum()[:-1].tolist())

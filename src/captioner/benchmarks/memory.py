@@ -1,0 +1,43 @@
+"""Peak memory of one call: what PyTorch's allocators hand out while it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+ALLOCATION = "[memory]"  # the name of an allocation or release in a profile's trace
+
+
+def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes of the most that `call` holds at a time, beyond what was allocated before it.
+
+    On a CPU the profiler sees every tensor, an extension's too, but not what a library such as
+    oneDNN takes from the system for itself. Call once before to leave first uses out.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        result = call()
+        torch.cuda.synchronize(device)
+        del result
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports missing GPUs on standard error
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+        result = call()
+    del result
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        taken.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    peak = held = 0
+    for event in sorted((e for e in events if e.get("name") == ALLOCATION), key=lambda e: e["ts"]):
+        held += int(event["args"]["Bytes"])
+        peak = max(peak, held)
+    return peak

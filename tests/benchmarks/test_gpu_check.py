@@ -1,0 +1,399 @@
+"""`make gpu-check` without a GPU: its stages on real processes, its record after every one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from captioner.benchmarks import gpu_benchmark, gpu_check, gpu_stages
+from captioner.benchmarks.gpu_benchmark import gpu_grid, measure_cells, run_benchmark_stage
+from captioner.benchmarks.gpu_stages import Checkout, build_extension, read_junit, run_tests
+from captioner.benchmarks.lstm_case import Cell
+from captioner.benchmarks.lstm_small_case import run_small_case
+from captioner.benchmarks.lstm_table import format_lstm
+from captioner.benchmarks.processes import run_process, shortened
+from captioner.errors import CaptionerError
+from captioner.files import read_json
+
+ROOT = Path(__file__).parents[2]
+HERE = Checkout(ROOT, sys.executable, "9.0")
+HEAD = {"machine": {"device": "no GPU", "driver": "none"}, "commit": "unknown"}
+TINY = [Cell("equal", "float32", 4, batch) for batch in (1, 2, 3)]
+
+
+def passing(note: Any) -> dict[str, Any]:
+    return {"status": "passed", "summary": "well"}
+
+
+def program(path: Path, source: str) -> str:
+    """An executable Python file."""
+    path.write_text(f"#!{sys.executable}\n{source}")
+    path.chmod(0o755)
+    return str(path)
+
+
+# -- the command --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_exits_with_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--out", "record.json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: gpu-check needs a CUDA GPU, and PyTorch")
+    assert len(done.stderr.splitlines()) == 1 and not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_make_runs_it_with_a_bare_interpreter(tmp_path: Path) -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("no make here")
+    done = subprocess.run(
+        [make, "-n", "-C", str(ROOT), "gpu-check", "PYTHON=python9", "GPU=--minutes 4",
+         f"VENV={tmp_path}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if "make" not in line]
+    assert lines == ["PYTHONPATH=src python9 scripts/gpu_check.py --minutes 4"]
+
+
+def test_a_failing_stage_is_recorded_and_the_later_ones_run(tmp_path: Path) -> None:
+    def breaks(note: Any) -> dict[str, Any]:
+        raise RuntimeError("no such kernel")
+
+    out = tmp_path / "folder" / "record.json"
+    stages = {"build": passing, "tests": breaks, "sanitizer": passing}
+    record = gpu_check.run_check(stages, head=HEAD, out=out)
+    assert read_json(out) == record and record["finished"]
+    status = {name: part["status"] for name, part in record["stages"].items()}
+    assert status == {"build": "passed", "tests": "failed", "sanitizer": "passed"}
+    assert record["stages"]["tests"]["summary"] == "RuntimeError: no such kernel"
+    text = gpu_check.format_check(record)
+    assert "  tests: failed: RuntimeError: no such kernel" in text
+    assert "no GPU, driver none, commit unknown" in text
+
+
+def test_an_interruption_keeps_what_was_finished(tmp_path: Path) -> None:
+    out = tmp_path / "record.json"
+
+    def interrupted(note: Any) -> dict[str, Any]:
+        assert read_json(out)["stages"]["build"]["status"] == "passed"
+        note({"status": "passed", "summary": "half of it"})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gpu_check.run_check({"build": passing, "benchmark": interrupted}, head=HEAD, out=out)
+    record = read_json(out)
+    assert not record["finished"]
+    assert record["stages"]["build"]["summary"] == "well"
+    assert record["stages"]["benchmark"] == {"status": "running", "summary": "half of it"}
+
+
+def test_a_record_that_cannot_be_written_stops_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CaptionerError, match="cannot write"):
+        gpu_check.run_check({"build": passing}, head=HEAD, out=tmp_path / "file" / "x.json")
+
+
+def test_the_head_ties_a_record_to_its_sources(tmp_path: Path) -> None:
+    head = gpu_check.record_head(ROOT, HEAD["machine"])
+    assert json.loads(json.dumps(head)) == head
+    assert head["versions"]["torch"] == torch.__version__
+    assert gpu_check.commit_of(tmp_path) == "unknown"
+    (tmp_path / "csrc" / "cuda").mkdir(parents=True)
+    kernel = tmp_path / "csrc" / "cuda" / "kernel.cu"
+    digests = set()
+    for text in ("one", "two"):
+        kernel.write_text(text)
+        digests.add(gpu_check.digest_of_sources(tmp_path))
+    assert len(digests) == 2 and len(digests.pop()) == 64
+    out = gpu_check.default_out("NVIDIA H100 80GB HBM3")
+    assert out.parent == ROOT / "benchmarks" / "results" / "gpu"
+    assert out.name.startswith("nvidia-h100-80gb-hbm3-20") and out.suffix == ".json"
+
+
+def test_the_commit_is_gits(tmp_path: Path) -> None:
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("no git here")
+
+    def run(*arguments: str) -> None:
+        settings = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.hooksPath=/dev/null"]
+        subprocess.run([git, "-C", str(tmp_path), *settings, *arguments], check=True)
+
+    run("init", "-q")
+    (tmp_path / "file").write_text("one")
+    run("add", "file")
+    run("commit", "-q", "-m", "one")
+    commit = gpu_check.commit_of(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "file").write_text("two")
+    assert gpu_check.commit_of(tmp_path) == f"{commit}, changed"
+
+
+# -- build and tests ----------------------------------------------------------------------------
+
+
+def test_the_build_gets_its_environment_and_its_log_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text(
+        "import os, sys\n"
+        "print(sys.argv[1:], os.environ['CAPTIONER_CUDA'], os.environ['TORCH_CUDA_ARCH_LIST'])\n"
+        "sys.exit('nvcc: not found')\n"
+    )
+    part = build_extension(Checkout(tmp_path, sys.executable, "9.0a"))
+    assert (part["status"], part["summary"]) == ("failed", "the build: exit status 1")
+    assert "['build_ext', '--inplace', '--force'] 1 9.0a" in part["log"]
+    assert "nvcc: not found" in part["log"]
+
+
+def test_a_build_without_the_backend_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "setup.py").touch()
+    checkout = Checkout(tmp_path, sys.executable, "9.0")
+    monkeypatch.setattr(gpu_stages, "ASK_FOR_FUSED", "raise ValueError('not for CUDA')")
+    part = build_extension(checkout)
+    assert part["status"] == "failed"
+    assert part["summary"] == "built, but not there: ValueError: not for CUDA"
+    monkeypatch.setattr(gpu_stages, "ASK_FOR_FUSED", "pass")
+    assert build_extension(checkout)["status"] == "passed"
+
+
+def test_tests_are_counted_and_failures_named(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('device', ['cpu', 'cuda'])\n"
+        "def test_one(device): assert device\n"
+        "def test_wrong_on_cuda(): assert 1 == 2, 'one is not two'\n"
+        "@pytest.mark.skip(reason='no cuda')\n"
+        "def test_skipped_on_cuda(): pass\n"
+    )
+    (tmp_path / "test_skips.py").write_text("import pytest\npytest.skip(allow_module_level=True)\n")
+    (tmp_path / "test_drawn.py").write_text("import hypothesis\n")
+    checkout = Checkout(tmp_path, sys.executable, "9.0")
+    tests = (("test_some.py", "cuda"), ("test_skips.py", None), ("test_absent.py", None))
+    part = run_tests(checkout, tests)
+    assert (part["passed"], part["failed"], part["skipped"]) == (1, 1, 2)
+    assert part["status"] == "failed"
+    assert part["summary"] == (
+        "1 passed, 1 failed, 2 skipped; not right: test_some.py, test_skips.py, test_absent.py"
+    )
+    some = part["files"]["test_some.py"]
+    (failure,) = some["failures"]
+    assert failure["test"] == "test_some::test_wrong_on_cuda"
+    assert "one is not two" in failure["message"]
+    assert some["why"] == "exit status 1" and "one is not two" in some["output"]
+    assert "no cuda" in some["skip_reasons"][0]
+    assert part["files"]["test_absent.py"]["why"] == "there is no such file"
+
+
+def test_a_file_that_needs_hypothesis_is_left_out_where_it_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "test_drawn.py").write_text("from hypothesis import given\n")
+    (tmp_path / "hypothesis.py").write_text("raise ModuleNotFoundError('hypothesis')\n")
+    python = program(
+        tmp_path / "python",
+        "import os, sys\n"
+        f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n",
+    )
+    part = run_tests(Checkout(tmp_path, python, "9.0"), (("test_drawn.py", None),))
+    assert part["status"] == "passed"
+    assert part["summary"].endswith("not run: test_drawn.py: hypothesis is not installed")
+
+
+def test_a_crash_leaves_no_report(tmp_path: Path) -> None:
+    (tmp_path / "test_crash.py").write_text(
+        "import os, signal\ndef test_one(): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    part = run_tests(Checkout(tmp_path, sys.executable, "9.0"), (("test_crash.py", None),))
+    assert part["files"]["test_crash.py"]["why"] == "killed by SIGKILL"
+    assert read_junit(tmp_path / "none.xml") is None
+
+
+# -- the sanitizer ------------------------------------------------------------------------------
+
+
+def test_without_a_sanitizer_the_record_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_stages, "find_sanitizer", lambda: None)
+    part = gpu_stages.run_sanitizer(HERE)
+    assert part == {"status": "skipped", "summary": "compute-sanitizer is not installed"}
+
+
+def test_the_sanitizer_is_found_in_cudas_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    there = program(tmp_path / "cuda" / "bin" / "compute-sanitizer", "")
+    assert gpu_stages.find_sanitizer() == there
+
+
+def test_what_the_sanitizer_finds_fails_the_stage(tmp_path: Path) -> None:
+    tool = program(
+        tmp_path / "compute-sanitizer",
+        "import os, sys\n"
+        "assert sys.argv[3:5] == ['--error-exitcode', '9'] and 'bfloat16' in sys.argv\n"
+        "assert os.environ['PYTORCH_NO_CUDA_MEMORY_CACHING'] == '1'\n"
+        "wrong = sys.argv[2] == 'racecheck'\n"
+        "print(f'========= ERROR SUMMARY: {int(wrong)} errors')\n"
+        "sys.exit(9 * wrong)\n",
+    )
+    part = gpu_stages.run_sanitizer(HERE, tool)
+    assert part["status"] == "failed"
+    assert (
+        part["summary"] == "memcheck: ERROR SUMMARY: 0 errors; racecheck: ERROR SUMMARY: 1 errors"
+    )
+    assert part["tools"]["memcheck"]["status"] == "passed"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_small_case_compares_with_the_reference(dtype: str) -> None:
+    assert run_small_case("cpu", dtype, backend="reference") == 0
+    assert run_small_case("cpu", dtype, backend="torch") < 0.05
+
+
+# -- the benchmark ------------------------------------------------------------------------------
+
+
+def test_the_benchmark_measures_every_cell_and_notes_each() -> None:
+    noted: list[int] = []
+    wrong = dataclasses.replace(TINY[0], dtype="float31")
+    part = run_benchmark_stage(
+        HERE, seconds=60, cells=[TINY[0], wrong, TINY[1]], device="cpu",
+        note=lambda part: noted.append(len(part["skipped"])),
+    )  # fmt: skip
+    assert [one["B"] for one in part["record"]["settings"]["batches"]] == [1, 2]
+    assert part["failed"] == {str(wrong): "KeyError: 'float31'"}
+    assert part["status"] == "failed" and "2 cells measured, 1 failed" in part["summary"]
+    assert not part["skipped"] and noted == sorted(noted, reverse=True)
+    assert "H 4, B 2" in format_lstm(part["record"])
+
+
+def test_no_cell_is_begun_after_the_deadline(tmp_path: Path) -> None:
+    part = run_benchmark_stage(HERE, seconds=0, cells=TINY, device="cpu")
+    assert part["status"] == "failed" and part["summary"].endswith("no time was left")
+    assert part["skipped"] == [str(cell) for cell in TINY]
+    cells = [dataclasses.astuple(cell) for cell in TINY]
+    job = {"cells": cells, "deadline": time.time() - 1, "device": "cpu"}
+    assert measure_cells(job, tmp_path / "out.json") == 0
+    assert not (tmp_path / "out.json").exists()
+
+
+CHILD = """
+import json, os, signal, sys, time
+job, out = json.load(open(sys.argv[3])), sys.argv[4]
+name = lambda cell: "lengths {}, dtype {}, H {}, B {}".format(*cell)
+def write(**found):
+    with open(out + ".part", "w") as handle:
+        json.dump({"done": 0, "running": None, "failed": {}, "record": None, **found}, handle)
+    os.replace(out + ".part", out)
+done = 0
+for cell in job["cells"]:
+    write(done=done, running=name(cell))
+    if cell[3] == 2:
+        print("an illegal address")
+        sys.stdout.flush()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if cell[3] == 3:
+        write(done=done + 1, failed={name(cell): "CUDA error"})
+        sys.exit(BROKEN)
+    done += 1
+    write(done=done)
+"""
+
+
+def test_a_cell_that_takes_its_process_along_is_noted_and_the_rest_measured(tmp_path: Path) -> None:
+    python = program(tmp_path / "python", CHILD.replace("BROKEN", str(gpu_benchmark.BROKEN)))
+    cells = [*TINY, dataclasses.replace(TINY[0], batch_size=4)]
+    part = run_benchmark_stage(Checkout(tmp_path, python, "9.0"), seconds=30, cells=cells)
+    assert set(part["failed"]) == {str(TINY[1]), str(TINY[2])}
+    assert part["failed"][str(TINY[1])] == "killed by SIGSEGV: an illegal address\n"
+    assert part["failed"][str(TINY[2])] == "CUDA error"
+    assert part["skipped"] == []
+
+
+def test_a_process_that_cannot_start_is_not_tried_for_ever(tmp_path: Path) -> None:
+    python = program(tmp_path / "python", "import sys\nsys.exit('no module')\n")
+    part = run_benchmark_stage(Checkout(tmp_path, python, "9.0"), seconds=30, cells=TINY)
+    assert part["status"] == "failed" and "no module" in part["summary"]
+
+
+def test_the_verdict_on_a_benchmark() -> None:
+    what = "forward and backward, speed to torch"
+    figures = [{"what": what, "side": "fused", "median": median} for median in (2.0, 8.0)]
+    record = {
+        "figures": figures, "requirements": [{"met": True}],
+        "settings": {"batches": [{}, {}], "skipped": {}},
+    }  # fmt: skip
+    part = {"failed": {}, "skipped": [], "record": record}
+    good = gpu_benchmark._judged(part)
+    assert good["status"] == "passed"
+    assert good["summary"] == (
+        "2 cells measured; fused is 4.00 times as fast as packed nn.LSTM (geometric mean)"
+    )
+    late = gpu_benchmark._judged({**part, "skipped": ["a cell"]})
+    assert late["status"] == "passed" and "1 left out for want of time" in late["summary"]
+    apart = {**record, "requirements": [{"met": False}]}
+    assert gpu_benchmark._judged({**part, "record": apart})["status"] == "failed"
+    absent = {**record, "settings": {"batches": [{}], "skipped": {"fused": "not built"}}}
+    without = gpu_benchmark._judged({**part, "record": absent})
+    assert without["status"] == "failed" and "fused is absent: not built" in without["summary"]
+
+
+def test_the_gpus_grid_begins_with_what_says_most() -> None:
+    cells = gpu_grid()
+    assert len(set(cells)) == len(cells) == 40
+    assert cells[0] == Cell("flickr8k", "bfloat16", 512, 64)
+    assert {cell.dtype for cell in cells} == {"bfloat16", "float16", "float32"}
+    assert {cell.lengths for cell in cells} == {"flickr8k", "equal", "outlier"}
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+def test_a_process_ends_at_its_limit_with_its_children(tmp_path: Path) -> None:
+    marker = tmp_path / "late"
+    child = f"import time; time.sleep(3); open({str(marker)!r}, 'w')"
+    source = (
+        "import subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        "print('begun', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    ticks: list[None] = []
+    started = time.monotonic()
+    done = run_process(
+        [sys.executable, "-c", source], folder=tmp_path, environment={}, timeout=1.5,
+        while_running=lambda: ticks.append(None),
+    )  # fmt: skip
+    assert time.monotonic() - started < 10
+    assert done.code is None and done.output == "begun\n" and len(ticks) in (1, 2)
+    assert done.ending.endswith("its limit")
+    time.sleep(3)
+    assert not marker.exists()
+
+
+def test_a_program_that_is_not_there_is_an_answer(tmp_path: Path) -> None:
+    done = run_process(["no-such-program"], folder=tmp_path, environment={}, timeout=5)
+    assert done.code == 127 and "no-such-program" in done.output
+
+
+def test_long_output_keeps_beginning_and_end() -> None:
+    assert shortened("short") == "short"
+    text = shortened("a" * 50 + "b" * 1000 + "c" * 50, 80)
+    assert text.startswith("a" * 20 + "\n[... 1020 characters ...]\n") and text.endswith("c" * 50)

@@ -1,0 +1,294 @@
+"""suite=lstm on tiny sizes: its sides agree, its floors and promises are what they say."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from captioner import config as schema
+from captioner.benchmarks import lstm, lstm_plot, lstm_sides
+from captioner.benchmarks.command import format_suite, run_benchmark
+from captioner.benchmarks.lstm_case import Case, Cell, make_case
+from captioner.benchmarks.lstm_sides import BACKWARD, BOTH, DISTINCT, FORWARD, FUSED, PEER, SIDES
+from captioner.benchmarks.memory import peak_allocated
+from captioner.benchmarks.record import Figure
+from captioner.benchmarks.timing import Prepared, Spread, highest, interleaved
+from captioner.errors import ConfigError
+from captioner.models.lstm import LSTM
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+TINY = Cell("flickr8k", "float64", 8, 4)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(lstm, "MIN_SECONDS", 0.0)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an installation without the extension."""
+
+    def choose(requested: str, device_type: str) -> str:
+        raise ConfigError(f"LSTM backend {requested!r} is not built")
+
+    monkeypatch.setattr(lstm_sides, "choose_backend", choose)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference in the fused backend's place: both of its sides run everywhere."""
+
+    def distinct(case: Case) -> lstm_sides.Side:
+        layer = LSTM(case.hidden_size, case.hidden_size, backend="reference", dtype=torch.float64)
+        layer.load_state_dict(case.layer.state_dict())
+        table = case.table.clone().requires_grad_()
+        return lstm_sides.Side(
+            forward=lambda: layer.forward_packed(table[case.input_rows], case.batch_sizes)[0],
+            grad_output=case.grad_output,
+            leaves=(table, *layer.parameters()),
+            packed=lambda output: output,
+            distinct=lambda gradient: gradient,
+        )
+
+    monkeypatch.setitem(SIDES, FUSED, SIDES["reference"])
+    monkeypatch.setitem(SIDES, DISTINCT, distinct)
+    monkeypatch.setattr(lstm, "why_absent", lambda name, device: None)
+
+
+def run(**settings: Any) -> dict[str, Any]:
+    part = schema.LstmBenchmark(
+        **{"batch_sizes": [3, 5], "hidden_sizes": [8], "dtypes": ["float64"], **settings}
+    )
+    return run_benchmark(
+        schema.BenchmarkConfig(suite="lstm", device="cpu", threads=1, repeats=2, lstm=part)
+    )
+
+
+def found(record: dict[str, Any], what: str, side: str) -> list[dict[str, Any]]:
+    return [x for x in record["figures"] if (x["what"], x["side"]) == (what, side)]
+
+
+# -- the suite ----------------------------------------------------------------------------------
+
+
+def test_every_side_is_measured_on_the_whole_grid(stand_in: None) -> None:
+    record = run(lengths=["flickr8k", "equal", "outlier"])
+    assert json.loads(json.dumps(record)) == record
+    sides = {PEER, "reference", "padded", FUSED, DISTINCT}
+    assert {one["side"] for one in record["figures"]} == {*sides, "products"}
+    cells = {tuple(one["axes"].values()) for one in record["figures"]}
+    assert len(cells) == 3 * 2
+    for side in sides:
+        for what in (FORWARD, BACKWARD, BOTH):
+            units = [one["unit"] for one in found(record, what, side)]
+            assert sorted(units) == ["ms"] * 6 + ["tokens/s"] * 6
+            assert len(found(record, f"{what}, share of the floor", side)) == 6
+            assert len(found(record, f"{what}, speed to torch", side)) == 6 * (side != PEER)
+        assert len(found(record, "peak memory", side)) == 6
+    assert len(found(record, f"{BOTH}, speed to fused", DISTINCT)) == 6
+    assert len(found(record, f"{BOTH}, speed to padded", FUSED)) == 6
+    batches = record["settings"]["batches"]
+    assert [one["tokens"] for one in batches if one["lengths"] == "equal"] == [39, 65]
+    assert all(one["distinct_rows"] < one["tokens"] for one in batches)
+    # No promise holds for float64 and one thread; what is left is agreement.
+    assert len(record["requirements"]) == 6 * 4
+    assert all(one["met"] and "difference" in one["what"] for one in record["requirements"])
+    table = format_suite(record)
+    assert "H 8, B 5" in table and DISTINCT in table and "NOT MET" not in table
+
+
+def test_what_is_not_built_is_skipped_aloud(
+    no_fused: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="captioner"):
+        record = run(batch_sizes=[2])
+    assert "fused is skipped: LSTM backend 'fused' is not built" in caplog.text
+    assert set(record["settings"]["skipped"]) == {FUSED, DISTINCT}
+    assert {one["side"] for one in record["figures"]} == {PEER, "reference", "padded", "products"}
+    assert "fused is skipped: LSTM backend 'fused' is not built" in format_suite(record)
+
+
+@pytest.mark.parametrize("side", ["reference", "padded", FUSED, DISTINCT])
+def test_sides_differ_where_a_weight_does(side: str, stand_in: None) -> None:
+    case = make_case(TINY, device=CPU, seed=0)
+    sides = {name: SIDES[name](case) for name in (PEER, side)}
+    (same,) = lstm._differences(case, sides, TINY)
+    assert same.met
+    changed = make_case(TINY, device=CPU, seed=0)
+    with torch.no_grad():
+        changed.layer.weight_ih_l0[0, 0] += 1e-3
+    sides[side] = SIDES[side](changed)
+    (apart,) = lstm._differences(case, sides, TINY)
+    assert not apart.met
+
+
+def test_sides_differ_where_one_gradient_does() -> None:
+    case = make_case(TINY, device=CPU, seed=0)
+    sides = {name: SIDES[name](case) for name in (PEER, "reference")}
+    rows = sides["reference"].leaves[0]
+    rows.register_hook(lambda gradient: gradient * (1 + 1e-6))
+    (apart,) = lstm._differences(case, sides, TINY)
+    assert not apart.met
+
+
+# -- the floor ----------------------------------------------------------------------------------
+
+
+def test_the_products_are_the_layers_own() -> None:
+    """Counted by the profiler: as many multiplications as the formulas have."""
+    case = make_case(TINY, device=CPU, seed=0)
+    work = case.tokens * 4 * 8 * (8 + 8)  # N rows, 4H columns, E and H to sum over
+    for what, times in ((FORWARD, 1), (BACKWARD, 2), (BOTH, 3)):
+        with torch.profiler.profile(with_flops=True) as taken:
+            lstm_sides.products(case)[what]()
+        assert sum(event.flops or 0 for event in taken.events()) == 2 * work * times
+
+
+def test_the_copy_moves_what_the_layer_must() -> None:
+    case = make_case(Cell("equal", "float32", 8, 4), device=CPU, seed=0)
+    rows, weights = 52 * 8 * 4, (2 * 32 * 8 + 2 * 32) * 4
+    assert lstm_sides.transfers(case)[FORWARD]().nbytes * 2 == rows + weights + rows + 5 * rows
+    assert lstm_sides.transfers(case)[BACKWARD]().nbytes * 2 == 2 * weights + 9 * rows
+    half = make_case(Cell("equal", "bfloat16", 8, 4), device=CPU, seed=0)
+    saved = 5 * rows  # float32, whatever the input's type
+    assert lstm_sides.transfers(half)[FORWARD]().nbytes * 2 == (weights + 2 * rows) // 2 + saved
+
+
+def test_the_higher_floor_counts() -> None:
+    taken = {"products": Spread((1.0, 4.0)), "copy": Spread((2.0, 2.0)), PEER: Spread((4.0, 8.0))}
+    assert highest([taken["products"], taken["copy"]]).values == (2.0, 4.0)
+    figures = lstm._times(BOTH, taken, 16, {})
+    (share,) = [one for one in figures if one.what.endswith("share of the floor")]
+    assert share.side == PEER and share.spread.values == (0.5, 0.5)
+    (rate,) = [one for one in figures if one.unit == "tokens/s"]
+    assert rate.spread.values == (4.0, 2.0)
+    assert {one.side for one in figures if one.unit == "ms"} == set(taken)
+
+
+def test_backward_alone_gets_a_forward_of_its_own_each_time() -> None:
+    made: list[int] = []
+    side = Prepared(lambda: made.append(len(made)) or len(made), lambda count: count)  # type: ignore[func-returns-value]
+    taken = interleaved({"a": side}, repeats=3, device=CPU, warmup=2)
+    assert len(made) == 5 and len(taken["a"].values) == 3
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+
+def test_peak_counts_what_is_held_at_once() -> None:
+    def call() -> torch.Tensor:
+        for _ in range(3):
+            torch.empty(1_000_000, dtype=torch.uint8)  # released at once
+        kept = torch.empty(2_000_000, dtype=torch.uint8)
+        return torch.empty(500_000, dtype=torch.uint8) if len(kept) else kept
+
+    assert peak_allocated(call, CPU) == 2_500_000
+
+
+def test_peak_sees_what_autograd_saves() -> None:
+    x = torch.ones(1000, dtype=torch.float64, requires_grad=True)
+    plain = peak_allocated(lambda: x.detach().exp().exp(), CPU)
+    saved = peak_allocated(lambda: x.exp().exp(), CPU)
+    assert (plain, saved) == (16_000, 16_000)
+    assert peak_allocated(lambda: x.detach().exp().exp().exp(), CPU) == 16_000
+    assert peak_allocated(lambda: x.exp().exp().exp(), CPU) == 24_000
+
+
+# -- promises -----------------------------------------------------------------------------------
+
+
+def figures_of(speed: float, share: float, memory: float) -> list[Figure]:
+    times = {f"{BOTH}, speed to torch": speed, f"{BOTH}, share of the floor": share}
+    figures = [Figure(what, FUSED, "times", Spread((value,))) for what, value in times.items()]
+    peaks = {FUSED: memory, PEER: 100.0}
+    return figures + [
+        Figure("peak memory", side, "MB", Spread((value,))) for side, value in peaks.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("batch", "hidden", "least"),
+    [
+        (64, 512, 1.8), (16, 256, 1.5), (16, 512, 1.5), (64, 256, 1.5), (128, 512, 1.5),
+        (256, 512, 1.2), (256, 256, 1.2), (64, 1024, 1.2), (32, 128, None),
+    ],
+)  # fmt: skip
+def test_the_promised_speeds(batch: int, hidden: int, least: float | None) -> None:
+    assert lstm.least_speed(batch, hidden) == least
+    cell = Cell("flickr8k", "float32", hidden, batch)
+    kept = lstm._promises(figures_of(2.0, 0.8, 99.0), cell)
+    assert len(kept) == 3 - (least is None) and all(one.met for one in kept)
+    broken = lstm._promises(figures_of(1.19, 0.74, 101.0), cell)
+    assert not any(one.met for one in broken)
+
+
+def test_promises_hold_for_captions_in_float32_on_two_threads() -> None:
+    cell = Cell("flickr8k", "float32", 512, 64)
+    torch.set_num_threads(2)
+    assert lstm.promised(cell, CPU)
+    assert not lstm.promised(cell, torch.device("cuda"))
+    assert not lstm.promised(Cell("equal", "float32", 512, 64), CPU)
+    assert not lstm.promised(Cell("flickr8k", "bfloat16", 512, 64), CPU)
+    torch.set_num_threads(1)
+    assert not lstm.promised(cell, CPU)
+
+
+def test_tf32_is_off_while_measuring_and_as_before_afterwards() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with lstm.without_tf32():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+# -- the picture and the script -----------------------------------------------------------------
+
+
+def test_the_picture_has_a_panel_a_hidden_size(stand_in: None, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    record = run(hidden_sizes=[4, 8])
+    lstm_plot.plot_lstm(record, tmp_path / "lstm.png")
+    assert (tmp_path / "lstm.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["lstm.png"]
+    record["figures"] = [one for one in record["figures"] if one["side"] == PEER]
+    with pytest.raises(ConfigError, match="only torch was measured"):
+        lstm_plot.plot_lstm(record, tmp_path / "none.png")
+
+
+def test_without_matplotlib_nothing_is_measured_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    config = schema.BenchmarkConfig(suite="lstm", device="cpu", plot="lstm.png")
+    with pytest.raises(ConfigError, match="pip install matplotlib"):
+        run_benchmark(config)
+
+
+def test_script_prints_the_tables_and_writes_the_record(tmp_path: Path) -> None:
+    out = tmp_path / "lstm.json"
+    command = [
+        sys.executable, str(ROOT / "scripts" / "benchmark.py"), "suite=lstm", "repeats=1",
+        "lstm.batch_sizes=[2]", "lstm.hidden_sizes=[4]", "lstm.backends=[reference]", "threads=1",
+        "device=cpu", f"out={out}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "required" in done.stdout and "reference" in done.stdout
+    record = json.loads(out.read_text())
+    assert "suite=lstm" in record["command"]
+    assert {one["side"] for one in record["figures"]} == {PEER, "reference", "products"}
+    assert [path.name for path in tmp_path.iterdir()] == ["lstm.json"]
