@@ -98,4 +98,16 @@ using LstmBackward = LstmGradients(Tensor grad_output,                 // [N, H]
                                    Tensor workspace,                   // [5 * N * H] State
                                    std::optional<Tensor> input_rows);  // [N] int64
 
+// Refuses the arguments of a step that do not fit, likewise; its shape has T = 1.
+LstmShape step_shape(const Tensor& sums, const Tensor& rows, const Tensor& hx, const Tensor& cx,
+                     const Tensor& weight_hh);
+
+// A single step of decoding, without a gradient: hy and cy, each [B, H]. Sequence b reads row
+// rows[b] of `sums`, which is its input times weight_ih with both biases added.
+using LstmStep = std::tuple<Tensor, Tensor>(Tensor sums,        // [U, 4H]
+                                            Tensor rows,        // [B] int64
+                                            Tensor hx,          // [B, H]
+                                            Tensor cx,          // [B, H]
+                                            Tensor weight_hh);  // [4H, H]
+
 }  // namespace captioner

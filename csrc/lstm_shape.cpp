@@ -96,4 +96,30 @@ void check_biases(const LstmShape& shape, const Tensor& input, const Tensor& bia
   expect_like("bias_hh", bias_hh, input);
 }
 
+LstmShape step_shape(const Tensor& sums, const Tensor& rows, const Tensor& hx, const Tensor& cx,
+                     const Tensor& weight_hh) {
+  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) == 4 * weight_hh.size(1),
+                  "weight_hh must be [4H, H], got ", text(shape_of(weight_hh)));
+  STD_TORCH_CHECK(hx.dim() == 2, "hx must be [B, H], got ", text(shape_of(hx)));
+  STD_TORCH_CHECK(sums.dim() == 2, "sums must be [U, 4H], got ", text(shape_of(sums)));
+  LstmShape shape{};
+  shape.tokens = shape.batch = hx.size(0);
+  shape.steps = 1;
+  shape.input_rows = sums.size(0);
+  shape.hidden_size = weight_hh.size(1);
+  shape.batch_sizes = {shape.batch};
+  shape.offsets = {0, shape.batch};
+  expect_shape("sums", "[U, 4H]", sums, {shape.input_rows, 4 * shape.hidden_size});
+  expect_shape("rows", "[B]", rows, {shape.batch});
+  expect_shape("hx", "[B, H]", hx, {shape.batch, shape.hidden_size});
+  expect_shape("cx", "[B, H]", cx, {shape.batch, shape.hidden_size});
+  expect_like("sums", sums, hx);
+  expect_like("cx", cx, hx);
+  expect_like("weight_hh", weight_hh, hx);
+  STD_TORCH_CHECK(rows.scalar_type() == torch::headeronly::ScalarType::Long &&
+                      rows.device() == hx.device(),
+                  "rows must be of int64 and on the device of hx");
+  return shape;
+}
+
 }  // namespace captioner

@@ -13,4 +13,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
       "Tensor output, Tensor workspace, Tensor? input_rows=None) "
       "-> (Tensor grad_input, Tensor grad_hx, Tensor grad_cx, Tensor grad_weight_ih, "
       "Tensor grad_weight_hh, Tensor grad_bias)");
+  library.def(
+      "lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx, Tensor weight_hh) "
+      "-> (Tensor hy, Tensor cy)");
 }

@@ -213,7 +213,44 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
              workspace, rows);
 }
 
+template <typename T>
+std::tuple<Tensor, Tensor> step(const Tensor& sums, const Tensor& rows, const Tensor& hx,
+                                const Tensor& cx, const Tensor& weight_hh) {
+  const ScalarType scalar = hx.scalar_type(), state = state_type(scalar);
+  const int64_t batch = hx.size(0), hidden = hx.size(1), offsets[] = {0, batch};
+  const Tensor recurrent = dense_as(product(hx, transposed(weight_hh)), state);
+  const Tensor from = dense_as(sums, state), c0 = dense_as(cx, state);
+  Tensor scratch = empty(recurrent, {4 * batch, hidden}), cells = empty(scratch, {batch, hidden});
+  Tensor output = empty(cells, {batch, hidden});
+  Tensor hy = empty(cells, {batch, hidden}), cy = empty(cells, {batch, hidden});
+  ForwardPass<T> pass{};
+  pass.steps = {1, hidden, &batch, offsets};
+  pass.sums = values<const T>(from);
+  pass.input_rows = values<const int64_t>(rows);
+  pass.recurrent_sums = values<const T>(recurrent);
+  pass.cx = values<const T>(c0);
+  pass.output = values<T>(output);
+  pass.hy = values<T>(hy);
+  pass.cy = values<T>(cy);
+  pass.gates = values<T>(scratch);
+  pass.cells = values<T>(cells);
+  parallel_for(0, batch, 16, [&](int64_t first, int64_t last) {
+    recurrence<T>().forward(pass, first, last);
+  });
+  return {dense_as(hy, scalar), dense_as(cy, scalar)};
+}
+
+std::tuple<Tensor, Tensor> lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx,
+                                     Tensor weight_hh) {
+  const LstmShape shape = step_shape(sums, rows, hx, cx, weight_hh);
+  rows = dense(rows);
+  checked_rows(rows, shape);
+  const auto run = hx.scalar_type() == ScalarType::Double ? step<double> : step<float>;
+  return run(sums, rows, hx, cx, weight_hh);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(captioner, CPU, library) {
+  library.impl("lstm_step", TORCH_BOX(&lstm_step));
   library.impl("lstm_packed", TORCH_BOX(&lstm_packed));
   library.impl("lstm_packed_backward", TORCH_BOX(&lstm_packed_backward));
 }

@@ -36,7 +36,7 @@ struct ForwardPass {
   Steps steps;
   const T* sums;              // [U, 4H] input times weight_ih; may be `gates`
   const int64_t* input_rows;  // [N] the row of `sums` that a token takes; nullptr: its own
-  const T* bias;              // [4H] both biases, added
+  const T* bias;              // [4H] both biases, added; nullptr: `sums` has them
   const T* weight;            // weight_hh, packed by pack_gates; nullptr for a single step, with
   const T* recurrent_sums;    // [B, 4H] the product of hx and weight_hh, or nullptr if it is 0
   const T* hx;                // [B, H], nullptr: 0

@@ -91,7 +91,7 @@ struct ForwardBlock {
       for (int64_t v = 0; v < kVectors; ++v) {
         const int64_t column = v * hidden + unit;
         sums[r][v] += load(pass.sums + source * 4 * hidden + column, count);
-        sums[r][v] += load(pass.bias + column, count);
+        if (pass.bias != nullptr) sums[r][v] += load(pass.bias + column, count);
         if (pass.recurrent_sums != nullptr) {
           sums[r][v] += load(pass.recurrent_sums + (sequence + r) * 4 * hidden + column, count);
         }

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from captioner.models.lstm import LSTM, State
 
+LARGEST_TABLE = 2**25  # values that decoding may keep of words already multiplied
+
 
 class LanguageModel(nn.Module):
     """Embedding, LSTM and a linear layer to the vocabulary.
@@ -58,6 +60,7 @@ class LanguageModel(nn.Module):
         if tie_embeddings:
             self.output.weight = self.embedding.weight
         self.input_dropout, self.output_dropout = input_dropout, output_dropout
+        self._sums: tuple[list[tuple[int, int]], Tensor] | None = None
 
     def forward(
         self,
@@ -67,14 +70,19 @@ class LanguageModel(nn.Module):
         state: State | None = None,  # h and c, each [L, B, H]
     ) -> tuple[Tensor, State]:
         """Logits [N, V] of the token after each input token, and the state after the last."""
+        rows = None
+        if self._shares_words():
+            token_ids, rows = token_ids.unique(return_inverse=True)
         data = self.embedding(token_ids)
         steps = 0
         if prefix is not None:
             steps, batch = prefix.shape[:2]
             data = torch.cat([prefix.flatten(0, 1), data])
             batch_sizes = torch.cat([torch.full((steps,), batch), batch_sizes])
+            if rows is not None:
+                rows = torch.cat([torch.arange(steps * batch), rows + steps * batch])
         data = F.dropout(data, self.input_dropout, self.training)
-        output, state = self.lstm.forward_packed(data, batch_sizes, state)
+        output, state = self.lstm.forward_packed(data, batch_sizes, state, input_rows=rows)
         words = output[steps * int(batch_sizes[0]) :]
         return self.output(F.dropout(words, self.output_dropout, self.training)), state
 
@@ -88,8 +96,29 @@ class LanguageModel(nn.Module):
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
         """One decoding step: tokens [B] -> log-probabilities [B, V] of the next, new state."""
-        output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
-        return F.log_softmax(self.output(output[0]).float(), dim=-1), state
+        tabulated = self.embedding.num_embeddings * 4 * self.lstm.hidden_size <= LARGEST_TABLE
+        if torch.is_grad_enabled() or self.training or not tabulated:
+            output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
+            output = output[0]
+        else:
+            output, state = self.lstm.step(self._word_sums(), token_ids, state)
+        return F.log_softmax(self.output(output).float(), dim=-1), state
+
+    def _shares_words(self) -> bool:
+        """Whether equal words are read once: exact where the input has no dropout, and worth it on
+        a CPU, where finding them costs less than it saves."""
+        dropped = self.training and self.input_dropout > 0
+        device = self.embedding.weight.device.type
+        return not dropped and device == "cpu" and not torch.compiler.is_compiling()
+
+    def _word_sums(self) -> Tensor:
+        """Every word's embedding times the LSTM's first weights, [V, 4H]: kept while they are the
+        same tensors at the same version (what is written through `.data` has no version)."""
+        weights = (self.embedding.weight, *self.lstm.all_weights[0])
+        version = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+        if self._sums is None or self._sums[0] != version:
+            self._sums = (version, self.lstm.project(self.embedding.weight))
+        return self._sums[1]
 
 
 @torch.no_grad()

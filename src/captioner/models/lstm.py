@@ -1,7 +1,7 @@
-"""`LSTM`: a drop-in for torch.nn.LSTM that runs on ops.lstm_packed.
+"""`LSTM` and `LSTMCell`: drop-ins for torch.nn.LSTM and LSTMCell that run on ops.lstm_packed.
 
-Shapes: B sequences, T longest length, N packed tokens, E input size, H hidden size, L layers,
-D directions (2 when bidirectional).
+Shapes: B sequences, T longest length, N packed tokens, U rows of input, E input size, H hidden
+size, L layers, D directions (2 when bidirectional).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from captioner.ops import lstm_packed
+from captioner.ops import lstm_packed, lstm_step
 
 State = tuple[Tensor, Tensor]
 
@@ -68,11 +68,18 @@ class LSTM(nn.LSTM):
         return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), (hy, cy)
 
     def forward_packed(
-        self, data: Tensor, batch_sizes: Tensor, state: State | None = None
+        self,
+        data: Tensor,  # [U, E]
+        batch_sizes: Tensor,  # [T] int64 on the CPU
+        state: State | None = None,
+        *,
+        input_rows: Tensor | None = None,  # [N] int64
     ) -> tuple[Tensor, State]:
-        """All layers over packed rows [N, E]: output [N, D * H], (hy, cy) each [L * D, B, H].
+        """All layers over packed rows: output [N, D * H], (hy, cy) each [L * D, B, H].
 
-        `state` is in the packed order (longest sequence first).
+        `state` is in the packed order (longest sequence first). Token n reads row input_rows[n] of
+        `data`, or row n where `input_rows` is not given: tokens that read the same row share its
+        product with the first layer's weights.
         """
         hx, cx = self._initial_state(data, int(batch_sizes[0])) if state is None else state
         expected = (len(self.all_weights), int(batch_sizes[0]), self.hidden_size)
@@ -89,30 +96,106 @@ class LSTM(nn.LSTM):
             outputs = []
             for direction in range(directions):
                 k = layer * directions + direction
-                rows = data if direction == 0 else data[reverse]
-                output, hy, cy = self._layer(rows, batch_sizes, hx[k], cx[k], k)
+                rows, index = data, input_rows
+                if direction == 1:
+                    rows, index = _reordered(data, input_rows, reverse)
+                output, hy, cy = self._layer(rows, batch_sizes, hx[k], cx[k], k, index)
                 outputs.append(output if direction == 0 else output[reverse])
                 h_out.append(hy)
                 c_out.append(cy)
             data = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]
+            input_rows = None
             if layer < self.num_layers - 1:
                 data = F.dropout(data, self.dropout, self.training)
         return data, (torch.stack(h_out), torch.stack(c_out))
 
+    def project(self, data: Tensor) -> Tensor:
+        """Rows [U, E] times the first layer's weights, its biases added: [U, 4H] for `step`."""
+        _, _, *biases = self._weights(0)
+        return F.linear(data, self.weight_ih_l0, biases[0] + biases[1])
+
+    @torch.no_grad()
+    def step(self, sums: Tensor, rows: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of decoding: output [B, H] and the state, each [L, B, H]; no gradients.
+
+        Sequence b reads row rows[b] of `sums` [U, 4H] as `project` gives it: the first layer then
+        costs one product with its recurrent weights and one pass over its gates. ValueError when
+        bidirectional.
+        """
+        if self.bidirectional:
+            raise ValueError("a bidirectional LSTM cannot go step by step")
+        hx, cx = state
+        h, c = lstm_step(sums, rows, hx[0], cx[0], self.weight_hh_l0, backend=self.backend)
+        h_out, c_out = [h], [c]
+        one = torch.tensor([len(rows)])
+        for k in range(1, self.num_layers):
+            _, h, c = self._layer(h, one, hx[k], cx[k], k, None)
+            h_out.append(h)
+            c_out.append(c)
+        return h, (torch.stack(h_out), torch.stack(c_out))
+
     def _layer(
-        self, rows: Tensor, batch_sizes: Tensor, hx: Tensor, cx: Tensor, k: int
+        self,
+        rows: Tensor,
+        batch_sizes: Tensor,
+        hx: Tensor,
+        cx: Tensor,
+        k: int,
+        input_rows: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        weights: list[Tensor] = [*self.all_weights[k]]
-        weight_ih, weight_hh, *biases = weights
-        if not biases:
-            biases = [weight_ih.new_zeros(4 * self.hidden_size)] * 2
         return lstm_packed(
-            rows, batch_sizes, hx, cx, weight_ih, weight_hh, *biases, backend=self.backend
-        )
+            rows, batch_sizes, hx, cx, *self._weights(k), input_rows=input_rows,
+            backend=self.backend,
+        )  # fmt: skip
+
+    def _weights(self, k: int) -> list[Tensor]:
+        """weight_ih, weight_hh, bias_ih, bias_hh of layer and direction k."""
+        weights: list[Tensor] = [*self.all_weights[k]]
+        if len(weights) == 2:
+            weights += [weights[0].new_zeros(4 * self.hidden_size)] * 2
+        return weights
 
     def _initial_state(self, data: Tensor, batch: int) -> State:
         zeros = data.new_zeros(len(self.all_weights), batch, self.hidden_size)
         return zeros, zeros
+
+
+class LSTMCell(nn.LSTMCell):
+    """torch.nn.LSTMCell's arguments, parameters, state_dict and calls, over `ops.lstm_packed`."""
+
+    def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.backend = backend
+
+    def forward(self, input: Tensor, hx: State | None = None) -> State:
+        """One step from [B, E] or [E] and the state (h, c): the new state, each [B, H] or [H]."""
+        if input.dim() not in (1, 2):
+            raise ValueError(f"input must have 1 or 2 dimensions, got {list(input.shape)}")
+        rows = input if input.dim() == 2 else input.unsqueeze(0)
+        if len(rows) == 0:
+            raise ValueError(f"input must have a sequence, got {list(input.shape)}")
+        if hx is None:
+            zeros = rows.new_zeros(len(rows), self.hidden_size)
+            hx = (zeros, zeros)
+        elif input.dim() == 1:
+            hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        biases = (self.bias_ih, self.bias_hh)
+        if not self.bias:
+            biases = (rows.new_zeros(4 * self.hidden_size),) * 2
+        one = torch.tensor([len(rows)])
+        _, h, c = lstm_packed(
+            rows, one, *hx, self.weight_ih, self.weight_hh, *biases, backend=self.backend
+        )
+        return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
+
+
+def _reordered(
+    data: Tensor, input_rows: Tensor | None, order: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """What token order[n] reads, for every n: the rows moved, or only their index."""
+    if input_rows is None:
+        return data[order], None
+    return data, input_rows[order]
 
 
 def reversed_rows(batch_sizes: Tensor) -> Tensor:

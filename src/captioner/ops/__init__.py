@@ -2,5 +2,6 @@
 
 from captioner.ops.backend import BACKENDS, choose_backend
 from captioner.ops.lstm_packed import lstm_packed
+from captioner.ops.lstm_step import lstm_step
 
-__all__ = ["BACKENDS", "choose_backend", "lstm_packed"]
+__all__ = ["BACKENDS", "choose_backend", "lstm_packed", "lstm_step"]
