@@ -54,6 +54,11 @@ LstmShape lstm_shape(const Tensor& input,                       // [U, E]
                      const Tensor& weight_hh,                   // [4H, H]
                      const std::optional<Tensor>& input_rows);  // [N] int64, or none: N = U
 
+// Refuses biases that do not fit, likewise.
+void check_biases(const LstmShape& shape, const Tensor& input,
+                  const Tensor& bias_ih,   // [4H]
+                  const Tensor& bias_hh);  // [4H]
+
 // What the forward pass returns:
 //   output    [N, H] Scalar, the hidden states
 //   hy, cy    [B, H] Scalar, each sequence's last hidden state and cell, in packed order
@@ -92,5 +97,13 @@ using LstmBackward = LstmGradients(Tensor grad_output,                 // [N, H]
                                    Tensor output,                      // [N, H]
                                    Tensor workspace,                   // [5 * N * H] State
                                    std::optional<Tensor> input_rows);  // [N] int64
+
+// Refuses gradients and saved tensors that do not fit the shape of the forward pass's arguments.
+void check_saved(const LstmShape& shape, const Tensor& input,
+                 const Tensor& grad_output,  // [N, H]
+                 const Tensor& grad_hy,      // [B, H]
+                 const Tensor& grad_cy,      // [B, H]
+                 const Tensor& output,       // [N, H]
+                 const Tensor& workspace);   // [5 * N * H] State
 
 }  // namespace captioner
