@@ -18,12 +18,12 @@
 #define __launch_bounds__(...)
 
 // Each block gets its own, as large as it says and full of NaN.
-#define CAPTIONER_SHARED(T, name, count)                           \
-  T* const name = static_cast<T*>(::emulation::shared_memory(      \
-      []() -> const void* {                                        \
-        static const char key = 0;                                 \
-        return &key;                                               \
-      }(),                                                         \
+#define CAPTIONER_SHARED(T, name, count)                      \
+  T* const name = static_cast<T*>(::emulation::shared_memory( \
+      []() -> const void* {                                   \
+        static const char key = 0;                            \
+        return &key;                                          \
+      }(),                                                    \
       sizeof(T) * (count)))
 #define CAPTIONER_DYNAMIC_SHARED(T, name) \
   T* const name = static_cast<T*>(::emulation::dynamic_shared_memory())
@@ -38,7 +38,7 @@ constexpr int warpSize = ::emulation::kWarp;
 
 #define EMULATION_HERE (::emulation::Place{__FILE__, __LINE__})
 #define __syncthreads() ::emulation::sync_block(EMULATION_HERE)
-#define __syncwarp(...) ::emulation::sync_warp(EMULATION_HERE, ##__VA_ARGS__)
+#define __syncwarp(...) (::emulation::WarpBarrier{EMULATION_HERE}(__VA_ARGS__))
 #define __trap() ::emulation::trap(EMULATION_HERE)
 #define __nanosleep(ns) ::emulation::pass_on()
 
@@ -47,23 +47,20 @@ inline void __threadfence_block() {}
 
 // ---- warps --------------------------------------------------------------------------------------
 
-#define __shfl_sync(mask, value, lane, ...) \
-  ::emulation::shuffle(EMULATION_HERE, mask, value, [=](int) { return lane; }, ##__VA_ARGS__)
-#define __shfl_xor_sync(mask, value, bits, ...) \
-  ::emulation::shuffle(EMULATION_HERE, mask, value, [=](int own) { return own ^ (bits); }, ##__VA_ARGS__)
-#define __shfl_up_sync(mask, value, delta, ...)                                                   \
-  ::emulation::shuffle(                                                                           \
-      EMULATION_HERE, mask, value, [=](int own) { return own - static_cast<int>(delta); },        \
-      ##__VA_ARGS__)
-#define __shfl_down_sync(mask, value, delta, ...)                                                 \
-  ::emulation::shuffle(                                                                           \
-      EMULATION_HERE, mask, value, [=](int own) { return own + static_cast<int>(delta); },        \
-      ##__VA_ARGS__)
+#define __shfl_sync(mask, value, ...) \
+  ::emulation::shuffle(EMULATION_HERE, mask, value, ::emulation::Source::lane, __VA_ARGS__)
+#define __shfl_xor_sync(mask, value, ...) \
+  ::emulation::shuffle(EMULATION_HERE, mask, value, ::emulation::Source::bits, __VA_ARGS__)
+#define __shfl_up_sync(mask, value, ...) \
+  ::emulation::shuffle(EMULATION_HERE, mask, value, ::emulation::Source::below, __VA_ARGS__)
+#define __shfl_down_sync(mask, value, ...) \
+  ::emulation::shuffle(EMULATION_HERE, mask, value, ::emulation::Source::above, __VA_ARGS__)
 #define __ballot_sync(mask, holds) ::emulation::ballot(EMULATION_HERE, mask, holds)
 #define __any_sync(mask, holds) (::emulation::ballot(EMULATION_HERE, mask, holds) != 0u)
 #define __all_sync(mask, holds) (::emulation::ballot(EMULATION_HERE, mask, !(holds)) == 0u)
 
-// ---- atomics: all threads of a launch are fibres of one host thread ------------------------------
+// ---- atomics: all threads of a launch are fibres of one host thread
+// ------------------------------
 
 template <typename T, typename Change>
 T emulated_atomic(T* address, Change change) {

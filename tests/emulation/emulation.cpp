@@ -230,7 +230,7 @@ void Group::arrive(Meeting& meeting, Place place) {
 }
 
 void Group::pass_on() {
-  constexpr size_t kForEver = 10'000'000;
+  constexpr size_t kForEver = 1'000'000;
   if (++passes_ > kForEver) fail("all threads that are left wait in a loop");
   current_->fibre.leave(false);
 }
@@ -347,11 +347,10 @@ const uint64_t* exchange(Place place, uint32_t mask, uint64_t given) {
   return own.seen;
 }
 
-void sync_warp(Place place, uint32_t mask) { exchange(place, mask, 0); }
 void pass_on() { group->pass_on(); }
 void trap(Place place) {
-  group->fail("thread " + text(threadIdx) + " of block " + text(blockIdx) +
-              " trapped at " + text(place));
+  group->fail("thread " + text(threadIdx) + " of block " + text(blockIdx) + " trapped at " +
+              text(place));
 }
 
 }  // namespace emulation

@@ -1,5 +1,5 @@
-// Runs CUDA kernels on the host, one fibre a thread: what cuda_runtime.h of this folder is built on.
-// See README.md for what it finds, what it cannot find, and where to add to it.
+// Runs CUDA kernels on the host, one fibre a thread: what cuda_runtime.h of this folder is built
+// on. See README.md for what it finds, what it cannot find, and where to add to it.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +34,8 @@ struct Launch {
 // that names kernel, block and threads where they cannot go on together or trap.
 bool run(const Launch& launch, const std::function<void()>& body);
 
-// ---- what a thread may call -----------------------------------------------------------------------
+// ---- what a thread may call
+// -----------------------------------------------------------------------
 
 extern thread_local Extent threadIdx, blockIdx, blockDim, gridDim;
 
@@ -43,25 +44,35 @@ void* dynamic_shared_memory();
 
 void sync_block(Place place);
 void sync_grid(Place place);  // of a cooperative launch
-void sync_warp(Place place, uint32_t mask = 0xffffffffu);
-void pass_on();  // lets the others run, in a loop that waits for them
+void pass_on();               // lets the others run, in a loop that waits for them
 [[noreturn]] void trap(Place place);
 
 // All lanes of `mask` meet here, each gives a value and sees everybody's.
 const uint64_t* exchange(Place place, uint32_t mask, uint64_t given);
 int lane();
 
-template <typename T, typename Source>
-T shuffle(Place place, uint32_t mask, T value, Source source, int width = kWarp) {
+struct WarpBarrier {
+  Place place;
+  void operator()(uint32_t mask = 0xffffffffu) const { exchange(place, mask, 0); }
+};
+
+enum class Source { lane, bits, below, above };  // what the operand of a shuffle says
+
+template <typename T>
+T shuffle(Place place, uint32_t mask, T value, Source source, int operand, int width = kWarp) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "CUDA shuffles up to 8 bytes");
   uint64_t given = 0;
   std::memcpy(&given, &value, sizeof(T));
   const uint64_t* seen = exchange(place, mask, given);
-  // Lanes outside of the segment, or that did not take part, give back one's own value.
-  const int segment = lane() / width * width, from = source(lane() - segment) + segment;
-  const bool inside = from >= segment && from < segment + width;
-  if (!inside || !(mask >> from & 1u)) return value;
-  std::memcpy(&value, &seen[from], sizeof(T));
+  const int segment = lane() / width * width, own = lane() - segment;
+  int from = operand % width;
+  if (source == Source::bits) from = own ^ operand;
+  if (source == Source::below) from = own - operand;
+  if (source == Source::above) from = own + operand;
+  // Beyond the segment there is nothing to take but one's own; the same for a lane that CUDA leaves
+  // undefined because it is not in the mask.
+  if (from < 0 || from >= width || !(mask >> (segment + from) & 1u)) return value;
+  std::memcpy(&value, &seen[segment + from], sizeof(T));
   return value;
 }
 

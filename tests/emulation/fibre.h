@@ -31,9 +31,9 @@ class Fibre {
  public:
   // Prepares to run entry(argument) on `stack`; entry must leave by leave() and not return.
   void prepare(Stack& stack, void (*entry)());
-  void enter();             // from the scheduler, until the fibre calls leave()
+  void enter();               // from the scheduler, until the fibre calls leave()
   void leave(bool for_ever);  // back to the scheduler
-  void entered() const;     // the first call of `entry`
+  void entered() const;       // the first call of `entry`
 
  private:
   ucontext_t own_, scheduler_;

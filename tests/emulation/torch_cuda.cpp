@@ -1,11 +1,11 @@
-// The functions of torch's CUDA library that csrc/cuda/lstm.cpp calls, for tensors on the CPU: there
-// is one device and one stream, and an error is an error.
+// The functions of torch's CUDA library that csrc/cuda/lstm.cpp calls, for tensors on the CPU:
+// there is one device and one stream, and an error is an error.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/c/shim.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <string>
-
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/c/shim.h>
 
 extern "C" {
 
