@@ -71,12 +71,12 @@ template <typename Scalar>
 cudaError_t launch_segment_sums(const Scalar* values, const int64_t* order, const int64_t* starts,
                                 int64_t segments, int64_t columns, Scalar* sums,
                                 cudaStream_t stream) {
-  if (segments == 0 || columns == 0) return cudaSuccess;
   constexpr int N = 16 / sizeof(State<Scalar>);
-  const bool vectors = columns % N == 0 && aligned<N>(values, sums);
-  const dim3 grid(static_cast<unsigned>(segments), blocks_for(columns, kLanes * (vectors ? N : 1)));
-  return launch(vectors ? segment_sums<Scalar, N> : segment_sums<Scalar, 1>, grid,
-                dim3(kLanes, kParts), stream, values, order, starts, columns, sums);
+  if (columns % N != 0 || !aligned<N>(values, sums)) return cudaErrorInvalidValue;
+  if (segments == 0 || columns == 0) return cudaSuccess;  // no blocks: an error to CUDA
+  const dim3 grid(static_cast<unsigned>(segments), blocks_for(columns, kLanes * N));
+  return launch(segment_sums<Scalar, N>, grid, dim3(kLanes, kParts), stream, values, order, starts,
+                columns, sums);
 }
 
 #define CAPTIONER_LAUNCHER(Scalar)                                                                \
