@@ -1,23 +1,20 @@
 #include "emulation.h"
 
-#include <cxxabi.h>
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <map>
 #include <memory>
 #include <new>
 #include <numeric>
-#include <random>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "fibre.h"
+#include "messages.h"
+#include "schedule.h"
 
 namespace emulation {
 
@@ -64,57 +61,6 @@ struct Block {
   std::map<const void*, std::unique_ptr<Memory>> shared;
   std::unique_ptr<Memory> dynamic;
 };
-
-// The order in which threads and blocks run: what is right runs the same in any.
-class Schedule {
- public:
-  Schedule() {
-    const char* text = std::getenv("CUDA_EMULATION_SCHEDULE");
-    const std::string wish = text ? text : "forward";
-    reversed_ = wish == "reversed";
-    random_ = wish.rfind("random:", 0) == 0;
-    if (random_) generator_.seed(std::stoul(wish.substr(7)));
-    if (!reversed_ && !random_ && wish != "forward") {
-      throw std::runtime_error("CUDA_EMULATION_SCHEDULE must be forward, reversed or random:SEED");
-    }
-  }
-  template <typename Item>
-  void arrange(std::vector<Item>& items) {
-    if (reversed_) std::reverse(items.begin(), items.end());
-    if (random_) std::shuffle(items.begin(), items.end(), generator_);
-  }
-  Thread* take(std::deque<Thread*>& ready) {
-    if (random_) std::swap(ready.front(), ready[generator_() % ready.size()]);
-    Thread* next = ready.front();
-    ready.pop_front();
-    return next;
-  }
-
- private:
-  bool reversed_, random_;
-  std::mt19937 generator_;
-};
-
-std::string text(const Extent& index) {
-  std::ostringstream out;
-  out << "(" << index.x << ", " << index.y << ", " << index.z << ")";
-  return out.str();
-}
-
-std::string text(const Place& place) {
-  const std::string file = place.file;
-  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(place.line);
-}
-
-// Kernels are exported from the library or program, so that their addresses have names.
-std::string name_of(const void* kernel) {
-  Dl_info info{};
-  if (!dladdr(kernel, &info) || !info.dli_sname) return "(a kernel without a name)";
-  int failed = 0;
-  std::unique_ptr<char, void (*)(void*)> name(
-      abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &failed), std::free);
-  return failed ? info.dli_sname : name.get();
-}
 
 Extent position(size_t number, const Extent& extent) {
   return {static_cast<unsigned>(number % extent.x),

@@ -64,7 +64,7 @@ class Compiler:
         return target
 
     def _object(self, source: Path, flags: list[str]) -> Path:
-        key = hashlib.sha256(" ".join([str(source), source.read_text(), *flags]).encode())
+        key = hashlib.sha256(" ".join([source.read_text(), *flags]).encode())
         target = self.folder / f"{source.stem}-{key.hexdigest()[:12]}.o"
         if not target.exists():
             near = f"-iquote{CSRC / 'cuda'}"  # for a changed copy that lies elsewhere

@@ -218,7 +218,7 @@ def test_arguments_may_lie_in_memory_as_they_like(hidden: int) -> None:
 
 @pytest.mark.parametrize("rows", [None, 4])
 def test_nothing_waits_for_the_gpu(rows: int | None) -> None:
-    """The weighting is copied to the GPU beforehand: that copy would wait."""
+    """Neither direction reads anything back, also not to sort the rows."""
     arguments = draw([4, 4, 2, 1], hidden=32, dtype=torch.float32, rows=rows)
     leaves = [arguments[name] for name in NAMES]
     everything(fused, arguments)  # cuBLAS sets itself up
@@ -233,11 +233,14 @@ def test_nothing_waits_for_the_gpu(rows: int | None) -> None:
 
 
 def test_a_side_stream_is_used_and_waits_for_nobody_else() -> None:
-    """A long copy on the default stream is still running when the side stream is done."""
+    """A long kernel on the default stream is still running when the side stream is done."""
     arguments = draw([8, 8, 4], hidden=32, dtype=torch.float32)
     expected = everything(fused, arguments)
     torch.cuda.synchronize()
     side, late = torch.cuda.Stream(), torch.cuda.Event()
+    with torch.cuda.stream(side), torch.no_grad():
+        fused(arguments)  # takes memory for this stream, which may wait
+    torch.cuda.synchronize()
     torch.cuda._sleep(1_000_000_000)  # about half a second on the default stream
     late.record()
     with torch.cuda.stream(side), torch.no_grad():
@@ -311,8 +314,9 @@ def test_graphs_of_several_lengths_replay_in_any_order(dtype: torch.dtype) -> No
             replayed.replay()
             torch.cuda.synchronize()
             eager = fused(own)
-            for mine, theirs in zip(results.values(), eager, strict=False):
-                assert torch.equal(mine, theirs.detach())
+            # cuBLAS may take another algorithm while a graph captures it.
+            for mine, theirs in zip(list(results.values())[:3], eager, strict=True):
+                torch.testing.assert_close(mine, theirs.detach())
 
 
 def test_gradients_in_a_graph_are_those_of_eager_mode() -> None:
