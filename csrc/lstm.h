@@ -59,6 +59,14 @@ void check_biases(const LstmShape& shape, const Tensor& input,
                   const Tensor& bias_ih,   // [4H]
                   const Tensor& bias_hh);  // [4H]
 
+// Refuses gradients and saved tensors that do not fit the shape of the forward pass's arguments.
+void check_saved(const LstmShape& shape, const Tensor& input,
+                 const Tensor& grad_output,  // [N, H]
+                 const Tensor& grad_hy,      // [B, H]
+                 const Tensor& grad_cy,      // [B, H]
+                 const Tensor& output,       // [N, H]
+                 const Tensor& workspace);   // [5 * N * H] State
+
 // What the forward pass returns:
 //   output    [N, H] Scalar, the hidden states
 //   hy, cy    [B, H] Scalar, each sequence's last hidden state and cell, in packed order

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "lstm.h"
+#include "tensors.h"
 
 namespace captioner {
 namespace {
@@ -56,6 +57,25 @@ void read_batch_sizes(const Tensor& batch_sizes, LstmShape& shape) {
 }
 
 }  // namespace
+
+void check_saved(const LstmShape& shape, const Tensor& input, const Tensor& grad_output,
+                 const Tensor& grad_hy, const Tensor& grad_cy, const Tensor& output,
+                 const Tensor& workspace) {
+  const std::vector<int64_t> packed{shape.tokens, shape.hidden_size};
+  const std::vector<int64_t> states{shape.batch, shape.hidden_size};
+  expect_shape("grad_output", "[N, H]", grad_output, packed);
+  expect_shape("grad_hy", "[B, H]", grad_hy, states);
+  expect_shape("grad_cy", "[B, H]", grad_cy, states);
+  expect_shape("output", "[N, H]", output, packed);
+  expect_shape("workspace", "[5 * N * H]", workspace, {5 * shape.tokens * shape.hidden_size});
+  expect_like("grad_output", grad_output, input);
+  expect_like("grad_hy", grad_hy, input);
+  expect_like("grad_cy", grad_cy, input);
+  expect_like("output", output, input);
+  STD_TORCH_CHECK(workspace.scalar_type() == state_type(input.scalar_type()) &&
+                      workspace.device() == input.device(),
+                  "workspace must be the one that the forward pass returned");
+}
 
 LstmShape lstm_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
                      const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
@@ -116,9 +136,9 @@ LstmShape step_shape(const Tensor& sums, const Tensor& rows, const Tensor& hx, c
   expect_like("sums", sums, hx);
   expect_like("cx", cx, hx);
   expect_like("weight_hh", weight_hh, hx);
-  STD_TORCH_CHECK(rows.scalar_type() == torch::headeronly::ScalarType::Long &&
-                      rows.device() == hx.device(),
-                  "rows must be of int64 and on the device of hx");
+  STD_TORCH_CHECK(
+      rows.scalar_type() == torch::headeronly::ScalarType::Long && rows.device() == hx.device(),
+      "rows must be of int64 and on the device of hx");
   return shape;
 }
 

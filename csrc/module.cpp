@@ -3,8 +3,14 @@
 #include <Python.h>
 
 PyMODINIT_FUNC PyInit__extension() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_extension", nullptr, -1,
-                                   nullptr,               nullptr,      nullptr, nullptr,
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                   "_extension",
+                                   nullptr,
+                                   -1,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr,
                                    nullptr};
   return PyModule_Create(&definition);
 }

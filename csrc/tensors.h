@@ -7,6 +7,8 @@
 
 #include <array>
 #include <initializer_list>
+#include <optional>
+#include <utility>
 #include <vector>
 
 namespace captioner {
@@ -42,6 +44,29 @@ inline Tensor rows(Tensor tensor, int64_t first, int64_t count) {
 
 inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
 
+// Dense and of this type: `tensor` itself where it is both.
+inline Tensor dense(const Tensor& tensor, ScalarType type) {
+  return dense(tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type));
+}
+
+// The sum over the first dimension; half types sum in float.
+inline Tensor sum_of_rows(const Tensor& matrix) {
+  const int64_t first = 0;
+  return torch::stable::sum(matrix, torch::headeronly::IntHeaderOnlyArrayRef(&first, 1));
+}
+
+// The values [N] in ascending order, and [N] where each of them stood; equal ones keep their order.
+inline std::pair<Tensor, Tensor> stable_sort(const Tensor& values) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  const int64_t dim = 0;
+  std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(dim),
+                                    from(false)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
+}
+
 // out [m, n] = a [m, k] b [k, n]
 inline void product_into(Tensor& out, const Tensor& a, const Tensor& b) {
   using torch::stable::detail::from;
@@ -65,11 +90,6 @@ inline Tensor copied(const Tensor& tensor, ScalarType type) {
   Tensor copy = torch::stable::new_empty(tensor, shape, type);
   torch::stable::copy_(copy, tensor);
   return copy;
-}
-
-// The tensor itself where it is dense and of that type, else a copy.
-inline Tensor dense_as(const Tensor& tensor, ScalarType type) {
-  return tensor.scalar_type() == type ? dense(tensor) : copied(tensor, type);
 }
 
 }  // namespace captioner

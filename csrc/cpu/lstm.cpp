@@ -89,18 +89,18 @@ LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& h
   const bool in_place = input_rows == nullptr && scalar == state;
   Tensor sums = in_place ? gates : empty(input, {shape.input_rows, 4 * hidden});
   product_of<T>(sums, input, transposed(weight_ih));
-  sums = dense_as(sums, state);
+  sums = dense(sums, state);
 
   // A single step reads its weights once: packing them would take longer than the product.
   const bool single = shape.steps == 1;
-  const Tensor h0 = dense_as(hx, state), c0 = dense_as(cx, state);
+  const Tensor h0 = dense(hx, state), c0 = dense(cx, state);
   const T* h_first = unless_zero<T>(h0);
   Tensor weight, recurrent;
-  if (!single) weight = packed_gates<T>(dense_as(weight_hh, state));
-  if (single && h_first) recurrent = dense_as(product(hx, transposed(weight_hh)), state);
+  if (!single) weight = packed_gates<T>(dense(weight_hh, state));
+  if (single && h_first) recurrent = dense(product(hx, transposed(weight_hh)), state);
 
   Tensor bias = copied(bias_ih, state);
-  const Tensor other_bias = dense_as(bias_hh, state);
+  const Tensor other_bias = dense(bias_hh, state);
   for (int64_t k = 0; k < 4 * hidden; ++k) values<T>(bias)[k] += values<const T>(other_bias)[k];
 
   const ForwardPass<T> pass{steps_of(shape),
@@ -119,7 +119,7 @@ LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& h
   for_each_range(ranges_for_threads(shape), [&](int64_t, int64_t first, int64_t last) {
     recurrence<T>().forward(pass, first, last);
   });
-  return {dense_as(output, scalar), dense_as(hy, scalar), dense_as(cy, scalar), workspace};
+  return {dense(output, scalar), dense(hy, scalar), dense(cy, scalar), workspace};
 }
 
 // The rows of `grad_gates` [N, 4H] added up for each row of input, [U, 4H]. Each thread has some
@@ -152,13 +152,13 @@ LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const 
   const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
 
   const bool single = shape.steps == 1;
-  const Tensor h0 = dense_as(hx, state), c0 = dense_as(cx, state);
-  const Tensor saved = dense(workspace), grad = dense_as(grad_output, state);
-  const Tensor h = dense_as(output, state);
+  const Tensor h0 = dense(hx, state), c0 = dense(cx, state);
+  const Tensor saved = dense(workspace), grad = dense(grad_output, state);
+  const Tensor h = dense(output, state);
   const Tensor gates = gates_of(saved, shape), cells = cells_of(saved, shape);
   const T* h_first = unless_zero<T>(h0);
   Tensor weight;
-  if (!single) weight = packed<T>(dense_as(weight_hh, state));
+  if (!single) weight = packed<T>(dense(weight_hh, state));
 
   Tensor grad_gates = empty(input, {shape.tokens, 4 * hidden}, state);
   Tensor h_before = empty(input, {shape.tokens, hidden}, state);
@@ -173,21 +173,21 @@ LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const 
   for_each_range(bounds, [&](int64_t k, int64_t first, int64_t last) {
     recurrence<T>().backward(pass, first, last, values<T>(grad_bias) + 4 * hidden * k);
   });
-  if (single) product_into(grad_hx, grad_gates, dense_as(weight_hh, state));
+  if (single) product_into(grad_hx, grad_gates, dense(weight_hh, state));
 
-  const Tensor by_token = dense_as(grad_gates, scalar);
+  const Tensor by_token = dense(grad_gates, scalar);
   const int64_t skipped = h_first ? 0 : shape.batch;  // their h_before is 0
   const Tensor grad_weight_hh =
       product(transposed(rows(by_token, skipped, shape.tokens - skipped)),
-              dense_as(rows(h_before, skipped, shape.tokens - skipped), scalar));
+              dense(rows(h_before, skipped, shape.tokens - skipped), scalar));
   Tensor by_row = by_token;
-  if (input_rows) by_row = dense_as(sum_by_input_row<T>(grad_gates, shape, input_rows), scalar);
+  if (input_rows) by_row = dense(sum_by_input_row<T>(grad_gates, shape, input_rows), scalar);
   return {product_of<T>(by_row, weight_ih),
-          dense_as(grad_hx, scalar),
-          dense_as(grad_cx, scalar),
+          dense(grad_hx, scalar),
+          dense(grad_cx, scalar),
           product_of<T>(transposed(by_row), input),
           grad_weight_hh,
-          dense_as(torch::stable::sum(grad_bias, std::vector<int64_t>{0}), scalar)};
+          dense(sum_of_rows(grad_bias), scalar)};
 }
 
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
@@ -206,6 +206,7 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
                                    Tensor weight_hh, Tensor output, Tensor workspace,
                                    std::optional<Tensor> input_rows) {
   const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
+  check_saved(shape, input, grad_output, grad_hy, grad_cy, output, workspace);
   if (input_rows) input_rows = dense(*input_rows);
   const int64_t* rows = checked_rows(input_rows, shape);
   const auto run = input.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
@@ -218,8 +219,8 @@ std::tuple<Tensor, Tensor> step(const Tensor& sums, const Tensor& rows, const Te
                                 const Tensor& cx, const Tensor& weight_hh) {
   const ScalarType scalar = hx.scalar_type(), state = state_type(scalar);
   const int64_t batch = hx.size(0), hidden = hx.size(1), offsets[] = {0, batch};
-  const Tensor recurrent = dense_as(product(hx, transposed(weight_hh)), state);
-  const Tensor from = dense_as(sums, state), c0 = dense_as(cx, state);
+  const Tensor recurrent = dense(product(hx, transposed(weight_hh)), state);
+  const Tensor from = dense(sums, state), c0 = dense(cx, state);
   Tensor scratch = empty(recurrent, {4 * batch, hidden}), cells = empty(scratch, {batch, hidden});
   Tensor output = empty(cells, {batch, hidden});
   Tensor hy = empty(cells, {batch, hidden}), cy = empty(cells, {batch, hidden});
@@ -234,10 +235,9 @@ std::tuple<Tensor, Tensor> step(const Tensor& sums, const Tensor& rows, const Te
   pass.cy = values<T>(cy);
   pass.gates = values<T>(scratch);
   pass.cells = values<T>(cells);
-  parallel_for(0, batch, 16, [&](int64_t first, int64_t last) {
-    recurrence<T>().forward(pass, first, last);
-  });
-  return {dense_as(hy, scalar), dense_as(cy, scalar)};
+  parallel_for(0, batch, 16,
+               [&](int64_t first, int64_t last) { recurrence<T>().forward(pass, first, last); });
+  return {dense(hy, scalar), dense(cy, scalar)};
 }
 
 std::tuple<Tensor, Tensor> lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx,

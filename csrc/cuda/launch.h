@@ -1,0 +1,30 @@
+// Launching a kernel as a function call, and shared memory: both in such a way that a plain C++
+// compiler takes the same source with tests/emulation in the place of CUDA's headers.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <utility>
+
+#ifndef CAPTIONER_SHARED
+#define CAPTIONER_SHARED(T, name, count) __shared__ T name[count]
+#endif
+
+namespace captioner::cuda {
+
+inline unsigned blocks_for(int64_t items, int64_t items_per_block) {
+  return static_cast<unsigned>((items + items_per_block - 1) / items_per_block);
+}
+
+template <typename... Expected, typename... Actual>
+cudaError_t launch(void (*kernel)(Expected...), dim3 grid, dim3 block, cudaStream_t stream,
+                   Actual&&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...);
+}
+
+}  // namespace captioner::cuda

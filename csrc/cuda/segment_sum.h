@@ -1,0 +1,30 @@
+// Sums of rows that share an index, in a fixed order: what index_add does, without its atomics,
+// whose order and therefore rounding changes from run to run.
+//
+// Letters: N rows of values, U segments, C columns: 4H, so that four always fit. Pointers as in
+// recurrence.h.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace captioner::cuda {
+
+// Where each segment starts in a sorted index: segment u is [starts[u], starts[u + 1]).
+cudaError_t launch_segment_starts(const int64_t* sorted,  // [N] ascending, each 0 to U - 1
+                                  int64_t rows, int64_t segments,
+                                  int64_t* starts,  // [U + 1] written
+                                  cudaStream_t stream);
+
+// sums[u] = the sum of values[order[n]] over n in segment u, 0 if there is none; runs in State.
+// Refuses what it cannot read as vectors of up to 16 bytes: new tensors always can be.
+template <typename Scalar>
+cudaError_t launch_segment_sums(const Scalar* values,   // [N, C]
+                                const int64_t* order,   // [N]
+                                const int64_t* starts,  // [U + 1]
+                                int64_t segments, int64_t columns,
+                                Scalar* sums,  // [U, C] written
+                                cudaStream_t stream);
+
+}  // namespace captioner::cuda

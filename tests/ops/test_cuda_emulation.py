@@ -1,0 +1,293 @@
+"""The CUDA operator's own sources, run on the host by tests/emulation.
+
+What this cannot show is said in tests/emulation/README.md. The same kernels under sanitizers, and
+the emulation itself, are tested in test_cuda_sanitized.py; a real GPU's turn is test_lstm_cuda.py.
+
+Shapes: B sequences, T longest, N packed tokens, U rows of input, E input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from captioner.ops import reference
+
+if TYPE_CHECKING:
+    from conftest import Compiler, Emulated
+
+LAYOUTS = {
+    "ragged": [4, 4, 2, 1, 1],
+    "all of length one": [5],
+    "all equal": [3, 3, 3],
+    "one sequence": [1, 1, 1, 1],
+    "one token": [1],
+    "long outlier": [3] + [1] * 30,
+}
+# 5 and 33 take the kernels that move single numbers, 32 those that move vectors.
+HIDDEN = [5, 32, 33]
+FLOATS = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+GRADIENTS = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih"]
+RESULTS = ["output", "hy", "cy", *GRADIENTS]
+Arguments = dict[str, Tensor]
+
+
+def draw(
+    sizes: list[int],
+    *,
+    hidden: int = 5,
+    dtype: torch.dtype = torch.float64,
+    rows: int | None = None,
+    inputs: int = 3,
+) -> Arguments:
+    """Arguments and gradients of the outputs; with `rows`, that many of input and input_rows."""
+    generator = torch.Generator().manual_seed(len(sizes))
+    tokens, batch = sum(sizes), sizes[0]
+    shapes = {
+        "input": (tokens if rows is None else rows, inputs), "hx": (batch, hidden),
+        "cx": (batch, hidden), "weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden),
+        "bias_ih": (4 * hidden,), "bias_hh": (4 * hidden,), "grad_output": (tokens, hidden),
+        "grad_hy": (batch, hidden), "grad_cy": (batch, hidden),
+    }  # fmt: skip
+    drawn = {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+    drawn["weight_hh"] /= hidden**0.5  # else the recurrence is chaotic and tells nothing
+    drawn = {name: x.to(dtype) for name, x in drawn.items()}
+    drawn["batch_sizes"] = torch.tensor(sizes)
+    if rows is not None:  # the last row of input stays unread
+        drawn["input_rows"] = torch.randint(max(rows - 1, 1), (tokens,), generator=generator)
+    return drawn
+
+
+def run(emulated: Emulated, x: Arguments) -> dict[str, Tensor]:
+    """Outputs and gradients of the emulated operators, by name."""
+    head = (x["input"], x["batch_sizes"], x["hx"], x["cx"], x["weight_ih"], x["weight_hh"])
+    rows = x.get("input_rows")
+    outputs = emulated.ops.lstm_packed(*head, x["bias_ih"], x["bias_hh"], rows)
+    gradients = emulated.ops.lstm_packed_backward(
+        x["grad_output"], x["grad_hy"], x["grad_cy"], *head, outputs[0], outputs[3], rows
+    )
+    return dict(zip(RESULTS, (*outputs[:3], *gradients), strict=True))
+
+
+def torch_lstm(x: Arguments) -> dict[str, Tensor]:
+    """The same of torch.nn.LSTM in float64."""
+    leaves = {name: x[name].detach().double().requires_grad_() for name in FLOATS}
+    module = nn.LSTM(x["input"].shape[1], x["hx"].shape[1], dtype=torch.float64)
+    weights = {f"{name}_l0": leaves[name] for name in FLOATS[3:]}
+    tokens = leaves["input"][x["input_rows"]] if "input_rows" in x else leaves["input"]
+    output, (hy, cy) = torch.func.functional_call(
+        module,
+        weights,
+        (PackedSequence(tokens, x["batch_sizes"]), (leaves["hx"][None], leaves["cx"][None])),
+    )
+    outputs = (output.data, hy[0], cy[0])
+    gradients = torch.autograd.grad(
+        outputs,
+        [leaves[name] for name in GRADIENTS],
+        [x[name].double() for name in ("grad_output", "grad_hy", "grad_cy")],
+    )
+    return dict(zip(RESULTS, (*(out.detach() for out in outputs), *gradients), strict=True))
+
+
+def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, wanted in expected.items():
+        torch.testing.assert_close(
+            actual[name], wanted, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: name + text
+        )
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_outputs_and_gradients_are_those_of_torch(
+    emulated: Emulated, layout: str, hidden: int, rows: int | None
+) -> None:
+    arguments = draw(LAYOUTS[layout], hidden=hidden, rows=rows)
+    assert_close(run(emulated, arguments), torch_lstm(arguments))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_everything_returned_is_that_of_the_readable_twin(emulated: Emulated, layout: str) -> None:
+    x = draw(LAYOUTS[layout], hidden=6)
+    inputs = [x["input"], x["batch_sizes"], *(x[name] for name in FLOATS[1:])]
+    expected = reference.forward(*inputs)
+    outputs = emulated.ops.lstm_packed(*inputs)
+    twin = reference.backward(
+        x["grad_output"], x["grad_hy"], x["grad_cy"], *inputs[:-2], expected[0], expected[3]
+    )
+    gradients = emulated.ops.lstm_packed_backward(
+        x["grad_output"], x["grad_hy"], x["grad_cy"], *inputs[:-2], outputs[0], outputs[3]
+    )
+    for mine, theirs in zip((*outputs, *gradients), (*expected, *twin), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+        assert mine.is_contiguous() and mine.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize(
+    ("dtype", "unit", "units"),
+    [(torch.float32, 2**-23, 8), (torch.bfloat16, 2**-8, 4), (torch.float16, 2**-11, 4)],
+)
+def test_shorter_types_stay_near_float64(
+    emulated: Emulated, dtype: torch.dtype, unit: float, units: int, hidden: int, rows: int | None
+) -> None:
+    """`unit` is one in the last place of the largest figure.
+
+    Half types: two products and one gradient a step round to it and the errors of 5 steps add up;
+    gates, cells and sums are float32. float32: the same, with sums of some 30 terms each.
+    """
+    arguments = draw(LAYOUTS["ragged"], hidden=hidden, dtype=dtype, rows=rows)
+    expected = torch_lstm(arguments)
+    for name, found in run(emulated, arguments).items():
+        assert found.dtype == dtype
+        error = (found.double() - expected[name]).abs().max()
+        assert error <= units * unit * expected[name].abs().max().clamp(min=1), name
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same values in another order of memory."""
+    return x.t().contiguous().t() if x.dim() == 2 else x.repeat_interleave(2)[::2]
+
+
+def unaligned(x: Tensor) -> Tensor:
+    """The same values, dense, one element behind where vectors may start."""
+    return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+
+@pytest.mark.parametrize("change", [strided, unaligned])
+@pytest.mark.parametrize("hidden", [5, 32])
+def test_arguments_may_lie_in_memory_as_they_like(
+    emulated: Emulated, hidden: int, change: Callable[[Tensor], Tensor]
+) -> None:
+    plain = draw([4, 3, 1], hidden=hidden, rows=6)
+    expected = torch_lstm(plain)
+    changed = {n: x if n == "batch_sizes" else change(x) for n, x in plain.items()}
+    assert_close(run(emulated, changed), expected)
+
+
+def test_gradients_may_be_expanded_scalars(emulated: Emulated) -> None:
+    arguments = draw([4, 3, 1], hidden=8)
+    for name, shape in (("grad_output", (8, 8)), ("grad_hy", (4, 8)), ("hx", (4, 8))):
+        arguments[name] = torch.ones((), dtype=torch.float64).expand(shape)
+    expected = torch_lstm(arguments)
+    arguments["batch_sizes"] = torch.tensor([4, 0, 3, 0, 1, 0])[::2]  # torch.nn.LSTM misreads this
+    assert_close(run(emulated, arguments), expected)
+
+
+def test_arguments_are_not_changed_and_results_share_no_memory(emulated: Emulated) -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        arguments = draw([1], hidden=8, dtype=dtype)
+        before = {name: x.clone() for name, x in arguments.items()}
+        results = run(emulated, arguments)
+        assert all(torch.equal(before[name], x) for name, x in arguments.items())
+        everything = [*results.values(), *arguments.values()]
+        assert len({x.untyped_storage().data_ptr() for x in everything}) == len(everything)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """New tensors start as NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("hidden", [5, 32])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_everything_promised_is_written(
+    emulated: Emulated, dtype: torch.dtype, layout: str, hidden: int, rows: int | None
+) -> None:
+    arguments = draw(LAYOUTS[layout], hidden=hidden, dtype=dtype, rows=rows)
+    for name, found in run(emulated, arguments).items():
+        assert found.isfinite().all(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hidden", [5, 32])
+def test_repeats_under_any_schedule_are_bit_identical(
+    emulated: Emulated, hidden: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = draw([9, 7, 7, 2, 1], hidden=hidden, dtype=dtype, rows=4)
+    first = run(emulated, arguments)
+    for schedule in ("forward", "reversed", "random:1", "random:2"):
+        monkeypatch.setenv("CUDA_EMULATION_SCHEDULE", schedule)
+        again = run(emulated, arguments)
+        assert all(torch.equal(first[name], again[name]) for name in RESULTS), schedule
+
+
+def test_every_kernel_is_executed(emulated: Emulated, compiler: Compiler) -> None:
+    """Those in the library, whose names stand in the sources, against those that were launched."""
+    emulated.reset()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        for hidden in (5, 32):
+            run(emulated, draw([2, 1], hidden=hidden, dtype=dtype, rows=2))
+    names = [
+        name
+        for source in compiler.kernels
+        for name in re.findall(r"__global__.*?(\w+)\((?:const|\w+<)", source.read_text(), re.S)
+    ]
+    assert names == ["forward_step", "backward_step", "segment_starts", "segment_sums"]
+    symbols = subprocess.run(
+        ["nm", "-C", "--defined-only", emulated.library], capture_output=True, text=True, check=True
+    ).stdout
+    kernels = {
+        line.split(" ", 2)[2]
+        for line in symbols.splitlines()
+        if re.search(rf" [TW] .*::cuda::({'|'.join(names)})[<(]", line)
+    }
+    assert len(kernels) == 1 + 4 * (2 * 2 + 1)  # four types; a step's with and without vectors
+    assert set(emulated.launches()) == kernels
+
+
+def test_rows_beyond_the_input_are_not_read(emulated: Emulated) -> None:
+    for wrong in (-1, 4):
+        arguments = draw([2, 1], rows=4)
+        arguments["input_rows"][1] = wrong
+        with pytest.raises(RuntimeError, match=r"forward_step<double, 1>.* trapped at recurrence"):
+            run(emulated, arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("bias_hh", (3,), r"bias_hh must be \[4H\] = \[20\], got \[3\]"),
+        ("grad_output", (3, 4), r"grad_output must be \[N, H\] = \[3, 5\], got \[3, 4\]"),
+        ("grad_hy", (1, 5), r"grad_hy must be \[B, H\] = \[2, 5\], got \[1, 5\]"),
+        ("grad_cy", (2, 5, 1), r"grad_cy must be \[B, H\] = \[2, 5\], got \[2, 5, 1\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    emulated: Emulated, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    arguments = draw([2, 1])
+    arguments[name] = torch.zeros(shape, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=message):
+        run(emulated, arguments)
+
+
+def test_a_workspace_of_another_type_is_refused(emulated: Emulated) -> None:
+    x = draw([2, 1], dtype=torch.bfloat16)
+    inputs = [x["input"], x["batch_sizes"], *(x[name] for name in FLOATS[1:])]
+    output, _, _, workspace = emulated.ops.lstm_packed(*inputs)
+    assert workspace.dtype == torch.float32
+    with pytest.raises(RuntimeError, match="workspace must be the one that the forward pass"):
+        emulated.ops.lstm_packed_backward(
+            x["grad_output"], x["grad_hy"], x["grad_cy"], *inputs[:-2], output, workspace.bfloat16()
+        )

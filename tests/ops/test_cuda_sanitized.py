@@ -1,0 +1,133 @@
+"""The CUDA kernels under AddressSanitizer and UBSan, and the emulation that runs them there.
+
+Faults are planted in copies of the kernels: a test that could not fail would show nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Compiler
+
+
+def execute(program: Path, *arguments: str, schedule: str = "forward") -> tuple[int, str]:
+    """Exit status of a sanitized program and what it said, warnings about fibres excepted."""
+    environment = {
+        **os.environ,
+        "CUDA_EMULATION_SCHEDULE": schedule,
+        "ASAN_OPTIONS": "detect_leaks=0",  # abandoned fibres keep what they had
+    }
+    done = subprocess.run(
+        [program, *arguments], env=environment, capture_output=True, text=True, timeout=120
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    return done.returncode, "\n".join(x for x in lines if "makecontext/swapcontext" not in x)
+
+
+@pytest.fixture(scope="session")
+def self_test(compiler: Compiler) -> Path:
+    return compiler.program("self_test", [compiler.emulation / "self_test.cpp"])
+
+
+BACKWARDS = " ".join(map(str, range(63, -1, -1)))
+CASES = {
+    "reverse": (0, f"^{BACKWARDS} $"),
+    "half_of_the_block": (
+        1, r"half_of_the_block\(\): __syncthreads\(\) at self_test.cpp:\d+ in block \(0, 0, 0\): "
+        r"32 of 64 threads came, thread \((32|63|\d+), 0, 0\) of block \(0, 0, 0\) has returned",
+    ),
+    "two_places": (1, r"__syncthreads\(\) of block .* at self_test.cpp:\d+ for thread .* at self"),
+    "beyond_shared": (1, "heap-buffer-overflow"),
+    "beyond_dynamic": (1, "heap-buffer-overflow"),
+    "warp_sum": (0, "^" + "496 " * 32 + "1520 " * 32 + "$"),
+    "part_of_a_warp": (0, "^5160 6160 7160 7160 $"),  # 160: lanes 5 and 7
+    "lane_left_behind": (1, r"31 of 32 threads came, thread \(5, 0, 0\) .* has returned"),
+    "not_in_its_mask": (1, r"lane \d+ is not in its own mask at self_test.cpp"),
+    "count_up": (0, "^192 $"),
+    "meet": (0, "^6 6 6 6 6 6 $"),
+    "meet_alone": (1, "a grid's barrier needs a cooperative launch"),
+    "meet_by_flag": (0, "^7 $"),
+    "spin": (1, "all threads that are left wait in a loop"),
+    "trapped": (1, r"thread \(3, 0, 0\) of block \(\d, 0, 0\) trapped at self_test.cpp"),
+    "too_many_threads": (0, "^refused$"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", ["forward", "reversed", "random:3"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_emulation_runs_and_refuses_as_it_should(
+    self_test: Path, case: str, schedule: str
+) -> None:
+    status, said = execute(self_test, case, schedule=schedule)
+    expected, pattern = CASES[case]
+    assert (status, bool(re.search(pattern, said))) == (expected, True), said
+
+
+@pytest.mark.parametrize("schedule", ["forward", "reversed"])
+def test_a_missing_barrier_shows_under_any_schedule(self_test: Path, schedule: str) -> None:
+    _, said = execute(self_test, "reverse_without_barrier", schedule=schedule)
+    assert BACKWARDS not in said and "-1" in said
+
+
+@pytest.fixture(scope="session")
+def sanitized(compiler: Compiler) -> Path:
+    return compiler.program("sanitized", [compiler.emulation / "sanitized.cpp", *compiler.kernels])
+
+
+def test_kernels_keep_to_their_buffers(sanitized: Path) -> None:
+    status, said = execute(sanitized, schedule="random:5")
+    assert (status, said) == (0, "all buffers kept to")
+
+
+FAULTS = {
+    "cells one unit too far": (
+        "recurrence", "store(step.cells + row * hidden + unit, c)",
+        "store(step.cells + row * hidden + unit + 1, c)", "AddressSanitizer: heap-buffer-overflow",
+    ),
+    "gradient of a sequence that ended": (
+        "recurrence", "stays = row < step.staying", "stays = row <= step.staying",
+        "AddressSanitizer: heap-buffer-overflow",
+    ),
+    "no end for the longest of those that end": (
+        "recurrence", "if (row >= step.staying)", "if (row > step.staying)", "wrong: hy",
+    ),
+    "vectors where none may start": (
+        "recurrence", "vectors = aligned &&", "vectors = (aligned || true) &&",
+        "runtime error: .* misaligned address",
+    ),
+    "one start too many": (
+        "segment_sum", "if (segment > segments) return", "if (segment > segments + 1) return",
+        "AddressSanitizer: heap-buffer-overflow",
+    ),
+    "no barrier before the parts are read": (
+        "segment_sum", "__syncthreads();", "", "wrong: a segment's sum",
+    ),
+    "a barrier that not all reach": (
+        "segment_sum", "__syncthreads();", "if (column < columns) __syncthreads();",
+        r"segment_sums<.*__syncthreads\(\) at segment_sum.*cu:\d+ .* threads came",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_caught(compiler: Compiler, fault: str) -> None:
+    stem, right, wrong, message = FAULTS[fault]
+    (original,) = (source for source in compiler.kernels if source.stem == stem)
+    text = original.read_text()
+    assert text.count(right) == 1
+    text = text.replace(right, wrong).replace('"../', f'"{original.parents[1]}/')
+    faulty = compiler.folder / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.cu"
+    faulty.write_text(text)
+    kernels = [faulty if source == original else source for source in compiler.kernels]
+    status, said = execute(
+        compiler.program(faulty.stem, [compiler.emulation / "sanitized.cpp", *kernels])
+    )
+    assert status != 0 and re.search(message, said), said

@@ -1,0 +1,368 @@
+"""The fused LSTM on a real GPU: results, streams, devices, graphs and what must not synchronise.
+
+Needs nothing but torch, numpy and pytest. Skipped, aloud, without a GPU or without the extension.
+
+Shapes: B sequences, T longest, N packed tokens, U rows of input, E input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from captioner.errors import ConfigError
+from captioner.ops import choose_backend, lstm_packed
+
+
+def why_not() -> str | None:
+    if not torch.cuda.is_available():
+        return "needs a GPU"
+    try:
+        choose_backend("fused", "cuda")
+    except ConfigError as error:
+        return f"needs the extension built for CUDA: {error}"
+    return None
+
+
+SKIPPED = why_not()
+pytestmark = pytest.mark.skipif(SKIPPED is not None, reason=SKIPPED or "")
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+LAYOUTS = {
+    "ragged": [4, 4, 2, 1, 1],
+    "all of length one": [5],
+    "all equal": [3, 3, 3],
+    "one sequence": [1, 1, 1, 1],
+    "one token": [1],
+    "long outlier": [3] + [1] * 60,
+    "wide": [70, 64, 33, 5],
+}
+NAMES = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+Arguments = dict[str, Tensor]
+
+
+def draw(
+    sizes: list[int],
+    *,
+    hidden: int = 5,
+    inputs: int = 3,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cuda",
+    rows: int | None = None,
+    seed: int = 0,
+) -> Arguments:
+    """Arguments by name, drawn on the CPU so that every device gets the same."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens, batch = sum(sizes), sizes[0]
+    shapes = {
+        "input": (tokens if rows is None else rows, inputs), "hx": (batch, hidden),
+        "cx": (batch, hidden), "weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden),
+        "bias_ih": (4 * hidden,), "bias_hh": (4 * hidden,),
+    }  # fmt: skip
+    drawn = {
+        name: torch.randn(shapes[name], generator=generator, dtype=torch.float64) for name in NAMES
+    }
+    drawn["weight_ih"] /= inputs**0.5
+    drawn["weight_hh"] /= hidden**0.5  # else the recurrence is chaotic and tells nothing
+    arguments = {name: x.to(device, dtype).requires_grad_() for name, x in drawn.items()}
+    arguments["batch_sizes"] = torch.tensor(sizes)
+    if rows is not None:  # the last row of input stays unread
+        index = torch.randint(max(rows - 1, 1), (tokens,), generator=generator)
+        arguments["input_rows"] = index.to(device)
+    return arguments
+
+
+def fused(x: Arguments) -> tuple[Tensor, ...]:
+    weights = (x["weight_ih"], x["weight_hh"], x["bias_ih"], x["bias_hh"])
+    return lstm_packed(
+        x["input"], x["batch_sizes"], x["hx"], x["cx"], *weights,
+        input_rows=x.get("input_rows"), backend="fused",
+    )  # fmt: skip
+
+
+def torch_lstm(x: Arguments) -> tuple[Tensor, ...]:
+    """torch.nn.LSTM of the same arguments, which may be on any device."""
+    module = nn.LSTM(
+        x["input"].shape[1], x["hx"].shape[1], dtype=x["input"].dtype, device=x["input"].device
+    )
+    weights = {f"{name}_l0": x[name] for name in NAMES[3:]}
+    tokens = x["input"][x["input_rows"]] if "input_rows" in x else x["input"]
+    state = (x["hx"][None], x["cx"][None])
+    packed = PackedSequence(tokens, x["batch_sizes"])
+    output, (hy, cy) = torch.func.functional_call(module, weights, (packed, state))
+    return output.data, hy[0], cy[0]
+
+
+def exact(x: Arguments) -> Arguments:
+    """Copies in float64 on the CPU, where nothing but ATen's plain LSTM computes."""
+    return {
+        name: value.detach().double().cpu().requires_grad_() if name in NAMES else value.cpu()
+        for name, value in x.items()
+    }
+
+
+def weighted(outputs: tuple[Tensor, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    parts = [
+        (out * torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)).sum()
+        for out in outputs
+    ]
+    return torch.stack(parts).sum()
+
+
+def everything(run: Callable[[Arguments], tuple[Tensor, ...]], x: Arguments) -> dict[str, Tensor]:
+    """Outputs, and gradients of a fixed weighting of them, by name."""
+    outputs = run(x)
+    gradients = torch.autograd.grad(weighted(outputs), [x[name] for name in NAMES])
+    found = dict(zip(("output", "hy", "cy"), outputs, strict=True))
+    found.update({f"grad of {n}": g for n, g in zip(NAMES, gradients, strict=True)})
+    return {name: value.detach() for name, value in found.items()}
+
+
+def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """`tolerance` is relative to the largest figure of each tensor."""
+    for name, wanted in expected.items():
+        error = (found[name].double().cpu() - wanted.double().cpu()).abs().max()
+        assert error <= tolerance * wanted.abs().max().clamp(min=1), f"{name}: {error}"
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("hidden", [5, 32, 33, 512])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_float64_is_that_of_torch(layout: str, hidden: int, rows: int | None) -> None:
+    arguments = draw(LAYOUTS[layout], hidden=hidden, rows=rows)
+    assert_near(everything(fused, arguments), everything(torch_lstm, exact(arguments)), 1e-10)
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("hidden", [5, 32, 33, 512])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 32 * 2**-23), (torch.bfloat16, 8 * 2**-8), (torch.float16, 8 * 2**-11)],
+)
+def test_shorter_types_stay_near_float64(
+    dtype: torch.dtype, tolerance: float, hidden: int, rows: int | None
+) -> None:
+    """Units in the last place of the largest figure, times 8 (32 for the longer sums of float32).
+
+    Half types round two products and one gradient a step, and the errors of 5 steps add up; gates,
+    cells and sums are float32. TF32 is off, as torch has it by default.
+    """
+    arguments = draw(LAYOUTS["ragged"], hidden=hidden, dtype=dtype, rows=rows)
+    found = everything(fused, arguments)
+    assert all(value.dtype == dtype for value in found.values())
+    assert_near(found, everything(torch_lstm, exact(arguments)), tolerance)
+
+
+@pytest.mark.parametrize("hidden", [2, 4])
+@pytest.mark.parametrize("sizes", [[3, 2, 1], [1], [2, 2]])
+def test_gradients_are_those_of_finite_differences(sizes: list[int], hidden: int) -> None:
+    arguments = draw(sizes, hidden=hidden)
+
+    def run(*floats: Tensor) -> tuple[Tensor, ...]:
+        return fused({**arguments, **dict(zip(NAMES, floats, strict=True))})
+
+    assert torch.autograd.gradcheck(run, tuple(arguments[name] for name in NAMES))
+
+
+@pytest.mark.parametrize("rows", [None, 50])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_repeats_are_bit_identical(dtype: torch.dtype, rows: int | None) -> None:
+    arguments = draw([64] * 10 + [9, 8, 1], hidden=128, inputs=64, dtype=dtype, rows=rows)
+    first = everything(fused, arguments)
+    for _ in range(3):
+        again = everything(fused, arguments)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """New tensors start as NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3, device="cuda").isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_everything_promised_is_written(dtype: torch.dtype, layout: str, rows: int | None) -> None:
+    arguments = draw(LAYOUTS[layout], hidden=32, dtype=dtype, rows=rows)
+    for name, found in everything(fused, arguments).items():
+        assert found.isfinite().all(), name
+
+
+@pytest.mark.parametrize("hidden", [5, 32])
+def test_arguments_may_lie_in_memory_as_they_like(hidden: int) -> None:
+    plain = draw([4, 3, 1], hidden=hidden)
+    expected = everything(torch_lstm, exact(plain))
+
+    def strided(x: Tensor) -> Tensor:
+        return x.t().contiguous().t() if x.dim() == 2 else x.repeat_interleave(2)[::2]
+
+    def unaligned(x: Tensor) -> Tensor:
+        return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+    for change in (strided, unaligned):
+        changed = {name: change(plain[name].detach()).requires_grad_() for name in NAMES}
+        changed["batch_sizes"] = plain["batch_sizes"]
+        assert_near(everything(fused, changed), expected, 1e-10)
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+def test_nothing_waits_for_the_gpu(rows: int | None) -> None:
+    """Neither direction reads anything back, also not to sort the rows."""
+    arguments = draw([4, 4, 2, 1], hidden=32, dtype=torch.float32, rows=rows)
+    leaves = [arguments[name] for name in NAMES]
+    everything(fused, arguments)  # cuBLAS sets itself up
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outputs = fused(arguments)
+        torch.autograd.grad(outputs, leaves, [torch.ones_like(out) for out in outputs])
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def test_a_side_stream_is_used_and_waits_for_nobody_else() -> None:
+    """A long kernel on the default stream is still running when the side stream is done."""
+    arguments = draw([8, 8, 4], hidden=32, dtype=torch.float32)
+    expected = everything(fused, arguments)
+    torch.cuda.synchronize()
+    side, late = torch.cuda.Stream(), torch.cuda.Event()
+    with torch.cuda.stream(side), torch.no_grad():
+        fused(arguments)  # takes memory for this stream, which may wait
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1_000_000_000)  # about half a second on the default stream
+    late.record()
+    with torch.cuda.stream(side), torch.no_grad():
+        output = fused(arguments)[0]
+    side.synchronize()
+    assert not late.query(), "the side stream waited for the default stream"
+    assert torch.equal(output, expected["output"])
+    torch.cuda.synchronize()
+
+
+def test_two_streams_at_once_give_what_each_gives_alone() -> None:
+    drawn = [draw([8, 8, 4, 2], hidden=64, dtype=torch.float32, seed=seed) for seed in (1, 2)]
+    expected = [everything(fused, arguments) for arguments in drawn]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in drawn]
+    found: list[dict[str, Tensor]] = [{}, {}]
+    for _ in range(5):
+        for k, stream in enumerate(streams):
+            with torch.cuda.stream(stream):
+                found[k] = everything(fused, drawn[k])
+    torch.cuda.synchronize()
+    for mine, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_arguments_device_is_used_whichever_is_current() -> None:
+    first = everything(fused, draw([4, 2], hidden=32, device="cuda:0", rows=3))
+    with torch.cuda.device(0):
+        second = everything(fused, draw([4, 2], hidden=32, device="cuda:1", rows=3))
+        assert torch.cuda.current_device() == 0
+    assert all(value.device == torch.device("cuda:1") for value in second.values())
+    assert_near(second, first, 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graphs_of_several_lengths_replay_in_any_order(dtype: torch.dtype) -> None:
+    """A graph holds the loop over batch_sizes: it serves its own lengths, with new numbers."""
+    layouts = {"short": [4, 2], "long": [4, 4, 4, 3, 1], "ragged": [6, 5, 1, 1]}
+    graphs: dict[str, tuple[torch.cuda.CUDAGraph, Arguments, dict[str, Tensor]]] = {}
+    for name, sizes in layouts.items():
+        arguments = draw(sizes, hidden=32, dtype=dtype, rows=5)
+        weights = [torch.randn_like(out) for out in fused(arguments)]
+        leaves = [arguments[leaf] for leaf in NAMES]
+
+        def step(
+            arguments: Arguments = arguments,
+            leaves: list[Tensor] = leaves,
+            weights: list[Tensor] = weights,
+        ) -> dict[str, Tensor]:
+            outputs = fused(arguments)
+            gradients = torch.autograd.grad(outputs, leaves, weights)
+            results = [*outputs, *gradients]
+            return {str(k): value.detach() for k, value in enumerate(results)}
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            step()  # cuBLAS sets itself up outside of the capture
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step()
+        graphs[name] = (graph, arguments, captured)
+        for round_number, again in enumerate([*graphs, *reversed(graphs)]):
+            replayed, own, results = graphs[again]
+            fresh = draw(layouts[again], hidden=32, dtype=dtype, rows=5, seed=round_number)
+            with torch.no_grad():
+                for key in (*NAMES, "input_rows"):
+                    own[key].copy_(fresh[key])
+            replayed.replay()
+            torch.cuda.synchronize()
+            eager = fused(own)
+            # cuBLAS may take another algorithm while a graph captures it.
+            for mine, theirs in zip(list(results.values())[:3], eager, strict=True):
+                torch.testing.assert_close(mine, theirs.detach())
+
+
+def test_gradients_in_a_graph_are_those_of_eager_mode() -> None:
+    arguments = draw([5, 3, 3, 1], hidden=16, dtype=torch.float32)
+    leaves = [arguments[name] for name in NAMES]
+    weights = [torch.randn_like(out) for out in fused(arguments)]
+
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(fused(arguments), leaves, weights)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        gradients()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = gradients()
+    for seed in (1, 2):
+        fresh = draw([5, 3, 3, 1], hidden=16, dtype=torch.float32, seed=seed)
+        with torch.no_grad():
+            for name in NAMES:
+                arguments[name].copy_(fresh[name])
+        graph.replay()
+        torch.cuda.synchronize()
+        for mine, theirs in zip(captured, gradients(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture
+def tf32_as_it_was() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32_as_it_was")
+def test_tf32_follows_the_switch_of_torch() -> None:
+    """TF32 has 10 bits of mantissa: its error stands out from float32's by orders of magnitude."""
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("needs a GPU with TF32")
+    arguments = draw([64, 64, 64], hidden=256, inputs=256, dtype=torch.float32)
+    expected = torch_lstm(exact(arguments))[0].detach()
+    errors = {}
+    for allowed in (False, True):
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        output = fused(arguments)[0].detach().double().cpu()
+        errors[allowed] = float((output - expected).abs().max())
+    assert errors[False] < 1e-5 < errors[True] < 1e-2
