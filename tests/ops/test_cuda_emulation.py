@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from captioner.ops import reference
+from captioner.ops.lstm_step import reference_step
 
 if TYPE_CHECKING:
     from conftest import Compiler, Emulated
@@ -291,3 +292,14 @@ def test_a_workspace_of_another_type_is_refused(emulated: Emulated) -> None:
         emulated.ops.lstm_packed_backward(
             x["grad_output"], x["grad_hy"], x["grad_cy"], *inputs[:-2], output, workspace.bfloat16()
         )
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_a_step_of_decoding_is_the_readable_one(emulated: Emulated, hidden: int) -> None:
+    x = draw([5], hidden=hidden)
+    sums = torch.randn(6, 4 * hidden, dtype=torch.float64)
+    rows = torch.tensor([5, 0, 2, 2, 1])
+    call = (sums, rows, x["hx"], x["cx"], x["weight_hh"])
+    expected = reference_step(*call)
+    for found, wanted in zip(emulated.ops.lstm_step(*call), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
