@@ -88,7 +88,9 @@ LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& h
   // The product with weight_ih goes where the gates will be, if each token has a row of its own.
   const bool in_place = input_rows == nullptr && scalar == state;
   Tensor sums = in_place ? gates : empty(input, {shape.input_rows, 4 * hidden});
-  product_of<T>(sums, input, transposed(weight_ih));
+  const bool ours = scalar == state && recurrence<T>().fast_products && shape.input_rows > 1;
+  const Tensor across = transposed(weight_ih);
+  ours ? multiply_into<T>(sums, input, across) : product_into(sums, input, across);
   sums = dense(sums, state);
 
   // A single step reads its weights once: packing them would take longer than the product.
@@ -141,29 +143,34 @@ Tensor sum_by_input_row(const Tensor& grad_gates, const LstmShape& shape,
   return sums;
 }
 
+struct Recurrent {
+  Tensor grad_gates;  // [N, 4H] before sigmoid and tanh
+  Tensor grad_hx;     // [B, H]
+  Tensor grad_cx;     // [B, H]
+  Tensor grad_bias;   // [4H]
+  Tensor h_before;    // [N, H] what each token's gates read; without its first B rows if hx is 0
+};
+
 template <typename T>
-LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
-                       const Tensor& grad_cy, const Tensor& input, const Tensor& hx,
-                       const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
-                       const Tensor& output, const Tensor& workspace, const int64_t* input_rows) {
-  const ScalarType scalar = input.scalar_type(), state = state_type(scalar);
+Recurrent run_backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
+                       const Tensor& grad_cy, const Tensor& hx, const Tensor& cx,
+                       const Tensor& weight_hh, const Tensor& output, const Tensor& workspace) {
+  const ScalarType state = workspace.scalar_type();
   const int64_t hidden = shape.hidden_size;
   const std::vector<int64_t> bounds = ranges_for_threads(shape);
-  const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
-
   const bool single = shape.steps == 1;
-  const Tensor h0 = dense(hx, state), c0 = dense(cx, state);
+  const Tensor h0 = dense(hx, state), c0 = dense(cx, state), h = dense(output, state);
   const Tensor saved = dense(workspace), grad = dense(grad_output, state);
-  const Tensor h = dense(output, state);
   const Tensor gates = gates_of(saved, shape), cells = cells_of(saved, shape);
   const T* h_first = unless_zero<T>(h0);
   Tensor weight;
   if (!single) weight = packed<T>(dense(weight_hh, state));
 
-  Tensor grad_gates = empty(input, {shape.tokens, 4 * hidden}, state);
-  Tensor h_before = empty(input, {shape.tokens, hidden}, state);
+  Tensor grad_gates = empty(workspace, {shape.tokens, 4 * hidden});
+  Tensor h_before = empty(workspace, {shape.tokens, hidden});
   Tensor grad_hx = copied(grad_hy, state), grad_cx = copied(grad_cy, state);
-  Tensor grad_bias = torch::stable::new_zeros(grad_gates, {ranges, 4 * hidden});
+  const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
+  Tensor grad_biases = torch::stable::new_zeros(grad_gates, {ranges, 4 * hidden});
   const BackwardPass<T> pass{steps_of(shape),        values<const T>(grad),
                              values<const T>(gates), values<const T>(cells),
                              values<const T>(h),     h_first,
@@ -171,23 +178,36 @@ LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const 
                              values<T>(grad_hx),     values<T>(grad_cx),
                              values<T>(grad_gates),  values<T>(h_before)};
   for_each_range(bounds, [&](int64_t k, int64_t first, int64_t last) {
-    recurrence<T>().backward(pass, first, last, values<T>(grad_bias) + 4 * hidden * k);
+    recurrence<T>().backward(pass, first, last, values<T>(grad_biases) + 4 * hidden * k);
   });
   if (single) product_into(grad_hx, grad_gates, dense(weight_hh, state));
+  if (!h_first) h_before = rows(h_before, shape.batch, shape.tokens - shape.batch);
+  return {grad_gates, grad_hx, grad_cx, sum_of_rows(grad_biases), h_before};
+}
 
-  const Tensor by_token = dense(grad_gates, scalar);
-  const int64_t skipped = h_first ? 0 : shape.batch;  // their h_before is 0
+template <typename T>
+LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
+                       const Tensor& grad_cy, const Tensor& input, const Tensor& hx,
+                       const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
+                       const Tensor& output, const Tensor& workspace, const int64_t* input_rows) {
+  const ScalarType scalar = input.scalar_type();
+  Recurrent found =
+      run_backward<T>(shape, grad_output, grad_hy, grad_cy, hx, cx, weight_hh, output, workspace);
+  Tensor by_token = dense(found.grad_gates, scalar);
+  const int64_t read = found.h_before.size(0);
   const Tensor grad_weight_hh =
-      product(transposed(rows(by_token, skipped, shape.tokens - skipped)),
-              dense(rows(h_before, skipped, shape.tokens - skipped), scalar));
-  Tensor by_row = by_token;
-  if (input_rows) by_row = dense(sum_by_input_row<T>(grad_gates, shape, input_rows), scalar);
-  return {product_of<T>(by_row, weight_ih),
-          dense(grad_hx, scalar),
-          dense(grad_cx, scalar),
-          product_of<T>(transposed(by_row), input),
+      product(transposed(rows(by_token, shape.tokens - read, read)), dense(found.h_before, scalar));
+  found.h_before = Tensor();
+  const Tensor by_row =
+      input_rows ? dense(sum_by_input_row<T>(found.grad_gates, shape, input_rows), scalar)
+                 : by_token;
+  if (input_rows) by_token = found.grad_gates = Tensor();
+  return {product(by_row, weight_ih),
+          dense(found.grad_hx, scalar),
+          dense(found.grad_cx, scalar),
+          product(transposed(by_row), input),
           grad_weight_hh,
-          dense(sum_of_rows(grad_bias), scalar)};
+          dense(found.grad_bias, scalar)};
 }
 
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,

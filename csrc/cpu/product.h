@@ -1,8 +1,10 @@
 // Products of matrices on torch's threads.
 //
-// These are ours and not the BLAS's because the recurrence needs its weights packed anyway, and its
-// kernel, measured on the shapes of an LSTM (two AVX-512 cores), is the faster one there. Where
-// vectors are short (recurrence_portable.cpp), or the type is a half, torch's BLAS takes them.
+// The recurrence packs weight_hh once and multiplies a few rows by it at every step, which a BLAS
+// would pack again each time. The same kernel also takes the product of all tokens with weight_ih:
+// there it was measured some 10 % faster than the BLAS (two AVX-512 cores), for the products after
+// the backward loop it was not, so these are torch's. Where vectors are short
+// (recurrence_portable.cpp), or the type is a half, torch's BLAS takes all of them.
 #pragma once
 
 #include "../tensors.h"
@@ -37,21 +39,6 @@ void multiply_into(Tensor& out, const Tensor& a, const Tensor& b) {
       0, (a.size(0) + rows - 1) / rows, 1, [&](int64_t first, int64_t last) {
         recurrence<T>().multiply(product, first * rows, std::min(last * rows, a.size(0)));
       });
-}
-
-// a [m, k] b [k, n] by whichever is the faster here.
-template <typename T>
-void product_of(Tensor& out, const Tensor& a, const Tensor& b) {
-  const bool ours = a.scalar_type() == state_type(a.scalar_type()) && a.size(1) > 0 &&
-                    a.size(0) > 1 && recurrence<T>().fast_products;
-  ours ? multiply_into<T>(out, a, b) : product_into(out, a, b);
-}
-
-template <typename T>
-Tensor product_of(const Tensor& a, const Tensor& b) {
-  Tensor out = empty(a, {a.size(0), b.size(1)});
-  product_of<T>(out, a, b);
-  return out;
 }
 
 }  // namespace captioner::cpu

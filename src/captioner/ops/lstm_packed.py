@@ -112,12 +112,16 @@ def _register(name: str) -> None:
         input, batch_sizes, hx, cx, weight_ih, weight_hh, _, _, input_rows = inputs
         out, _, _, workspace = output
         ctx.mark_non_differentiable(workspace)
+        ctx.set_materialize_grads(False)  # else zeros as large as the workspace are made for it
         ctx.save_for_backward(
             input, batch_sizes, hx, cx, weight_ih, weight_hh, out, workspace, input_rows
         )
 
     def gradients(ctx, grad_output, grad_hy, grad_cy, _grad_workspace):  # type: ignore[no-untyped-def]
-        found = backward(grad_output, grad_hy, grad_cy, *ctx.saved_tensors)
+        _, _, hx, cx, _, _, output, _, _ = ctx.saved_tensors
+        pairs = ((grad_output, output), (grad_hy, hx), (grad_cy, cx))
+        wanted = [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
+        found = backward(*wanted, *ctx.saved_tensors)
         grad_input, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias = found
         # The two biases share one gradient, but an accumulated .grad must not share memory.
         return (
