@@ -93,18 +93,19 @@ using LstmForward = LstmOutputs(Tensor input,        // [U, E]
                                 std::optional<Tensor> input_rows);  // [N] int64
 
 // `output` and `workspace` are those of the forward pass over the same arguments.
-using LstmBackward = LstmGradients(Tensor grad_output,                 // [N, H]
-                                   Tensor grad_hy,                     // [B, H]
-                                   Tensor grad_cy,                     // [B, H]
-                                   Tensor input,                       // [U, E]
-                                   Tensor batch_sizes,                 // [T] int64 on the CPU
-                                   Tensor hx,                          // [B, H]
-                                   Tensor cx,                          // [B, H]
-                                   Tensor weight_ih,                   // [4H, E]
-                                   Tensor weight_hh,                   // [4H, H]
-                                   Tensor output,                      // [N, H]
-                                   Tensor workspace,                   // [5 * N * H] State
-                                   std::optional<Tensor> input_rows);  // [N] int64
+using LstmBackward = LstmGradients(Tensor grad_output,                // [N, H]
+                                   Tensor grad_hy,                    // [B, H]
+                                   Tensor grad_cy,                    // [B, H]
+                                   Tensor input,                      // [U, E]
+                                   Tensor batch_sizes,                // [T] int64 on the CPU
+                                   Tensor hx,                         // [B, H]
+                                   Tensor cx,                         // [B, H]
+                                   Tensor weight_ih,                  // [4H, E]
+                                   Tensor weight_hh,                  // [4H, H]
+                                   Tensor output,                     // [N, H]
+                                   Tensor workspace,                  // [5 * N * H] State
+                                   std::optional<Tensor> input_rows,  // [N] int64
+                                   bool wants_hx);  // false: grad_hx is 0 and costs no product
 
 // Refuses the arguments of a step that do not fit, likewise; its shape has T = 1.
 LstmShape step_shape(const Tensor& sums, const Tensor& rows, const Tensor& hx, const Tensor& cx,

@@ -10,7 +10,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
   library.def(
       "lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input, "
       "Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, Tensor weight_hh, "
-      "Tensor output, Tensor workspace, Tensor? input_rows=None) "
+      "Tensor output, Tensor workspace, Tensor? input_rows=None, bool wants_hx=True) "
       "-> (Tensor grad_input, Tensor grad_hx, Tensor grad_cx, Tensor grad_weight_ih, "
       "Tensor grad_weight_hh, Tensor grad_bias)");
   library.def(

@@ -88,9 +88,7 @@ LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& h
   // The product with weight_ih goes where the gates will be, if each token has a row of its own.
   const bool in_place = input_rows == nullptr && scalar == state;
   Tensor sums = in_place ? gates : empty(input, {shape.input_rows, 4 * hidden});
-  const bool ours = scalar == state && recurrence<T>().fast_products && shape.input_rows > 1;
-  const Tensor across = transposed(weight_ih);
-  ours ? multiply_into<T>(sums, input, across) : product_into(sums, input, across);
+  product_of<T>(sums, input, transposed(weight_ih));
   sums = dense(sums, state);
 
   // A single step reads its weights once: packing them would take longer than the product.
@@ -154,7 +152,8 @@ struct Recurrent {
 template <typename T>
 Recurrent run_backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
                        const Tensor& grad_cy, const Tensor& hx, const Tensor& cx,
-                       const Tensor& weight_hh, const Tensor& output, const Tensor& workspace) {
+                       const Tensor& weight_hh, const Tensor& output, const Tensor& workspace,
+                       bool wants_hx) {
   const ScalarType state = workspace.scalar_type();
   const int64_t hidden = shape.hidden_size;
   const std::vector<int64_t> bounds = ranges_for_threads(shape);
@@ -171,16 +170,26 @@ Recurrent run_backward(const LstmShape& shape, const Tensor& grad_output, const 
   Tensor grad_hx = copied(grad_hy, state), grad_cx = copied(grad_cy, state);
   const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
   Tensor grad_biases = torch::stable::new_zeros(grad_gates, {ranges, 4 * hidden});
-  const BackwardPass<T> pass{steps_of(shape),        values<const T>(grad),
-                             values<const T>(gates), values<const T>(cells),
-                             values<const T>(h),     h_first,
-                             values<const T>(c0),    single ? nullptr : values<const T>(weight),
-                             values<T>(grad_hx),     values<T>(grad_cx),
-                             values<T>(grad_gates),  values<T>(h_before)};
+  const BackwardPass<T> pass{steps_of(shape),
+                             values<const T>(grad),
+                             values<const T>(gates),
+                             values<const T>(cells),
+                             values<const T>(h),
+                             h_first,
+                             values<const T>(c0),
+                             single ? nullptr : values<const T>(weight),
+                             wants_hx,
+                             values<T>(grad_hx),
+                             values<T>(grad_cx),
+                             values<T>(grad_gates),
+                             values<T>(h_before)};
   for_each_range(bounds, [&](int64_t k, int64_t first, int64_t last) {
     recurrence<T>().backward(pass, first, last, values<T>(grad_biases) + 4 * hidden * k);
   });
-  if (single) product_into(grad_hx, grad_gates, dense(weight_hh, state));
+  if (!wants_hx)
+    torch::stable::zero_(grad_hx);
+  else if (single)
+    product_into(grad_hx, grad_gates, dense(weight_hh, state));
   if (!h_first) h_before = rows(h_before, shape.batch, shape.tokens - shape.batch);
   return {grad_gates, grad_hx, grad_cx, sum_of_rows(grad_biases), h_before};
 }
@@ -189,10 +198,11 @@ template <typename T>
 LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
                        const Tensor& grad_cy, const Tensor& input, const Tensor& hx,
                        const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
-                       const Tensor& output, const Tensor& workspace, const int64_t* input_rows) {
+                       const Tensor& output, const Tensor& workspace, const int64_t* input_rows,
+                       bool wants_hx) {
   const ScalarType scalar = input.scalar_type();
-  Recurrent found =
-      run_backward<T>(shape, grad_output, grad_hy, grad_cy, hx, cx, weight_hh, output, workspace);
+  Recurrent found = run_backward<T>(shape, grad_output, grad_hy, grad_cy, hx, cx, weight_hh, output,
+                                    workspace, wants_hx);
   Tensor by_token = dense(found.grad_gates, scalar);
   const int64_t read = found.h_before.size(0);
   const Tensor grad_weight_hh =
@@ -202,7 +212,7 @@ LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const 
       input_rows ? dense(sum_by_input_row<T>(found.grad_gates, shape, input_rows), scalar)
                  : by_token;
   if (input_rows) by_token = found.grad_gates = Tensor();
-  return {product(by_row, weight_ih),
+  return {product_of<T>(by_row, weight_ih),
           dense(found.grad_hx, scalar),
           dense(found.grad_cx, scalar),
           product(transposed(by_row), input),
@@ -224,14 +234,14 @@ LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, 
 LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
                                    Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                                    Tensor weight_hh, Tensor output, Tensor workspace,
-                                   std::optional<Tensor> input_rows) {
+                                   std::optional<Tensor> input_rows, bool wants_hx) {
   const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
   check_saved(shape, input, grad_output, grad_hy, grad_cy, output, workspace);
   if (input_rows) input_rows = dense(*input_rows);
   const int64_t* rows = checked_rows(input_rows, shape);
   const auto run = input.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
   return run(shape, grad_output, grad_hy, grad_cy, input, hx, cx, weight_ih, weight_hh, output,
-             workspace, rows);
+             workspace, rows, wants_hx);
 }
 
 template <typename T>

@@ -1,10 +1,10 @@
 // Products of matrices on torch's threads.
 //
 // The recurrence packs weight_hh once and multiplies a few rows by it at every step, which a BLAS
-// would pack again each time. The same kernel also takes the product of all tokens with weight_ih:
-// there it was measured some 10 % faster than the BLAS (two AVX-512 cores), for the products after
-// the backward loop it was not, so these are torch's. Where vectors are short
-// (recurrence_portable.cpp), or the type is a half, torch's BLAS takes all of them.
+// would pack again each time. The same kernel also takes the products of all tokens with weight_ih:
+// there it was measured 5 to 12 % faster than the BLAS (two AVX-512 cores); for the gradients of
+// the weights it was not, so these are torch's. Where vectors are short (recurrence_portable.cpp),
+// or the type is a half, torch's BLAS takes all of them.
 #pragma once
 
 #include "../tensors.h"
@@ -39,6 +39,21 @@ void multiply_into(Tensor& out, const Tensor& a, const Tensor& b) {
       0, (a.size(0) + rows - 1) / rows, 1, [&](int64_t first, int64_t last) {
         recurrence<T>().multiply(product, first * rows, std::min(last * rows, a.size(0)));
       });
+}
+
+// a [m, k] b [k, n] by whichever is the faster.
+template <typename T>
+void product_of(Tensor& out, const Tensor& a, const Tensor& b) {
+  const bool half = a.scalar_type() != state_type(a.scalar_type());
+  const bool ours = recurrence<T>().fast_products && !half && a.size(0) > 1;
+  ours ? multiply_into<T>(out, a, b) : product_into(out, a, b);
+}
+
+template <typename T>
+Tensor product_of(const Tensor& a, const Tensor& b) {
+  Tensor out = empty(a, {a.size(0), b.size(1)});
+  product_of<T>(out, a, b);
+  return out;
 }
 
 }  // namespace captioner::cpu

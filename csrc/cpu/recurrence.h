@@ -58,7 +58,8 @@ struct BackwardPass {
   const T* hx;           // [B, H], nullptr: 0
   const T* cx;           // [B, H]
   const T* weight;       // weight_hh [4H, H], packed by pack; nullptr: grad_h is left as it is
-  T* grad_h;             // [B, H] in: the gradient of hy, out: of hx
+  bool wants_hx;         // false: the product of the first step is left out
+  T* grad_h;             // [B, H] in: the gradient of hy, out: of hx where it is wanted
   T* grad_c;             // [B, H] in: the gradient of cy, out: of cx
   T* grad_gates;         // [N, 4H] written: gradients before sigmoid and tanh
   T* h_before;           // [N, H] written: what each token's gates read (not where hx is 0)

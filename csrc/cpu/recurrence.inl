@@ -179,7 +179,7 @@ void backward(const BackwardPass<T>& pass, int64_t first, int64_t last, T* grad_
   for (int64_t step = pass.steps.count - 1; step >= 0; --step) {
     const int64_t end = least(last, pass.steps.batch_sizes[step]);
     for (int64_t b = first; b < end; ++b) backward_cell(pass, step, b, grad_bias);
-    if (pass.weight == nullptr || end <= first) continue;
+    if (pass.weight == nullptr || end <= first || (step == 0 && !pass.wants_hx)) continue;
     const T* grad_gates = pass.grad_gates + pass.steps.offsets[step] * 4 * hidden;
     const Matrix<T> a{grad_gates, pass.steps.batch_sizes[step], 4 * hidden, 4 * hidden, 1};
     multiply_rows(Product<T>{a, pass.weight, pass.grad_h, hidden}, first, end);

@@ -129,7 +129,7 @@ template <typename Scalar>
 Recurrent backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
                    const Tensor& grad_cy, const Tensor& hx, const Tensor& cx,
                    const Tensor& weight_hh, const Tensor& output, const Tensor& workspace,
-                   Tensor& grad_hx, const Tensor& grad_cx, cudaStream_t stream) {
+                   bool wants_hx, Tensor& grad_hx, const Tensor& grad_cx, cudaStream_t stream) {
   using S = State<Scalar>;
   const int64_t hidden = shape.hidden_size, cells_at = 4 * shape.tokens * hidden;
   const Recurrent found{empty(output, {shape.tokens, 4 * hidden}),
@@ -157,6 +157,10 @@ Recurrent backward(const LstmShape& shape, const Tensor& grad_output, const Tens
     step.h_before = write<Scalar>(found.h_before, first * hidden);
     STD_CUDA_CHECK(launch_backward(step, stream));
 
+    if (t == 0 && !wants_hx) {
+      torch::stable::zero_(grad_hx);
+      break;
+    }
     // The gradient of every earlier hidden state lies where that of hx ends up.
     Tensor grad_hidden = rows(grad_hx, 0, step.sequences);
     product_into(grad_hidden, rows(found.grad_gates, first, step.sequences), weight_hh);
@@ -208,7 +212,7 @@ LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, 
 LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
                                    Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                                    Tensor weight_hh, Tensor output, Tensor workspace,
-                                   std::optional<Tensor> input_rows) {
+                                   std::optional<Tensor> input_rows, bool wants_hx) {
   const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
   check_saved(shape, input, grad_output, grad_hy, grad_cy, output, workspace);
   const OnDevice device(input);
@@ -221,7 +225,7 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
     const Recurrent found =
         backward<Scalar>(shape, dense(grad_output), dense(grad_hy), dense(grad_cy), dense(hx),
                          dense(cx, state_type(type)), dense(weight_hh), dense(output),
-                         dense(workspace), grad_hx, grad_cx, device.stream());
+                         dense(workspace), wants_hx, grad_hx, grad_cx, device.stream());
     const Tensor by_input =
         input_rows
             ? sum_by_input_row<Scalar>(shape, found.grad_gates, dense(*input_rows), device.stream())

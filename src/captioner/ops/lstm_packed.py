@@ -55,10 +55,11 @@ def _reference_backward(
     output: Tensor,
     workspace: Tensor,
     input_rows: Tensor | None = None,
+    wants_hx: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return reference.backward(
         grad_output, grad_hy, grad_cy, input, batch_sizes, hx, cx, weight_ih, weight_hh, output,
-        workspace, input_rows,
+        workspace, input_rows, wants_hx,
     )  # fmt: skip
 
 
@@ -98,6 +99,7 @@ def _fake_backward(
     output: Tensor,
     workspace: Tensor,
     input_rows: Tensor | None = None,
+    wants_hx: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     likes = (input, hx, cx, weight_ih, weight_hh)
     bias = weight_ih.new_empty(weight_ih.shape[0])
@@ -121,7 +123,7 @@ def _register(name: str) -> None:
         _, _, hx, cx, _, _, output, _, _ = ctx.saved_tensors
         pairs = ((grad_output, output), (grad_hy, hx), (grad_cy, cx))
         wanted = [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
-        found = backward(*wanted, *ctx.saved_tensors)
+        found = backward(*wanted, *ctx.saved_tensors, ctx.needs_input_grad[2])
         grad_input, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias = found
         # The two biases share one gradient, but an accumulated .grad must not share memory.
         return (

@@ -89,8 +89,12 @@ def backward(
     output: Tensor,  # [N, H] as forward returned it
     workspace: Tensor,  # [5 * N * H] as forward returned it; not changed
     input_rows: Tensor | None = None,  # [N] int64
+    wants_hx: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of input, hx, cx, weight_ih, weight_hh and of either bias (they are equal)."""
+    """Gradients of input, hx, cx, weight_ih, weight_hh and of either bias (they are equal).
+
+    Without `wants_hx` that of hx is 0, which saves the first step's product.
+    """
     hidden = weight_hh.shape[1]
     dtype = input.dtype
     gates, cells = split_workspace(workspace, hidden)
@@ -117,9 +121,12 @@ def backward(
         step[:, :3] *= dc_t.unsqueeze(1)
         step[:, 3] *= dh_t
         dc[:size] = dc_t * f[rows]
-        dh[:size] = grad_gates[rows].to(dtype) @ weight_hh
+        if offset > size or wants_hx:
+            dh[:size] = grad_gates[rows].to(dtype) @ weight_hh
         offset -= size
 
+    if not wants_hx:
+        dh.zero_()
     narrow = grad_gates.to(dtype)
     read = narrow if input_rows is None else _summed_by_row(grad_gates, input_rows, input)
     return (
