@@ -1,10 +1,12 @@
 """suite=features: features from JPEG files to the cache, beside the bare encoder's forward.
 
+The bare encoder takes batches of the size, up to the extraction's own, at which it is fastest.
 Shapes: B pictures a batch, S picture side, R regions, F image feature.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import tempfile
 from collections.abc import Sequence
@@ -20,10 +22,12 @@ from captioner.build import build_encoder
 from captioner.config import EncoderConfig
 from captioner.data.features import extract_features
 from captioner.data.images import load_image
+from captioner.image_features import ImageFeatures
 from captioner.models.encoder import Encoder
 
 SHARE = 0.9
 SAME = 1e-5  # of the largest feature
+BARE_SIZES, TRIED = (2, 4, 8, 16), 64  # batch sizes; pictures each is tried on
 LITE0, FALLBACK = "efficientnet_lite/lite0", "torchvision/mobilenet_v2"
 
 
@@ -43,6 +47,8 @@ def features_suite(
     kind, _, name = _chosen(encoder).partition("/")
     config = EncoderConfig(kind=kind, name=name, weights="random")
     network = build_encoder(config, seed=seed).to(device).eval()
+    way = ImageFeatures(encoder=network, device=device, workers=workers)
+    workers = way.reading_processes
     with tempfile.TemporaryDirectory() as folder:
         if data_root is None:
             files = draw_pictures(Path(folder), pictures, side=picture_side, seed=seed)
@@ -73,6 +79,7 @@ def features_suite(
         "picture_side": picture_side if data_root is None else None,
         "pictures": pictures,
         "batch_size": batch_size,
+        "bare_batch_size": sides.bare_size,
         "workers": workers,
         "seed": seed,
     }
@@ -100,18 +107,25 @@ class _Sides:
         self.encoder, self.files, self.device = encoder, files, device
         self.batch_size, self.workers = batch_size, workers
         tensors = torch.stack([encoder.transform(load_image(path)) for _, path in files])
-        tensors = tensors.to(device).contiguous(memory_format=torch.channels_last)
-        self.batches = tensors.split(batch_size)
+        self.pictures = tensors.to(device).contiguous(memory_format=torch.channels_last)
+        self.bare_size = batch_size
         self.found: dict[str, Tensor] = {}
 
     def warm_up(self) -> None:
-        with torch.inference_mode():
-            self.encoder(self.batches[0])
+        """One block by extraction; the bare encoder in every batch size, to find its best."""
         self._extract(self.files[: self.batch_size])
+        sizes = {size for size in BARE_SIZES if size < self.batch_size} | {self.batch_size}
+        tried = self.pictures[:TRIED]
+        calls = {str(size): functools.partial(self._forward, tried, size) for size in sizes}
+        taken = interleaved(calls, repeats=2, device=self.device)
+        self.bare_size = min(sizes, key=lambda size: taken[str(size)].low)
 
     @torch.inference_mode()
+    def _forward(self, pictures: Tensor, batch_size: int) -> Tensor:
+        return torch.cat([self.encoder(batch) for batch in pictures.split(batch_size)])
+
     def bare(self) -> None:
-        self.found["bare"] = torch.cat([self.encoder(batch) for batch in self.batches])
+        self.found["bare"] = self._forward(self.pictures, self.bare_size)
 
     def extraction(self) -> None:
         self.found["extraction"] = self._extract(self.files)

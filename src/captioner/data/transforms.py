@@ -61,11 +61,12 @@ class ImageTransform:
         """Return [3, S, S]; the strides are channels-last, as the pixels lie."""
         image = image if image.mode == "RGB" else image.convert("RGB")
         pixels = torch.from_numpy(np.array(self._square(image)))  # [S, S, 3] uint8
-        # One multiplication and one addition instead of /255, -mean, /std.
-        std = torch.tensor(self.std, dtype=torch.float64)
-        scale = (1 / (255 * std)).float()
-        shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).float()
-        return pixels.float().mul_(scale).add_(shift).permute(2, 0, 1)
+        # One multiplication and one addition instead of /255, -mean, /std; by whole rows of the
+        # picture, which is several times faster than by three channels.
+        std = torch.tensor(self.std, dtype=torch.float64).repeat(self.size)
+        mean = torch.tensor(self.mean, dtype=torch.float64).repeat(self.size)
+        rows = pixels.flatten(1).float().mul_((1 / (255 * std)).float()).add_((-mean / std).float())
+        return rows.view_as(pixels).permute(2, 0, 1)
 
     def _square(self, image: Image.Image) -> Image.Image:
         """The picture at S x S; resizing and rounding as torchvision's presets do them."""
