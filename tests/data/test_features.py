@@ -222,7 +222,7 @@ def test_an_error_in_one_thread_ends_all(
         extract(images, tmp_path / "cache", encode=failing)
     assert len(calls) < 20
     done = np.load(folder_of(tmp_path / "cache") / "done.npy")
-    assert 4 <= done.sum() < 20 and done[: done.sum()].all()
+    assert 4 <= done.sum() <= sum(calls) and done[: done.sum()].all()
     assert threading.active_count() == 1
 
 

@@ -48,8 +48,8 @@ def encoded_blocks(
 
     With `num_workers` = 0, `torch.get_num_threads()` threads read and encode a block each, so that
     `encode` must bear being called by several at once; otherwise so many processes read, and
-    `encode` runs here. Closing the generator ends all work after the next pictures. Raises ImageError
-    naming an unreadable picture after the blocks before it.
+    `encode` runs here. Closing the generator ends all work after the next pictures. Raises
+    ImageError naming an unreadable picture after the blocks before it.
     """
 
     load = _Load(images, transform)
