@@ -1,6 +1,7 @@
 """suite=features: features from JPEG files to the cache, beside the bare encoder's forward.
 
-The bare encoder takes batches of the size, up to the extraction's own, at which it is fastest.
+The bare encoder runs twice: on batches as large as the extraction's blocks, and on batches of the
+size at which it is fastest here, so that no badly chosen size flatters the extraction.
 Shapes: B pictures a batch, S picture side, R regions, F image feature.
 """
 
@@ -27,7 +28,8 @@ from captioner.models.encoder import Encoder
 
 SHARE = 0.9
 SAME = 1e-5  # of the largest feature
-BARE_SIZES, TRIED = (2, 4, 8, 16), 64  # batch sizes; pictures each is tried on
+BARE, FASTEST = "bare encoder", "bare encoder at its fastest"
+SIZES, TRIED = (2, 4, 8, 16), 64  # batch sizes to find that in; pictures each is tried on
 LITE0, FALLBACK = "efficientnet_lite/lite0", "torchvision/mobilenet_v2"
 
 
@@ -57,15 +59,20 @@ def features_suite(
             files = [(image.name, image.path) for image in images]
         sides = _Sides(network, files, batch_size=batch_size, workers=workers, device=device)
         sides.warm_up()
-        calls = {"bare encoder": sides.bare, "extraction": sides.extraction}
+        calls = {BARE: sides.bare, FASTEST: sides.bare_fastest, "extraction": sides.extraction}
         taken = interleaved(calls, repeats=repeats, device=device, warmup=0)
     figures = [
         Figure("features", side, "images/s", spread.map(lambda seconds: pictures / seconds))
         for side, spread in taken.items()
     ]
-    share = paired_ratio(taken["bare encoder"], taken["extraction"])
     requirements = [
-        Requirement("rate of extraction to the bare encoder's", "times", share, at_least=SHARE),
+        *(
+            Requirement(
+                f"rate of extraction to the {side}'s", "times",
+                paired_ratio(taken[side], taken["extraction"]), at_least=SHARE,
+            )
+            for side in (BARE, FASTEST)
+        ),
         Requirement(
             "largest difference of a feature, to the largest feature", "times",
             Spread((sides.difference(),)), at_most=SAME,
@@ -79,7 +86,7 @@ def features_suite(
         "picture_side": picture_side if data_root is None else None,
         "pictures": pictures,
         "batch_size": batch_size,
-        "bare_batch_size": sides.bare_size,
+        "fastest_batch_size": sides.fastest_size,
         "workers": workers,
         "seed": seed,
     }
@@ -108,24 +115,27 @@ class _Sides:
         self.batch_size, self.workers = batch_size, workers
         tensors = torch.stack([encoder.transform(load_image(path)) for _, path in files])
         self.pictures = tensors.to(device).contiguous(memory_format=torch.channels_last)
-        self.bare_size = batch_size
+        self.fastest_size = batch_size
         self.found: dict[str, Tensor] = {}
 
     def warm_up(self) -> None:
         """One block by extraction; the bare encoder in every batch size, to find its best."""
         self._extract(self.files[: self.batch_size])
-        sizes = {size for size in BARE_SIZES if size < self.batch_size} | {self.batch_size}
+        sizes = {size for size in SIZES if size < self.batch_size} | {self.batch_size}
         tried = self.pictures[:TRIED]
         calls = {str(size): functools.partial(self._forward, tried, size) for size in sizes}
         taken = interleaved(calls, repeats=2, device=self.device)
-        self.bare_size = min(sizes, key=lambda size: taken[str(size)].low)
+        self.fastest_size = min(sizes, key=lambda size: taken[str(size)].low)
 
     @torch.inference_mode()
     def _forward(self, pictures: Tensor, batch_size: int) -> Tensor:
         return torch.cat([self.encoder(batch) for batch in pictures.split(batch_size)])
 
     def bare(self) -> None:
-        self.found["bare"] = self._forward(self.pictures, self.bare_size)
+        self.found["bare"] = self._forward(self.pictures, self.batch_size)
+
+    def bare_fastest(self) -> None:
+        self._forward(self.pictures, self.fastest_size)
 
     def extraction(self) -> None:
         self.found["extraction"] = self._extract(self.files)
