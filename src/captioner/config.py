@@ -239,7 +239,8 @@ class TrainerConfig:
     """The loop; see training/trainer.py.
 
     batch_size counts captions, or with batch_by=picture pictures with all their captions, which a
-    trained encoder then computes once. precision is float32 or bf16 (autocast).
+    trained encoder then computes once. precision is float32 or bf16 (autocast). workers are
+    processes that read pictures for a trained encoder, where these are too many to stay in memory.
     """
 
     epochs: int = 10
