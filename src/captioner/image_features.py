@@ -42,8 +42,8 @@ class ImageFeatures:
 
     With a frozen `encoder`, which must then stay as it is, its features are computed once and
     cached in `cache_dir`; an encoder with a trainable part belongs to the model, which then takes
-    pictures; without one the features come from the file `path`. `workers` are
-    the processes that read pictures for a GPU.
+    pictures; without one the features come from the file `path`. `workers` are the
+    processes that read pictures for a GPU.
     """
 
     encoder: Encoder | None

@@ -60,8 +60,8 @@ def extract_features(
     called in inference mode; `dtype`, float32 or float16, is the file's. `num_workers` = 0 is the
     way of a CPU: `torch.get_num_threads()` threads call `encode`, each with one thread of its own.
     More are processes that read pictures while `encode` runs, the way of a GPU. A kill loses at
-    most the blocks being computed; what is computed after it has the same bits as without it. A
-    second process waits for the first.
+    most the two blocks that each thread has in hand; what is computed after it has the same bits
+    as without it. A second process waits for the first.
     Raises ImageError naming an unreadable picture (the finished rows are kept), DataError for a
     cache that cannot be written, NumericsError for features that are not finite.
     """
