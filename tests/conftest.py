@@ -13,14 +13,19 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run scripts/<name>.py with overrides in `tmp_path` and return what it printed."""
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-    def run(name: str, *overrides: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture(scope="session")
+def run_script() -> Run:
+    """Run scripts/<name>.py with overrides in a folder and return what it printed."""
+
+    def run(
+        folder: Path, name: str, *overrides: str, timeout: float = 240
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *overrides],
-            cwd=tmp_path,
+            cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,

@@ -134,7 +134,7 @@ def test_the_command_line_prints_one_sentence(
     run_script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "best.pt").write_bytes(b"no checkpoint")
-    done = run_script("caption", "checkpoint=best.pt", "images=photo.jpg")
+    done = run_script(tmp_path, "caption", "checkpoint=best.pt", "images=photo.jpg")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "best.pt" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

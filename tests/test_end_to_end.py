@@ -76,11 +76,13 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
     assert [figures["epoch"] for figures in history] == [1, 2, 3]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert json.loads((run / "config.json").read_text())["trainer"]["epochs"] == 3
-    assert "LSTM backend" in (run / "train.log").read_text()
+    assert (run / "train.log").read_text().count("LSTM backend") == 1
 
 
-def test_a_checkpoint_is_evaluated_from_the_command_line(trained: Path) -> None:
-    done = run_in(trained, "evaluate", "checkpoint=run/best.pt", "split=test", "decode.beam_size=2")
+def test_a_checkpoint_is_evaluated_from_the_command_line(run_script: Run, trained: Path) -> None:
+    done = run_script(
+        trained, "evaluate", "checkpoint=run/best.pt", "split=test", "decode.beam_size=2"
+    )
     assert done.returncode == 0, done.stderr
     assert "BLEU-4" in done.stdout and "attribute_accuracy" in done.stdout
     folder = trained / "run" / "test_beam2"
@@ -92,12 +94,12 @@ def test_a_checkpoint_is_evaluated_from_the_command_line(trained: Path) -> None:
     assert "data:image/jpeg;base64" in (folder / "report.html").read_text()
 
 
-def test_photos_are_captioned_from_the_command_line(trained: Path) -> None:
+def test_photos_are_captioned_from_the_command_line(run_script: Run, trained: Path) -> None:
     photos = trained / "photos"
     photos.mkdir(exist_ok=True)
     Image.effect_noise((50, 40), 60).convert("CMYK").save(photos / "cmyk.jpg")
     Image.new("RGBA", (30, 80), (200, 10, 10, 90)).save(photos / "clear.png")
-    done = run_in(
+    done = run_script(
         trained,
         "caption",
         "checkpoint=run/best.pt",
@@ -120,28 +122,19 @@ def test_anybodys_results_file_is_scored(run_script: Run, tmp_path: Path) -> Non
     (tmp_path / "refs.json").write_text(json.dumps(references))
     results = [{"image_id": i, "caption": "a dog runs fast"} for i in range(2)]
     (tmp_path / "hyp.json").write_text(json.dumps(results))
-    done = run_script("evaluate", "results=hyp.json", "references=refs.json", "out=scores.json")
+    done = run_script(
+        tmp_path, "evaluate", "results=hyp.json", "references=refs.json", "out=scores.json"
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "scores.json").read_text())["BLEU-4"] == 100
 
 
-def run_in(folder: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *overrides],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
-def test_a_folder_that_holds_a_run_is_not_touched(trained: Path) -> None:
+def test_a_folder_that_holds_a_run_is_not_touched(run_script: Run, trained: Path) -> None:
     before = (trained / "run" / "last.pt").read_bytes()
-    done = run_in(trained, "train", *SMALL, "run_dir=run", "trainer.epochs=3")
+    done = run_script(trained, "train", *SMALL, "run_dir=run", "trainer.epochs=3")
     assert done.returncode == 2
     assert "already holds a run" in done.stderr and "resume=true" in done.stderr
-    done = run_in(
+    done = run_script(
         trained, "train", *SMALL, "run_dir=run", "trainer.epochs=4", "seed=1", "resume=true"
     )
     assert done.returncode == 2

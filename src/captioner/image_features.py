@@ -5,6 +5,7 @@ Shapes: I images, R regions, F image feature, S picture side.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +40,10 @@ class CachedFeatures:
 class ImageFeatures:
     """The way from picture files to what the captioner takes.
 
-    With a frozen `encoder` its features are computed once and cached in `cache_dir`; an encoder
-    with a trainable part belongs to the model, which then takes pictures; without one the features
-    come from the file `path`.
+    With a frozen `encoder`, which must then stay as it is, its features are computed once and
+    cached in `cache_dir`; an encoder with a trainable part belongs to the model, which then takes
+    pictures; without one the features come from the file `path`. `workers` are the
+    processes that read pictures for a GPU.
     """
 
     encoder: Encoder | None
@@ -56,14 +58,24 @@ class ImageFeatures:
         """Whether the encoder is part of the model."""
         return self.encoder is not None and self.encoder.trainable
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The frozen encoder's, read once: it goes through all the weights."""
+        assert self.encoder is not None
+        return self.encoder.fingerprint()
+
+    @property
+    def reading_processes(self) -> int:
+        """How many processes read pictures; none on a CPU, whose threads each read their own."""
+        return 0 if self.device.type == "cpu" else self.workers
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must find again to be used with the same images."""
         if self.encoder is None:
             return {"kind": "features"}
         if self.trained:
             return {"kind": "trained", "name": self.encoder.name}
-        fingerprint = self.encoder.fingerprint()
-        return {"kind": "frozen", "name": self.encoder.name, "fingerprint": fingerprint}
+        return {"kind": "frozen", "name": self.encoder.name, "fingerprint": self.fingerprint}
 
     def source(self, images: Sequence[CaptionedImage]) -> ImageSource:
         """A function from rows of `images` [I] to features [I, R, F] or pictures [I, 3, S, S]."""
@@ -99,12 +111,12 @@ class ImageFeatures:
             return load_features(str(self.path), names=[image.name for image in images])
         encoder = self.encoder.to(self.device).eval()
         return extract_features(
-            key=encoder.fingerprint(),
+            key=self.fingerprint,
             encode=lambda pictures: encoder(pictures.to(self.device)).cpu(),
             shape=(encoder.regions, encoder.feature_dim),
             transform=encoder.transform,
             images=[(image.name, image.path) for image in images],
             cache_dir=self.cache_dir,
             batch_size=self.batch_size,
-            num_workers=self.workers,
+            num_workers=self.reading_processes,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from captioner.build import (
     scene_metrics,
     trainer_settings,
 )
-from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, make_loader
+from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, Pictures, make_loader
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError
@@ -46,45 +48,27 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     resolved = dataclasses.asdict(config)
     claim_run_folder(folder, resolved, resume=config.resume)
     device = pick_device(config.device)
-    log.info("LSTM backend: %s on %s", choose_backend(config.decoder.backend, device.type), device)
+    _name_backend(config.decoder.backend, device)
 
     data = load_data(config.data)
     splits = {name: data.split(name) for name in ("train", "dev")}
-    vocabulary = Vocabulary.build(
-        (tokenize(caption) for image in splits["train"] for caption in image.captions),
-        min_count=config.vocabulary.min_count,
-        rare=config.vocabulary.rare,
-    )
-    with atomic_write(folder / "vocabulary.json", "w") as handle:
-        handle.write(vocabulary.to_json())
-    log.info("vocabulary: %d tokens", len(vocabulary))
-
+    vocabulary = _build_vocabulary(config.vocabulary, splits["train"], folder)
     features = image_features(config.encoder, seed=config.seed, device=device)
-    sources = {name: features.source(images) for name, images in splits.items()}
     datasets = {
         name: CaptionDataset(
             images,
             vocabulary=vocabulary,
-            source=sources[name],
+            source=features.source(images),
             max_length=config.vocabulary.max_length,
             by_picture=name == "train" and config.trainer.batch_by == "picture",
         )
         for name, images in splits.items()
     }
-    model = _new_captioner(config, vocabulary, features, sources["train"]).to(device)
+    model = _new_captioner(config, vocabulary, features, datasets["train"].source).to(device)
     log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
 
     writer = _summary_writer(folder)
-    validator = CaptionValidator(
-        generator=CaptionGenerator(model, vocabulary, build_decoder(config.decode, vocabulary)),
-        images=splits["dev"],
-        dataset=datasets["dev"],
-        source=sources["dev"],
-        batch_size=config.decode.batch_size,
-        extra=scene_metrics(splits["dev"]) if isinstance(config.data, schema.ScenesData) else None,
-        writer=writer,
-        shown=config.trainer.shown_pictures,
-    )
+    validator = _build_validator(config, model, vocabulary, splits["dev"], datasets["dev"], writer)
     order = BatchOrder(
         len(datasets["train"]), batch_size=config.trainer.batch_size, seed=config.seed
     )
@@ -94,20 +78,14 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
         loader=make_loader(
             datasets["train"],
             order,
-            workers=config.trainer.workers if features.trained else 0,
+            workers=config.trainer.workers if _reads_files(datasets["train"].source) else 0,
             pin_memory=device.type == "cuda",
         ),
         order=order,
         validate=validator,
         folder=folder,
         settings=trainer_settings(config),
-        texts={
-            "config": json.dumps(resolved),
-            "vocabulary": vocabulary.to_json(),
-            "encoder": json.dumps(
-                {**features.identity(), "feature_dim": model.image_projection.in_features}
-            ),
-        },
+        texts=_checkpoint_texts(resolved, vocabulary, features, model),
         device=device,
         writer=writer,
         show_progress=config.trainer.progress,
@@ -115,6 +93,65 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     if config.resume:
         trainer.resume()
     return trainer
+
+
+def _name_backend(requested: str, device: torch.device) -> None:
+    """Say who computes the LSTM, before any data is read; "auto" itself says it, and why."""
+    chosen = choose_backend(requested, device.type)
+    if requested != "auto":
+        log.info("LSTM backend on %s: %s", device.type, chosen)
+
+
+def _reads_files(source: ImageSource) -> bool:
+    """Whether every batch means opening pictures, which processes beside this one can do."""
+    return isinstance(source, Pictures) and not source.kept
+
+
+def _build_vocabulary(
+    config: schema.VocabularyConfig, images: Sequence[CaptionedImage], folder: Path
+) -> Vocabulary:
+    """The vocabulary of the training captions, also written into the run's folder."""
+    vocabulary = Vocabulary.build(
+        (tokenize(caption) for image in images for caption in image.captions),
+        min_count=config.min_count,
+        rare=config.rare,
+    )
+    with atomic_write(folder / "vocabulary.json", "w") as handle:
+        handle.write(vocabulary.to_json())
+    log.info("vocabulary: %d tokens", len(vocabulary))
+    return vocabulary
+
+
+def _build_validator(
+    config: schema.TrainConfig,
+    model: Captioner,
+    vocabulary: Vocabulary,
+    images: Sequence[CaptionedImage],
+    dataset: CaptionDataset,
+    writer: Any,
+) -> CaptionValidator:
+    return CaptionValidator(
+        generator=CaptionGenerator(model, vocabulary, build_decoder(config.decode, vocabulary)),
+        images=images,
+        dataset=dataset,
+        source=dataset.source,
+        batch_size=config.decode.batch_size,
+        extra=scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
+        writer=writer,
+        shown=config.trainer.shown_pictures,
+    )
+
+
+def _checkpoint_texts(
+    resolved: dict[str, Any], vocabulary: Vocabulary, features: ImageFeatures, model: Captioner
+) -> dict[str, str]:
+    """What `load_captioner` needs of the run besides the weights."""
+    feature_dim = model.image_projection.in_features
+    return {
+        "config": json.dumps(resolved),
+        "vocabulary": vocabulary.to_json(),
+        "encoder": json.dumps({**features.identity(), "feature_dim": feature_dim}),
+    }
 
 
 def _new_captioner(

@@ -164,16 +164,28 @@ def test_workers_give_the_same_batches_from_the_same_position() -> None:
     torch.testing.assert_close(helped, alone, rtol=0, atol=0)
 
 
-def test_pictures_are_read_and_transformed_when_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_bytes", [0, 3 * 8 * 8 * 3])
+def test_pictures_are_read_when_asked_for_and_kept_where_they_fit(
+    tmp_path: Path, keep_bytes: int
+) -> None:
     images = []
     for number, colour in enumerate(["red", "lime", "blue"]):
         path = tmp_path / f"{number}.png"
         Image.new("RGB", (12, 9), colour).save(path)
         images.append(CaptionedImage(path.name, path, ("a dog",), number))
     transform = ImageTransform(size=8, resize=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    pictures = Pictures(images, transform)(torch.tensor([2, 0]))
+    pictures = Pictures(images, transform, keep_bytes=keep_bytes)
+    assert pictures.kept == (keep_bytes > 0)
     expected = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]).view(2, 3, 1, 1)
-    torch.testing.assert_close(pictures, expected.expand(2, 3, 8, 8))
-    images[1].path.write_bytes(b"not a picture")
+    for _ in range(2):
+        found = pictures(torch.tensor([2, 0]))
+        torch.testing.assert_close(found, expected.expand(2, 3, 8, 8))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        with Image.open(images[2].path) as picture:
+            assert torch.equal(found[0], transform(picture))
+    for image in images:
+        image.path.write_bytes(b"not a picture")
+    if pictures.kept:
+        assert torch.equal(pictures(torch.tensor([2, 0])), found)
     with pytest.raises(ImageError, match=str(images[1].path)):
-        Pictures(images, transform)(torch.tensor([1]))
+        pictures(torch.tensor([1]))

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +66,7 @@ def folder_of(cache: Path) -> Path:
 
 
 class Counter:
-    """Counts the batches that `encode` computes."""
+    """Counts the pictures of each call of `encode`."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -93,7 +95,7 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
     images, counter = pictures(tmp_path / "images", 10), Counter()
     first = extract(images, tmp_path / "cache", encode=counter)
     again = extract(images, tmp_path / "cache", encode=counter)
-    assert counter.sizes == [4, 4, 2]
+    assert sum(counter.sizes) == 10
     assert isinstance(again.features, np.memmap)
     assert np.array_equal(first.features, again.features)
 
@@ -124,14 +126,14 @@ def test_changed_picture_is_noticed_though_size_and_time_stay(tmp_path: Path) ->
 
 
 def test_unreadable_picture_is_named_and_finished_rows_are_kept(tmp_path: Path) -> None:
-    images, counter = pictures(tmp_path / "images", 10), Counter()
+    images = pictures(tmp_path / "images", 10)
     whole = images[6][1].read_bytes()
     images[6][1].write_bytes(whole[:100])
     for workers in (0, 1):
         with pytest.raises(ImageError, match=r"006\.png"):
-            extract(images, tmp_path / "cache", num_workers=workers, encode=counter)
-    assert counter.sizes == [4]
-    assert np.load(folder_of(tmp_path / "cache") / "done.npy").tolist() == [1] * 4 + [0] * 6
+            extract(images, tmp_path / "cache", num_workers=workers)
+        done = np.load(folder_of(tmp_path / "cache") / "done.npy")
+        assert done.tolist() == [1] * 4 + [0] * 6
     images[6] = (images[6][0], tmp_path / "nowhere.png")
     with pytest.raises(ImageError, match=r"nowhere\.png"):
         extract(images, tmp_path / "cache")
@@ -159,8 +161,69 @@ def test_resuming_keeps_the_first_runs_batches(tmp_path: Path) -> None:
     done[5] = 0
     np.save(folder / "done.npy", done)
     extract(images, tmp_path / "cache", encode=counter, batch_size=7)
-    assert counter.sizes == [4]
+    assert sum(counter.sizes) == 4
     assert (folder / "features.npy").read_bytes() == complete
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """PyTorch's thread count, set to the test's parameter and set back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+def test_threads_share_the_blocks_and_leave_the_count_alone(tmp_path: Path, threads: int) -> None:
+    images = pictures(tmp_path / "images", 50)
+    counts, used = set(), set()
+
+    def watched(batch: Tensor) -> Tensor:
+        counts.add(torch.get_num_threads())
+        used.add(threading.get_ident())
+        time.sleep(0.01)
+        return encode(batch)
+
+    store = extract(images, tmp_path / "cache", encode=watched)
+    assert counts == {1} and len(used) == threads
+    begun_later: list[int] = []
+    thread = threading.Thread(target=lambda: begun_later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert (torch.get_num_threads(), *begun_later) == (threads, threads)
+    beside = extract(images, tmp_path / "beside", num_workers=1)
+    torch.testing.assert_close(torch.tensor(store.features), torch.tensor(beside.features))
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_blocks_have_the_same_bits_in_any_number_of_threads(tmp_path: Path, threads: int) -> None:
+    images = pictures(tmp_path / "images", 50)
+    together = extract(images, tmp_path / "together")
+    torch.set_num_threads(1)
+    assert np.array_equal(extract(images, tmp_path / "alone").features, together.features)
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_error_in_one_thread_ends_all(
+    tmp_path: Path, threads: int, error: type[BaseException]
+) -> None:
+    images, calls, before = pictures(tmp_path / "images", 50), [], threading.active_count()
+
+    def failing(batch: Tensor) -> Tensor:
+        calls.append(len(batch))
+        if len(calls) == 10:
+            raise error
+        time.sleep(0.02)
+        return encode(batch)
+
+    with pytest.raises(error):
+        extract(images, tmp_path / "cache", encode=failing)
+    assert len(calls) < 20
+    done = np.load(folder_of(tmp_path / "cache") / "done.npy")
+    assert 4 <= done.sum() <= sum(calls) and done[: done.sum()].all()
+    assert threading.active_count() == before
 
 
 SCRIPT = """
@@ -177,13 +240,13 @@ def slowly(images):
     return encode(images)
 
 images = [(path.name, path) for path in sorted(Path(sys.argv[1]).iterdir())]
-extract(images, Path(sys.argv[2]), encode=slowly, num_workers=1)
+extract(images, Path(sys.argv[2]), encode=slowly, num_workers=int(sys.argv[4]))
 print("finished", flush=True)
 """
 
 
-def start(images: Path, cache: Path) -> subprocess.Popen[str]:
-    arguments = [str(images), str(cache), str(Path(__file__).parent)]
+def start(images: Path, cache: Path, workers: int = 0) -> subprocess.Popen[str]:
+    arguments = [str(images), str(cache), str(Path(__file__).parent), str(workers)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), *arguments],
@@ -194,12 +257,13 @@ def start(images: Path, cache: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_and_resumed_has_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_and_resumed_has_the_same_bits(tmp_path: Path, workers: int) -> None:
     images = pictures(tmp_path / "images", 50)
-    extract(images, tmp_path / "whole")
-    process = start(tmp_path / "images", tmp_path / "cache")
+    extract(images, tmp_path / "whole", num_workers=workers)
+    process = start(tmp_path / "images", tmp_path / "cache", workers)
     assert process.stdout is not None
-    for _ in range(4):
+    for _ in range(8 if workers == 0 else 4):
         assert process.stdout.readline() == "batch\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -207,7 +271,7 @@ def test_killed_and_resumed_has_the_same_bits(tmp_path: Path) -> None:
     done = np.load(folder / "done.npy")
     assert 12 <= done.sum() < 50
     counter = Counter()
-    extract(images, tmp_path / "cache", encode=counter)
+    extract(images, tmp_path / "cache", encode=counter, num_workers=workers)
     assert sum(counter.sizes) == 50 - done.sum()
     for file in ("features.npy", "done.npy"):
         uninterrupted = folder_of(tmp_path / "whole") / file
@@ -240,7 +304,7 @@ def test_wrong_features_are_refused(tmp_path: Path) -> None:
 
     def broken(batch: Tensor) -> Tensor:
         features = encode(batch)
-        features[1, 2, 3] = 1e6
+        features[1:, 2, 3] = 1e6  # of two pictures the second, of one none
         return features
 
     assert extract(images, tmp_path / "b", encode=broken).features.max() == 1e6

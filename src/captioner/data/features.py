@@ -25,14 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from captioner.data.encoding import encoded_blocks
 from captioner.data.feature_store import FeatureStore, load_features
-from captioner.data.images import load_image
 from captioner.errors import DataError, ImageError, NumericsError
 from captioner.files import atomic_write, read_json, write_json
 
@@ -51,7 +49,7 @@ def extract_features(
     images: Sequence[tuple[str, Path]],
     cache_dir: Path | str,
     batch_size: int = 32,
-    num_workers: int = 1,
+    num_workers: int = 0,
     dtype: str = "float32",
     progress: bool = True,
 ) -> FeatureStore:
@@ -59,9 +57,11 @@ def extract_features(
 
     `key` stands for everything that decides a picture's features (the encoder's fingerprint);
     `encode` maps a channels-last batch [B, 3, S, S] to [B, R, F] with `shape` = (R, F), and is
-    called in inference mode; `dtype`, float32 or float16, is the file's. Workers read and decode
-    the next pictures while `encode` runs. A kill loses at most the running batch; what is
-    computed after it has the same bits as without it. A second process waits for the first.
+    called in inference mode; `dtype`, float32 or float16, is the file's. `num_workers` = 0 is the
+    way of a CPU: `torch.get_num_threads()` threads call `encode`, each with one thread of its own.
+    More are processes that read pictures while `encode` runs, the way of a GPU. A kill loses at
+    most the two blocks that each thread has in hand; what is computed after it has the same bits
+    as without it. A second process waits for the first.
     Raises ImageError naming an unreadable picture (the finished rows are kept), DataError for a
     cache that cannot be written, NumericsError for features that are not finite.
     """
@@ -203,34 +203,6 @@ def _overwrite(path: Path, start: int, rows: np.ndarray) -> None:
         os.fsync(handle.fileno())
 
 
-class _Pictures(Dataset[Tensor | ImageError]):
-    """Pictures as tensors [3, S, S]; one that cannot be read is an error to be raised later, in
-    the process that has to save the finished rows first."""
-
-    def __init__(
-        self, images: Sequence[tuple[str, Path]], transform: Callable[[Image.Image], Tensor]
-    ) -> None:
-        self.images = images
-        self.transform = transform
-
-    def __getitem__(self, row: int) -> Tensor | ImageError:
-        try:
-            return self.transform(load_image(self.images[row][1]))
-        except ImageError as error:
-            return error
-
-
-def _collate(pictures: list[Tensor | ImageError]) -> Tensor | ImageError:
-    """A channels-last batch [B, 3, S, S], laid out by the worker, or the first error."""
-    tensors = []
-    for picture in pictures:
-        if isinstance(picture, ImageError):
-            return picture
-        tensors.append(picture)
-    # Pictures are [3, S, S] over pixels that lie as [S, S, 3]: stacked so, no byte moves twice.
-    return torch.stack([tensor.permute(1, 2, 0) for tensor in tensors]).permute(0, 3, 1, 2)
-
-
 def _fill(
     cache: _Cache,
     images: Sequence[tuple[str, Path]],
@@ -244,11 +216,8 @@ def _fill(
     done = cache.done()
     blocks = [range(i, min(i + batch_size, len(done))) for i in range(0, len(done), batch_size)]
     blocks = [block for block in blocks if not done[block.start : block.stop].all()]
-    batches: DataLoader[Tensor | ImageError] = DataLoader(
-        _Pictures(images, transform),
-        batch_sampler=[list(block) for block in blocks],
-        num_workers=num_workers,
-        collate_fn=_collate,
+    encoded = encoded_blocks(
+        blocks, images, transform=transform, encode=encode, num_workers=num_workers
     )
     missing = sum(map(len, blocks))
     with (
@@ -259,12 +228,9 @@ def _fill(
             unit="image",
             disable=not progress or not blocks,
         ) as bar,
-        torch.inference_mode(),
+        contextlib.closing(encoded),
     ):
-        for block, batch in zip(blocks, batches, strict=True):
-            if isinstance(batch, ImageError):
-                raise batch
-            features = encode(batch).float().cpu().numpy()  # [B, R, F]
+        for block, features in encoded:
             _check(features, block, images, cache)
             cache.write(block.start, features)
             bar.update(len(block))

@@ -168,7 +168,7 @@ def _save(image: Image.Image, path: Path) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as handle:
-                image.save(handle, format="PNG", compress_level=1)
+                image.save(handle, format="PNG", compress_level=0)  # noise does not pack
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

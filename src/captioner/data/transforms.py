@@ -59,13 +59,22 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return [3, S, S]; the strides are channels-last, as the pixels lie."""
+        return self.normalise(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """The picture resized and cropped, as uint8 [S, S, 3]."""
         image = image if image.mode == "RGB" else image.convert("RGB")
-        pixels = torch.from_numpy(np.array(self._square(image)))  # [S, S, 3] uint8
-        # One multiplication and one addition instead of /255, -mean, /std.
+        return torch.from_numpy(np.array(self._square(image)))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """One or several pictures' pixels [..., S, S, 3] -> [..., 3, S, S], channels-last."""
+        # One multiplication and one addition instead of /255, -mean, /std; by whole rows of the
+        # picture, which is several times faster than by three channels.
         std = torch.tensor(self.std, dtype=torch.float64)
-        scale = (1 / (255 * std)).float()
-        shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).float()
-        return pixels.float().mul_(scale).add_(shift).permute(2, 0, 1)
+        scale = (1 / (255 * std)).float().repeat(self.size)
+        shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).float().repeat(self.size)
+        rows = pixels.flatten(-2).float().mul_(scale).add_(shift)
+        return rows.view(pixels.shape).movedim(-1, -3)
 
     def _square(self, image: Image.Image) -> Image.Image:
         """The picture at S x S; resizing and rounding as torchvision's presets do them."""
