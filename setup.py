@@ -47,7 +47,8 @@ def with_cuda() -> bool:
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 
-    found = torch.version.cuda is not None and CUDA_HOME is not None
+    nvcc = CUDA_HOME and Path(CUDA_HOME, "bin", "nvcc").exists()
+    found = torch.version.cuda is not None and bool(nvcc)
     if wanted == "1" and not found:
         sys.exit(f"CAPTIONER_CUDA=1 needs nvcc and a CUDA build of PyTorch, found {CUDA_HOME=}")
     known = torch.cuda.is_available() or bool(os.environ.get("TORCH_CUDA_ARCH_LIST"))

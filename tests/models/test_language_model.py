@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
+from captioner.models import language_model
 from captioner.models.language_model import LanguageModel, initialise, set_output_bias
+from captioner.ops.extension import ABSENT
 
 V, E, H = 7, 4, 5
 SEQUENCES = [torch.tensor(x) for x in ([1, 4, 5, 6], [1, 5, 5], [1, 6])]
-BACKENDS = ("reference", "torch")
+BACKENDS = ("reference", "torch", *(() if ABSENT else ("fused",)))
 
 
 def make(**settings: object) -> LanguageModel:
@@ -151,3 +153,59 @@ def test_output_bias_from_counts_gives_their_frequencies() -> None:
     seen = torch.tensor([max(1, n) for n in counts], dtype=torch.float64)
     assert_close(model.output.bias.detach().softmax(0), seen / seen.sum())
     assert model.output.bias.max() == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_give_what_the_whole_sequence_gives(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of the table of all words and, where that would be too large, without it."""
+    model = make(backend=backend, num_layers=2).eval()
+    tokens = torch.tensor([[1, 4, 5], [1, 2, 6]])
+    with torch.no_grad():
+        logits, _ = model(tokens.t().flatten(), torch.tensor([2, 2, 2]))
+        expected = logits.log_softmax(1).view(3, 2, V)
+        for limit in (language_model.LARGEST_TABLE, 0):
+            monkeypatch.setattr(language_model, "LARGEST_TABLE", limit)
+            state = (torch.zeros(2, 2, H, dtype=torch.float64),) * 2
+            for step in range(3):
+                found, state = model.step(tokens[:, step], state)
+                torch.testing.assert_close(found, expected[step].float(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_table_of_words_follows_the_weights() -> None:
+    model = make().eval()
+    state = (torch.zeros(1, 1, H, dtype=torch.float64),) * 2
+    token = torch.tensor([3])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for _ in range(2):
+        with torch.no_grad():
+            found, _ = model.step(token, state)
+            again, _ = model.step(token, state)
+        assert torch.equal(found, again)
+        wanted, _ = model.step(token, state)  # with gradients: without the table
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+        wanted.square().sum().backward()
+        optimizer.step()
+    loaded = make()
+    initialise(loaded, scheme="uniform")
+    model.load_state_dict(loaded.state_dict())
+    with torch.no_grad():
+        found, _ = model.step(token, state)
+    torch.testing.assert_close(found, loaded.step(token, state)[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("training", [False, True])
+def test_words_are_shared_only_where_that_is_exact(backend: str, training: bool) -> None:
+    model = make(backend=backend, input_dropout=0.5).train(training)
+    packed = pack_sequence(SEQUENCES)
+    assert model._shares_words() is not training
+    if training:
+        torch.manual_seed(2)
+        dropped = nn.functional.dropout(model.embedding(packed.data), 0.5)
+        expected = model.output(model.lstm.forward_packed(dropped, packed.batch_sizes)[0])
+        torch.manual_seed(2)
+    else:
+        expected, _ = by_hand(model, [model.embedding(x) for x in SEQUENCES])
+    assert_close(model(packed.data, packed.batch_sizes)[0], expected)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
-from captioner.models.lstm import LSTM, reversed_rows
+from captioner.models.lstm import LSTM, LSTMCell, reversed_rows
 from captioner.ops.extension import ABSENT
 
 BACKENDS = ("reference", "torch", *(() if ABSENT else ("fused",)))
@@ -253,3 +253,72 @@ def test_reversed_rows_read_each_sequence_backwards(lengths: list[int]) -> None:
     backwards = pack_sequence([x.flip(0) for x in numbers], enforce_sorted=False)
     rows = reversed_rows(packed.batch_sizes)
     assert torch.equal(packed.data[rows], backwards.data)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_shared_rows_give_what_rows_of_their_own_give(backend: str, bidirectional: bool) -> None:
+    mine, _ = twins(3, 4, 2, bidirectional=bidirectional, backend=backend)
+    words = torch.randn(5, 3, dtype=torch.float64)
+    rows = torch.tensor([4, 0, 0, 2, 4, 4, 1, 0])
+    sizes = torch.tensor([4, 3, 1])
+    found = []
+    for shared in (True, False):
+        mine.zero_grad()
+        table = words.clone().requires_grad_()
+        data, index = (table, rows) if shared else (table[rows], None)
+        output, state = mine.forward_packed(data, sizes, input_rows=index)
+        (output.square().sum() + state[1].sum()).backward()
+        found.append([output, *state, table.grad, *(p.grad for p in mine.parameters())])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_from_projected_words_are_the_whole(backend: str, num_layers: int) -> None:
+    mine, _ = twins(3, 4, num_layers, backend=backend)
+    words = torch.randn(5, 3, dtype=torch.float64)
+    rows = torch.tensor([[1, 2], [0, 0], [4, 1]])
+    with torch.no_grad():
+        expected, (hy, cy) = mine(words[rows])
+        sums = mine.project(words)
+        state = (torch.zeros_like(hy), torch.zeros_like(cy))
+        for step, wanted in zip(rows, expected, strict=True):
+            output, state = mine.step(sums, step, state)
+            torch.testing.assert_close(output, wanted, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(state, (hy, cy), rtol=1e-10, atol=1e-10)
+
+
+def test_a_bidirectional_lstm_has_no_steps() -> None:
+    mine = LSTM(3, 2, bidirectional=True)
+    with pytest.raises(ValueError, match="cannot go step by step"):
+        mine.step(torch.zeros(1, 8), torch.zeros(1, dtype=torch.int64), (torch.zeros(2, 1, 2),) * 2)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("with_state", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cell_is_torchs_cell(
+    backend: str, with_state: bool, batch: int | None, bias: bool
+) -> None:
+    theirs = nn.LSTMCell(4, 5, bias=bias).double()
+    mine = LSTMCell(4, 5, bias=bias, backend=backend).double()
+    mine.load_state_dict(theirs.state_dict())
+    shape = () if batch is None else (batch,)
+    x = torch.randn(*shape, 4, dtype=torch.float64)
+    state = tuple(torch.randn(*shape, 5, dtype=torch.float64) for _ in range(2))
+    found = []
+    for cell in (mine, theirs):
+        leaf_x = x.clone().requires_grad_()
+        h, c = cell(leaf_x, state if with_state else None)
+        (h.square().sum() + c.sum()).backward()
+        found.append([h, c, leaf_x.grad, *(p.grad for p in cell.parameters())])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)
+
+
+def test_a_cell_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"1 or 2 dimensions, got \[1, 1, 4\]"):
+        LSTMCell(4, 5)(torch.zeros(1, 1, 4))
+    with pytest.raises(ValueError, match=r"must have a sequence, got \[0, 4\]"):
+        LSTMCell(4, 5)(torch.zeros(0, 4))

@@ -1,0 +1,98 @@
+"""setup.py where something is missing: one sentence, and a package that works without it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WITHOUT = "captioner is installed without its compiled LSTM: "
+BUILD = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What setup.py needs, without what was built before."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    built = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=built)
+    return tmp_path
+
+
+def run(checkout: Path, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name != "CAPTIONER_CUDA"}
+    return subprocess.run(
+        command, cwd=checkout, env={**kept, **environment}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+
+
+def backend(checkout: Path) -> str:
+    """What the package in `checkout` says of the LSTM that it takes, computing with it."""
+    script = (
+        "import logging, torch; logging.basicConfig(level='INFO', format='%(message)s')\n"
+        "from captioner.models.lstm import LSTM; print(LSTM(3, 2)(torch.zeros(4, 1, 3))[0].shape)"
+    )
+    done = run(checkout, [sys.executable, "-c", script], PYTHONPATH=str(checkout / "src"))
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_without_a_compiler_it_says_so_and_works(checkout: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = run(checkout, BUILD, PATH=str(empty), CXX="no-such-compiler")
+    assert done.returncode == 0, done.stderr
+    assert f"{WITHOUT}no C++ compiler was found" in done.stderr
+    said = backend(checkout)
+    assert "LSTM backend on cpu: reference (the extension is not built here (`python set" in said
+
+
+def test_without_pytorch_it_says_so(checkout: Path) -> None:
+    blocked = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['setup.py', '--name']\n"
+        "runpy.run_path('setup.py', run_name='__main__')"
+    )
+    done = run(checkout, [sys.executable, "-c", blocked])
+    assert done.returncode == 0, done.stderr
+    assert f"{WITHOUT}PyTorch is not in the build environment" in done.stderr
+
+
+def test_a_source_that_does_not_compile_ends_in_a_sentence(checkout: Path) -> None:
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("needs a C++ compiler")
+    for source in (checkout / "csrc").rglob("*.cpp"):
+        source.write_text("" if source.name != "ops.cpp" else "#error broken\n")
+    done = run(checkout, BUILD, CAPTIONER_CUDA="0")
+    assert done.returncode == 0, done.stderr
+    assert WITHOUT in done.stderr
+    assert not list(checkout.rglob("*.so"))
+
+
+def test_a_library_that_cannot_be_loaded_is_named(checkout: Path) -> None:
+    (checkout / "src" / "captioner" / "ops" / "_extension.abi3.so").write_bytes(b"not a library")
+    said = backend(checkout)
+    assert "LSTM backend on cpu: reference (the extension cannot be loaded: " in said
+    assert "builds it anew" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "home", "message"),
+    [
+        ("maybe", "", "CAPTIONER_CUDA must be auto, 0 or 1, got 'maybe'"),
+        ("1", "/no/such/folder", "CAPTIONER_CUDA=1 needs nvcc and a CUDA build of PyTorch"),
+    ],
+)
+def test_a_wrong_wish_for_cuda_is_refused(
+    checkout: Path, value: str, home: str, message: str
+) -> None:
+    done = run(checkout, BUILD, CAPTIONER_CUDA=value, CUDA_HOME=home)
+    assert done.returncode != 0
+    assert message in done.stderr
