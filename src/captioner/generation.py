@@ -48,7 +48,8 @@ class CaptionGenerator:
         self.model.eval()
         device = self.model.image_projection.weight.device
         state = self.model.start(images.to(device))
-        found = self.decoder(self.model.step, state, batch_size=len(images))
+        with self.model.language_model.tabulated():
+            found = self.decoder(self.model.step, state, batch_size=len(images))
         return [[self._caption(hypothesis) for hypothesis in one] for one in found]
 
     def all_captions(self, batches: Iterable[Tensor]) -> Iterator[list[Caption]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -168,31 +169,44 @@ def test_steps_give_what_the_whole_sequence_gives(
         for limit in (language_model.LARGEST_TABLE, 0):
             monkeypatch.setattr(language_model, "LARGEST_TABLE", limit)
             state = (torch.zeros(2, 2, H, dtype=torch.float64),) * 2
-            for step in range(3):
-                found, state = model.step(tokens[:, step], state)
-                torch.testing.assert_close(found, expected[step].float(), rtol=1e-5, atol=1e-6)
+            with model.tabulated():
+                assert (model._sums is None) == (limit == 0)
+                for step in range(3):
+                    found, state = model.step(tokens[:, step], state)
+                    torch.testing.assert_close(found, expected[step].float(), rtol=1e-5, atol=1e-6)
 
 
-def test_the_table_of_words_follows_the_weights() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: torch.optim.Adam(model.parameters(), lr=0.5, fused=True).step(),
+        lambda model: torch.optim.SGD(model.parameters(), lr=1.0).step(),
+        lambda model: model.embedding.weight.data.mul_(-2),
+        lambda model: model.load_state_dict({k: -x for k, x in model.state_dict().items()}),
+        lambda model: model.float(),
+    ],
+    ids=["fused optimiser", "optimiser", "written through .data", "loaded", "another type"],
+)
+def test_the_table_of_words_follows_the_weights(change: Callable[[LanguageModel], object]) -> None:
     model = make().eval()
-    state = (torch.zeros(1, 1, H, dtype=torch.float64),) * 2
     token = torch.tensor([3])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    for _ in range(2):
-        with torch.no_grad():
-            found, _ = model.step(token, state)
-            again, _ = model.step(token, state)
-        assert torch.equal(found, again)
-        wanted, _ = model.step(token, state)  # with gradients: without the table
-        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
-        wanted.square().sum().backward()
-        optimizer.step()
-    loaded = make()
-    initialise(loaded, scheme="uniform")
-    model.load_state_dict(loaded.state_dict())
-    with torch.no_grad():
-        found, _ = model.step(token, state)
-    torch.testing.assert_close(found, loaded.step(token, state)[0], rtol=1e-6, atol=1e-6)
+
+    def step() -> Tensor:
+        state = (model.output.weight.new_zeros(1, 1, H),) * 2
+        return model.step(token, state)[0]
+
+    with model.tabulated():
+        before = step()
+    table = model._table
+    with model.tabulated():
+        assert model._table is table, "made again though nothing changed"
+    step().square().sum().backward()
+    change(model)
+    with model.tabulated():
+        found = step()
+    torch.testing.assert_close(found, step(), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found, before) or next(model.parameters()).dtype == torch.float32
+    assert step().requires_grad, "the table is used outside of its context"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

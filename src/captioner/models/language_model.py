@@ -10,7 +10,8 @@ In the packed layout it is a concatenation: data = cat([prefix, words]), batch_s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,8 @@ class LanguageModel(nn.Module):
         if tie_embeddings:
             self.output.weight = self.embedding.weight
         self.input_dropout, self.output_dropout = input_dropout, output_dropout
-        self._sums: tuple[list[tuple[int, int]], Tensor] | None = None
+        self._table: tuple[list[Tensor], Tensor] | None = None
+        self._sums: Tensor | None = None
 
     def forward(
         self,
@@ -96,13 +98,26 @@ class LanguageModel(nn.Module):
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
         """One decoding step: tokens [B] -> log-probabilities [B, V] of the next, new state."""
-        tabulated = self.embedding.num_embeddings * 4 * self.lstm.hidden_size <= LARGEST_TABLE
-        if torch.is_grad_enabled() or self.training or not tabulated:
+        if self._sums is None:
             output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
             output = output[0]
         else:
-            output, state = self.lstm.step(self._word_sums(), token_ids, state)
+            output, state = self.lstm.step(self._sums, token_ids, state)
         return F.log_softmax(self.output(output).float(), dim=-1), state
+
+    @contextmanager
+    def tabulated(self) -> Iterator[None]:
+        """While open, `step` looks up what each word contributes to the LSTM in a table [V, 4H].
+
+        For decoding only: a step has no gradient then, and weights must not change meanwhile. The
+        table is kept, and used again as long as the weights hold the same values.
+        """
+        with torch.no_grad():
+            self._sums = self._word_sums()
+            try:
+                yield
+            finally:
+                self._sums = None
 
     def _shares_words(self) -> bool:
         """Whether equal words are read once: exact where the input has no dropout, and worth it on
@@ -111,14 +126,21 @@ class LanguageModel(nn.Module):
         device = self.embedding.weight.device.type
         return not dropped and device == "cpu" and not torch.compiler.is_compiling()
 
-    def _word_sums(self) -> Tensor:
-        """Every word's embedding times the LSTM's first weights, [V, 4H]: kept while they are the
-        same tensors at the same version (what is written through `.data` has no version)."""
-        weights = (self.embedding.weight, *self.lstm.all_weights[0])
-        version = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
-        if self._sums is None or self._sums[0] != version:
-            self._sums = (version, self.lstm.project(self.embedding.weight))
-        return self._sums[1]
+    def _word_sums(self) -> Tensor | None:
+        """Every word's embedding times the LSTM's first weights; None where that is too large."""
+        if self.embedding.num_embeddings * 4 * self.lstm.hidden_size > LARGEST_TABLE:
+            return None
+        weights = [self.embedding.weight, *self.lstm.all_weights[0]]
+        # Compared by value: optimisers that change a list of tensors at once leave no trace in
+        # their version counters.
+        if self._table is None or not all(map(_equal, self._table[0], weights)):
+            copies = [weight.detach().clone() for weight in weights]
+            self._table = (copies, self.lstm.project(self.embedding.weight))
+        return self._table[1]
+
+
+def _equal(kept: Tensor, now: Tensor) -> bool:
+    return kept.device == now.device and kept.dtype == now.dtype and torch.equal(kept, now)
 
 
 @torch.no_grad()

@@ -111,8 +111,8 @@ class LSTM(nn.LSTM):
 
     def project(self, data: Tensor) -> Tensor:
         """Rows [U, E] times the first layer's weights, its biases added: [U, 4H] for `step`."""
-        _, _, *biases = self._weights(0)
-        return F.linear(data, self.weight_ih_l0, biases[0] + biases[1])
+        weight_ih, _, bias_ih, bias_hh = self._weights(0)
+        return F.linear(data, weight_ih, bias_ih + bias_hh)
 
     @torch.no_grad()
     def step(self, sums: Tensor, rows: Tensor, state: State) -> tuple[Tensor, State]:
@@ -125,7 +125,8 @@ class LSTM(nn.LSTM):
         if self.bidirectional:
             raise ValueError("a bidirectional LSTM cannot go step by step")
         hx, cx = state
-        h, c = lstm_step(sums, rows, hx[0], cx[0], self.weight_hh_l0, backend=self.backend)
+        weight_hh = self._weights(0)[1]
+        h, c = lstm_step(sums, rows, hx[0], cx[0], weight_hh, backend=self.backend)
         h_out, c_out = [h], [c]
         one = torch.tensor([len(rows)])
         for k in range(1, self.num_layers):
@@ -179,9 +180,9 @@ class LSTMCell(nn.LSTMCell):
             hx = (zeros, zeros)
         elif input.dim() == 1:
             hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        biases = (self.bias_ih, self.bias_hh)
+        biases: list[Tensor] = [self.bias_ih, self.bias_hh]
         if not self.bias:
-            biases = (rows.new_zeros(4 * self.hidden_size),) * 2
+            biases = [rows.new_zeros(4 * self.hidden_size)] * 2
         one = torch.tensor([len(rows)])
         _, h, c = lstm_packed(
             rows, one, *hx, self.weight_ih, self.weight_hh, *biases, backend=self.backend

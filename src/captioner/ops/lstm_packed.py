@@ -178,7 +178,7 @@ def lstm_packed(
     if torch.is_autocast_enabled(device_type):
         tensors = [_autocast(tensor, device_type) for tensor in tensors]
     input, hx, cx, *weights = tensors
-    _check(input, batch_sizes, hx, cx, *weights, input_rows)
+    _check(input, batch_sizes, input_rows, hx, cx, *weights)
     chosen = choose_backend(backend, device_type)
     if chosen == "torch":
         # cuDNN refuses a backward of what did not run in training mode; without dropout the mode
@@ -206,13 +206,13 @@ def _autocast(tensor: Tensor, device_type: str) -> Tensor:
 def _check(
     input: Tensor,
     batch_sizes: Tensor,
+    input_rows: Tensor | None,
     hx: Tensor,
     cx: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
     bias_ih: Tensor,
     bias_hh: Tensor,
-    input_rows: Tensor | None,
 ) -> None:
     """Refuse what does not fit, for all backends alike: shapes, types, devices, packed layout."""
     if input.dim() != 2:
