@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from captioner.errors import ConfigError
-from captioner.ops import choose_backend, lstm_packed
+from captioner.ops import choose_backend, lstm_packed, lstm_step
+from captioner.ops.lstm_step import reference_step
 
 
 def why_not() -> str | None:
@@ -366,3 +367,18 @@ def test_tf32_follows_the_switch_of_torch() -> None:
         output = fused(arguments)[0].detach().double().cpu()
         errors[allowed] = float((output - expected).abs().max())
     assert errors[False] < 1e-5 < errors[True] < 1e-2
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_step_of_decoding_is_the_readable_one(dtype: torch.dtype) -> None:
+    """Two roundings to the type apart at most: of the sums and of the result."""
+    x = draw([9], hidden=40, dtype=dtype)
+    sums = torch.randn(6, 160, generator=torch.Generator().manual_seed(1)).to("cuda", dtype)
+    rows = torch.tensor([5, 0, 2, 2, 1, 4, 4, 0, 3], device="cuda")
+    call = [y.detach() for y in (sums, rows, x["hx"], x["cx"], x["weight_hh"])]
+    found = lstm_step(*call, backend="fused")
+    exact_call = [y if y.dtype == torch.int64 else y.double() for y in call]
+    for mine, wanted in zip(found, reference_step(*exact_call), strict=True):
+        assert mine.dtype == dtype
+        error = (mine.double() - wanted).abs().max()
+        assert error <= 16 * torch.finfo(dtype).eps * wanted.abs().max().clamp(min=1)
