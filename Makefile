@@ -1,7 +1,8 @@
 # Everything a fresh clone needs: `make demo` and `make test` set themselves up first.
 #
 # All targets work in a virtual environment of their own, $(VENV). It is made once and made again
-# when pyproject.toml changes; the extension in csrc/ is built when its sources change. Another interpreter:  make test PYTHON=python3.12 VENV=.venv-3.12
+# when pyproject.toml changes; the extension in csrc/ is built when its sources change.
+# Another interpreter:  make test PYTHON=python3.12 VENV=.venv-3.12
 # Arguments for pytest:  make test TESTS="tests/decoding -x"
 
 PYTHON ?= python3
@@ -48,7 +49,8 @@ $(SANITIZED): $(INSTALLED) setup.py $(CXX_FILES)
 test-sanitized: $(SANITIZED) ## Run the LSTM's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	CAPTIONER_EXTENSION=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
 	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-	    $(BIN)/python -m pytest tests/ops/test_lstm_packed.py tests/models/test_lstm.py -k "fused or ragged" -p no:cacheprovider
+	    $(BIN)/python -m pytest -p no:cacheprovider -k "fused or ragged or row" tests/models/test_lstm.py \
+	    tests/ops/test_lstm_packed.py tests/ops/test_fused_cpu.py tests/ops/test_lstm_step.py
 
 lint: $(INSTALLED) ## Check style, types and formatting; change nothing
 	$(BIN)/ruff check .

@@ -211,7 +211,7 @@ LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const 
   const Tensor by_row =
       input_rows ? dense(sum_by_input_row<T>(found.grad_gates, shape, input_rows), scalar)
                  : by_token;
-  if (input_rows) by_token = found.grad_gates = Tensor();
+  if (input_rows) by_token = found.grad_gates = Tensor();  // not held while the products run
   return {product_of<T>(by_row, weight_ih),
           dense(found.grad_hx, scalar),
           dense(found.grad_cx, scalar),
