@@ -49,8 +49,9 @@ $(SANITIZED): $(INSTALLED) setup.py $(CXX_FILES)
 test-sanitized: $(SANITIZED) ## Run the LSTM's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	CAPTIONER_EXTENSION=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
 	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-	    $(BIN)/python -m pytest -p no:cacheprovider -k "fused or ragged or row" tests/models/test_lstm.py \
-	    tests/ops/test_lstm_packed.py tests/ops/test_fused_cpu.py tests/ops/test_lstm_step.py
+	    $(BIN)/python -m pytest -p no:cacheprovider -k "fused or ragged or row or linear" tests/models/test_lstm.py \
+	    tests/ops/test_lstm_packed.py tests/ops/test_fused_cpu.py tests/ops/test_lstm_step.py \
+	    tests/ops/test_linear_cross_entropy.py
 
 lint: $(INSTALLED) ## Check style, types and formatting; change nothing
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
 // The operators' schemas. Kernels register themselves in cpu/ and cuda/; fake kernels and autograd
-// stand beside the public function in src/captioner/ops/lstm_packed.py.
+// stand beside the public functions in src/captioner/ops/.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
@@ -16,4 +16,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
   library.def(
       "lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx, Tensor weight_hh) "
       "-> (Tensor hy, Tensor cy)");
+  library.def(
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor bias, Tensor targets, "
+      "float label_smoothing=0.0, bool wants_gradient=True) "
+      "-> (Tensor loss, Tensor grad_logits, Tensor grad_bias)");
+  library.def(
+      "linear_cross_entropy_backward(Tensor grad_loss, Tensor hidden, Tensor weight, "
+      "Tensor grad_logits, Tensor grad_bias) "
+      "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+  library.def("cpu_vector_bytes() -> int");
 }

@@ -9,9 +9,9 @@
 #include <algorithm>
 
 #include "../tensors.h"
+#include "kernels.h"
 #include "product.h"
 #include "ranges.h"
-#include "recurrence.h"
 
 namespace captioner::cpu {
 namespace {
@@ -46,9 +46,9 @@ const int64_t* checked_rows(const std::optional<Tensor>& input_rows, const LstmS
 template <typename T>
 Tensor packed_gates(const Tensor& weight_hh) {
   const int64_t hidden = weight_hh.size(1);
-  Tensor to = empty(weight_hh, {recurrence<T>().gates_size(hidden)});
-  parallel_for(0, recurrence<T>().gate_panels(hidden), 1, [&](int64_t first, int64_t last) {
-    recurrence<T>().pack_gates(values<const T>(weight_hh), hidden, values<T>(to), first, last);
+  Tensor to = empty(weight_hh, {kernels<T>().gates_size(hidden)});
+  parallel_for(0, kernels<T>().gate_panels(hidden), 1, [&](int64_t first, int64_t last) {
+    kernels<T>().pack_gates(values<const T>(weight_hh), hidden, values<T>(to), first, last);
   });
   return to;
 }
@@ -117,7 +117,7 @@ LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& h
                             values<T>(gates),
                             values<T>(cells)};
   for_each_range(ranges_for_threads(shape), [&](int64_t, int64_t first, int64_t last) {
-    recurrence<T>().forward(pass, first, last);
+    kernels<T>().forward(pass, first, last);
   });
   return {dense(output, scalar), dense(hy, scalar), dense(cy, scalar), workspace};
 }
@@ -184,7 +184,7 @@ Recurrent run_backward(const LstmShape& shape, const Tensor& grad_output, const 
                              values<T>(grad_gates),
                              values<T>(h_before)};
   for_each_range(bounds, [&](int64_t k, int64_t first, int64_t last) {
-    recurrence<T>().backward(pass, first, last, values<T>(grad_biases) + 4 * hidden * k);
+    kernels<T>().backward(pass, first, last, values<T>(grad_biases) + 4 * hidden * k);
   });
   if (!wants_hx)
     torch::stable::zero_(grad_hx);
@@ -266,7 +266,7 @@ std::tuple<Tensor, Tensor> step(const Tensor& sums, const Tensor& rows, const Te
   pass.gates = values<T>(scratch);
   pass.cells = values<T>(cells);
   parallel_for(0, batch, 16,
-               [&](int64_t first, int64_t last) { recurrence<T>().forward(pass, first, last); });
+               [&](int64_t first, int64_t last) { kernels<T>().forward(pass, first, last); });
   return {dense(hy, scalar), dense(cy, scalar)};
 }
 

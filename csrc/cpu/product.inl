@@ -1,4 +1,4 @@
-// Matrix products for one instruction set (see recurrence.inl, which includes this file).
+// Matrix products for one instruction set (see kernels.inl, which includes this file).
 //
 // The right-hand matrix is packed into panels of kVectors vectors that the innermost loop reads
 // from front to back; kDepthBlock keeps a panel within the second-level cache. With a packed matrix
@@ -79,18 +79,25 @@ struct Panel {
 
 template <typename T>
 void pack(const Matrix<T>& matrix, T* packed, int64_t first_panel, int64_t last_panel) {
+  constexpr int64_t rows = 16;  // of a panel, written together where a column lies close in memory
   for (int64_t index = first_panel; index < last_panel; ++index) {
     const Panel<T> panel(index, matrix.rows, matrix.columns);
     T* to = packed + panel.start;
-    for (int64_t k = 0; k < panel.depth; ++k, to += kPanel<T>) {
-      const T* from = matrix.values + (panel.first_depth + k) * matrix.row_stride +
-                      panel.first_column * matrix.column_stride;
-      if (matrix.column_stride == 1) {
-        __builtin_memcpy(to, from, panel.columns * sizeof(T));
-      } else {
-        for (int64_t c = 0; c < panel.columns; ++c) to[c] = from[c * matrix.column_stride];
+    const T* from = matrix.values + panel.first_depth * matrix.row_stride +
+                    panel.first_column * matrix.column_stride;
+    for (int64_t begin = 0; begin < panel.depth; begin += rows) {
+      const int64_t end = least(begin + rows, panel.depth);
+      for (int64_t c = 0; matrix.column_stride != 1 && c < panel.columns; ++c) {
+        const T* column = from + c * matrix.column_stride;
+        for (int64_t k = begin; k < end; ++k) to[k * kPanel<T> + c] = column[k * matrix.row_stride];
       }
-      for (int64_t c = panel.columns; c < kPanel<T>; ++c) to[c] = T(0);
+      for (int64_t k = begin; k < end; ++k) {
+        T* row = to + k * kPanel<T>;
+        if (matrix.column_stride == 1) {
+          __builtin_memcpy(row, from + k * matrix.row_stride, panel.columns * sizeof(T));
+        }
+        for (int64_t c = panel.columns; c < kPanel<T>; ++c) row[c] = T(0);
+      }
     }
   }
 }

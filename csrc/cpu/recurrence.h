@@ -1,5 +1,5 @@
 // The part of an LSTM that must run step by step, on the CPU: the products with weight_hh and the
-// cells. Plain pointers, no tensors, no threads: lstm.cpp allocates, checks and deals out rows.
+// cells, as one of the kernels of kernels.h.
 //
 // Letters as in ../lstm.h. All pointers are dense and row-major. A range of sequences
 // [first, last) needs nothing of another range, so each thread walks through all steps of its own.
@@ -8,21 +8,6 @@
 #include <cstdint>
 
 namespace captioner::cpu {
-
-template <typename T>
-struct Matrix {
-  const T* values;
-  int64_t rows, columns;
-  int64_t row_stride, column_stride;
-};
-
-template <typename T>
-struct Product {
-  Matrix<T> a;      // [m, k]
-  const T* packed;  // [k, n], packed by Recurrence::pack
-  T* result;        // [m, n] written
-  int64_t columns;  // n
-};
 
 struct Steps {
   int64_t count;               // T
@@ -64,29 +49,5 @@ struct BackwardPass {
   T* grad_gates;         // [N, 4H] written: gradients before sigmoid and tanh
   T* h_before;           // [N, H] written: what each token's gates read (not where hx is 0)
 };
-
-// The functions compiled for one instruction set. A packed matrix consists of panels, which may be
-// packed in any order; the sizes are numbers of values.
-template <typename T>
-struct Recurrence {
-  bool fast_products;  // whether `multiply` is a match for a BLAS
-
-  int64_t (*panels)(int64_t rows, int64_t columns);
-  int64_t (*packed_size)(int64_t rows, int64_t columns);
-  void (*pack)(const Matrix<T>& matrix, T* packed, int64_t first_panel, int64_t last_panel);
-  void (*multiply)(const Product<T>& product, int64_t first_row, int64_t last_row);
-
-  int64_t (*gate_panels)(int64_t hidden_size);
-  int64_t (*gates_size)(int64_t hidden_size);
-  void (*pack_gates)(const T* weight_hh, int64_t hidden_size, T* packed, int64_t first_panel,
-                     int64_t last_panel);
-  void (*forward)(const ForwardPass<T>& pass, int64_t first, int64_t last);
-  // Adds this range's share of the gradient of a bias to grad_bias [4H].
-  void (*backward)(const BackwardPass<T>& pass, int64_t first, int64_t last, T* grad_bias);
-};
-
-// The best one that this processor runs; CAPTIONER_CPU=avx512|avx2|portable asks for another.
-template <typename T>
-const Recurrence<T>& recurrence();
 
 }  // namespace captioner::cpu

@@ -1,31 +1,4 @@
-// The recurrence for one instruction set. recurrence_avx512.cpp and its siblings set
-//   CAPTIONER_ISA           the namespace, so that no two instruction sets share a symbol
-//   CAPTIONER_VECTOR_BYTES  the size of a vector register
-//   CAPTIONER_ROWS          sequences whose sums the registers hold at once, times 4 vectors
-// and include this file with the compiler set to that instruction set. Nothing of the standard
-// library is called here: its templates would be compiled for these instructions too, and the
-// linker might take that copy for everybody.
-
-#define CAPTIONER_INLINE inline __attribute__((always_inline))
-
-#include "../lstm_cell.h"
-
-namespace captioner::cpu::CAPTIONER_ISA {
-
-#include "vector.h"
-
-}  // namespace captioner::cpu::CAPTIONER_ISA
-
-namespace captioner {
-template <>
-struct Math<cpu::CAPTIONER_ISA::Single::Vector> : cpu::CAPTIONER_ISA::VectorMath<float> {};
-template <>
-struct Math<cpu::CAPTIONER_ISA::Double::Vector> : cpu::CAPTIONER_ISA::VectorMath<double> {};
-}  // namespace captioner
-
-namespace captioner::cpu::CAPTIONER_ISA {
-
-#include "product.inl"
+// The recurrence for one instruction set (see kernels.inl, which includes this file).
 
 // The hidden state that a step reads, from row `before` on; nullptr where all of it is 0.
 template <typename Pass>
@@ -185,20 +158,3 @@ void backward(const BackwardPass<T>& pass, int64_t first, int64_t last, T* grad_
     multiply_rows(Product<T>{a, pass.weight, pass.grad_h, hidden}, first, end);
   }
 }
-
-template <typename T>
-const Recurrence<T>& functions() {
-  static const Recurrence<T> all{CAPTIONER_VECTOR_BYTES > 16,
-                                 packed_panels<T>,
-                                 packed_size<T>,
-                                 pack<T>,
-                                 multiply_rows<T>,
-                                 gate_panels<T>,
-                                 gates_size<T>,
-                                 pack_gates<T>,
-                                 forward<T>,
-                                 backward<T>};
-  return all;
-}
-
-}  // namespace captioner::cpu::CAPTIONER_ISA

@@ -1,6 +1,6 @@
 // Vectors of numbers for one instruction set, in GCC's and Clang's portable notation, and their
 // exponentials. Included once for each instruction set, into its own namespace (see
-// recurrence.inl).
+// kernels.inl).
 
 struct Single {
   using Number = float;

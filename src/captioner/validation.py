@@ -16,7 +16,6 @@ from captioner.data.images import load_image
 from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.scores import score
 from captioner.generation import Caption, CaptionGenerator
-from captioner.training.loss import packed_cross_entropy
 
 # Captions by image name -> more figures (attribute accuracy of scenes, say).
 ExtraMetrics = Callable[[dict[str, str]], dict[str, float]]
@@ -78,7 +77,7 @@ class CaptionValidator:
         total, tokens = 0.0, 0
         for rows in torch.arange(len(self.dataset)).split(5 * self.batch_size):
             batch = self.dataset[rows.tolist()].to(device)
-            total += float(packed_cross_entropy(model(*batch.model_inputs), batch.targets))
+            total += float(model.loss(*batch.model_inputs, batch.targets))
             tokens += batch.targets.numel()
         return total / tokens
 

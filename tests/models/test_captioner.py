@@ -7,13 +7,13 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from captioner.data.packed import TokenStore
 from captioner.decoding import beam_search, greedy
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.ops.extension import ABSENT
-from captioner.training.loss import packed_cross_entropy
 
 BOS, EOS, V, F = 1, 2, 9, 6
 CAPTIONS = [[4, 5, 6, 7], [5, 4], [8, 8, 3, 8, 5], [6]]
@@ -37,7 +37,7 @@ def test_a_packed_batch_gives_what_each_caption_gives_alone(regions: int) -> Non
     model = make().double()
     images, rows, inputs, batch_sizes, targets = make_batch(regions)
     images = images.double()
-    loss = packed_cross_entropy(model(images, rows, inputs, batch_sizes), targets)
+    loss = model.loss(images, rows, inputs, batch_sizes, targets)
     alone = 0.0
     for image, caption in enumerate(CAPTIONS):
         words = torch.tensor([BOS, *caption, EOS])
@@ -66,10 +66,19 @@ def test_the_whole_gradient_is_that_of_finite_differences() -> None:
     def loss(features: Tensor, *parameters: Tensor) -> Tensor:
         named = dict(zip(names, parameters, strict=True))
         logits = torch.func.functional_call(model, named, (features, rows, inputs, batch_sizes))
-        return packed_cross_entropy(logits, targets, label_smoothing=0.1)
+        return cross_entropy(logits, targets, reduction="sum", label_smoothing=0.1)
 
     leaves = [p.detach().clone().requires_grad_() for p in model.parameters()]
     assert torch.autograd.gradcheck(loss, (images.double().requires_grad_(), *leaves))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_the_cross_entropy_of_the_logits(smoothing: float) -> None:
+    model = make()
+    *inputs, targets = make_batch()
+    loss = model.loss(*inputs, targets, label_smoothing=smoothing)
+    expected = cross_entropy(model(*inputs), targets, reduction="sum", label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("regions", [1, 2])
@@ -79,7 +88,7 @@ def test_one_batch_is_learnt_by_heart_and_decoded_exactly(regions: int) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     for _ in range(150):
         optimizer.zero_grad()
-        loss = packed_cross_entropy(model(images, rows, inputs, batch_sizes), targets)
+        loss = model.loss(images, rows, inputs, batch_sizes, targets)
         (loss / len(targets)).backward()
         optimizer.step()
     assert loss / len(targets) < 0.02
@@ -160,8 +169,7 @@ class TinyEncoder(nn.Module):
 def test_a_trained_encoder_takes_pictures_and_gets_gradients() -> None:
     model = make(encoder=TinyEncoder())
     _, rows, inputs, batch_sizes, targets = make_batch()
-    logits = model(torch.randn(4, 3, 8, 8), rows, inputs, batch_sizes)
-    packed_cross_entropy(logits, targets).backward()
+    model.loss(torch.randn(4, 3, 8, 8), rows, inputs, batch_sizes, targets).backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert all(g is not None and g.any() for g in gradients.values())
     assert any(name.startswith("encoder.") for name in gradients)
@@ -175,12 +183,12 @@ def curve(backend: str, steps: int = 50, compiled: bool = False) -> list[float]:
         output_dropout=0.2,
     )  # fmt: skip
     model = Captioner(language_model=language, feature_dim=F)
-    run = torch.compile(model, backend="aot_eager") if compiled else model
+    run = torch.compile(model.loss, backend="aot_eager") if compiled else model.loss
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     images, rows, inputs, batch_sizes, targets = make_batch()
     losses = []
     for _ in range(steps):
-        loss = packed_cross_entropy(run(images, rows, inputs, batch_sizes), targets)
+        loss = run(images, rows, inputs, batch_sizes, targets)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -11,6 +11,7 @@ from torch import nn
 
 from captioner.training.optimisation import (
     OPTIMIZERS,
+    FusedRMSprop,
     clip_gradients,
     make_optimizer,
     parameter_groups,
@@ -124,3 +125,34 @@ def test_without_limits_nothing_is_clipped() -> None:
     (parameter,) = gradients([1e6])
     assert clip_gradients([parameter], norm=None, value=None) is None
     assert parameter.grad.item() == 1e6
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"momentum": 0.9}])
+def test_fused_rmsprop_is_torchs(settings: dict[str, float]) -> None:
+    """A parameter without a gradient stays; the state goes over to torch's optimiser and back."""
+    torch.manual_seed(0)
+    shapes = ((33, 7), (5,), (4, 4))
+    mine = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    theirs = [p.detach().clone().requires_grad_() for p in mine]
+    kinds = {"lr": 0.01, "alpha": 0.97, "eps": 1e-8, **settings}
+    fused, plain = FusedRMSprop(mine, **kinds), torch.optim.RMSprop(theirs, **kinds)
+    for step in range(20):
+        if step == 10:
+            states = fused.state_dict(), plain.state_dict()
+            plain.load_state_dict(states[0])
+            fused.load_state_dict(states[1])
+        for one, other in zip(mine[:2], theirs[:2], strict=True):
+            gradient = torch.randn_like(one)
+            one.grad, other.grad = gradient.clone(), gradient.clone()
+        fused.step()
+        plain.step()
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert fused.state_dict()["state"].keys() == plain.state_dict()["state"].keys() == {0, 1}
+
+
+def test_values_are_clipped_where_there_is_a_gradient() -> None:
+    weights = [torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)]
+    weights[0].grad = torch.tensor([-3.0, 0.5, 9.0])
+    clip_gradients(weights, norm=None, value=1.0)
+    assert weights[0].grad.tolist() == [-1.0, 0.5, 1.0] and weights[1].grad is None

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def make_trainer(
     )  # fmt: skip
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none")
     if double:
-        model.double().register_forward_pre_hook(lambda _, x: (x[0].double(), *x[1:]))
+        model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
     groups = parameter_groups(model, lr=lr, weight_decay=0.0, lr_by_prefix={})
     order = BatchOrder(20, batch_size=batch_size, seed=5)
     trainer = Trainer(
@@ -296,7 +296,8 @@ def test_what_cannot_be_resumed_is_refused_naming_the_file(tmp_path: Path) -> No
 
 def spoil(trainer: Trainer) -> None:
     """From now on the pictures' features are not numbers."""
-    trainer.model.register_forward_pre_hook(lambda _, x: (x[0] * float("nan"), *x[1:]))
+    captioner = cast(Captioner, trainer.model)
+    captioner.image_projection.register_forward_pre_hook(lambda _, x: (x[0] * float("nan"),))
 
 
 @pytest.mark.parametrize(("settings", "seen_at", "kept"), [
@@ -437,7 +438,8 @@ def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> Non
     )
     modes = []
     decoding.validate = validator
-    decoding.model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    projection = cast(Captioner, decoding.model).image_projection
+    projection.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     history = decoding.run()
     torch.testing.assert_close(
         decoding.model.state_dict(), plain.model.state_dict(), rtol=0, atol=0
@@ -507,7 +509,8 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
 def test_bf16_computes_half_and_keeps_float32_weights(tmp_path: Path) -> None:
     seen = []
     trainer = make_trainer(tmp_path, epochs=1, bf16=True)
-    trainer.model.register_forward_hook(lambda _, x, logits: seen.append(logits.dtype))
+    projection = cast(Captioner, trainer.model).image_projection
+    projection.register_forward_hook(lambda _, x, embedded: seen.append(embedded.dtype))
     history = trainer.run()
     assert set(seen) == {torch.bfloat16}
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())

@@ -40,7 +40,7 @@ class CaptionBatch:
 
     @property
     def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the model's forward takes."""
+        """What the model's forward takes, and its loss before the targets."""
         return self.images, self.image_rows, self.tokens.inputs, self.tokens.batch_sizes
 
     @property

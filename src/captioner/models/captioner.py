@@ -6,6 +6,8 @@ packed tokens, T longest length, E embedding, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,14 +75,33 @@ class Captioner(nn.Module):
         batch_sizes: Tensor,  # [T] on the CPU
     ) -> Tensor:
         """Logits [N, V] of the packed captions' next tokens."""
+        context = self._context(images, image_rows)
+        return self.language_model(token_ids, batch_sizes, **context)[0]
+
+    def loss(
+        self,
+        images: Tensor,  # [I, R, F] or [I, 3, S, S]
+        image_rows: Tensor,  # [B] which image each caption describes
+        token_ids: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+        targets: Tensor,  # [N] the token after each
+        *,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Summed cross-entropy of the targets in nats."""
+        context = self._context(images, image_rows)
+        return self.language_model.loss(
+            token_ids, batch_sizes, targets, label_smoothing=label_smoothing, **context
+        )[0]
+
+    def _context(self, images: Tensor, image_rows: Tensor) -> dict[str, Any]:
+        """What stands before each caption: its image's embeddings, or the state after them."""
         prefix = self.embed_images(images)
-        if len(image_rows) >= 2 * prefix.shape[1]:
-            # Batches by picture: each image is read once, and its captions go on from that state.
-            h, c = self.language_model.read(prefix)[1]
-            state = (h.index_select(1, image_rows), c.index_select(1, image_rows))
-            return self.language_model(token_ids, batch_sizes, state=state)[0]
-        prefix = prefix.index_select(1, image_rows)
-        return self.language_model(token_ids, batch_sizes, prefix=prefix)[0]
+        if len(image_rows) < 2 * prefix.shape[1]:
+            return {"prefix": prefix.index_select(1, image_rows)}
+        # Batches by picture: each image is read once, and its captions go on from that state.
+        h, c = self.language_model.read(prefix)[1]
+        return {"state": (h.index_select(1, image_rows), c.index_select(1, image_rows))}
 
     def start(self, images: Tensor) -> State:
         """The language model's state after reading the images, where decoding begins."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.models.lstm import LSTM, State
+from captioner.ops import linear_cross_entropy
 
 LARGEST_TABLE = 2**25  # values that decoding may keep of words already multiplied
 
@@ -72,6 +73,42 @@ class LanguageModel(nn.Module):
         state: State | None = None,  # h and c, each [L, B, H]
     ) -> tuple[Tensor, State]:
         """Logits [N, V] of the token after each input token, and the state after the last."""
+        hidden, state = self.hidden(token_ids, batch_sizes, prefix, state)
+        return self.output(hidden), state
+
+    def loss(
+        self,
+        token_ids: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+        targets: Tensor,  # [N] the token after each
+        *,
+        prefix: Tensor | None = None,  # [P, B, E]
+        state: State | None = None,  # h and c, each [L, B, H]
+        label_smoothing: float = 0.0,
+    ) -> tuple[Tensor, State]:
+        """Summed cross-entropy of the targets in nats, and the state after the last token.
+
+        The logits that `forward` returns are never kept: see `ops.linear_cross_entropy`.
+        """
+        hidden, state = self.hidden(token_ids, batch_sizes, prefix, state)
+        loss = linear_cross_entropy(
+            hidden,
+            self.output.weight,
+            self.output.bias,
+            targets,
+            label_smoothing=label_smoothing,
+            backend=self.lstm.backend,
+        )
+        return loss, state
+
+    def hidden(
+        self,
+        token_ids: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+        prefix: Tensor | None = None,  # [P, B, E]
+        state: State | None = None,  # h and c, each [L, B, H]
+    ) -> tuple[Tensor, State]:
+        """What the output layer reads after each input token, [N, H], and the state at the end."""
         rows = None
         if self._shares_words():
             token_ids, rows = token_ids.unique(return_inverse=True)
@@ -86,7 +123,7 @@ class LanguageModel(nn.Module):
         data = F.dropout(data, self.input_dropout, self.training)
         output, state = self.lstm.forward_packed(data, batch_sizes, state, input_rows=rows)
         words = output[steps * int(batch_sizes[0]) :]
-        return self.output(F.dropout(words, self.output_dropout, self.training)), state
+        return F.dropout(words, self.output_dropout, self.training), state
 
     def read(self, embeddings: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after."""

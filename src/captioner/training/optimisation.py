@@ -4,20 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 SCHEDULES = ("constant", "cosine", "linear")
+
+
+class FusedRMSprop(torch.optim.RMSprop):
+    """torch.optim.RMSprop, its update one pass over the weights where there is no momentum.
+
+    torch has a fused kernel for Adam only. RMSprop is Adam without a first moment (beta1 = 0) and
+    without bias correction (an infinite step count), so that kernel computes it; the first moment
+    that it writes is the gradient itself and goes where the gradient lies. State and state_dict
+    are torch.optim.RMSprop's.
+    """
+
+    LATE = 1e9  # steps: beta2 to this power is 0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update. `closure` and what torch's kernel has no form for go torch's own way."""
+        plain = any(g["momentum"] or g["centered"] or g["maximize"] for g in self.param_groups)
+        if closure is not None or plain:
+            return super().step(closure)
+        for group in self.param_groups:
+            parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(parameters, group)
+        return None
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "square_avg": torch.zeros_like(parameter),
+                }
+            self.state[parameter]["step"] += 1
+        gradients = [p.grad for p in parameters]
+        late = torch.full((), self.LATE, device=parameters[0].device)
+        torch._fused_adam_(  # type: ignore[attr-defined]
+            parameters, gradients, gradients, [self.state[p]["square_avg"] for p in parameters],
+            [], [late] * len(parameters), lr=group["lr"], beta1=0.0, beta2=group["alpha"],
+            weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "sgd": partial(torch.optim.SGD, fused=True),
+    "rmsprop": FusedRMSprop,
 }
-# The fused kernels update all parameters in one pass; RMSprop only has the foreach form.
-FUSED = ("adam", "adamw", "sgd")
 
 
 def parameter_groups(
@@ -42,9 +83,11 @@ def parameter_groups(
 def make_optimizer(
     name: str, groups: list[dict[str, Any]], **settings: Any
 ) -> torch.optim.Optimizer:
-    """The optimiser `name` with torch's own arguments (betas, eps, alpha, momentum)."""
-    kind = {"fused": True} if name in FUSED else {"foreach": True}
-    return OPTIMIZERS[name](groups, **settings, **kind)
+    """The optimiser `name` with torch's own arguments (betas, eps, alpha, momentum).
+
+    All of them update each weight in one pass over it and its state.
+    """
+    return OPTIMIZERS[name](groups, **settings)
 
 
 def schedule_factor(
@@ -66,7 +109,8 @@ def clip_gradients(
     """Clip in place: each element to +-value, then all together to a norm (returned, unclipped)."""
     parameters = list(parameters)
     if value is not None:
-        nn.utils.clip_grad_value_(parameters, value)
+        for gradient in (p.grad for p in parameters if p.grad is not None):
+            gradient.clamp_(-value, value)  # torch's clip_grad_value_ passes over them twice
     if norm is not None:
         return nn.utils.clip_grad_norm_(parameters, norm)
     return None

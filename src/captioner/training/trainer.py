@@ -1,7 +1,7 @@
 """The training loop: steps, epochs, validation, checkpoints, and an exact way back in.
 
-Whatever predicts tokens trains here: a model, batches with `model_inputs` and `targets`, and a
-function that validates. Nothing in this file knows of images, captions or configuration.
+Whatever predicts tokens trains here: a model with a `loss`, batches with `model_inputs` and
+`targets`, and a function that validates. Nothing in this file knows of images, captions or configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from captioner.training.checkpoint import (
     save_checkpoint,
 )
 from captioner.training.interrupt import Interruption
-from captioner.training.loss import packed_cross_entropy
 from captioner.training.optimisation import clip_gradients, schedule_factor
 from captioner.training.progress import progress_bar
 
@@ -39,7 +38,7 @@ class Batch(Protocol):
 
     @property
     def model_inputs(self) -> tuple[Any, ...]:
-        """The arguments of the model's forward."""
+        """The arguments of the model's `loss` before the targets."""
 
     @property
     def targets(self) -> Tensor:
@@ -255,10 +254,9 @@ class Trainer:
         for batch in group:
             batch = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
-                logits = self.model(*batch.model_inputs)
-            loss = packed_cross_entropy(
-                logits, batch.targets, label_smoothing=settings.label_smoothing
-            )
+                loss = self.model.loss(
+                    *batch.model_inputs, batch.targets, label_smoothing=settings.label_smoothing
+                )
             (loss / tokens).backward()
             total += loss.detach()
         clip_gradients(self.parameters, norm=settings.clip_norm, value=settings.clip_value)

@@ -1,7 +1,7 @@
-// The recurrence for processors with AVX2 and fused multiply-add: 16 registers of 32 bytes.
+// The kernels for processors with AVX2 and fused multiply-add: 16 registers of 32 bytes.
 #include <cstdint>
 
-#include "recurrence.h"
+#include "kernels.h"
 
 #if defined(__x86_64__)
 
@@ -15,11 +15,11 @@
 #define CAPTIONER_ISA avx2
 #define CAPTIONER_VECTOR_BYTES 32
 #define CAPTIONER_ROWS 3
-#include "recurrence.inl"
+#include "kernels.inl"
 
 namespace captioner::cpu::avx2 {
-template const Recurrence<float>& functions<float>();
-template const Recurrence<double>& functions<double>();
+template const Kernels<float>& functions<float>();
+template const Kernels<double>& functions<double>();
 }  // namespace captioner::cpu::avx2
 
 #if defined(__clang__)

@@ -1,7 +1,7 @@
-// The recurrence for processors with AVX-512: 32 registers of 64 bytes.
+// The kernels for processors with AVX-512: 32 registers of 64 bytes.
 #include <cstdint>
 
-#include "recurrence.h"
+#include "kernels.h"
 
 #if defined(__x86_64__)
 
@@ -16,11 +16,11 @@
 #define CAPTIONER_ISA avx512
 #define CAPTIONER_VECTOR_BYTES 64
 #define CAPTIONER_ROWS 6
-#include "recurrence.inl"
+#include "kernels.inl"
 
 namespace captioner::cpu::avx512 {
-template const Recurrence<float>& functions<float>();
-template const Recurrence<double>& functions<double>();
+template const Kernels<float>& functions<float>();
+template const Kernels<double>& functions<double>();
 }  // namespace captioner::cpu::avx512
 
 #if defined(__clang__)

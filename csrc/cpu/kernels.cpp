@@ -1,5 +1,5 @@
-// Which instruction set the recurrence runs with: decided once, when it is first needed.
-#include "recurrence.h"
+// Which instruction set the kernels run with: decided once, when it is first needed.
+#include "kernels.h"
 
 #include <torch/headeronly/util/Exception.h>
 
@@ -10,23 +10,23 @@ namespace captioner::cpu {
 
 namespace portable {
 template <typename T>
-const Recurrence<T>& functions();
+const Kernels<T>& functions();
 }
 #if defined(__x86_64__)
 namespace avx2 {
 template <typename T>
-const Recurrence<T>& functions();
+const Kernels<T>& functions();
 }
 namespace avx512 {
 template <typename T>
-const Recurrence<T>& functions();
+const Kernels<T>& functions();
 }
 #endif
 
 namespace {
 
 template <typename T>
-const Recurrence<T>& choose() {
+const Kernels<T>& choose() {
   const char* asked = std::getenv("CAPTIONER_CPU");
   const std::string name = asked ? asked : "";
   const bool any = name.empty() || name == "auto";
@@ -46,12 +46,12 @@ const Recurrence<T>& choose() {
 }  // namespace
 
 template <typename T>
-const Recurrence<T>& recurrence() {
-  static const Recurrence<T>& chosen = choose<T>();
+const Kernels<T>& kernels() {
+  static const Kernels<T>& chosen = choose<T>();
   return chosen;
 }
 
-template const Recurrence<float>& recurrence<float>();
-template const Recurrence<double>& recurrence<double>();
+template const Kernels<float>& kernels<float>();
+template const Kernels<double>& kernels<double>();
 
 }  // namespace captioner::cpu

@@ -1,0 +1,185 @@
+// The loss for one instruction set (see kernels.inl, which includes this file).
+
+// Tokens whose logits stay in the second-level cache until their softmax is done.
+constexpr int64_t kLossRows = 8 * CAPTIONER_ROWS;
+
+// ---- logits and softmax -----------------------------------------------------------------------
+
+// Some tokens, the words of one panel; the first token's logits go to row `row - base`.
+template <typename T>
+struct LogitsBlock {
+  const LossPass<T>& pass;
+  int64_t panel, base;
+  template <int Rows>
+  CAPTIONER_INLINE void run(int64_t row) const {
+    const int64_t hidden = pass.hidden_size, across = ceil_div(pass.vocab_size, kPanel<T>);
+    Vector<T> sums[Rows][kVectors] = {};
+    for (int64_t first = 0; first < hidden; first += kDepthBlock) {
+      const int64_t depth = least(kDepthBlock, hidden - first);
+      const T* words = pass.words + (first * across + panel * depth) * kPanel<T>;
+      multiply<T, Rows>(sums, pass.hidden + row * hidden + first, hidden, 1, words, depth);
+    }
+    T* to = pass.logits + (panel * pass.logits_rows + row - base) * kPanel<T>;
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const Vector<T> bias = load(pass.bias + panel * kPanel<T> + v * kWidth<T>);
+      for (int r = 0; r < Rows; ++r) store(to + r * kPanel<T> + v * kWidth<T>, sums[r][v] + bias);
+    }
+  }
+};
+
+// The logits of one token: calls use(place, count) for every vector of words, `count` of whose
+// numbers are words.
+template <typename T, typename Use>
+CAPTIONER_INLINE void for_words(const LossPass<T>& pass, T* first, const Use& use) {
+  for (int64_t word = 0; word < pass.vocab_size; word += kPanel<T>) {
+    const int64_t left = pass.vocab_size - word;
+    for (int64_t v = 0; v < kPanel<T> && v < left; v += kWidth<T>) {
+      use(first + v, word + v, least(kWidth<T>, left - v));
+    }
+    first += pass.logits_rows * kPanel<T>;
+  }
+}
+
+// `value` with `other` from number `count` on.
+template <typename T>
+CAPTIONER_INLINE Vector<T> first_of(Vector<T> value, int64_t count, T other) {
+  for (int64_t k = count; k < kWidth<T>; ++k) value[k] = other;
+  return value;
+}
+
+template <typename T>
+CAPTIONER_INLINE T sum_of(Vector<T> value) {
+  T sum = 0;
+  for (int64_t k = 0; k < kWidth<T>; ++k) sum += value[k];
+  return sum;
+}
+
+template <typename T>
+void softmax_loss(const LossPass<T>& pass, int64_t token, int64_t row, T* grad_bias) {
+  T* first = pass.logits + row * kPanel<T>;
+  const int64_t target = pass.targets[token];
+  T* at_target = first + target / kPanel<T> * pass.logits_rows * kPanel<T> + target % kPanel<T>;
+  const T chosen = *at_target;
+  const T least_number = -__builtin_huge_val();
+
+  Vector<T> highest = Vector<T>{} + least_number, all{}, powers{};
+  for_words(pass, first, [&](T* place, int64_t, int64_t count) {
+    const Vector<T> value = load(place);
+    const Vector<T> words = first_of<T>(value, count, least_number);
+    highest = words > highest ? words : highest;
+    all += first_of<T>(value, count, T(0));
+  });
+  T top = highest[0];
+  for (int64_t k = 1; k < kWidth<T>; ++k) top = highest[k] > top ? highest[k] : top;
+  for_words(pass, first, [&](T* place, int64_t, int64_t count) {
+    const Vector<T> power = exponential(load(place) - top);
+    store(place, power);
+    powers += first_of<T>(power, count, T(0));
+  });
+  const T sum = sum_of<T>(powers), evenly = pass.smoothing / pass.vocab_size;
+  pass.losses[token] =
+      T(__builtin_log(sum)) + (top - chosen) + (pass.smoothing * chosen - evenly * sum_of<T>(all));
+  if (!pass.wants_gradient) return;
+
+  const T share = T(1) / sum;
+  for_words(pass, first,
+            [&](T* place, int64_t, int64_t) { store(place, load(place) * share - evenly); });
+  *at_target -= T(1) - pass.smoothing;
+  for_words(pass, first, [&](T* place, int64_t word, int64_t count) {
+    store(grad_bias + word, load(grad_bias + word, count) + load(place, count), count);
+  });
+}
+
+template <typename T>
+void loss(const LossPass<T>& pass, int64_t first, int64_t last, T* grad_bias) {
+  const int64_t panels = ceil_div(pass.vocab_size, kPanel<T>);
+  for (int64_t begin = first; begin < last; begin += kLossRows) {
+    const int64_t end = least(begin + kLossRows, last);
+    const int64_t base = pass.wants_gradient ? 0 : begin;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      for_blocks(LogitsBlock<T>{pass, panel, base}, begin, end);
+    }
+    for (int64_t n = begin; n < end; ++n) softmax_loss(pass, n, n - base, grad_bias);
+  }
+}
+
+// ---- gradients --------------------------------------------------------------------------------
+
+// Writes or, from the second part of a sum on, adds `factor` times the sums of one panel.
+template <typename T, int Rows>
+CAPTIONER_INLINE void put(const Vector<T> (&sums)[Rows][kVectors], const Panel<T>& panel, T factor,
+                          T* to, int64_t row_stride) {
+  for (int64_t v = 0; v < kVectors && v * kWidth<T> < panel.columns; ++v) {
+    const int64_t count = least(kWidth<T>, panel.columns - v * kWidth<T>);
+    for (int r = 0; r < Rows; ++r) {
+      T* place = to + r * row_stride + panel.first_column + v * kWidth<T>;
+      Vector<T> value = sums[r][v] * factor;
+      if (panel.first_depth > 0) value += load(place, count);
+      store(place, value, count);
+    }
+  }
+}
+
+// Some tokens; a panel of the weight holds some words (its depth) of some hidden units.
+template <typename T>
+struct GradHiddenBlock {
+  const LossGradient<T>& pass;
+  const Panel<T>& panel;
+  template <int Rows>
+  CAPTIONER_INLINE void run(int64_t row) const {
+    Vector<T> sums[Rows][kVectors] = {};
+    for (int64_t word = 0; word < panel.depth; word += kPanel<T>) {
+      const int64_t words = panel.first_depth / kPanel<T> + word / kPanel<T>;
+      multiply<T, Rows>(sums, pass.grad_logits + (words * pass.tokens + row) * kPanel<T>, kPanel<T>,
+                        1, pass.words + panel.start + word * kPanel<T>,
+                        least(kPanel<T>, panel.depth - word));
+    }
+    put<T, Rows>(sums, panel, pass.factor, pass.grad_hidden + row * pass.hidden_size,
+                 pass.hidden_size);
+  }
+};
+
+template <typename T>
+void loss_grad_hidden(const LossGradient<T>& pass, int64_t first, int64_t last) {
+  static_assert(kDepthBlock % kPanel<T> == 0);
+  const int64_t across = ceil_div(pass.hidden_size, kPanel<T>);
+  const int64_t panels = packed_panels<T>(pass.vocab_size, pass.hidden_size);
+  for (int64_t depth = 0; depth < panels; depth += across) {
+    for (int64_t begin = first; begin < last; begin += kLossRows) {
+      for (int64_t index = depth; index < depth + across; ++index) {
+        const Panel<T> panel(index, pass.vocab_size, pass.hidden_size);
+        for_blocks(GradHiddenBlock<T>{pass, panel}, begin, least(begin + kLossRows, last));
+      }
+    }
+  }
+}
+
+// Some words of one panel of logits; a panel of hidden states holds some tokens (its depth).
+template <typename T>
+struct GradWeightBlock {
+  const LossGradient<T>& pass;
+  const Panel<T>& panel;
+  int64_t words;
+  template <int Rows>
+  CAPTIONER_INLINE void run(int64_t word) const {
+    const int64_t from = words * pass.tokens + panel.first_depth;
+    Vector<T> sums[Rows][kVectors] = {};
+    multiply<T, Rows>(sums, pass.grad_logits + from * kPanel<T> + word, 1, kPanel<T>,
+                      pass.hidden + panel.start, panel.depth);
+    put<T, Rows>(sums, panel, pass.factor,
+                 pass.grad_weight + (words * kPanel<T> + word) * pass.hidden_size,
+                 pass.hidden_size);
+  }
+};
+
+template <typename T>
+void loss_grad_weight(const LossGradient<T>& pass, int64_t first_panel, int64_t last_panel) {
+  const int64_t panels = packed_panels<T>(pass.tokens, pass.hidden_size);
+  for (int64_t words = first_panel; words < last_panel; ++words) {
+    const int64_t count = least(kPanel<T>, pass.vocab_size - words * kPanel<T>);
+    for (int64_t index = 0; index < panels; ++index) {
+      const Panel<T> panel(index, pass.tokens, pass.hidden_size);
+      for_blocks(GradWeightBlock<T>{pass, panel, words}, 0, count);
+    }
+  }
+}

@@ -1,0 +1,130 @@
+"""`linear_cross_entropy`: the loss at a language model's end, from hidden states to nats.
+
+Shapes: N tokens, H hidden size, V vocabulary.
+
+The operator `captioner::linear_cross_entropy` of csrc/ computes logits, softmax and gradient of a
+few tokens while they are in the processor's cache, so that the logits exist once and their gradient
+takes their place. Without it the same is torch's linear layer and cross_entropy, which is also what
+the tests hold it to.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captioner.ops.backend import choose_backend
+from captioner.ops.extension import ABSENT, why_not_on
+
+SHORT_VECTORS = 16  # bytes; with no longer ones torch's BLAS is faster
+
+
+def linear_cross_entropy(
+    hidden: Tensor,  # [N, H]
+    weight: Tensor,  # [V, H]
+    bias: Tensor,  # [V]
+    targets: Tensor,  # [N] int64
+    *,
+    label_smoothing: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Summed cross-entropy of softmax(hidden weight^T + bias) in nats, float32 or float64 [].
+
+    `label_smoothing` moves that share of a target's probability evenly over the vocabulary (Szegedy
+    et al. 2016). `backend` as in `lstm_packed`: "auto" and "fused" take the compiled operator for
+    float32 and float64 on a CPU; everything else is torch's. Raises ValueError naming the tensor,
+    what it is and what it should be, RuntimeError or IndexError for a target outside of the
+    vocabulary, ConfigError for a backend that is unknown or not built.
+    """
+    _check(hidden, weight, bias, targets)
+    if _is_compiled(hidden, backend):
+        wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, weight, bias))
+        loss: Tensor = torch.ops.captioner.linear_cross_entropy(
+            hidden, weight, bias, targets, label_smoothing, wanted
+        )[0]
+        return loss
+    logits = F.linear(hidden, weight, bias)
+    if logits.dtype.itemsize < 4:
+        logits = logits.float()
+    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+
+
+def _is_compiled(hidden: Tensor, backend: str) -> bool:
+    """Whether the extension's kernel computes this."""
+    device_type = hidden.device.type
+    chosen = choose_backend(backend, device_type)
+    if chosen != "fused" or device_type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    return hidden.dtype.itemsize >= 4 and (_VECTOR_BYTES > SHORT_VECTORS or backend == "fused")
+
+
+def _check(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> None:
+    if hidden.dim() != 2 or weight.dim() != 2:
+        raise ValueError(
+            f"hidden must be [N, H] and weight [V, H], got {list(hidden.shape)} "
+            f"and {list(weight.shape)}"
+        )
+    expected = {
+        "weight": (weight, "[V, H]", (weight.shape[0], hidden.shape[1])),
+        "bias": (bias, "[V]", (weight.shape[0],)),
+        "targets": (targets, "[N]", (hidden.shape[0],)),
+    }
+    for name, (tensor, letters, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {letters} = {list(shape)}, got {list(tensor.shape)}")
+        if tensor.device != hidden.device:
+            raise ValueError(f"{name} must be on {hidden.device} as hidden is, got {tensor.device}")
+    if targets.dtype != torch.int64:
+        raise ValueError(f"targets must be of int64, got {targets.dtype}")
+
+
+def _register() -> None:
+    """Fake kernels and autograd of the operator and of its backward."""
+
+    def fake(
+        hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor,
+        label_smoothing: float = 0.0, wants_gradient: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        width = 4 * _VECTOR_BYTES // hidden.dtype.itemsize
+        columns = (weight.shape[0] + width - 1) // width * width
+        tokens, words = (hidden.shape[0], weight.shape[0]) if wants_gradient else (0, 0)
+        return hidden.new_empty(()), hidden.new_empty(columns * tokens), hidden.new_empty(words)
+
+    def fake_backward(
+        grad_loss: Tensor, hidden: Tensor, weight: Tensor, grad_logits: Tensor, grad_bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(x.new_empty(x.shape) for x in (hidden, weight, grad_bias))  # type: ignore[return-value]
+
+    def save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _, grad_logits, grad_bias = output
+        ctx.mark_non_differentiable(grad_logits, grad_bias)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], inputs[1], grad_logits, grad_bias)
+
+    def gradients(ctx, grad_loss, *_unused):  # type: ignore[no-untyped-def]
+        if grad_loss is None:
+            return (None,) * 6
+        found = torch.ops.captioner.linear_cross_entropy_backward(grad_loss, *ctx.saved_tensors)
+        return (*found, None, None, None)
+
+    def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
+        raise NotImplementedError(
+            "linear_cross_entropy has no second derivative; for a double backward take "
+            "backend='torch'"
+        )
+
+    name = "captioner::linear_cross_entropy"
+    torch.library.register_fake(name, fake)
+    torch.library.register_fake(f"{name}_backward", fake_backward)
+    torch.library.register_autograd(name, gradients, setup_context=save)
+    torch.library.register_autograd(
+        f"{name}_backward", refuse, setup_context=lambda ctx, inputs, output: None
+    )
+
+
+_VECTOR_BYTES = 0
+if why_not_on("cpu") is None:
+    _VECTOR_BYTES = int(torch.ops.captioner.cpu_vector_bytes())
+if ABSENT is None:
+    _register()
