@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 TESTS  ?=
-SUITE  ?= train
+SUITE  ?= epoch
 GPU    ?=
 
 BIN       := $(VENV)/bin

@@ -1,4 +1,4 @@
-"""Measure speed and memory, side by side: `benchmark.py suite=train out=train.json`."""
+"""Measure speed and memory, side by side: `benchmark.py suite=epoch out=epoch.json`."""
 
 from __future__ import annotations
 

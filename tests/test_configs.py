@@ -66,7 +66,7 @@ def test_every_command_composes(name: str) -> None:
     needed = {
         "evaluate": ["checkpoint=x"],
         "caption": ["checkpoint=x", "images=y"],
-        "benchmark": ["suite=train"],
+        "benchmark": ["suite=epoch"],
     }
     config = compose(*needed.get(name, []), name=name)
     assert isinstance(config, schema.COMMANDS[name])

@@ -15,9 +15,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from captioner.benchmarks.schema import (
     BeamBenchmark,
+    EpochBenchmark,
     FeaturesBenchmark,
     LstmBenchmark,
-    TrainBenchmark,
 )
 from captioner.checks import in_range, one_of, positive
 from captioner.data.prepare import IMAGES_URL, TEXT_URL
@@ -29,7 +29,7 @@ from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 
 SPLITS = ("train", "dev", "test")
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features")
-SUITES = ("features", "train", "beam", "lstm")
+SUITES = ("features", "epoch", "beam", "lstm")
 
 
 @dataclass
@@ -432,7 +432,7 @@ class BenchmarkConfig(RunConfig):
     out: str | None = None
     plot: str | None = None
     features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
-    train: TrainBenchmark = field(default_factory=TrainBenchmark)
+    epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
 

@@ -36,6 +36,7 @@ from captioner.models.language_model import set_output_bias
 from captioner.ops import choose_backend
 from captioner.run_folder import claim_run_folder
 from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from captioner.training.memory import keep_freed_memory
 from captioner.training.trainer import Trainer
 from captioner.validation import CaptionValidator
 
@@ -49,6 +50,8 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     claim_run_folder(folder, resolved, resume=config.resume)
     device = pick_device(config.device)
     _name_backend(config.decoder.backend, device)
+    if device.type == "cpu":
+        keep_freed_memory()
 
     data = load_data(config.data)
     splits = {name: data.split(name) for name in ("train", "dev")}

@@ -11,20 +11,22 @@ import pytest
 import torch
 
 from captioner import config as schema
-from captioner.benchmarks import train
 from captioner.benchmarks.command import run_benchmark
+from captioner.benchmarks.epoch_settings import CASES, StepSettings
+from captioner.benchmarks.epoch_sides import COMPILED, PLAIN, PRODUCTS, Parts, Workload, build_side
 from captioner.benchmarks.lengths import caption_lengths
 from captioner.benchmarks.plain_loop import collate
 from captioner.benchmarks.record import Requirement, format_record
+from captioner.benchmarks.side_process import SideProcess
 from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
 from captioner.benchmarks.train_memory import peak_bytes, peak_memory_of_training
 from captioner.benchmarks.workload import (
     build_vocabulary,
     captioned_images,
     draw_pictures,
-    random_features,
     synthetic_images,
 )
+from captioner.cli import compose_config
 from captioner.data.tokenize import tokenize
 from captioner.errors import CaptionerError, ConfigError, DataError
 
@@ -106,43 +108,98 @@ def test_features_suite_gives_the_bare_encoders_features(monkeypatch: pytest.Mon
     assert not encoders[0].training
 
 
-def test_train_suite_takes_the_plain_loops_steps() -> None:
-    settings = schema.TrainBenchmark(
-        images=40, feature_dim=12, hidden_sizes=[8], batch_sizes=[6], steps=3, memory=False,
-        backends=["reference", "torch"],
+def test_epoch_suite_takes_the_plain_loops_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CASES, "adam_256", StepSettings(hidden_size=8, batch_size=6, clip_norm=5.0))
+    settings = schema.EpochBenchmark(
+        images=40, feature_dim=12, cases=["adam_256"], steps=3, memory=False,
+        backends=["reference", "auto"],
     )  # fmt: skip
-    record = run_benchmark(tiny("train", train=settings))
-    check_shape(record, "train", {"plain PyTorch", "reference", "torch"})
-    for backend in settings.backends:
-        assert requirement(record, f"loss of {backend}")["median"] < 1e-5
-        assert requirement(record, f"speed of {backend}")["at_least"] == 1
-    a_step = [one for one in record["figures"] if one["what"] == "a step"]
-    a_pass = [one for one in record["figures"] if one["what"] == "a pass"]
-    # 200 captions in batches of 6, milliseconds a step and seconds a pass
-    assert a_pass[0]["median"] == pytest.approx(34 * a_step[0]["median"] / 1e3)
+    record = run_benchmark(tiny("epoch", epoch=settings))
+    check_shape(record, "epoch", {PLAIN, PRODUCTS, "reference", "auto"})
+    for backend, asked in (("reference", 1.0), ("auto", 2.0)):
+        assert requirement(record, f"losses of {backend}")["median"] < 1e-5
+        assert requirement(record, f"speed of {backend}")["at_least"] == asked
+    by_name = {one["what"]: one for one in record["figures"]}
+    # 200 captions in batches of 6: milliseconds a step, seconds a pass, tokens a second
+    a_pass = 34 * by_name["a step"]["median"] / 1e3
+    assert by_name["a pass"]["median"] == pytest.approx(a_pass)
+    tokens = record["settings"]["tokens"]
+    assert by_name["tokens a second"]["median"] == pytest.approx(tokens / a_pass, rel=0.01)
+    assert tokens == sum(
+        len(tokenize(c)) + 1 for i in synthetic_images(40, seed=0) for c in i.captions
+    )
 
 
-def test_train_losses_fall_apart_with_another_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = synthetic_images(20, seed=0)
-    vocabulary, store = build_vocabulary(images), random_features(images, 12, seed=0)
-    sides = train._Sides(images, vocabulary, store, 8, 6, CPU, 0)
-    plain = sides._plain_loop()
-    monkeypatch.setattr(train, "LR", 0.1)
-    own = sides._own_loop("reference")
-    plain.steps(4)
-    own.steps(4)
-    assert own.losses[0] == pytest.approx(plain.losses[0], abs=1e-6)
-    assert max(abs(a - b) for a, b in zip(plain.losses, own.losses, strict=True)) > train.SAME_LOSS
+def workload(images: int, feature_dim: int = 12) -> Workload:
+    return Workload(images=images, feature_dim=feature_dim, data_root=None, seed=0, device=CPU)
+
+
+def curves(settings: StepSettings, steps: int, images: int = 20) -> tuple[list[float], list[float]]:
+    """Losses of the plain loop and of this package's step, from the same first weights."""
+    plain, own = (build_side(name, workload(images), settings) for name in (PLAIN, "auto"))
+    plain.steps(steps)
+    own.steps(steps)
+    return plain.losses, own.losses
+
+
+@pytest.mark.parametrize("optimizer", [
+    {"lr": 1e-2, "clip_norm": 1.0},
+    {"optimizer": "rmsprop", "lr": 1e-3, "arguments": {"alpha": 0.99}, "clip_value": 0.01},
+])  # fmt: skip
+def test_the_fast_step_trains_as_the_plain_loop_does(optimizer: dict[str, Any]) -> None:
+    """A hundred steps from one seed: the curves differ by float32's rounding alone."""
+    plain, own = curves(StepSettings(hidden_size=24, batch_size=16, **optimizer), 100)
+    assert plain[-1] < 0.8 * plain[0]
+    assert own[:10] == pytest.approx(plain[:10], rel=1e-5)
+    assert own == pytest.approx(plain, rel=1e-3)
+
+
+def test_losses_fall_apart_with_another_clipping() -> None:
+    plain = curves(StepSettings(hidden_size=8, batch_size=6, lr=0.1, clip_norm=5.0), 4)[0]
+    own = curves(StepSettings(hidden_size=8, batch_size=6, lr=0.1, clip_value=1e-4), 4)[1]
+    assert own[0] == pytest.approx(plain[0], abs=1e-6)
+    assert max(abs(a - b) for a, b in zip(plain, own, strict=True)) > 0.01
 
 
 def test_loops_go_on_past_the_end_of_an_epoch() -> None:
-    images = synthetic_images(2, seed=0)
-    vocabulary, store = build_vocabulary(images), random_features(images, 4, seed=0)
-    sides = train._Sides(images, vocabulary, store, 4, 4, CPU, 0)
-    plain, own = sides._plain_loop(), sides._own_loop("torch")
-    plain.steps(7)  # three batches an epoch
-    own.steps(7)
-    assert own.losses == pytest.approx(plain.losses, abs=1e-4)
+    plain, own = curves(StepSettings(hidden_size=4, batch_size=4), 7, images=2)  # 3 an epoch
+    assert len(own) == 7 and own == pytest.approx(plain, abs=1e-4)
+
+
+def test_cases_are_the_experiments_settings() -> None:
+    configs = Path(__file__).parents[2] / "configs"
+    for case in ("neuraltalk", "neon", "nic"):
+        config = compose_config(
+            "train", [f"experiment={case}_flickr8k", "data.root=x"], configs=configs
+        )
+        settings, optimizer = CASES[case], config.optimizer
+        assert settings.batch_size == config.trainer.batch_size
+        assert settings.hidden_size == config.decoder.hidden_size == config.decoder.embedding_dim
+        assert settings.input_dropout == config.decoder.input_dropout
+        assert settings.output_dropout == config.decoder.output_dropout
+        for ours, theirs in (("optimizer", "name"), *[(k, k) for k in (
+            "lr", "weight_decay", "clip_norm", "clip_value")]):  # fmt: skip
+            assert getattr(settings, ours) == getattr(optimizer, theirs), (case, ours)
+        for key, value in settings.arguments.items():
+            assert value == getattr(optimizer, key)
+
+
+def test_products_are_those_of_the_batches() -> None:
+    settings = StepSettings(hidden_size=8, batch_size=6)
+    side = build_side(PRODUCTS, workload(4), settings)
+    side.steps(5)
+    shapes = {name: tuple(tensor.shape) for name, tensor in side._numbers.items()}  # type: ignore[attr-defined]
+    words = Parts(workload(4), settings).vocab_size
+    assert shapes["vocabulary w"][1] == 8 and shapes["vocabulary w"][0] >= words
+    assert shapes["image x"][1] == 12 and "image dx" not in shapes
+    assert COMPILED not in shapes
+
+
+def test_a_side_that_fails_says_so_in_the_other_process() -> None:
+    arguments = ("no such backend", workload(2), StepSettings(hidden_size=4, batch_size=2))
+    side = SideProcess(build_side, *arguments, threads=1, device=CPU)
+    with side, pytest.raises(CaptionerError, match="no such backend"):
+        side.seconds(1)
 
 
 def test_peak_memory_is_that_of_a_whole_run() -> None:
@@ -222,8 +279,8 @@ def test_collate_puts_the_longest_first() -> None:
     ("part", "message"),
     [
         (lambda: tiny("lstn"), "did you mean 'lstm'"),
-        (lambda: schema.TrainBenchmark(hidden_sizes=[8]), "go in pairs"),
-        (lambda: schema.TrainBenchmark(backends=["tourch"]), "did you mean 'torch'"),
+        (lambda: schema.EpochBenchmark(cases=["neo"]), "did you mean 'neon'"),
+        (lambda: schema.EpochBenchmark(backends=["tourch"]), "did you mean 'torch'"),
         (lambda: schema.FeaturesBenchmark(encoder="resnet18"), "KIND/NAME"),
         (lambda: schema.LstmBenchmark(dtypes=["float33"]), "float32"),
         (lambda: schema.LstmBenchmark(lengths=["equals"]), "did you mean 'equal'"),
@@ -239,5 +296,5 @@ def test_wrong_settings_are_refused(part: Any, message: str) -> None:
 
 def test_nested_keys_are_known_to_the_command_line() -> None:
     keys = schema.known_keys(schema.BenchmarkConfig)
-    assert {"train.hidden_sizes", "lstm.dtypes", "repeats"} <= set(keys)
+    assert {"epoch.cases", "lstm.dtypes", "repeats"} <= set(keys)
     assert "vocabulary.min_count" in schema.known_keys(schema.TrainConfig)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from captioner.benchmarks.beam import beam_suite
+from captioner.benchmarks.epoch import epoch_suite
 from captioner.benchmarks.features import features_suite
 from captioner.benchmarks.lstm import lstm_suite
 from captioner.benchmarks.lstm_plot import import_pyplot, plot_lstm
@@ -17,7 +18,6 @@ from captioner.benchmarks.record import (
     format_record,
     make_record,
 )
-from captioner.benchmarks.train import train_suite
 from captioner.build import pick_device
 from captioner.config import BenchmarkConfig
 from captioner.files import write_json
@@ -49,8 +49,8 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
     on_data = {**every, "data_root": config.data_root}
     if config.suite == "features":
         return features_suite(**vars(config.features), **on_data)
-    if config.suite == "train":
-        return train_suite(**vars(config.train), **on_data)
+    if config.suite == "epoch":
+        return epoch_suite(**vars(config.epoch), **on_data)
     if config.suite == "beam":
         return beam_suite(**vars(config.beam), **on_data)
     return lstm_suite(**vars(config.lstm), **on_data)

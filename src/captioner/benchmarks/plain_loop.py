@@ -7,12 +7,12 @@ feature.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
@@ -48,21 +48,31 @@ class PlainCaptioner(nn.Module):
     """Show and Tell on torch.nn.LSTM: the projected feature is the first input."""
 
     def __init__(
-        self, *, vocab_size: int, feature_dim: int, embedding_dim: int, hidden_size: int
+        self,
+        *,
+        vocab_size: int,
+        feature_dim: int,
+        embedding_dim: int,
+        hidden_size: int,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.projection = nn.Linear(feature_dim, embedding_dim)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.lstm = nn.LSTM(embedding_dim, hidden_size, batch_first=True)
         self.output = nn.Linear(hidden_size, vocab_size)
+        self.input_dropout = nn.Dropout(input_dropout)
+        self.output_dropout = nn.Dropout(output_dropout)
 
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Tensor:
         """Logits [N, V] after each word of captions [B, T]; not after the image alone."""
         image = self.projection(features).unsqueeze(1)
         inputs = torch.cat([image, self.embedding(captions)], dim=1)
+        inputs = self.input_dropout(inputs)
         packed = pack_padded_sequence(inputs, lengths + 1, batch_first=True)
         hidden, _ = self.lstm(packed)
-        return self.output(hidden.data[len(captions) :])
+        return self.output(self.output_dropout(hidden.data[len(captions) :]))
 
 
 class PlainLoop:
@@ -74,13 +84,17 @@ class PlainLoop:
         dataset: PlainCaptions,
         batch_sampler: Iterable[list[int]],
         *,
-        lr: float,
-        clip_norm: float,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        clip_norm: float | None,
+        clip_value: float | None,
         device: torch.device,
+        compiled: bool = False,
     ) -> None:
-        self.model, self.device, self.clip_norm = model.to(device).train(), device, clip_norm
+        self.model, self.device = model.to(device).train(), device
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.run = torch.compile(self.model, dynamic=True) if compiled else self.model
         self.loader = DataLoader(dataset, batch_sampler=batch_sampler, collate_fn=collate)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        self.optimizer = optimizer(model.parameters())
         self.batches = iter(self.loader)
         self.losses: list[float] = []
 
@@ -91,9 +105,12 @@ class PlainLoop:
             features, captions = features.to(self.device), captions.to(self.device)
             targets = pack_padded_sequence(captions[:, 1:], lengths - 1, batch_first=True).data
             self.optimizer.zero_grad()
-            logits = self.model(features, captions[:, :-1], lengths - 1)
+            logits = self.run(features, captions[:, :-1], lengths - 1)
             loss = F.cross_entropy(logits, targets)
             loss.backward()
-            clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            if self.clip_value is not None:
+                clip_grad_value_(self.model.parameters(), self.clip_value)
+            if self.clip_norm is not None:
+                clip_grad_norm_(self.model.parameters(), self.clip_norm)
             self.optimizer.step()
             self.losses.append(loss.item())

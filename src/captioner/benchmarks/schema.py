@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from captioner.benchmarks.epoch_settings import CASES
 from captioner.benchmarks.lengths import DISTRIBUTIONS
 from captioner.checks import in_range, one_of
 from captioner.errors import ConfigError
@@ -40,30 +41,26 @@ class FeaturesBenchmark:
 
 
 @dataclass
-class TrainBenchmark:
-    """suite=train. Each hidden size with the batch size in the same place; `steps` a repeat;
-    `memory` also measures the peak of a whole epoch, which takes minutes."""
+class EpochBenchmark:
+    """suite=epoch. cases: by name, of benchmarks/epoch_settings.py; `steps` a repeat; `compiled`
+    adds torch.compile of the plain loop; `memory` also measures the peak of a whole run, which
+    takes minutes."""
 
     images: int = 6000
     feature_dim: int = 4096
-    hidden_sizes: list[int] = field(default_factory=lambda: [256, 512])
-    batch_sizes: list[int] = field(default_factory=lambda: [100, 128])
-    backends: list[str] = field(default_factory=lambda: ["reference", "torch"])
-    steps: int = 5
+    cases: list[str] = field(default_factory=lambda: list(CASES))
+    backends: list[str] = field(default_factory=lambda: ["auto"])
+    compiled: bool = False
+    steps: int = 10
     memory: bool = True
 
     def __post_init__(self) -> None:
         for key in ("images", "feature_dim", "steps"):
-            in_range(f"train.{key}", getattr(self, key), 1)
-        for key in ("hidden_sizes", "batch_sizes"):
-            in_range(f"train.{key}", min(getattr(self, key), default=0), 1)
-        if len(self.hidden_sizes) != len(self.batch_sizes):
-            raise ConfigError(
-                f"train.hidden_sizes and train.batch_sizes go in pairs, got {self.hidden_sizes} "
-                f"and {self.batch_sizes}"
-            )
+            in_range(f"epoch.{key}", getattr(self, key), 1)
+        for case in self.cases:
+            one_of("epoch.cases", case, tuple(CASES))
         for backend in self.backends:
-            one_of("train.backends", backend, BACKENDS)
+            one_of("epoch.backends", backend, BACKENDS)
 
 
 @dataclass

@@ -69,7 +69,7 @@ def interleaved(
             if isinstance(side, Prepared):
                 calls[name] = min(calls[name], MOST_PREPARED)
     taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in _shown(repeats, " | ".join(sides)):
+    for _ in shown(repeats, " | ".join(sides)):
         for name, side in sides.items():
             taken[name].append(_seconds(side, calls[name], device))
     return {name: Spread(tuple(values)) for name, values in taken.items()}
@@ -108,7 +108,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _shown(repeats: int, title: str) -> Iterable[int]:
+def shown(repeats: int, title: str) -> Iterable[int]:
     """The repeats behind a bar, or without one where tqdm is not installed."""
     try:
         from tqdm import tqdm

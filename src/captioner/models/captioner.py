@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel
 from captioner.models.lstm import State
+from captioner.ops import dropout
 
 FEATURE_NORMS = ("standardise", "l2", "none")
 
@@ -64,7 +65,7 @@ class Captioner(nn.Module):
             features = ((features - self.feature_mean) / self.feature_std).clamp(-6, 6)
         elif self.feature_norm == "l2":
             features = F.normalize(features, dim=-1)
-        features = F.dropout(features, self.feature_dropout, self.training)
+        features = dropout(features, self.feature_dropout, self.training)
         return self.image_projection(features).transpose(0, 1)
 
     def forward(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.models.lstm import LSTM, State
-from captioner.ops import linear_cross_entropy
+from captioner.ops import dropout, linear_cross_entropy
 
 LARGEST_TABLE = 2**25  # values that decoding may keep of words already multiplied
 
@@ -120,16 +120,16 @@ class LanguageModel(nn.Module):
             batch_sizes = torch.cat([torch.full((steps,), batch), batch_sizes])
             if rows is not None:
                 rows = torch.cat([torch.arange(steps * batch), rows + steps * batch])
-        data = F.dropout(data, self.input_dropout, self.training)
+        data = dropout(data, self.input_dropout, self.training)
         output, state = self.lstm.forward_packed(data, batch_sizes, state, input_rows=rows)
         words = output[steps * int(batch_sizes[0]) :]
-        return F.dropout(words, self.output_dropout, self.training), state
+        return dropout(words, self.output_dropout, self.training), state
 
     def read(self, embeddings: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after."""
         steps, batch = embeddings.shape[:2]
         sizes = torch.full((steps,), batch)
-        data = F.dropout(embeddings.flatten(0, 1), self.input_dropout, self.training)
+        data = dropout(embeddings.flatten(0, 1), self.input_dropout, self.training)
         output, state = self.lstm.forward_packed(data, sizes, state)
         return output.view(steps, batch, -1), state
 

@@ -1,8 +1,16 @@
 """Operators over packed sequences and the choice of what computes them."""
 
 from captioner.ops.backend import BACKENDS, choose_backend
+from captioner.ops.dropout import dropout
 from captioner.ops.linear_cross_entropy import linear_cross_entropy
 from captioner.ops.lstm_packed import lstm_packed
 from captioner.ops.lstm_step import lstm_step
 
-__all__ = ["BACKENDS", "choose_backend", "linear_cross_entropy", "lstm_packed", "lstm_step"]
+__all__ = [
+    "BACKENDS",
+    "choose_backend",
+    "dropout",
+    "linear_cross_entropy",
+    "lstm_packed",
+    "lstm_step",
+]

@@ -1,7 +1,8 @@
 """The training loop: steps, epochs, validation, checkpoints, and an exact way back in.
 
 Whatever predicts tokens trains here: a model with a `loss`, batches with `model_inputs` and
-`targets`, and a function that validates. Nothing in this file knows of images, captions or configuration.
+`targets`, and a function that validates. Nothing in this file knows of images, captions or
+configuration.
 """
 
 from __future__ import annotations
