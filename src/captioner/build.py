@@ -269,4 +269,5 @@ def trainer_settings(config: schema.TrainConfig) -> TrainerSettings:
         checkpoint_minutes=config.trainer.checkpoint_minutes,
         checkpoint_steps=config.trainer.checkpoint_steps,
         log_steps=config.trainer.log_steps,
+        profile=config.trainer.profile,
     )

@@ -241,6 +241,7 @@ class TrainerConfig:
     batch_size counts captions, or with batch_by=picture pictures with all their captions, which a
     trained encoder then computes once. precision is float32 or bf16 (autocast). workers are
     processes that read pictures for a trained encoder, where these are too many to stay in memory.
+    profile writes trace.json, five steps for Perfetto.
     """
 
     epochs: int = 10
@@ -257,6 +258,7 @@ class TrainerConfig:
     workers: int = 1
     shown_pictures: int = 8
     progress: bool = True
+    profile: bool = False
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "accumulation", "patience", "checkpoint_steps"):

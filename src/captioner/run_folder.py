@@ -10,7 +10,14 @@ from captioner.files import read_json, write_json
 
 CONFIG = "config.json"
 # What may differ when a run goes on: nothing that decides its result.
-FREE = ("resume", "run_dir", "trainer.progress", "trainer.checkpoint_minutes", "trainer.log_steps")
+FREE = (
+    "resume",
+    "run_dir",
+    "trainer.progress",
+    "trainer.profile",
+    "trainer.checkpoint_minutes",
+    "trainer.log_steps",
+)
 
 
 def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:

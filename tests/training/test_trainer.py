@@ -556,3 +556,43 @@ def test_the_bar_counts_the_steps_on_stderr(
     assert "21/21" in capsys.readouterr().err
     make_trainer(tmp_path / "silent").run()
     assert not capsys.readouterr().err
+
+
+# -- what a step costs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["none", "standardise"])
+def test_a_step_reads_no_value_from_the_device(tmp_path: Path, norm: str) -> None:
+    """On the meta device nothing has a value: whatever asks for one fails, as a graph would."""
+    trainer = make_trainer(tmp_path, label_smoothing=0.1, clip_norm=1.0, clip_value=1.0)
+    model = cast(Captioner, trainer.model).to("meta").train()
+    model.feature_norm = norm
+    trainer.device = torch.device("meta")
+    trainer.parameters = list(model.parameters())
+    trainer.optimizer = torch.optim.SGD(trainer.parameters, lr=0.1)
+    for group in trainer.optimizer.param_groups:
+        group["base_lr"] = 0.1
+    loss, tokens = trainer._step([make_dataset()[[3, 1, 7, 8]]])
+    assert loss.is_meta and loss.shape == () and tokens > 4
+    with pytest.raises(RuntimeError):
+        loss.item()
+
+
+def resident_bytes() -> int:
+    """This process's memory now, without what is only mapped from files."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    pytest.skip("the system does not say RssAnon")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_is_flat_over_two_thousand_steps(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    trainer = make_trainer(
+        tmp_path, epochs=100, batch_size=1, log_steps=5, checkpoint_minutes=60,
+        validate=lambda step: sizes.append(resident_bytes()) or {"BLEU-4": 0.0},  # type: ignore[func-returns-value]
+    )  # fmt: skip
+    trainer.run()
+    assert trainer.progress.step == 2000
+    assert sizes[-1] - sizes[25] < 4e6  # from step 500 on

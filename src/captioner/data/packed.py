@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,9 +72,10 @@ class TokenStore:
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, bos: int, eos: int) -> None:
-        framed = [torch.tensor([bos, *sequence, eos]) for sequence in sequences]
-        self.tokens = torch.cat(framed) if framed else torch.empty(0, dtype=torch.int64)
-        sizes = torch.tensor([len(sequence) for sequence in framed], dtype=torch.int64)
+        framed = ((bos, *sequence, eos) for sequence in sequences)
+        tokens = np.fromiter(chain.from_iterable(framed), np.int64)
+        self.tokens = torch.from_numpy(tokens)
+        sizes = torch.tensor([len(sequence) + 2 for sequence in sequences], dtype=torch.int64)
         self.lengths = sizes - 1
         self.starts = sizes.cumsum(0) - sizes
 

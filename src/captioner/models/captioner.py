@@ -16,6 +16,7 @@ from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel
 from captioner.models.lstm import State
 from captioner.ops import dropout
+from captioner.spans import span
 
 FEATURE_NORMS = ("standardise", "l2", "none")
 
@@ -97,7 +98,8 @@ class Captioner(nn.Module):
 
     def _context(self, images: Tensor, image_rows: Tensor) -> dict[str, Any]:
         """What stands before each caption: its image's embeddings, or the state after them."""
-        prefix = self.embed_images(images)
+        with span("image"):
+            prefix = self.embed_images(images)
         if len(image_rows) < 2 * prefix.shape[1]:
             return {"prefix": prefix.index_select(1, image_rows)}
         # Batches by picture: each image is read once, and its captions go on from that state.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from captioner.models.lstm import LSTM, State
 from captioner.ops import dropout, linear_cross_entropy
+from captioner.spans import backward_ends, span
 
 LARGEST_TABLE = 2**25  # values that decoding may keep of words already multiplied
 
@@ -91,14 +92,16 @@ class LanguageModel(nn.Module):
         The logits that `forward` returns are never kept: see `ops.linear_cross_entropy`.
         """
         hidden, state = self.hidden(token_ids, batch_sizes, prefix, state)
-        loss = linear_cross_entropy(
-            hidden,
-            self.output.weight,
-            self.output.bias,
-            targets,
-            label_smoothing=label_smoothing,
-            backend=self.lstm.backend,
-        )
+        backward_ends("vocabulary and loss, backward", hidden)
+        with span("vocabulary and loss"):
+            loss = linear_cross_entropy(
+                hidden,
+                self.output.weight,
+                self.output.bias,
+                targets,
+                label_smoothing=label_smoothing,
+                backend=self.lstm.backend,
+            )
         return loss, state
 
     def hidden(
@@ -109,6 +112,18 @@ class LanguageModel(nn.Module):
         state: State | None = None,  # h and c, each [L, B, H]
     ) -> tuple[Tensor, State]:
         """What the output layer reads after each input token, [N, H], and the state at the end."""
+        with span("embedding"):
+            data, batch_sizes, rows, steps = self._read_words(token_ids, batch_sizes, prefix)
+        backward_ends("LSTM, backward", data)
+        with span("LSTM"):
+            output, state = self.lstm.forward_packed(data, batch_sizes, state, input_rows=rows)
+            words = output[steps * int(batch_sizes[0]) :]
+            return dropout(words, self.output_dropout, self.training), state
+
+    def _read_words(
+        self, token_ids: Tensor, batch_sizes: Tensor, prefix: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, int]:
+        """The LSTM's input [U, E], batch_sizes [P + T], which row each token reads, and P."""
         rows = None
         if self._shares_words():
             token_ids, rows = token_ids.unique(return_inverse=True)
@@ -120,10 +135,7 @@ class LanguageModel(nn.Module):
             batch_sizes = torch.cat([torch.full((steps,), batch), batch_sizes])
             if rows is not None:
                 rows = torch.cat([torch.arange(steps * batch), rows + steps * batch])
-        data = dropout(data, self.input_dropout, self.training)
-        output, state = self.lstm.forward_packed(data, batch_sizes, state, input_rows=rows)
-        words = output[steps * int(batch_sizes[0]) :]
-        return dropout(words, self.output_dropout, self.training), state
+        return dropout(data, self.input_dropout, self.training), batch_sizes, rows, steps
 
     def read(self, embeddings: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after."""

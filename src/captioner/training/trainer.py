@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from captioner.errors import CheckpointError, ConfigError, NumericsError
 from captioner.files import write_json
+from captioner.spans import span
 from captioner.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -30,6 +31,7 @@ from captioner.training.checkpoint import (
 from captioner.training.interrupt import Interruption
 from captioner.training.optimisation import clip_gradients, schedule_factor
 from captioner.training.progress import progress_bar
+from captioner.training.timing import Timing
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ class TrainerSettings:
     epochs: passes over the data; accumulation: batches an optimiser step; clip_norm, clip_value:
     of the gradients; best_metric is maximised unless `lower_is_better`; patience: validations
     without a better score before stopping; checkpoint_minutes, checkpoint_steps: how often
-    last.pt is written inside an epoch (it always is at an epoch's end).
+    last.pt is written inside an epoch (it always is at an epoch's end); log_steps: how often the
+    loss is read and a step taken apart for timing.json; profile: write trace.json too.
     """
 
     epochs: int
@@ -83,6 +86,7 @@ class TrainerSettings:
     checkpoint_minutes: float = 5.0
     checkpoint_steps: int | None = None
     log_steps: int = 20
+    profile: bool = False
 
 
 @dataclass
@@ -128,6 +132,9 @@ class Trainer:
         self.folder, self.settings, self.texts = folder, settings, texts
         self.device, self.writer, self.show_progress = device, writer, show_progress
         self.progress = Progress()
+        self.timing = Timing(
+            folder, device=device, every=settings.log_steps, profile=settings.profile, writer=writer
+        )
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = math.ceil(len(order) / settings.accumulation)
         self.total_steps = settings.epochs * self.steps_per_epoch
@@ -152,6 +159,7 @@ class Trainer:
             self.progress = Progress(**training["progress"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
+        self.timing.resume(self.progress.epoch)
         torch.set_rng_state(training["random_state"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(training["cuda_random_state"].cpu(), self.device)
@@ -163,7 +171,11 @@ class Trainer:
 
         Raises NumericsError, the old file left as it is, when a weight is no longer finite.
         """
-        self._check_weights()
+        with self.timing.during("saving"):
+            self._check_weights()
+            self._write_last()
+
+    def _write_last(self) -> None:
         training = {
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
@@ -218,9 +230,10 @@ class Trainer:
         self.order.epoch, self.order.position = state.epoch, state.position
         running = torch.zeros((), dtype=torch.float64, device=self.device)
         saved = started = time.monotonic()
-        batches = iter(self.loader)
+        batches = self.timing.waits(iter(self.loader))
         while group := list(islice(batches, settings.accumulation)):
-            loss, tokens = self._step(group)
+            with self.timing.step():
+                loss, tokens = self._step(group)
             running += loss
             state.tokens += tokens
             bar.update()
@@ -253,16 +266,20 @@ class Trainer:
         tokens = sum(batch.targets.numel() for batch in group)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in group:
-            batch = batch.to(self.device)
+            with span("copy to the device"):
+                batch = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
                 loss = self.model.loss(
                     *batch.model_inputs, batch.targets, label_smoothing=settings.label_smoothing
                 )
-            (loss / tokens).backward()
+            with span("embedding and image, backward"):
+                (loss / tokens).backward()
             total += loss.detach()
-        clip_gradients(self.parameters, norm=settings.clip_norm, value=settings.clip_value)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with span("clipping"):
+            clip_gradients(self.parameters, norm=settings.clip_norm, value=settings.clip_value)
+        with span("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.position += len(group)
         return total, tokens
@@ -290,7 +307,8 @@ class Trainer:
         """Validate, keep the best, write the history, and turn to the next epoch."""
         state, settings = self.progress, self.settings
         self.model.eval()
-        metrics = self.validate(state.step)
+        with self.timing.during("validation"):
+            metrics = self.validate(state.step)
         score = self._score(metrics)
         sign = -1 if settings.lower_is_better else 1
         better = state.best is None or sign * score > sign * state.best
@@ -309,6 +327,7 @@ class Trainer:
         state.history = [*state.history, figures]
         write_json(self.folder / "history.json", state.history)
         self._report(figures, better)
+        self.timing.finish_epoch(state.epoch + 1, state.step, state.tokens)
         stop = settings.patience is not None and state.validations_since_best >= settings.patience
         if stop:
             log.info(

@@ -1,0 +1,199 @@
+"""Where a run's time goes: timing.json, TensorBoard's charts, and a profiler's trace on request."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from captioner.files import read_json, write_json
+from captioner.spans import listening
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Mark = tuple[str, float, Any]  # a part that ended, when by the host, and the device's event
+REST = "rest"
+
+
+class StepClock:
+    """Takes a step apart: each part lasts from the end of the one before it to its own end.
+
+    On CUDA the times are the device's own, from events that are read long after the step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cuda = device.type == "cuda"
+        self.marks: list[Mark] = []
+        self.ended("")
+
+    def ended(self, name: str) -> None:
+        """The part `name` is over."""
+        event = None
+        if self.on_cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+        self.marks.append((name, time.perf_counter(), event))
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """A part with a beginning of its own; what came before it belongs to the rest."""
+        self.ended(REST)
+        yield
+        self.ended(name)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each part, and of the host for the whole step where a GPU computes."""
+        self.ended(REST)
+        parts: dict[str, float] = {}
+        for (_, before, first), (name, now, last) in zip(self.marks, self.marks[1:], strict=False):
+            taken = now - before
+            if self.on_cuda:
+                last.synchronize()
+                taken = first.elapsed_time(last) / 1e3
+            parts[name] = parts.get(name, 0.0) + taken
+        if self.on_cuda:
+            parts["host, all launches"] = self.marks[-1][1] - self.marks[0][1]
+        return parts
+
+
+class Ranges:
+    """Names the parts in a profiler's trace, and for Nsight where a GPU computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cuda = device.type == "cuda"
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """A named range."""
+        with ExitStack() as stack:
+            if self.on_cuda:
+                stack.enter_context(torch.cuda.nvtx.range(name))
+            stack.enter_context(torch.profiler.record_function(name))
+            yield
+
+    def ended(self, name: str) -> None:
+        """The profiler sees the operations of the backward themselves."""
+
+
+class Timing:
+    """Seconds of an epoch by what they went for, and of a step by its parts.
+
+    Waiting for data, steps, saving and validation are always timed; of every `every` steps the last
+    one is taken apart. `profile` also writes trace.json, the steps FIRST to LAST of the first epoch
+    that has them, for Perfetto (ui.perfetto.dev) or chrome://tracing.
+    """
+
+    FIRST, LAST = 6, 10
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device,
+        every: int,
+        profile: bool = False,
+        writer: Any = None,
+    ) -> None:
+        self.folder, self.device, self.every, self.writer = folder, device, every, writer
+        self.epochs: list[dict[str, Any]] = []
+        self._wants_trace = profile
+        self._start()
+
+    def _start(self) -> None:
+        self.seconds = dict.fromkeys(("waiting for data", "steps", "saving", "validation"), 0.0)
+        self.clocks: list[StepClock] = []
+        self.taken = 0
+        self._profiler: Any = None
+
+    def resume(self, epoch: int) -> None:
+        """Go on with the file of a run that has finished `epoch` epochs."""
+        path = self.folder / "timing.json"
+        if path.exists():
+            self.epochs = [one for one in read_json(path)["epochs"] if one["epoch"] <= epoch]
+
+    def waits(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches, the time until each is there counted as waiting."""
+        while True:
+            with self.during("waiting for data"):
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+            yield batch
+
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Count the time inside as `what`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.perf_counter() - started
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """One step: taken apart, traced or only counted."""
+        self.taken += 1
+        with self.during("steps"), self._listening():
+            yield
+        if self._profiler is not None and self.taken == self.LAST:
+            self._write_trace()
+
+    def _listening(self) -> AbstractContextManager[None]:
+        if self._wants_trace and self.taken == self.FIRST:
+            self._profiler = torch.profiler.profile()
+            self._profiler.start()
+            self._wants_trace = False
+        if self._profiler is not None:
+            return listening(Ranges(self.device))
+        if self.taken % self.every == 0:
+            self.clocks.append(StepClock(self.device))
+            return listening(self.clocks[-1])
+        return nullcontext()
+
+    def _write_trace(self) -> None:
+        profiler, self._profiler = self._profiler, None
+        profiler.stop()
+        path = self.folder / "trace.json"
+        unfinished = path.with_suffix(".unfinished.json")
+        profiler.export_chrome_trace(str(unfinished))
+        unfinished.replace(path)
+        log.info("trace of %d steps: %s", self.LAST - self.FIRST + 1, path)
+
+    def finish_epoch(self, epoch: int, step: int, tokens: int) -> None:
+        """Write the epoch's figures to timing.json and to TensorBoard."""
+        if self._profiler is not None:  # a short epoch
+            self._write_trace()
+        training = self.seconds["waiting for data"] + self.seconds["steps"]
+        parts = self._parts()
+        self.epochs.append(
+            {
+                "epoch": epoch,
+                "step": step,
+                "steps_timed": self.taken,
+                "seconds": {what: round(value, 4) for what, value in self.seconds.items()},
+                "tokens_per_second": round(tokens / training, 1) if training else None,
+                "steps_taken_apart": len(self.clocks),
+                "milliseconds_of_a_step": {k: round(1e3 * v, 4) for k, v in parts.items()},
+            }
+        )
+        write_json(self.folder / "timing.json", {"device": str(self.device), "epochs": self.epochs})
+        if self.writer is not None:
+            for what, value in self.seconds.items():
+                self.writer.add_scalar(f"timing/{what}, s an epoch", value, step)
+            for part, value in parts.items():
+                self.writer.add_scalar(f"timing of a step/{part}, ms", 1e3 * value, step)
+        self._start()
+
+    def _parts(self) -> dict[str, float]:
+        """Mean seconds of each part over the steps that were taken apart."""
+        sums: dict[str, float] = {}
+        for clock in self.clocks:
+            for part, seconds in clock.seconds().items():
+                sums[part] = sums.get(part, 0.0) + seconds
+        return {part: total / len(self.clocks) for part, total in sums.items()}
