@@ -18,6 +18,7 @@ from captioner.benchmarks.schema import (
     EpochBenchmark,
     FeaturesBenchmark,
     LstmBenchmark,
+    ScaleBenchmark,
 )
 from captioner.checks import in_range, one_of, positive
 from captioner.data.prepare import IMAGES_URL, TEXT_URL
@@ -29,7 +30,7 @@ from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 
 SPLITS = ("train", "dev", "test")
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features")
-SUITES = ("features", "epoch", "beam", "lstm")
+SUITES = ("features", "epoch", "scale", "beam", "lstm")
 
 
 @dataclass
@@ -423,7 +424,7 @@ class BenchmarkConfig(RunConfig):
     """scripts/benchmark.py: one suite, its sides measured in turn `repeats` times.
 
     data_root: Flickr8k's folder, for its captions and pictures; null draws ones like them. out: the
-    JSON record. plot: a picture of suite=lstm, such as lstm.png.
+    JSON record. plot: a picture of suite=lstm or suite=scale, such as lstm.png.
     """
 
     suite: str = MISSING
@@ -435,14 +436,15 @@ class BenchmarkConfig(RunConfig):
     plot: str | None = None
     features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
     epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
+    scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("suite", self.suite, SUITES)
-        if self.plot is not None and self.suite != "lstm":
-            raise ConfigError(f"plot draws suite=lstm alone, got suite={self.suite}")
+        if self.plot is not None and self.suite not in ("lstm", "scale"):
+            raise ConfigError(f"plot draws suite=lstm and suite=scale, got suite={self.suite}")
         in_range("repeats", self.repeats, 1)
         in_range("seed", self.seed, 0)
 

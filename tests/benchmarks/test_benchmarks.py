@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from captioner import config as schema
+from captioner.benchmarks import scale
 from captioner.benchmarks.command import run_benchmark
 from captioner.benchmarks.epoch_settings import CASES, StepSettings
 from captioner.benchmarks.epoch_sides import COMPILED, PLAIN, PRODUCTS, Parts, Workload, build_side
@@ -166,6 +167,30 @@ def test_loops_go_on_past_the_end_of_an_epoch() -> None:
     assert len(own) == 7 and own == pytest.approx(plain, abs=1e-4)
 
 
+def test_scale_suite_varies_one_size_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "BASE", StepSettings(hidden_size=8, batch_size=6, clip_norm=5.0))
+    monkeypatch.setattr(scale, "BASE_IMAGES", 20)
+    settings = schema.ScaleBenchmark(
+        images=[10, 30], batch_sizes=[3], vocabularies=[50], hidden_sizes=[4], feature_dim=12,
+        steps=2,
+    )  # fmt: skip
+    config = tiny("scale", scale=settings)
+    config.plot = str(tmp_path / "scale.png")
+    record = run_benchmark(config)
+    sizes = [(one["what"], one["axes"]) for one in record["figures"]]
+    assert ("a pass", {"images": 30}) in sizes and ("a step", {"vocabulary": 50}) in sizes
+    assert len(sizes) == 2 * 3 + 3 * 2
+    assert (tmp_path / "scale.png").stat().st_size > 10_000
+
+
+def test_a_line_is_straight_and_a_square_is_not() -> None:
+    x = [1.0, 2.0, 4.0, 8.0]
+    assert scale.bent(x, [3 + 2 * v for v in x]) < 1e-9
+    assert scale.bent(x, [v * v for v in x]) > scale.BENT
+
+
 def test_cases_are_the_experiments_settings() -> None:
     configs = Path(__file__).parents[2] / "configs"
     for case in ("neuraltalk", "neon", "nic"):
@@ -285,7 +310,7 @@ def test_collate_puts_the_longest_first() -> None:
         (lambda: schema.LstmBenchmark(dtypes=["float33"]), "float32"),
         (lambda: schema.LstmBenchmark(lengths=["equals"]), "did you mean 'equal'"),
         (lambda: schema.LstmBenchmark(backends=["auto"]), "reference, torch, padded, fused"),
-        (lambda: tiny("beam", plot="beam.png"), "plot draws suite=lstm alone"),
+        (lambda: tiny("beam", plot="beam.png"), "plot draws suite=lstm and suite=scale"),
         (lambda: schema.BeamBenchmark(images=0), "beam.images must be at least 1"),
     ],
 )

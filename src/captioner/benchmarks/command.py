@@ -18,6 +18,8 @@ from captioner.benchmarks.record import (
     format_record,
     make_record,
 )
+from captioner.benchmarks.scale import scale_suite
+from captioner.benchmarks.scale_plot import plot_scale
 from captioner.build import pick_device
 from captioner.config import BenchmarkConfig
 from captioner.files import write_json
@@ -35,7 +37,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     if config.out is not None:
         write_json(config.out, record)
     if config.plot is not None:
-        plot_lstm(record, config.plot)
+        (plot_lstm if config.suite == "lstm" else plot_scale)(record, config.plot)
     return record
 
 
@@ -51,6 +53,8 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
         return features_suite(**vars(config.features), **on_data)
     if config.suite == "epoch":
         return epoch_suite(**vars(config.epoch), **on_data)
+    if config.suite == "scale":
+        return scale_suite(**vars(config.scale), **on_data)
     if config.suite == "beam":
         return beam_suite(**vars(config.beam), **on_data)
     return lstm_suite(**vars(config.lstm), **on_data)

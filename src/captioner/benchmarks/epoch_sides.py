@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from captioner.benchmarks.workload import build_vocabulary, captioned_images, ra
 from captioner.build import build_captioner
 from captioner.config import DecoderConfig
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
+from captioner.data.feature_store import FeatureStore
 from captioner.image_features import CachedFeatures
 from captioner.models.captioner import Captioner
 from captioner.training.memory import keep_freed_memory
@@ -40,13 +42,19 @@ PARTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The data of all sides: `images` of Flickr8k in `data_root`, or as many drawn ones."""
+    """The data of all sides: `images` of Flickr8k in `data_root`, or as many drawn ones.
+
+    features: an .npy file [at least images, 1, F], memory-mapped; None draws them. vocabulary: at
+    least so many words, of which the captions may not have all.
+    """
 
     images: int
     feature_dim: int
     data_root: str | None
     seed: int
     device: torch.device
+    features: str | None = None
+    vocabulary: int = 0
 
 
 def build_side(name: str, workload: Workload, settings: StepSettings) -> Side:
@@ -71,8 +79,12 @@ class Parts:
         self.workload, self.settings = workload, settings
         images = captioned_images(workload.images, data_root=workload.data_root, seed=workload.seed)
         vocabulary = build_vocabulary(images)
-        self.vocab_size = len(vocabulary)
-        self.store = random_features(images, workload.feature_dim, seed=workload.seed)
+        self.vocab_size = max(len(vocabulary), workload.vocabulary)
+        if workload.features is None:
+            self.store = random_features(images, workload.feature_dim, seed=workload.seed)
+        else:
+            mapped = np.load(workload.features, mmap_mode="r")[: len(images)]
+            self.store = FeatureStore([image.name for image in images], mapped)
         rows = self.store.rows([image.name for image in images])
         self.dataset = CaptionDataset(
             images,

@@ -64,6 +64,25 @@ class EpochBenchmark:
 
 
 @dataclass
+class ScaleBenchmark:
+    """suite=scale: the values of each size, the others staying at LSTM 256, batch 100 and 6,000
+    images; from an eighth of Flickr8k to as many images as COCO has."""
+
+    images: list[int] = field(default_factory=lambda: [750, 1500, 3000, 6000, 24000, 113287])
+    batch_sizes: list[int] = field(default_factory=lambda: [25, 50, 100, 200])
+    vocabularies: list[int] = field(default_factory=lambda: [2560, 5120, 10240, 20480])
+    hidden_sizes: list[int] = field(default_factory=lambda: [128, 256, 512, 768])
+    feature_dim: int = 1280
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        for key in ("images", "batch_sizes", "vocabularies", "hidden_sizes"):
+            in_range(f"scale.{key}", min(getattr(self, key), default=0), 1)
+        for key in ("feature_dim", "steps"):
+            in_range(f"scale.{key}", getattr(self, key), 1)
+
+
+@dataclass
 class BeamBenchmark:
     """suite=beam: how many images, how many at once, and the model's hidden size."""
 

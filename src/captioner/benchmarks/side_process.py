@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from captioner.benchmarks.train_memory import peak_bytes
+from captioner.benchmarks.train_memory import own_bytes, peak_bytes
 from captioner.errors import CaptionerError
 
 
@@ -68,6 +68,10 @@ class SideProcess:
         """The process's largest resident memory so far."""
         return int(self._ask(("peak",)))
 
+    def own_bytes(self) -> int:
+        """What the process holds now, without files that are only mapped."""
+        return int(self._ask(("own",)))
+
     def _ask(self, question: tuple[Any, ...]) -> Any:
         try:
             self._connection.send(question)
@@ -101,7 +105,8 @@ def _serve(
             if question[0] == "steps":
                 connection.send(_timed(side, question[1], device))
             else:
-                connection.send(side.losses if question[0] == "losses" else peak_bytes())
+                answers = {"losses": lambda: side.losses, "peak": peak_bytes, "own": own_bytes}
+                connection.send(answers[question[0]]())
     except EOFError:
         return
     except Exception:
