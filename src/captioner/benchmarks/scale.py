@@ -17,7 +17,7 @@ import torch
 
 from captioner.benchmarks.epoch_settings import StepSettings
 from captioner.benchmarks.epoch_sides import Workload, build_side
-from captioner.benchmarks.record import Figure, Requirement, SuiteResult
+from captioner.benchmarks.record import Axes, Figure, Requirement, SuiteResult
 from captioner.benchmarks.side_process import SideProcess
 from captioner.benchmarks.timing import Spread, shown
 from captioner.benchmarks.workload import CAPTIONS_EACH
@@ -98,11 +98,12 @@ def _point(axis: str, value: int, base: Workload) -> tuple[Workload, StepSetting
         return replace(base, images=value), BASE
     if axis == "vocabulary":
         return replace(base, vocabulary=value), BASE
-    return base, replace(BASE, **{axis: value})
+    changed: dict[str, Any] = {axis: value}
+    return base, replace(BASE, **changed)
 
 
 def _add(result: SuiteResult, axis: str, value: int, step: Spread, memory: int) -> None:
-    axes = {axis: value}
+    axes: Axes = {axis: value}
     result.figures.append(Figure("a step", axis, "ms", step.map(lambda s: 1e3 * s), axes))
     if axis == "images":
         batches = -(-value * CAPTIONS_EACH // BASE.batch_size)
@@ -134,7 +135,7 @@ def bent(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def _work(axis: str, axes: Mapping[str, Any]) -> float:
-    """What a step should grow with: the size itself, or for H its products, which have H squared."""
+    """What a step grows with: the size itself, or for H its products, which have H squared."""
     value = float(axes[axis])
     if axis != "hidden_size":
         return value

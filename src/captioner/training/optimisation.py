@@ -44,9 +44,9 @@ class FusedRMSprop(torch.optim.RMSprop):
                     "square_avg": torch.zeros_like(parameter),
                 }
             self.state[parameter]["step"] += 1
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         late = torch.full((), self.LATE, device=parameters[0].device)
-        torch._fused_adam_(  # type: ignore[attr-defined]
+        torch._fused_adam_(
             parameters, gradients, gradients, [self.state[p]["square_avg"] for p in parameters],
             [], [late] * len(parameters), lr=group["lr"], beta1=0.0, beta2=group["alpha"],
             weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,

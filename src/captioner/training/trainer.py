@@ -269,7 +269,7 @@ class Trainer:
             with span("copy to the device"):
                 batch = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
-                loss = self.model.loss(
+                loss: Tensor = self.model.loss(  # type: ignore[operator]
                     *batch.model_inputs, batch.targets, label_smoothing=settings.label_smoothing
                 )
             with span("embedding and image, backward"):
