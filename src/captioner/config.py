@@ -21,14 +21,18 @@ from captioner.benchmarks.schema import (
 )
 from captioner.checks import in_range, one_of, positive
 from captioner.data.prepare import IMAGES_URL, TEXT_URL
+from captioner.data.text_codec import UNITS
 from captioner.data.vocabulary import RARE
 from captioner.errors import ConfigError
 from captioner.models.captioner import FEATURE_NORMS
+from captioner.models.rnn import RNN_KINDS
 from captioner.ops import BACKENDS
 from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 
 SPLITS = ("train", "dev", "test")
-ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features")
+ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
+TEXT_SOURCES = ("path", "python", "tiny_shakespeare")
+TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
 SUITES = ("features", "train", "beam", "lstm")
 
 
@@ -111,6 +115,38 @@ class FolderData(DataConfig):
 
 
 @dataclass
+class TextData(DataConfig):
+    """Text for a language model, with no pictures: encoder=none.
+
+    source: path (a UTF-8 file, or a folder: its files named train, valid and test, or else whatever
+    matches pattern, each a document), python (the standard library's own source), or
+    tiny_shakespeare (at path, or downloaded). unit: character, byte or word, of which
+    vocabulary.min_count keeps the frequent. The fractions are the shares of the dev and test splits
+    where files do not say; seed deals out a folder's files.
+    """
+
+    kind: str = "text"
+    source: str = "path"
+    path: str | None = None
+    unit: str = "character"
+    pattern: str = "*.txt"
+    dev_fraction: float = 0.1
+    test_fraction: float = 0.0
+    seed: int = 0
+    cache_dir: str = ".cache/text"
+
+    def __post_init__(self) -> None:
+        one_of("data.source", self.source, TEXT_SOURCES)
+        one_of("data.unit", self.unit, UNITS)
+        in_range("data.dev_fraction", self.dev_fraction, 0.001, 0.9)
+        in_range("data.test_fraction", self.test_fraction, 0, 0.9)
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ConfigError("data.dev_fraction + data.test_fraction must leave some for training")
+        if self.source == "path" and not self.path:
+            raise ConfigError("data.path must name a text file or a folder of them")
+
+
+@dataclass
 class VocabularyConfig:
     """Which words are kept and how long a training caption may be (in words)."""
 
@@ -128,8 +164,8 @@ class VocabularyConfig:
 class EncoderConfig:
     """The picture network.
 
-    kind: torchvision, timm, efficientnet_lite, plain (for small pictures) or features (your own, in
-    `path`). weights: torchvision, timm or registry (the kind's own), random, or a file. output:
+    kind: torchvision, timm, efficientnet_lite, plain (for small pictures), features (your own, in
+    `path`), or none for a language model of text alone. weights: torchvision, timm or registry (the kind's own), random, or a file. output:
     pooled or grid; grid_size pools the grid to that side. size: the side in pixels; resize: the
     short side before the centre crop, or squash for the whole picture; null takes the network's
     own. train_from: a stage's name trains it and all after it with learning rate lr; null freezes
@@ -165,6 +201,17 @@ class EncoderConfig:
         in_range("encoder.workers", self.workers, 0)
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
+
+
+@dataclass
+class RnnConfig:
+    """The recurrent layers: lstm, gru or rnn_tanh; variational_dropout keeps a sequence's mask."""
+
+    kind: str = "lstm"
+    variational_dropout: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("rnn.kind", self.kind, RNN_KINDS)
 
 
 @dataclass
@@ -239,13 +286,16 @@ class TrainerConfig:
     """The loop; see training/trainer.py.
 
     batch_size counts captions, or with batch_by=picture pictures with all their captions, which a
-    trained encoder then computes once. precision is float32 or bf16 (autocast). workers are
+    trained encoder then computes once; of a text, streams that are read side by side, `window`
+    tokens a step, and an epoch is `epoch_windows` windows (null: the whole text). precision is float32 or bf16 (autocast). workers are
     processes that read pictures for a trained encoder, where these are too many to stay in memory.
     """
 
     epochs: int = 10
     batch_size: int = 64
     batch_by: str = "caption"
+    window: int = 64
+    epoch_windows: int | None = None
     accumulation: int = 1
     label_smoothing: float = 0.0
     precision: str = "float32"
@@ -259,16 +309,18 @@ class TrainerConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "accumulation", "patience", "checkpoint_steps"):
+        for key in (
+            "epochs", "batch_size", "window", "epoch_windows", "accumulation", "patience",
+            "checkpoint_steps", "log_steps",
+        ):  # fmt: skip
             in_range(f"trainer.{key}", getattr(self, key), 1)
-        in_range("trainer.log_steps", self.log_steps, 1)
         in_range("trainer.label_smoothing", self.label_smoothing, 0, 0.999)
         in_range("trainer.workers", self.workers, 0)
         in_range("trainer.shown_pictures", self.shown_pictures, 0)
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
         one_of("trainer.precision", self.precision, ("float32", "bf16"))
-        metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "perplexity")
+        metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", *TEXT_METRICS)
         one_of("trainer.best_metric", self.best_metric, metrics)
 
 
@@ -344,6 +396,7 @@ class TrainConfig(RunConfig):
     data: Any = MISSING
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     encoder: EncoderConfig = MISSING
+    rnn: RnnConfig = field(default_factory=RnnConfig)
     decoder: DecoderConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
@@ -351,6 +404,7 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_text()
         trained = self.encoder.train_from is not None
         if trained and self.decoder.feature_norm == "standardise":
             raise ConfigError(
@@ -359,6 +413,20 @@ class TrainConfig(RunConfig):
             )
         if trained and self.encoder.kind == "features":
             raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")
+
+    def _check_text(self) -> None:
+        """What a language model of text alone cannot have, and a captioner must."""
+        text = isinstance(self.data, TextData)
+        if text != (self.encoder.kind == "none"):
+            raise ConfigError(
+                f"text goes with encoder=none and pictures with another, got data.kind="
+                f"{self.data.kind} and encoder.kind={self.encoder.kind}"
+            )
+        if text and self.trainer.best_metric not in TEXT_METRICS:
+            raise ConfigError(
+                f"trainer.best_metric must be one of {', '.join(TEXT_METRICS)} for text, got "
+                f"{self.trainer.best_metric!r}"
+            )
 
 
 @dataclass
@@ -452,6 +520,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "karpathy": KarpathyData,
         "coco": CocoData,
         "folder": FolderData,
+        "text": TextData,
     },
     "encoder": {"base": EncoderConfig},
     "decoder": {"base": DecoderConfig},

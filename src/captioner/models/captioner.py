@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.models.encoder import Encoder
-from captioner.models.language_model import LanguageModel
-from captioner.models.lstm import State
+from captioner.models.language_model import LanguageModel, State
 
 FEATURE_NORMS = ("standardise", "l2", "none")
 
@@ -76,8 +75,8 @@ class Captioner(nn.Module):
         prefix = self.embed_images(images)
         if len(image_rows) >= 2 * prefix.shape[1]:
             # Batches by picture: each image is read once, and its captions go on from that state.
-            h, c = self.language_model.read(prefix)[1]
-            state = (h.index_select(1, image_rows), c.index_select(1, image_rows))
+            read = self.language_model.read(prefix)[1]
+            state = tuple(one.index_select(1, image_rows) for one in read)
             return self.language_model(token_ids, batch_sizes, state=state)[0]
         prefix = prefix.index_select(1, image_rows)
         return self.language_model(token_ids, batch_sizes, prefix=prefix)[0]
