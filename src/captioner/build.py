@@ -103,13 +103,21 @@ def _load_coco(config: schema.CocoData) -> CaptionData:
 
 
 def load_text(
-    config: schema.TextData, *, min_count: int, vocabulary: Vocabulary | None = None
+    config: schema.TextData,
+    *,
+    min_count: int,
+    vocabulary: Vocabulary | None = None,
+    whole: bool = False,
 ) -> TextCorpus:
-    """The encoded text of a data configuration; `vocabulary` is a trained model's own."""
+    """The encoded text of a data configuration; `vocabulary` is a trained model's own.
+
+    `whole` makes one split "all" of it.
+    """
     shares: dict[str, Any] = {
-        "dev_fraction": config.dev_fraction, "test_fraction": config.test_fraction,
+        "dev_fraction": 0.0 if whole else config.dev_fraction,
+        "test_fraction": 0.0 if whole else config.test_fraction,
         "seed": config.seed,
-    }  # fmt: skip
+    }
     name = config.source
     if config.source == "python":
         splits = python_library(**shares)
@@ -122,6 +130,8 @@ def load_text(
         splits = find_text(
             path, pattern=config.pattern, whole_lines=config.unit == "word", **shares
         )
+    if whole:
+        splits = {"all": [document for documents in splits.values() for document in documents]}
     corpus = encode_corpus(
         splits,
         name=name,

@@ -433,6 +433,8 @@ class TrainConfig(RunConfig):
 class EvaluateConfig(RunConfig):
     """scripts/evaluate.py: a checkpoint on a split, or anybody's results file.
 
+    A language model of text is scored on `split` of its data or of data=text (all: the whole of
+    it); page: an HTML file that shows how unexpected each of the first page_tokens tokens was.
     out: the folder of a checkpoint's scores, or the file of a results file's; subset allows results
     for only some of the annotated images; brevity_penalty=false is neuraltalk's and neon's BLEU.
     """
@@ -446,9 +448,12 @@ class EvaluateConfig(RunConfig):
     out: str | None = None
     subset: bool = False
     brevity_penalty: bool = True
+    page: str | None = None
+    page_tokens: int = 20000
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        in_range("page_tokens", self.page_tokens, 1)
         files = (self.results, self.references)
         if self.checkpoint is None and None in files:
             raise ConfigError(
@@ -466,6 +471,35 @@ class CaptionConfig(RunConfig):
     images: Any = MISSING
     decode: DecodeConfig = MISSING
     out: str | None = None
+
+
+@dataclass
+class SampleConfig(RunConfig):
+    """scripts/sample.py: n texts of at most `length` tokens after `prompt`, up to the text `stop`.
+
+    top_k, top_p: draw among the likeliest only; out: a JSON file of them all.
+    """
+
+    checkpoint: str = MISSING
+    prompt: str = ""
+    length: int = 600
+    n: int = 1
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: str | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("length", "n", "top_k"):
+            in_range(key, getattr(self, key), 1)
+        positive("temperature", self.temperature)
+        positive("top_p", self.top_p)
+        in_range("top_p", self.top_p, 0, 1)
+        if self.stop == "":
+            raise ConfigError("stop must be a text of one character or more, or null")
 
 
 @dataclass
@@ -532,6 +566,7 @@ COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "caption": CaptionConfig,
+    "sample": SampleConfig,
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,
 }
