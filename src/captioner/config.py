@@ -18,6 +18,7 @@ from captioner.benchmarks.schema import (
     FeaturesBenchmark,
     LstmBenchmark,
     TrainBenchmark,
+    WindowsBenchmark,
 )
 from captioner.checks import in_range, one_of, positive
 from captioner.data.prepare import IMAGES_URL, TEXT_URL
@@ -33,7 +34,7 @@ SPLITS = ("train", "dev", "test")
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
 TEXT_SOURCES = ("path", "python", "tiny_shakespeare")
 TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
-SUITES = ("features", "train", "beam", "lstm")
+SUITES = ("features", "train", "beam", "lstm", "windows")
 
 
 @dataclass
@@ -537,6 +538,7 @@ class BenchmarkConfig(RunConfig):
     train: TrainBenchmark = field(default_factory=TrainBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
+    windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
 
     def __post_init__(self) -> None:
         super().__post_init__()

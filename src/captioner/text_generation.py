@@ -111,7 +111,8 @@ class TextGenerator:
                 shown = texts[row].add(token)
                 if listener is not None and shown:
                     listener(row, shown)
-            return torch.tensor([texts[row].stopped for row in rows.tolist()], device=rows.device)
+            stopped = [texts[row].stopped for row in rows.tolist()]
+            return torch.tensor(stopped, dtype=torch.bool, device=rows.device)
 
         device = self.model.embedding.weight.device
         with self.model.tabulated():

@@ -18,6 +18,7 @@ from captioner.benchmarks.record import (
     make_record,
 )
 from captioner.benchmarks.train import train_suite
+from captioner.benchmarks.windows import windows_suite
 from captioner.build import pick_device
 from captioner.config import BenchmarkConfig
 from captioner.files import write_json
@@ -53,4 +54,6 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
         return train_suite(**vars(config.train), **on_data)
     if config.suite == "beam":
         return beam_suite(**vars(config.beam), **on_data)
+    if config.suite == "windows":
+        return windows_suite(**vars(config.windows), **every)
     return lstm_suite(**vars(config.lstm), **on_data)

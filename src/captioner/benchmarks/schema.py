@@ -102,3 +102,19 @@ class LstmBenchmark:
         ):  # fmt: skip
             for value in getattr(self, key):
                 one_of(f"lstm.{key}", value, choices)
+
+
+@dataclass
+class WindowsBenchmark:
+    """suite=windows: streams, tokens a window, and the LSTM's sizes."""
+
+    batch_sizes: list[int] = field(default_factory=lambda: [64])
+    window: int = 64
+    hidden_sizes: list[int] = field(default_factory=lambda: [512])
+    num_layers: int = 2
+
+    def __post_init__(self) -> None:
+        for key in ("window", "num_layers"):
+            in_range(f"windows.{key}", getattr(self, key), 1)
+        for key in ("hidden_sizes", "batch_sizes"):
+            in_range(f"windows.{key}", min(getattr(self, key), default=0), 1)

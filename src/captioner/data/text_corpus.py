@@ -80,9 +80,7 @@ def encode_corpus(
     key = _fingerprint(splits, unit, min_count, vocabulary)
     folder = Path(cache_dir) / key
     if not (folder / "text.json").exists():
-        vocabulary = vocabulary or build_vocabulary(
-            splits["train"], unit=unit, min_count=min_count
-        )
+        vocabulary = vocabulary or build_vocabulary(splits["train"], unit=unit, min_count=min_count)
         codec = TextCodec(unit, vocabulary)
         dtype = np.min_scalar_type(len(vocabulary) - 1)
         found = {s: _write(folder / f"{s}.bin", d, codec, dtype) for s, d in splits.items()}
