@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from captioner.benchmarks.schema import (
     BeamBenchmark,
     FeaturesBenchmark,
+    KindsBenchmark,
     LstmBenchmark,
     TrainBenchmark,
     WindowsBenchmark,
@@ -34,7 +35,7 @@ SPLITS = ("train", "dev", "test")
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
 TEXT_SOURCES = ("path", "python", "tiny_shakespeare")
 TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
-SUITES = ("features", "train", "beam", "lstm", "windows")
+SUITES = ("features", "train", "beam", "lstm", "windows", "kinds")
 
 
 @dataclass
@@ -539,6 +540,7 @@ class BenchmarkConfig(RunConfig):
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
     windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
+    kinds: KindsBenchmark = field(default_factory=KindsBenchmark)
 
     def __post_init__(self) -> None:
         super().__post_init__()

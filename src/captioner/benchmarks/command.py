@@ -8,6 +8,7 @@ import torch
 
 from captioner.benchmarks.beam import beam_suite
 from captioner.benchmarks.features import features_suite
+from captioner.benchmarks.kinds import kinds_suite
 from captioner.benchmarks.lstm import lstm_suite
 from captioner.benchmarks.lstm_plot import import_pyplot, plot_lstm
 from captioner.benchmarks.lstm_table import format_lstm
@@ -56,4 +57,6 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
         return beam_suite(**vars(config.beam), **on_data)
     if config.suite == "windows":
         return windows_suite(**vars(config.windows), **every)
+    if config.suite == "kinds":
+        return kinds_suite(**vars(config.kinds))
     return lstm_suite(**vars(config.lstm), **on_data)
