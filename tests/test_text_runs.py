@@ -19,7 +19,7 @@ from captioner.training.checkpoint import load_checkpoint
 from captioner.training.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-WORDS = "the cat sat on a mat and saw what it had seen before".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "what", "it", "had", "seen"]
 
 
 def write_text(path: Path, lines: int = 120) -> Path:
@@ -140,7 +140,7 @@ def test_any_text_can_be_scored_and_shown(checkpoint: Path, tmp_path: Path) -> N
     assert "&lt;unk&gt;" in html and "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n" in html
     with pytest.raises(DataError, match="no split 'test'; the splits there are: train, dev"):
         evaluate(checkpoint, "split=test")
-    with pytest.raises(ConfigError, match="data must be text too, got data.kind=scenes"):
+    with pytest.raises(ConfigError, match=r"data must be text too, got data\.kind=scenes"):
         evaluate(checkpoint, "data=scenes")
 
 

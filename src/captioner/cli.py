@@ -49,7 +49,7 @@ def run_command(
 
 
 def _quoted(argument: str, keys: Sequence[str]) -> str:
-    """A text for one of `keys`, in the quotes that Hydra's grammar asks for, nothing interpolated."""
+    """A text for one of `keys` in the quotes that Hydra asks for, nothing in it interpolated."""
     key, equals, text = argument.partition("=")
     if key not in keys or not equals or re.fullmatch(r"(?s)(['\"]).*\1", text):
         return argument

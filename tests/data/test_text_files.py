@@ -85,7 +85,8 @@ def test_a_folder_is_dealt_out_in_whole_files(tmp_path: Path) -> None:
     splits = find_text(tmp_path, pattern="*.txt", dev_fraction=0.1, test_fraction=0.2)
     names = {s: [d.path.name for d in documents] for s, documents in splits.items()}
     assert [len(names[s]) for s in ("train", "dev", "test")] == [28, 4, 8]
-    assert sorted(sum(names.values(), [])) == [f"{k:02}.txt" for k in range(40)]
+    everything = [name for part in names.values() for name in part]
+    assert sorted(everything) == [f"{k:02}.txt" for k in range(40)]
     assert names["dev"] != [f"{k:02}.txt" for k in range(36, 40)]  # drawn, not the last
     other = find_text(tmp_path, pattern="*.txt", dev_fraction=0.1, test_fraction=0.2, seed=1)
     assert [d.path.name for d in other["dev"]] != names["dev"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,7 @@ def by_loop(tokens: Tensor, fresh: bool) -> list[tuple[list[int], list[int], int
     expected = []
     for stream, row in enumerate(tokens.tolist()):
         pieces: list[tuple[list[int], list[int], int]] = []
-        for t, (token, following) in enumerate(zip(row, row[1:], strict=False)):
+        for t, (token, following) in enumerate(pairwise(row)):
             if token == BOS or t == 0:
                 pieces.append(([], [], -1 if fresh or token == BOS or t else stream))
             pieces[-1][0].append(token)
@@ -71,7 +73,7 @@ def test_windows_read_every_token_of_every_stream_once() -> None:
             for mine, new in zip(read.setdefault(number, [[], [], []]), streams, strict=True):
                 mine.extend(new)
     for streams in read.values():
-        whole = sum(streams, [])
+        whole = [token for stream in streams for token in stream]
         assert whole == list(range(whole[0], whole[0] + 3 * windows.length))
     assert read[0][0][0] != read[1][0][0]  # each pass is cut elsewhere
     assert 3 * windows.length >= 1000 - 2 * 7 - 3

@@ -6,7 +6,7 @@ size, L layers, D directions (2 when bidirectional).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ class LSTM(nn.LSTM):
         self,
         data: Tensor,  # [U, E]
         batch_sizes: Tensor,  # [T] int64 on the CPU
-        state: State | None = None,
+        state: Sequence[Tensor] | None = None,  # h and c, each [L * D, B, H]
         *,
         input_rows: Tensor | None = None,  # [N] int64
         between: Callable[[Tensor], Tensor] | None = None,
@@ -118,7 +118,7 @@ class LSTM(nn.LSTM):
         return F.linear(data, weight_ih, bias_ih + bias_hh)
 
     @torch.no_grad()
-    def step(self, sums: Tensor, rows: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, sums: Tensor, rows: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         """One step of decoding: output [B, H] and the state, each [L, B, H]; no gradients.
 
         Sequence b reads row rows[b] of `sums` [U, 4H] as `project` gives it: the first layer then

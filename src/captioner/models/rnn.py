@@ -54,11 +54,11 @@ class _Packed(nn.RNNBase):
         return output
 
 
-class GRU(_Packed, nn.GRU):  # type: ignore[misc]
+class GRU(_Packed, nn.GRU):
     """torch.nn.GRU (Cho et al. 2014; its reset gate acts on the product) over packed rows."""
 
 
-class RNN(_Packed, nn.RNN):  # type: ignore[misc]
+class RNN(_Packed, nn.RNN):
     """torch.nn.RNN with tanh (Elman 1990) over packed rows."""
 
 
