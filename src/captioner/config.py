@@ -170,10 +170,10 @@ class EncoderConfig:
     `path`), or none for a language model of text alone. weights: torchvision, timm or registry (the
     kind's own), random, or a file. output: pooled or grid; grid_size pools the grid to that side.
     size: the side in pixels; resize: the short side before the centre crop, or squash for the whole
-    picture; null takes the network's
-    own. train_from: a stage's name trains it and all after it with learning rate lr; null freezes
-    the network and caches its features in cache_dir, batch_size pictures at a time. workers:
-    processes that read pictures for a GPU; on a CPU each thread reads its own.
+    picture; null takes the network's own. train_from: a stage's name trains it and all after it
+    with learning rate lr; null freezes the network and caches its features in cache_dir, batch_size
+    pictures at a time. workers: processes that read pictures for a GPU; on a CPU each thread reads
+    its own.
     """
 
     kind: str = MISSING
@@ -291,7 +291,8 @@ class TrainerConfig:
     batch_size counts captions, or with batch_by=picture pictures with all their captions, which a
     trained encoder then computes once; of a text, streams that are read side by side, `window`
     tokens a step, and an epoch is `epoch_windows` windows (null: the whole text).
-    precision is float32 or bf16 (autocast). workers are processes that read pictures for a trained encoder, where these are too many to stay in memory.
+    precision is float32 or bf16 (autocast). workers are processes that read pictures for a trained
+    encoder, where these are too many to stay in memory.
     """
 
     epochs: int = 10

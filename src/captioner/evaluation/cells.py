@@ -14,6 +14,8 @@ from torch import Tensor
 from captioner.data.text_codec import TextCodec
 from captioner.models.language_model import LanguageModel, State
 
+_DARKEST = 0.65  # black letters stay legible
+
 
 @torch.inference_mode()
 def cell_states(model: LanguageModel, codec: TextCodec, text: str) -> Tensor:
@@ -88,7 +90,8 @@ def draw_text(axes: Any, text: str, values: Tensor, *, width: int = 80, title: s
         if character == "\n" or column == width:
             row, column = row + 1, 0
         if character != "\n":
-            colour = (1, 1 - value, 1 - value) if value > 0 else (1 + value, 1 + value, 1)
+            light = 1 - _DARKEST * abs(value)
+            colour = (1.0, light, light) if value > 0 else (light, light, 1.0)
             axes.add_patch(_square(column, row, colour))
             axes.text(column + 0.5, row + 0.5, character, family="monospace", size=7,
                       ha="center", va="center")  # fmt: skip
