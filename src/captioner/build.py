@@ -17,8 +17,6 @@ from captioner.data.flickr8k import load_flickr8k
 from captioner.data.folder import load_folder
 from captioner.data.karpathy import load_karpathy
 from captioner.data.scenes import draw_scenes, load_scene_truth
-from captioner.data.text_corpus import TextCorpus, encode_corpus
-from captioner.data.text_files import find_text, python_library, tiny_shakespeare
 from captioner.data.vocabulary import Vocabulary
 from captioner.decoding import beam_search, greedy, sample
 from captioner.errors import ConfigError
@@ -100,48 +98,6 @@ def _load_coco(config: schema.CocoData) -> CaptionData:
     if config.test_annotations is not None and config.test_images is not None:
         annotations["test"], images["test"] = config.test_annotations, config.test_images
     return load_coco(annotations, images)
-
-
-def load_text(
-    config: schema.TextData,
-    *,
-    min_count: int,
-    vocabulary: Vocabulary | None = None,
-    whole: bool = False,
-) -> TextCorpus:
-    """The encoded text of a data configuration; `vocabulary` is a trained model's own.
-
-    `whole` makes one split "all" of it.
-    """
-    shares: dict[str, Any] = {
-        "dev_fraction": 0.0 if whole else config.dev_fraction,
-        "test_fraction": 0.0 if whole else config.test_fraction,
-        "seed": config.seed,
-    }
-    name = config.source
-    if config.source == "python":
-        splits = python_library(**shares)
-    else:
-        path: Any = config.path
-        if config.source == "tiny_shakespeare":
-            path = tiny_shakespeare(config.path, cache_dir=config.cache_dir)
-        else:
-            name = str(path)
-        splits = find_text(
-            path, pattern=config.pattern, whole_lines=config.unit == "word", **shares
-        )
-    if whole:
-        splits = {"all": [document for documents in splits.values() for document in documents]}
-    corpus = encode_corpus(
-        splits,
-        name=name,
-        unit=config.unit,
-        min_count=min_count,
-        cache_dir=config.cache_dir,
-        vocabulary=vocabulary,
-    )
-    log.info("data: %s", corpus.summary())
-    return corpus
 
 
 def scene_metrics(images: Sequence[CaptionedImage]) -> ExtraMetrics:

@@ -13,13 +13,18 @@ import torch
 
 from captioner import __version__
 from captioner import config as schema
-from captioner.build import load_text, pick_device
+from captioner.build import pick_device
 from captioner.data.text_codec import TextCodec
 from captioner.errors import ConfigError
 from captioner.evaluation.surprise import write_surprise_page
 from captioner.files import write_json
 from captioner.text_generation import Listener, Sample, TextGenerator
-from captioner.text_runs import TrainedLanguageModel, load_language_model, text_validator
+from captioner.text_runs import (
+    TrainedLanguageModel,
+    load_language_model,
+    load_text,
+    text_validator,
+)
 from captioner.text_validation import stream_losses
 
 log = logging.getLogger(__name__)

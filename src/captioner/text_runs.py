@@ -7,6 +7,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,14 +15,14 @@ from captioner import config as schema
 from captioner.build import (
     build_language_model,
     build_optimizer,
-    load_text,
     name_backend,
     pick_device,
     trainer_settings,
 )
 from captioner.data.dataset import make_loader
 from captioner.data.text_codec import TextCodec
-from captioner.data.text_corpus import TextCorpus
+from captioner.data.text_corpus import TextCorpus, encode_corpus
+from captioner.data.text_files import find_text, python_library, tiny_shakespeare
 from captioner.data.vocabulary import Vocabulary
 from captioner.data.windows import TextWindows, WindowOrder
 from captioner.errors import CheckpointError
@@ -75,6 +76,48 @@ def build_text_trainer(config: schema.TrainConfig) -> Trainer:
     if config.resume:
         trainer.resume()
     return trainer
+
+
+def load_text(
+    config: schema.TextData,
+    *,
+    min_count: int,
+    vocabulary: Vocabulary | None = None,
+    whole: bool = False,
+) -> TextCorpus:
+    """The encoded text of a data configuration; `vocabulary` is a trained model's own.
+
+    `whole` makes one split "all" of it.
+    """
+    shares: dict[str, Any] = {
+        "dev_fraction": 0.0 if whole else config.dev_fraction,
+        "test_fraction": 0.0 if whole else config.test_fraction,
+        "seed": config.seed,
+    }
+    name = config.source
+    if config.source == "python":
+        splits = python_library(**shares)
+    else:
+        path: Any = config.path
+        if config.source == "tiny_shakespeare":
+            path = tiny_shakespeare(config.path, cache_dir=config.cache_dir)
+        else:
+            name = str(path)
+        splits = find_text(
+            path, pattern=config.pattern, whole_lines=config.unit == "word", **shares
+        )
+    if whole:
+        splits = {"all": [document for documents in splits.values() for document in documents]}
+    corpus = encode_corpus(
+        splits,
+        name=name,
+        unit=config.unit,
+        min_count=min_count,
+        cache_dir=config.cache_dir,
+        vocabulary=vocabulary,
+    )
+    log.info("data: %s", corpus.summary())
+    return corpus
 
 
 def text_validator(model: LanguageModel, corpus: TextCorpus, split: str) -> TextValidator:
