@@ -1,4 +1,4 @@
-"""Score captions: of a checkpoint on a split, or of anybody's COCO-format results file."""
+"""Score a checkpoint, captioner or language model, or anybody's COCO-format results file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from captioner.cli import run_command
 from captioner.commands import evaluate_checkpoint
 from captioner.config import EvaluateConfig
 from captioner.evaluation.scores import score_files
+from captioner.text_commands import evaluate_text
+from captioner.text_runs import is_language_model
+from captioner.training.checkpoint import load_checkpoint
 
 
 def main(config: EvaluateConfig) -> None:
     """Print the figures; scores.json holds them with their protocol."""
-    if config.checkpoint is not None:
+    if config.checkpoint is not None and is_language_model(load_checkpoint(config.checkpoint)):
+        scores = evaluate_text(config)
+    elif config.checkpoint is not None:
         scores = evaluate_checkpoint(config).scores
     else:
         scores = score_files(

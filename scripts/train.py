@@ -1,4 +1,4 @@
-"""Train a captioner: `train.py experiment=nic_flickr8k data.root=/path/to/flickr8k`."""
+"""Train a captioner or a language model: `train.py experiment=nic_flickr8k data.root=...`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def main(config: TrainConfig) -> None:
             f"stopped; nothing finished is lost. Go on with the same command and "
             f"run_dir={config.run_dir} resume=true"
         ) from None
-    best = max(history, key=lambda figures: figures["BLEU-4"])
-    print(
-        f"best BLEU-4 {best['BLEU-4']:.2f} in epoch {best['epoch']:.0f}; {config.run_dir}/best.pt"
-    )
+    name = config.trainer.best_metric
+    pick = min if trainer.settings.lower_is_better else max
+    best = pick(history, key=lambda figures: figures[name])
+    print(f"best {name} {best[name]:.4g} in epoch {best['epoch']:.0f}; {config.run_dir}/best.pt")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from captioner import config as schema
-from captioner.build import build_captioner, build_decoder, build_optimizer, trainer_settings
+from captioner.build import (
+    build_captioner,
+    build_decoder,
+    build_language_model,
+    build_optimizer,
+    trainer_settings,
+)
 from captioner.cli import compose_config
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
@@ -31,6 +38,11 @@ NEEDED = {
     ],
     "data/folder": ["data.captions=a", "data.images=b"],
     "encoder/features": ["encoder.path=x"],
+    "data/text": ["data.path=x", "encoder=none", "trainer.best_metric=loss"],
+    "data/python_source": ["encoder=none", "trainer.best_metric=loss"],
+    "data/tiny_shakespeare": ["encoder=none", "trainer.best_metric=loss"],
+    "encoder/none": ["data=python_source", "trainer.best_metric=loss"],
+    "experiment/words": ["data.path=x"],
     "experiment/nic_flickr8k": ["data.root=x"],
     "experiment/neon_flickr8k": ["data.root=x"],
     "experiment/neuraltalk_flickr8k": ["data.root=x"],
@@ -55,7 +67,11 @@ def test_every_yaml_composes_and_builds(path: Path) -> None:
     config = compose(*overrides)
     assert isinstance(config, schema.TrainConfig)
     vocabulary = Vocabulary(["dog"], counts=[0, 0, 1, 1, 1])
-    model = build_captioner(config.decoder, vocab_size=5, feature_dim=3)
+    model: nn.Module
+    if isinstance(config.data, schema.TextData):
+        model = build_language_model(config.decoder, vocab_size=5, rnn=config.rnn)
+    else:
+        model = build_captioner(config.decoder, vocab_size=5, feature_dim=3, rnn=config.rnn)
     assert build_optimizer(config, model).param_groups
     assert trainer_settings(config).epochs == config.trainer.epochs
     assert callable(build_decoder(config.decode, vocabulary))
@@ -66,6 +82,7 @@ def test_every_command_composes(name: str) -> None:
     needed = {
         "evaluate": ["checkpoint=x"],
         "caption": ["checkpoint=x", "images=y"],
+        "sample": ["checkpoint=x"],
         "benchmark": ["suite=epoch"],
     }
     config = compose(*needed.get(name, []), name=name)
@@ -112,6 +129,11 @@ def test_experiments_carry_the_published_settings() -> None:
         (["decoder.tie_embeddings=true", "decoder.hidden_size=8"], ["tie_embeddings", "and 8"]),
         (["decoder.feature_norm=standardise"], ["feature_norm", "train_from=stage1"]),
         (["encoder.resize=crop"], ["encoder.resize", "'crop'"]),
+        (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
+        (["encoder=none"], ["encoder=none", "data.kind=scenes"]),
+        (["data=text", "encoder=none"], ["data.path", "a text file"]),
+        (["data=python_source", "encoder=none"], ["trainer.best_metric", "loss", "'BLEU-4'"]),
+        (["data=python_source", "data.unit=letter"], ["data.unit", "'letter'", "character"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
@@ -120,6 +142,12 @@ def test_wrong_configuration_is_refused_by_name(overrides: list[str], expected: 
         compose(*overrides)
     for part in expected:
         assert part in str(error.value)
+
+
+def test_every_experiment_begins_with_the_command_that_runs_it() -> None:
+    for path in (CONFIGS / "experiment").glob("*.yaml"):
+        head = path.read_text().splitlines()[:2]
+        assert head[1].startswith(f"# python scripts/train.py experiment={path.stem}"), path
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from captioner import config as schema
 from captioner.data.captions import CaptionData, CaptionedImage
@@ -28,6 +29,7 @@ from captioner.models.language_model import LanguageModel, initialise
 from captioner.models.plain_encoder import plain_encoder
 from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
+from captioner.ops import choose_backend
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.trainer import TrainerSettings
 from captioner.validation import ExtraMetrics
@@ -44,6 +46,16 @@ def pick_device(name: str) -> torch.device:
             f"device={name} asks for a GPU, and PyTorch sees none here; use device=cpu"
         )
     return torch.device(name)
+
+
+def name_backend(kind: str, requested: str, device: torch.device) -> None:
+    """Say who computes the LSTM, before any data is read; "auto" itself says it, and why."""
+    if kind != "lstm":
+        log.info("%s on %s: torch's own", kind, device.type)
+        return
+    chosen = choose_backend(requested, device.type)
+    if requested != "auto":
+        log.info("LSTM backend on %s: %s", device.type, chosen)
 
 
 # -- data ---------------------------------------------------------------------------------------
@@ -152,15 +164,19 @@ def image_features(
 # -- model and decoder --------------------------------------------------------------------------
 
 
-def build_captioner(
-    config: schema.DecoderConfig,
-    *,
-    vocab_size: int,
-    feature_dim: int,
-    encoder: Encoder | None = None,
-) -> Captioner:
-    """The captioner with its own layers initialised as the configuration says."""
-    language_model = LanguageModel(
+def build_language_model(
+    config: schema.DecoderConfig, *, vocab_size: int, rnn: schema.RnnConfig
+) -> LanguageModel:
+    """A language model with nothing in front, initialised as the configuration says."""
+    model = _language_model(config, vocab_size, rnn)
+    _initialise(model, config)
+    return model
+
+
+def _language_model(
+    config: schema.DecoderConfig, vocab_size: int, rnn: schema.RnnConfig
+) -> LanguageModel:
+    return LanguageModel(
         vocab_size=vocab_size,
         embedding_dim=config.embedding_dim,
         hidden_size=config.hidden_size,
@@ -170,7 +186,25 @@ def build_captioner(
         layer_dropout=config.layer_dropout,
         tie_embeddings=config.tie_embeddings,
         backend=config.backend,
+        kind=rnn.kind,
+        variational=rnn.variational_dropout,
     )
+
+
+def _initialise(part: nn.Module, config: schema.DecoderConfig) -> None:
+    initialise(part, scheme=config.init, scale=config.init_scale, forget_bias=config.forget_bias)
+
+
+def build_captioner(
+    config: schema.DecoderConfig,
+    *,
+    vocab_size: int,
+    feature_dim: int,
+    encoder: Encoder | None = None,
+    rnn: schema.RnnConfig | None = None,
+) -> Captioner:
+    """The captioner, its own layers initialised as configured; `rnn` None is an LSTM."""
+    language_model = _language_model(config, vocab_size, rnn or schema.RnnConfig())
     norm = config.feature_norm
     if norm == "auto":
         norm = "none" if encoder is not None else "standardise"
@@ -182,9 +216,7 @@ def build_captioner(
         encoder=encoder,
     )
     for part in (model.image_projection, language_model):
-        initialise(
-            part, scheme=config.init, scale=config.init_scale, forget_bias=config.forget_bias
-        )
+        _initialise(part, config)
     return model
 
 
@@ -234,7 +266,7 @@ def build_decoder(config: schema.DecodeConfig, vocabulary: Vocabulary) -> Decode
 # -- training -----------------------------------------------------------------------------------
 
 
-def build_optimizer(config: schema.TrainConfig, model: Captioner) -> torch.optim.Optimizer:
+def build_optimizer(config: schema.TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over the trainable parameters; the encoder may have a rate of its own."""
     settings = config.optimizer
     groups = parameter_groups(
@@ -264,7 +296,7 @@ def trainer_settings(config: schema.TrainConfig) -> TrainerSettings:
         warmup_steps=config.optimizer.warmup_steps,
         bf16=config.trainer.precision == "bf16",
         best_metric=config.trainer.best_metric,
-        lower_is_better=config.trainer.best_metric == "perplexity",
+        lower_is_better=config.trainer.best_metric in schema.TEXT_METRICS,
         patience=config.trainer.patience,
         checkpoint_minutes=config.trainer.checkpoint_minutes,
         checkpoint_steps=config.trainer.checkpoint_steps,

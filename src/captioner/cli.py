@@ -24,13 +24,16 @@ from captioner.errors import CaptionerError, ConfigError
 log = logging.getLogger(__name__)
 
 
-def run_command(task: Callable[[Any], None], *, name: str, configs: Path) -> None:
+def run_command(
+    task: Callable[[Any], None], *, name: str, configs: Path, literal: Sequence[str] = ()
+) -> None:
     """Run `task` with the configuration `configs/<name>.yaml` and the command line's overrides.
 
     What the user can mend ends in a message on standard error and exit status 1, what is wrong with
     the configuration itself in status 2, an interruption in 130; never in a traceback, unless
-    CAPTIONER_TRACEBACK=1.
+    CAPTIONER_TRACEBACK=1. The keys in `literal` take any text as it is, without Hydra's quotes.
     """
+    sys.argv = [sys.argv[0], *(_quoted(argument, literal) for argument in sys.argv[1:])]
     register_schemas()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
 
@@ -43,6 +46,16 @@ def run_command(task: Callable[[Any], None], *, name: str, configs: Path) -> Non
 
     with _one_sentence(name):
         hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
+
+
+def _quoted(argument: str, keys: Sequence[str]) -> str:
+    """A text for one of `keys` in the quotes that Hydra asks for, nothing in it interpolated."""
+    key, equals, text = argument.partition("=")
+    if key not in keys or not equals or re.fullmatch(r"(?s)(['\"]).*\1", text):
+        return argument
+    # Backslashes only escape before a quote, and there at the end of the text too.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return f"{key}='" + escaped.replace("${", "\\${") + "'"
 
 
 def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -> Any:

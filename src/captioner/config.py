@@ -17,20 +17,26 @@ from captioner.benchmarks.schema import (
     BeamBenchmark,
     EpochBenchmark,
     FeaturesBenchmark,
+    KindsBenchmark,
     LstmBenchmark,
     ScaleBenchmark,
+    WindowsBenchmark,
 )
 from captioner.checks import in_range, one_of, positive
 from captioner.data.prepare import IMAGES_URL, TEXT_URL
+from captioner.data.text_codec import UNITS
 from captioner.data.vocabulary import RARE
 from captioner.errors import ConfigError
 from captioner.models.captioner import FEATURE_NORMS
+from captioner.models.rnn import RNN_KINDS
 from captioner.ops import BACKENDS
 from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 
 SPLITS = ("train", "dev", "test")
-ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features")
-SUITES = ("features", "epoch", "scale", "beam", "lstm")
+ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
+TEXT_SOURCES = ("path", "python", "tiny_shakespeare")
+TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
+SUITES = ("features", "epoch", "scale", "beam", "lstm", "windows", "kinds")
 
 
 @dataclass
@@ -112,6 +118,38 @@ class FolderData(DataConfig):
 
 
 @dataclass
+class TextData(DataConfig):
+    """Text for a language model, with no pictures: encoder=none.
+
+    source: path (a UTF-8 file, or a folder: its files named train, valid and test, or else whatever
+    matches pattern, each a document), python (the standard library's own source), or
+    tiny_shakespeare (at path, or downloaded). unit: character, byte or word, of which
+    vocabulary.min_count keeps the frequent. The fractions are the shares of the dev and test splits
+    where files do not say; seed deals out a folder's files.
+    """
+
+    kind: str = "text"
+    source: str = "path"
+    path: str | None = None
+    unit: str = "character"
+    pattern: str = "*.txt"
+    dev_fraction: float = 0.1
+    test_fraction: float = 0.0
+    seed: int = 0
+    cache_dir: str = ".cache/text"
+
+    def __post_init__(self) -> None:
+        one_of("data.source", self.source, TEXT_SOURCES)
+        one_of("data.unit", self.unit, UNITS)
+        in_range("data.dev_fraction", self.dev_fraction, 0.001, 0.9)
+        in_range("data.test_fraction", self.test_fraction, 0, 0.9)
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ConfigError("data.dev_fraction + data.test_fraction must leave some for training")
+        if self.source == "path" and not self.path:
+            raise ConfigError("data.path must name a text file or a folder of them")
+
+
+@dataclass
 class VocabularyConfig:
     """Which words are kept and how long a training caption may be (in words)."""
 
@@ -129,13 +167,14 @@ class VocabularyConfig:
 class EncoderConfig:
     """The picture network.
 
-    kind: torchvision, timm, efficientnet_lite, plain (for small pictures) or features (your own, in
-    `path`). weights: torchvision, timm or registry (the kind's own), random, or a file. output:
-    pooled or grid; grid_size pools the grid to that side. size: the side in pixels; resize: the
-    short side before the centre crop, or squash for the whole picture; null takes the network's
-    own. train_from: a stage's name trains it and all after it with learning rate lr; null freezes
-    the network and caches its features in cache_dir, batch_size pictures at a time. workers:
-    processes that read pictures for a GPU; on a CPU each thread reads its own.
+    kind: torchvision, timm, efficientnet_lite, plain (for small pictures), features (your own, in
+    `path`), or none for a language model of text alone. weights: torchvision, timm or registry (the
+    kind's own), random, or a file. output: pooled or grid; grid_size pools the grid to that side.
+    size: the side in pixels; resize: the short side before the centre crop, or squash for the whole
+    picture; null takes the network's own. train_from: a stage's name trains it and all after it
+    with learning rate lr; null freezes the network and caches its features in cache_dir, batch_size
+    pictures at a time. workers: processes that read pictures for a GPU; on a CPU each thread reads
+    its own.
     """
 
     kind: str = MISSING
@@ -166,6 +205,17 @@ class EncoderConfig:
         in_range("encoder.workers", self.workers, 0)
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
+
+
+@dataclass
+class RnnConfig:
+    """The recurrent layers: lstm, gru or rnn_tanh; variational_dropout keeps a sequence's mask."""
+
+    kind: str = "lstm"
+    variational_dropout: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("rnn.kind", self.kind, RNN_KINDS)
 
 
 @dataclass
@@ -240,14 +290,18 @@ class TrainerConfig:
     """The loop; see training/trainer.py.
 
     batch_size counts captions, or with batch_by=picture pictures with all their captions, which a
-    trained encoder then computes once. precision is float32 or bf16 (autocast). workers are
-    processes that read pictures for a trained encoder, where these are too many to stay in memory.
-    profile writes trace.json, five steps for Perfetto.
+    trained encoder then computes once; of a text, streams that are read side by side, `window`
+    tokens a step, and an epoch is `epoch_windows` windows (null: the whole text).
+    precision is float32 or bf16 (autocast). workers are processes that read pictures for a trained
+    encoder, where these are too many to stay in memory. profile writes trace.json, five steps for
+    Perfetto.
     """
 
     epochs: int = 10
     batch_size: int = 64
     batch_by: str = "caption"
+    window: int = 64
+    epoch_windows: int | None = None
     accumulation: int = 1
     label_smoothing: float = 0.0
     precision: str = "float32"
@@ -262,16 +316,18 @@ class TrainerConfig:
     profile: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "accumulation", "patience", "checkpoint_steps"):
+        for key in (
+            "epochs", "batch_size", "window", "epoch_windows", "accumulation", "patience",
+            "checkpoint_steps", "log_steps",
+        ):  # fmt: skip
             in_range(f"trainer.{key}", getattr(self, key), 1)
-        in_range("trainer.log_steps", self.log_steps, 1)
         in_range("trainer.label_smoothing", self.label_smoothing, 0, 0.999)
         in_range("trainer.workers", self.workers, 0)
         in_range("trainer.shown_pictures", self.shown_pictures, 0)
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
         one_of("trainer.precision", self.precision, ("float32", "bf16"))
-        metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "perplexity")
+        metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", *TEXT_METRICS)
         one_of("trainer.best_metric", self.best_metric, metrics)
 
 
@@ -347,6 +403,7 @@ class TrainConfig(RunConfig):
     data: Any = MISSING
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     encoder: EncoderConfig = MISSING
+    rnn: RnnConfig = field(default_factory=RnnConfig)
     decoder: DecoderConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
@@ -354,6 +411,7 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_text()
         trained = self.encoder.train_from is not None
         if trained and self.decoder.feature_norm == "standardise":
             raise ConfigError(
@@ -363,11 +421,27 @@ class TrainConfig(RunConfig):
         if trained and self.encoder.kind == "features":
             raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")
 
+    def _check_text(self) -> None:
+        """What a language model of text alone cannot have, and a captioner must."""
+        text = isinstance(self.data, TextData)
+        if text != (self.encoder.kind == "none"):
+            raise ConfigError(
+                f"text goes with encoder=none and pictures with another, got data.kind="
+                f"{self.data.kind} and encoder.kind={self.encoder.kind}"
+            )
+        if text and self.trainer.best_metric not in TEXT_METRICS:
+            raise ConfigError(
+                f"trainer.best_metric must be one of {', '.join(TEXT_METRICS)} for text, got "
+                f"{self.trainer.best_metric!r}"
+            )
+
 
 @dataclass
 class EvaluateConfig(RunConfig):
     """scripts/evaluate.py: a checkpoint on a split, or anybody's results file.
 
+    A language model of text is scored on `split` of its data or of data=text (all: the whole of
+    it); page: an HTML file that shows how unexpected each of the first page_tokens tokens was.
     out: the folder of a checkpoint's scores, or the file of a results file's; subset allows results
     for only some of the annotated images; brevity_penalty=false is neuraltalk's and neon's BLEU.
     """
@@ -381,9 +455,12 @@ class EvaluateConfig(RunConfig):
     out: str | None = None
     subset: bool = False
     brevity_penalty: bool = True
+    page: str | None = None
+    page_tokens: int = 20000
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        in_range("page_tokens", self.page_tokens, 1)
         files = (self.results, self.references)
         if self.checkpoint is None and None in files:
             raise ConfigError(
@@ -401,6 +478,35 @@ class CaptionConfig(RunConfig):
     images: Any = MISSING
     decode: DecodeConfig = MISSING
     out: str | None = None
+
+
+@dataclass
+class SampleConfig(RunConfig):
+    """scripts/sample.py: n texts of at most `length` tokens after `prompt`, up to the text `stop`.
+
+    top_k, top_p: draw among the likeliest only; out: a JSON file of them all.
+    """
+
+    checkpoint: str = MISSING
+    prompt: str = ""
+    length: int = 600
+    n: int = 1
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: str | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("length", "n", "top_k"):
+            in_range(key, getattr(self, key), 1)
+        positive("temperature", self.temperature)
+        positive("top_p", self.top_p)
+        in_range("top_p", self.top_p, 0, 1)
+        if self.stop == "":
+            raise ConfigError("stop must be a text of one character or more, or null")
 
 
 @dataclass
@@ -439,6 +545,8 @@ class BenchmarkConfig(RunConfig):
     scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
+    windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
+    kinds: KindsBenchmark = field(default_factory=KindsBenchmark)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -456,6 +564,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "karpathy": KarpathyData,
         "coco": CocoData,
         "folder": FolderData,
+        "text": TextData,
     },
     "encoder": {"base": EncoderConfig},
     "decoder": {"base": DecoderConfig},
@@ -467,6 +576,7 @@ COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "caption": CaptionConfig,
+    "sample": SampleConfig,
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,
 }

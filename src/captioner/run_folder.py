@@ -54,3 +54,11 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + key] = value
     return leaves
+
+
+def summary_writer(folder: Path) -> Any:
+    """The run's TensorBoard writer."""
+    # Imported late: it takes seconds, and only a training run needs it.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -19,6 +19,7 @@ from captioner.build import (
     build_optimizer,
     image_features,
     load_data,
+    name_backend,
     pick_device,
     scene_metrics,
     trainer_settings,
@@ -33,8 +34,8 @@ from captioner.generation import CaptionGenerator
 from captioner.image_features import CachedFeatures, ImageFeatures
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
-from captioner.ops import choose_backend
-from captioner.run_folder import claim_run_folder
+from captioner.run_folder import claim_run_folder, summary_writer
+from captioner.text_runs import build_text_trainer, is_language_model
 from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from captioner.training.memory import keep_freed_memory
 from captioner.training.trainer import Trainer
@@ -45,11 +46,13 @@ log = logging.getLogger(__name__)
 
 def build_trainer(config: schema.TrainConfig) -> Trainer:
     """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
+    if isinstance(config.data, schema.TextData):
+        return build_text_trainer(config)
     folder = Path(config.run_dir)
     resolved = dataclasses.asdict(config)
     claim_run_folder(folder, resolved, resume=config.resume)
     device = pick_device(config.device)
-    _name_backend(config.decoder.backend, device)
+    name_backend(config.rnn.kind, config.decoder.backend, device)
     if device.type == "cpu":
         keep_freed_memory()
 
@@ -70,7 +73,7 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     model = _new_captioner(config, vocabulary, features, datasets["train"].source).to(device)
     log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
 
-    writer = _summary_writer(folder)
+    writer = summary_writer(folder)
     validator = _build_validator(config, model, vocabulary, splits["dev"], datasets["dev"], writer)
     order = BatchOrder(
         len(datasets["train"]), batch_size=config.trainer.batch_size, seed=config.seed
@@ -96,13 +99,6 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     if config.resume:
         trainer.resume()
     return trainer
-
-
-def _name_backend(requested: str, device: torch.device) -> None:
-    """Say who computes the LSTM, before any data is read; "auto" itself says it, and why."""
-    chosen = choose_backend(requested, device.type)
-    if requested != "auto":
-        log.info("LSTM backend on %s: %s", device.type, chosen)
 
 
 def _reads_files(source: ImageSource) -> bool:
@@ -170,19 +166,13 @@ def _new_captioner(
         vocab_size=len(vocabulary),
         feature_dim=features.feature_dim(source),
         encoder=features.encoder if features.trained else None,
+        rnn=config.rnn,
     )
     if config.decoder.output_bias_from_counts:
         set_output_bias(model.language_model, vocabulary.counts)
     if model.feature_norm == "standardise" and isinstance(source, CachedFeatures):
         model.set_feature_statistics(*source.statistics())
     return model
-
-
-def _summary_writer(folder: Path) -> Any:
-    # Imported late: it takes seconds, and only a training run needs it.
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 @dataclass(frozen=True)
@@ -207,12 +197,15 @@ def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptione
     on is not the one that this machine has (other weights or another transform).
     """
     checkpoint = load_checkpoint(path)
+    if is_language_model(checkpoint):
+        raise CheckpointError(f"{path} is a language model of text: it captions no pictures")
     try:
         tree = json.loads(checkpoint.texts["config"])
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
         identity = json.loads(checkpoint.texts["encoder"])
         encoder_config = schema.EncoderConfig(**tree["encoder"])
         decoder_config = schema.DecoderConfig(**tree["decoder"])
+        rnn_config = schema.RnnConfig(**tree.get("rnn", {}))  # none in version 0.1.0
         data = schema.data_config(tree["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe a captioner: {error!r}") from error
@@ -231,6 +224,7 @@ def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptione
         vocab_size=len(vocabulary),
         feature_dim=identity["feature_dim"],
         encoder=features.encoder if trained else None,
+        rnn=rnn_config,
     )
     load_weights(model, checkpoint.model, source=str(path))
     return TrainedCaptioner(model.to(device).eval(), vocabulary, features, data, checkpoint)

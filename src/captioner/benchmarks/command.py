@@ -9,6 +9,7 @@ import torch
 from captioner.benchmarks.beam import beam_suite
 from captioner.benchmarks.epoch import epoch_suite
 from captioner.benchmarks.features import features_suite
+from captioner.benchmarks.kinds import kinds_suite
 from captioner.benchmarks.lstm import lstm_suite
 from captioner.benchmarks.lstm_plot import import_pyplot, plot_lstm
 from captioner.benchmarks.lstm_table import format_lstm
@@ -20,6 +21,7 @@ from captioner.benchmarks.record import (
 )
 from captioner.benchmarks.scale import scale_suite
 from captioner.benchmarks.scale_plot import plot_scale
+from captioner.benchmarks.windows import windows_suite
 from captioner.build import pick_device
 from captioner.config import BenchmarkConfig
 from captioner.files import write_json
@@ -57,4 +59,8 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
         return scale_suite(**vars(config.scale), **on_data)
     if config.suite == "beam":
         return beam_suite(**vars(config.beam), **on_data)
+    if config.suite == "windows":
+        return windows_suite(**vars(config.windows), **every)
+    if config.suite == "kinds":
+        return kinds_suite(**vars(config.kinds))
     return lstm_suite(**vars(config.lstm), **on_data)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from captioner.benchmarks.epoch_settings import CASES
 from captioner.benchmarks.lengths import DISTRIBUTIONS
-from captioner.checks import in_range, one_of
+from captioner.checks import in_range, one_of, positive
 from captioner.errors import ConfigError
 from captioner.ops import BACKENDS
 
@@ -118,3 +118,44 @@ class LstmBenchmark:
         ):  # fmt: skip
             for value in getattr(self, key):
                 one_of(f"lstm.{key}", value, choices)
+
+
+@dataclass
+class WindowsBenchmark:
+    """suite=windows: streams, tokens a window, and the LSTM's sizes."""
+
+    batch_sizes: list[int] = field(default_factory=lambda: [64])
+    window: int = 64
+    hidden_sizes: list[int] = field(default_factory=lambda: [512])
+    num_layers: int = 2
+
+    def __post_init__(self) -> None:
+        for key in ("window", "num_layers"):
+            in_range(f"windows.{key}", getattr(self, key), 1)
+        for key in ("hidden_sizes", "batch_sizes"):
+            in_range(f"windows.{key}", min(getattr(self, key), default=0), 1)
+
+
+@dataclass
+class KindsBenchmark:
+    """suite=kinds: minutes of training each; path: tiny Shakespeare, null downloads it; folder:
+    where the runs lie; hidden_size: the LSTM's, whose parameters all have."""
+
+    path: str | None = None
+    folder: str = "outputs/kinds"
+    hidden_size: int = 256
+    num_layers: int = 2
+    minutes: float = 5.0
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    lrs: list[float] = field(default_factory=lambda: [1e-3, 2e-3, 4e-3])
+    batch_size: int = 64
+    window: int = 64
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        for key in ("hidden_size", "num_layers", "batch_size", "window"):
+            in_range(f"kinds.{key}", getattr(self, key), 1)
+        positive("kinds.minutes", self.minutes)
+        in_range("kinds.dropout", self.dropout, 0, 0.999)
+        if not (self.seeds and self.lrs):
+            raise ConfigError("kinds.seeds and kinds.lrs must name one or more each")

@@ -139,7 +139,7 @@ class BatchOrder:
 
 
 def make_loader(
-    dataset: Dataset[CaptionBatch], order: BatchOrder, *, workers: int, pin_memory: bool = False
+    dataset: Dataset[Any], order: Any, *, workers: int, pin_memory: bool = False
 ) -> DataLoader[Any]:
     """A DataLoader over whole batches; with workers, reading and decoding overlap computation.
 

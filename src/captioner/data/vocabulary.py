@@ -1,4 +1,4 @@
-"""Words and their numbers, built from the training captions only."""
+"""Words and their numbers, built from the training split only."""
 
 from __future__ import annotations
 
@@ -40,11 +40,18 @@ class Vocabulary:
 
     @classmethod
     def build(
-        cls, captions: Iterable[Sequence[str]], *, min_count: int = 5, rare: str = "unk"
+        cls,
+        captions: Iterable[Iterable[str]],
+        *,
+        min_count: int = 5,
+        rare: str = "unk",
+        item: str = "word",
+        of: str = "captions",
     ) -> Vocabulary:
         """Keep every word seen at least `min_count` times; ties are ordered alphabetically.
 
-        Raises DataError when no word is left, telling the commonest word and its count.
+        Raises DataError when no word is left, telling the commonest and its count; `item` and `of`
+        are what it calls words and captions.
         """
         frequency: Counter[str] = Counter()
         number = 0
@@ -55,10 +62,12 @@ class Vocabulary:
         # Published corpora write <unk> themselves; it is no word of its own.
         kept = [(word, n) for word, n in ranked if n >= min_count and word not in SPECIAL]
         if not kept:
-            best = f"the commonest, {ranked[0][0]!r}, {ranked[0][1]} times" if ranked else "no word"
+            best = (
+                f"the commonest, {ranked[0][0]!r}, {ranked[0][1]} times" if ranked else f"no {item}"
+            )
             raise DataError(
-                f"the vocabulary is empty: no word occurs min_count={min_count} times in "
-                f"{number} training captions ({best})"
+                f"the vocabulary is empty: no {item} occurs min_count={min_count} times in "
+                f"{number} training {of} ({best})"
             )
         unknown = frequency.total() - sum(n for _, n in kept) if rare == "unk" else 0
         counts = [0, 0, number, unknown, *(count for _, count in kept)]

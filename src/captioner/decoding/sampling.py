@@ -7,7 +7,8 @@ max_length.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from captioner.decoding.hypothesis import (
 )
 from captioner.decoding.sequences import Sequences, length_norms, score_dtype
 
+Watch: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""watch(rows [M], tokens [M]) -> bool [M]: sees words as they are drawn, and stops their rows."""
+
 
 @torch.no_grad()
 def sample(
@@ -48,14 +52,15 @@ def sample(
     length_penalty: float = 1.0,
     banned: Sequence[int] = (),
     no_repeat_ngram: int = 0,
+    watch: Watch | None = None,
 ) -> list[list[Hypothesis]]:
     """Return `samples` independent sentences for each of the B images, the best scored first.
 
     What may follow is drawn in proportion to p ** (1 / temperature), among the `top_k` likeliest
     words (Fan et al. 2018) and of those the fewest that hold `top_p` of the probability (Holtzman
     et al. 2020). log_probs and score are the model's own, before temperature and filters. A
-    sentence closes without eos (`finished` False) at `max_length` words, or where nothing may
-    follow.
+    sentence closes without eos (`finished` False) at `max_length` words, where nothing may follow,
+    or where `watch`, called at every position, says so.
 
     The random numbers are all drawn at the start, image by image, from `generator` (torch's default
     CPU one when None; it may live on another device than the model): a seed on the CPU gives an
@@ -87,7 +92,10 @@ def sample(
         last = draw(weights, chances[running, position])
         moved = best > -math.inf
         _write(sequences, running[moved], position, last[moved], allowed[moved])
-        alive = (moved & (last != constraints.eos)).nonzero().squeeze(1)
+        moved &= last != constraints.eos
+        if watch is not None:
+            moved[moved.clone()] = ~watch(running[moved], last[moved])
+        alive = moved.nonzero().squeeze(1)
         if alive.numel() == 0:
             break
         if alive.numel() < running.numel():

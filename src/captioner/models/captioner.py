@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.models.encoder import Encoder
-from captioner.models.language_model import LanguageModel
-from captioner.models.lstm import State
+from captioner.models.language_model import LanguageModel, State
 from captioner.ops import dropout
 from captioner.spans import span
 
@@ -103,8 +102,8 @@ class Captioner(nn.Module):
         if len(image_rows) < 2 * prefix.shape[1]:
             return {"prefix": prefix.index_select(1, image_rows)}
         # Batches by picture: each image is read once, and its captions go on from that state.
-        h, c = self.language_model.read(prefix)[1]
-        return {"state": (h.index_select(1, image_rows), c.index_select(1, image_rows))}
+        read = self.language_model.read(prefix)[1]
+        return {"state": tuple(one.index_select(1, image_rows) for one in read)}
 
     def start(self, images: Tensor) -> State:
         """The language model's state after reading the images, where decoding begins."""

@@ -10,26 +10,31 @@ In the packed layout it is a concatenation: data = cat([prefix, words]), batch_s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioner.models.lstm import LSTM, State
+from captioner.models.lstm import LSTM
+from captioner.models.rnn import make_rnn
 from captioner.ops import dropout, linear_cross_entropy
 from captioner.spans import backward_ends, span
+
+State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
 
 LARGEST_TABLE = 2**25  # values that decoding may keep of words already multiplied
 
 
 class LanguageModel(nn.Module):
-    """Embedding, LSTM and a linear layer to the vocabulary.
+    """Embedding, recurrent layers and a linear layer to the vocabulary.
 
-    `input_dropout` acts on what the LSTM reads (prefix and words), `output_dropout` on what it
-    gives, `layer_dropout` between its layers. `tie_embeddings` shares the embedding with the output
-    layer and needs E = H; ValueError otherwise.
+    `kind` is lstm, gru or rnn_tanh; the state is (h, c), or (h,) where there is no cell.
+    `input_dropout` acts on what the recurrent layers read (prefix and words), `output_dropout` on
+    what they give, `layer_dropout` between them. With `variational` a sequence has one mask for all
+    its steps (Gal & Ghahramani 2016), not one a step. `tie_embeddings` shares the embedding with
+    the output layer and needs E = H; ValueError otherwise.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class LanguageModel(nn.Module):
         layer_dropout: float = 0.0,
         tie_embeddings: bool = False,
         backend: str = "auto",
+        kind: str = "lstm",
+        variational: bool = False,
     ) -> None:
         super().__init__()
         if tie_embeddings and embedding_dim != hidden_size:
@@ -52,7 +59,9 @@ class LanguageModel(nn.Module):
                 f"and {hidden_size}"
             )
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        self.lstm = LSTM(
+        # Named for what it is unless `kind` says otherwise: checkpoints know its weights so.
+        self.lstm = make_rnn(
+            kind,
             embedding_dim,
             hidden_size,
             num_layers,
@@ -63,6 +72,7 @@ class LanguageModel(nn.Module):
         if tie_embeddings:
             self.output.weight = self.embedding.weight
         self.input_dropout, self.output_dropout = input_dropout, output_dropout
+        self.variational, self.backend = variational, backend
         self._table: tuple[list[Tensor], Tensor] | None = None
         self._sums: Tensor | None = None
 
@@ -100,7 +110,7 @@ class LanguageModel(nn.Module):
                 self.output.bias,
                 targets,
                 label_smoothing=label_smoothing,
-                backend=self.lstm.backend,
+                backend=self.backend,
             )
         return loss, state
 
@@ -114,16 +124,21 @@ class LanguageModel(nn.Module):
         """What the output layer reads after each input token, [N, H], and the state at the end."""
         with span("embedding"):
             data, batch_sizes, rows, steps = self._read_words(token_ids, batch_sizes, prefix)
+            drop = self._dropout(batch_sizes)
+            data = drop(data, self.input_dropout)
         backward_ends("LSTM, backward", data)
         with span("LSTM"):
-            output, state = self.lstm.forward_packed(data, batch_sizes, state, input_rows=rows)
+            output, state = self.lstm.forward_packed(
+                data, batch_sizes, state, input_rows=rows,
+                between=lambda rows: drop(rows, self.lstm.dropout),
+            )  # fmt: skip
             words = output[steps * int(batch_sizes[0]) :]
-            return dropout(words, self.output_dropout, self.training), state
+            return drop(words, self.output_dropout), state
 
     def _read_words(
         self, token_ids: Tensor, batch_sizes: Tensor, prefix: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-        """The LSTM's input [U, E], batch_sizes [P + T], which row each token reads, and P."""
+        """The embeddings [U, E], batch_sizes [P + T], which row each token reads, and P."""
         rows = None
         if self._shares_words():
             token_ids, rows = token_ids.unique(return_inverse=True)
@@ -135,14 +150,17 @@ class LanguageModel(nn.Module):
             batch_sizes = torch.cat([torch.full((steps,), batch), batch_sizes])
             if rows is not None:
                 rows = torch.cat([torch.arange(steps * batch), rows + steps * batch])
-        return dropout(data, self.input_dropout, self.training), batch_sizes, rows, steps
+        return data, batch_sizes, rows, steps
 
     def read(self, embeddings: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after."""
         steps, batch = embeddings.shape[:2]
         sizes = torch.full((steps,), batch)
-        data = dropout(embeddings.flatten(0, 1), self.input_dropout, self.training)
-        output, state = self.lstm.forward_packed(data, sizes, state)
+        drop = self._dropout(sizes)
+        output, state = self.lstm.forward_packed(
+            drop(embeddings.flatten(0, 1), self.input_dropout), sizes, state,
+            between=lambda rows: drop(rows, self.lstm.dropout),
+        )  # fmt: skip
         return output.view(steps, batch, -1), state
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
@@ -151,7 +169,7 @@ class LanguageModel(nn.Module):
             output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
             output = output[0]
         else:
-            output, state = self.lstm.step(self._sums, token_ids, state)
+            output, state = self.lstm.step(self._sums, token_ids, state)  # type: ignore[operator]
         return F.log_softmax(self.output(output).float(), dim=-1), state
 
     @contextmanager
@@ -168,6 +186,20 @@ class LanguageModel(nn.Module):
             finally:
                 self._sums = None
 
+    def _dropout(self, batch_sizes: Tensor) -> Callable[[Tensor, float], Tensor]:
+        """Dropout of packed rows [N, ...], or the last of them: a mask a row, or a sequence."""
+        if not (self.training and self.variational):
+            return lambda rows, rate: dropout(rows, rate, self.training)
+        sequences = packed_sequences(batch_sizes).to(self.embedding.weight.device)
+
+        def drop(rows: Tensor, rate: float) -> Tensor:
+            if rate == 0:
+                return rows
+            masks = dropout(rows.new_ones(int(batch_sizes[0]), rows.shape[1]), rate, True)
+            return rows * masks[sequences[len(sequences) - len(rows) :]]
+
+        return drop
+
     def _shares_words(self) -> bool:
         """Whether equal words are read once: exact where the input has no dropout, and worth it on
         a CPU, where finding them costs less than it saves."""
@@ -176,7 +208,9 @@ class LanguageModel(nn.Module):
         return not dropped and device == "cpu" and not torch.compiler.is_compiling()
 
     def _word_sums(self) -> Tensor | None:
-        """Every word's embedding times the LSTM's first weights; None where that is too large."""
+        """Every word's embedding times the LSTM's first weights; None if too large or no LSTM."""
+        if not isinstance(self.lstm, LSTM):
+            return None
         if self.embedding.num_embeddings * 4 * self.lstm.hidden_size > LARGEST_TABLE:
             return None
         weights = [self.embedding.weight, *self.lstm.all_weights[0]]
@@ -186,6 +220,12 @@ class LanguageModel(nn.Module):
             copies = [weight.detach().clone() for weight in weights]
             self._table = (copies, self.lstm.project(self.embedding.weight))
         return self._table[1]
+
+
+def packed_sequences(batch_sizes: Tensor) -> Tensor:
+    """For every packed row the sequence it belongs to, [N] int64 on the CPU."""
+    offsets = batch_sizes.cumsum(0) - batch_sizes
+    return torch.arange(int(batch_sizes.sum())) - offsets.repeat_interleave(batch_sizes)
 
 
 def _equal(kept: Tensor, now: Tensor) -> bool:
@@ -208,7 +248,7 @@ def initialise(
         elif scheme == "uniform":
             parameter.uniform_(-scale, scale)
         elif "weight_hh" in name:
-            for gate in parameter.chunk(4):
+            for gate in parameter.split(parameter.shape[1]):
                 nn.init.orthogonal_(gate)
         else:
             nn.init.xavier_uniform_(parameter)

@@ -6,6 +6,7 @@ size, L layers, D directions (2 when bidirectional).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,15 +72,17 @@ class LSTM(nn.LSTM):
         self,
         data: Tensor,  # [U, E]
         batch_sizes: Tensor,  # [T] int64 on the CPU
-        state: State | None = None,
+        state: Sequence[Tensor] | None = None,  # h and c, each [L * D, B, H]
         *,
         input_rows: Tensor | None = None,  # [N] int64
+        between: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, State]:
         """All layers over packed rows: output [N, D * H], (hy, cy) each [L * D, B, H].
 
         `state` is in the packed order (longest sequence first). Token n reads row input_rows[n] of
         `data`, or row n where `input_rows` is not given: tokens that read the same row share its
-        product with the first layer's weights.
+        product with the first layer's weights. `between` changes the rows between two layers, in
+        the place of dropout.
         """
         hx, cx = self._initial_state(data, int(batch_sizes[0])) if state is None else state
         expected = (len(self.all_weights), int(batch_sizes[0]), self.hidden_size)
@@ -106,7 +109,7 @@ class LSTM(nn.LSTM):
             data = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]
             input_rows = None
             if layer < self.num_layers - 1:
-                data = F.dropout(data, self.dropout, self.training)
+                data = between(data) if between else F.dropout(data, self.dropout, self.training)
         return data, (torch.stack(h_out), torch.stack(c_out))
 
     def project(self, data: Tensor) -> Tensor:
@@ -115,7 +118,7 @@ class LSTM(nn.LSTM):
         return F.linear(data, weight_ih, bias_ih + bias_hh)
 
     @torch.no_grad()
-    def step(self, sums: Tensor, rows: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, sums: Tensor, rows: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         """One step of decoding: output [B, H] and the state, each [L, B, H]; no gradients.
 
         Sequence b reads row rows[b] of `sums` [U, 4H] as `project` gives it: the first layer then

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,17 @@ class Order(Protocol):
 
     def __len__(self) -> int:
         """Batches in an epoch."""
+
+
+@runtime_checkable
+class CarriesState(Protocol):
+    """A model that keeps a state from one batch to the next, which is no weight."""
+
+    def carried_state(self) -> list[Tensor]:
+        """What the next batch begins with."""
+
+    def load_carried_state(self, state: list[Tensor]) -> None:
+        """Go on from what `carried_state` gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +168,8 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(training["optimizer"])
             self.progress = Progress(**training["progress"])
+            if isinstance(self.model, CarriesState):
+                self.model.load_carried_state(training["carried_state"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         self.timing.resume(self.progress.epoch)
@@ -181,6 +194,8 @@ class Trainer:
             "progress": asdict(self.progress),
             "random_state": torch.get_rng_state(),
         }
+        if isinstance(self.model, CarriesState):
+            training["carried_state"] = self.model.carried_state()
         if self.device.type == "cuda":
             training["cuda_random_state"] = torch.cuda.get_rng_state(self.device)
         checkpoint = Checkpoint(self.model.state_dict(), self.texts, training=training)

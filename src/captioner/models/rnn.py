@@ -1,0 +1,81 @@
+"""Recurrent layers over packed rows that the language model can take in the LSTM's place.
+
+Shapes: B sequences, T longest length, N packed tokens, U rows of input, E input size, H hidden
+size, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captioner.models.lstm import LSTM
+
+Between = Callable[[Tensor], Tensor]
+
+
+class _Packed(nn.RNNBase):
+    """What torch's GRU and RNN share: all layers over packed rows, one call of ATen a layer."""
+
+    def forward_packed(
+        self,
+        data: Tensor,  # [U, E]
+        batch_sizes: Tensor,  # [T] int64 on the CPU
+        state: Sequence[Tensor] | None = None,  # h [L, B, H]
+        *,
+        input_rows: Tensor | None = None,  # [N] int64
+        between: Between | None = None,
+    ) -> tuple[Tensor, tuple[Tensor]]:
+        """Output [N, H] and the state (h [L, B, H],); arguments as `LSTM.forward_packed`."""
+        rows = data if input_rows is None else data[input_rows]
+        batch = int(batch_sizes[0])
+        hx = rows.new_zeros(self.num_layers, batch, self.hidden_size) if state is None else state[0]
+        last = []
+        for k in range(self.num_layers):
+            rows, hy = self._layer(rows, batch_sizes, hx[k : k + 1], self.all_weights[k])
+            last.append(hy)
+            if k < self.num_layers - 1:
+                rows = between(rows) if between else F.dropout(rows, self.dropout, self.training)
+        return rows, (torch.cat(last),)
+
+    def _layer(
+        self, rows: Tensor, batch_sizes: Tensor, hx: Tensor, weights: Any
+    ) -> tuple[Tensor, Tensor]:
+        # cuDNN refuses a backward of what did not run in training mode.
+        train = torch.is_grad_enabled()
+        call = torch._VF.gru if isinstance(self, nn.GRU) else torch._VF.rnn_tanh
+        output: tuple[Tensor, Tensor] = call(
+            rows, batch_sizes, hx.to(rows.dtype), weights, True, 1, 0.0, train, False
+        )
+        return output
+
+
+class GRU(_Packed, nn.GRU):
+    """torch.nn.GRU (Cho et al. 2014; its reset gate acts on the product) over packed rows."""
+
+
+class RNN(_Packed, nn.RNN):
+    """torch.nn.RNN with tanh (Elman 1990) over packed rows."""
+
+
+RNN_KINDS = ("lstm", "gru", "rnn_tanh")
+
+
+def make_rnn(
+    kind: str, input_size: int, hidden_size: int, num_layers: int, *, dropout: float, backend: str
+) -> LSTM | GRU | RNN:
+    """A recurrent network by its name; `backend` chooses who computes the LSTM.
+
+    ValueError for an unknown name.
+    """
+    if kind == "lstm":
+        return LSTM(input_size, hidden_size, num_layers, dropout=dropout, backend=backend)
+    if kind == "gru":
+        return GRU(input_size, hidden_size, num_layers, dropout=dropout)
+    if kind == "rnn_tanh":
+        return RNN(input_size, hidden_size, num_layers, dropout=dropout)
+    raise ValueError(f"kind must be one of {', '.join(RNN_KINDS)}, got {kind!r}")

@@ -1,0 +1,77 @@
+"""A language model with nothing in front, reading a stream window by window.
+
+Shapes: B streams, S packed sequences, T longest length, N packed tokens, V vocabulary, L layers,
+H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from captioner.models.language_model import LanguageModel
+
+
+class StreamModel(nn.Module):
+    """Truncated backpropagation through time: the state of a window's end begins the next one.
+
+    The state itself is carried over, its gradient is not (Williams & Peng 1990). It is no weight:
+    `carried_state` is what a resume needs besides the state_dict.
+    """
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self._state: tuple[Tensor, ...] = ()
+
+    def forward(
+        self,
+        inputs: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+        origins: Tensor,  # [S] the stream each sequence goes on from, -1 for none
+        handed_on: Tensor,  # [B] the sequence whose last state each stream keeps
+    ) -> Tensor:
+        """Logits [N, V] of the tokens that come next."""
+        logits, state = self.language_model(inputs, batch_sizes, state=self.begin(origins))
+        self.keep(state, handed_on)
+        return logits
+
+    def loss(
+        self,
+        inputs: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+        origins: Tensor,  # [S] the stream each sequence goes on from, -1 for none
+        handed_on: Tensor,  # [B] the sequence whose last state each stream keeps
+        targets: Tensor,  # [N] the token after each
+        *,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Summed cross-entropy of the targets in nats."""
+        loss, state = self.language_model.loss(
+            inputs, batch_sizes, targets, state=self.begin(origins),
+            label_smoothing=label_smoothing,
+        )  # fmt: skip
+        self.keep(state, handed_on)
+        return loss
+
+    def begin(self, origins: Tensor) -> tuple[Tensor, ...] | None:
+        """The state [L, S, H] that the sequences begin with; None while there is none."""
+        if not self._state:
+            return None
+        rows, goes_on = origins.clamp(min=0), (origins >= 0).unsqueeze(1)
+        return tuple(torch.where(goes_on, h.index_select(1, rows), 0.0) for h in self._state)
+
+    def keep(self, state: Sequence[Tensor], handed_on: Tensor) -> None:
+        """Take over the state [L, S, H] that a window ends with."""
+        self._state = tuple(h.detach().index_select(1, handed_on) for h in state)
+
+    def carried_state(self) -> list[Tensor]:
+        """The state of all streams, each tensor [L, B, H]; empty before the first window."""
+        return [*self._state]
+
+    def load_carried_state(self, state: Sequence[Tensor]) -> None:
+        """Go on from what `carried_state` gave."""
+        device = self.language_model.embedding.weight.device
+        self._state = tuple(h.to(device) for h in state)

@@ -1,0 +1,178 @@
+"""A language model's run from its configuration, and the model from its checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner import config as schema
+from captioner.build import (
+    build_language_model,
+    build_optimizer,
+    name_backend,
+    pick_device,
+    trainer_settings,
+)
+from captioner.data.dataset import make_loader
+from captioner.data.text_codec import TextCodec
+from captioner.data.text_corpus import TextCorpus, encode_corpus
+from captioner.data.text_files import find_text, python_library, tiny_shakespeare
+from captioner.data.vocabulary import Vocabulary
+from captioner.data.windows import TextWindows, WindowOrder
+from captioner.errors import CheckpointError
+from captioner.files import atomic_write
+from captioner.models.language_model import LanguageModel, set_output_bias
+from captioner.models.stream import StreamModel
+from captioner.run_folder import claim_run_folder, summary_writer
+from captioner.text_validation import TextValidator
+from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from captioner.training.memory import keep_freed_memory
+from captioner.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def build_text_trainer(config: schema.TrainConfig) -> Trainer:
+    """Everything of a language model's run, wired and, where there is one to resume, resumed."""
+    folder = Path(config.run_dir)
+    resolved = dataclasses.asdict(config)
+    claim_run_folder(folder, resolved, resume=config.resume)
+    device = pick_device(config.device)
+    name_backend(config.rnn.kind, config.decoder.backend, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+
+    corpus = load_text(config.data, min_count=config.vocabulary.min_count)
+    vocabulary = corpus.codec.vocabulary
+    with atomic_write(folder / "vocabulary.json", "w") as handle:
+        handle.write(vocabulary.to_json())
+    log.info("vocabulary: %d tokens", len(vocabulary))
+    windows = TextWindows(
+        corpus.split("train").tokens,
+        batch_size=config.trainer.batch_size,
+        window=config.trainer.window,
+        bos=vocabulary.bos,
+        seed=config.seed,
+    )
+    order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
+    model = StreamModel(_new_model(config, vocabulary)).to(device)
+    log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+    trainer = Trainer(
+        model=model,
+        optimizer=build_optimizer(config, model),
+        loader=make_loader(windows, order, workers=0, pin_memory=device.type == "cuda"),
+        order=order,
+        validate=text_validator(model.language_model, corpus, "dev"),
+        folder=folder,
+        settings=trainer_settings(config),
+        texts={"config": json.dumps(resolved), "vocabulary": vocabulary.to_json()},
+        device=device,
+        writer=summary_writer(folder),
+        show_progress=config.trainer.progress,
+    )
+    if config.resume:
+        trainer.resume()
+    return trainer
+
+
+def load_text(
+    config: schema.TextData,
+    *,
+    min_count: int,
+    vocabulary: Vocabulary | None = None,
+    whole: bool = False,
+) -> TextCorpus:
+    """The encoded text of a data configuration; `vocabulary` is a trained model's own.
+
+    `whole` makes one split "all" of it.
+    """
+    shares: dict[str, Any] = {
+        "dev_fraction": 0.0 if whole else config.dev_fraction,
+        "test_fraction": 0.0 if whole else config.test_fraction,
+        "seed": config.seed,
+    }
+    name = config.source
+    if config.source == "python":
+        splits = python_library(**shares)
+    else:
+        path: Any = config.path
+        if config.source == "tiny_shakespeare":
+            path = tiny_shakespeare(config.path, cache_dir=config.cache_dir)
+        else:
+            name = str(path)
+        splits = find_text(
+            path, pattern=config.pattern, whole_lines=config.unit == "word", **shares
+        )
+    if whole:
+        splits = {"all": [document for documents in splits.values() for document in documents]}
+    corpus = encode_corpus(
+        splits,
+        name=name,
+        unit=config.unit,
+        min_count=min_count,
+        cache_dir=config.cache_dir,
+        vocabulary=vocabulary,
+    )
+    log.info("data: %s", corpus.summary())
+    return corpus
+
+
+def text_validator(model: LanguageModel, corpus: TextCorpus, split: str) -> TextValidator:
+    """What scores `model` on a split of the text."""
+    codec = corpus.codec
+    return TextValidator(
+        model=model, stream=corpus.split(split), unit=codec.unit, bos=codec.vocabulary.bos
+    )
+
+
+def _new_model(config: schema.TrainConfig, vocabulary: Vocabulary) -> LanguageModel:
+    """A language model at its start: initialised from the seed, its output bias set."""
+    torch.manual_seed(config.seed)
+    model = build_language_model(config.decoder, vocab_size=len(vocabulary), rnn=config.rnn)
+    if config.decoder.output_bias_from_counts:
+        set_output_bias(model, vocabulary.counts)
+    return model
+
+
+@dataclass(frozen=True)
+class TrainedLanguageModel:
+    """A checkpoint made usable: the model, its way between text and tokens, its data."""
+
+    model: LanguageModel
+    codec: TextCodec
+    data: schema.TextData
+    min_count: int
+
+
+def is_language_model(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is of a model of text alone."""
+    try:
+        return bool(json.loads(checkpoint.texts["config"])["data"]["kind"] == "text")
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def load_language_model(path: Path | str, *, device: torch.device) -> TrainedLanguageModel:
+    """Rebuild a trained language model from its checkpoint alone; CheckpointError if it is none."""
+    checkpoint = load_checkpoint(path)
+    if not is_language_model(checkpoint):
+        raise CheckpointError(f"{path} is no language model of text (a captioner, perhaps)")
+    try:
+        tree = json.loads(checkpoint.texts["config"])
+        vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
+        decoder = schema.DecoderConfig(**tree["decoder"])
+        rnn = schema.RnnConfig(**tree["rnn"])
+        data = schema.TextData(**tree["data"])
+        min_count = int(tree["vocabulary"]["min_count"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not describe a language model: {error!r}") from error
+    model = StreamModel(build_language_model(decoder, vocab_size=len(vocabulary), rnn=rnn))
+    load_weights(model, checkpoint.model, source=str(path))
+    language_model = model.language_model.to(device).eval()
+    return TrainedLanguageModel(language_model, TextCodec(data.unit, vocabulary), data, min_count)
