@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 import unicodedata
 from functools import lru_cache
 
@@ -52,8 +53,13 @@ _CHARACTERS = str.maketrans(
 _WORD = r"[\w\u0300-\u036f\u0900-\u0963\u0966-\u0e7f]"
 # Symbols that Stanford's tokeniser knows; it drops all others, emoji among them.
 _SYMBOL = (
-    r"[!-/:-@\[-`{-~¡-©¬®-±´¶-¸¿×÷˂-˅՚-՟־״؆-،؛؞؟٪٭۔।॥‖‗‚„-‣‰-‸※‾-⁂⁄⁺-⁾₊-₎₤℀℁℃-℆℈℉№-℘℞-℣℧℮←-␦⒜-ⓩ─-❵➔-⯿、。〒・！-／"
-    r"：-＠［-｀｛-･￠￡￥￦]"
+    r"[!-/:-@\[-`{-~\u00a1-\u00a9\u00ac\u00ae-\u00b1\u00b4\u00b6-\u00b8\u00bf\u00d7\u00f7"
+    r"\u02c2-\u02c5\u055a-\u055f\u05be\u05f4\u0606-\u060c\u061b\u061e\u061f\u066a\u066d"
+    r"\u06d4\u0964\u0965\u2016\u2017\u201a\u201e-\u2023\u2030-\u2038\u203b\u203e-\u2042"
+    r"\u2044\u207a-\u207e\u208a-\u208e\u20a4\u2100\u2101\u2103-\u2106\u2108\u2109\u2116-"
+    r"\u2118\u211e-\u2123\u2127\u212e\u2190-\u2426\u249c-\u24e9\u2500-\u2775\u2794-\u2bff"
+    r"\u3001\u3002\u3012\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0"
+    r"\uffe1\uffe5\uffe6]"
 )
 _PARTS = re.compile(
     r"""
@@ -100,10 +106,10 @@ def _tokens(caption: str) -> list[str]:
     return [_BRACKETS.get(t, t) for t in _TOKEN.findall(_PARTS.sub(r"\g<0> ", caption))]
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=1 << 15)
 def coco_tokens(caption: str) -> tuple[str, ...]:
     """The words of a caption as coco-caption's scores count them, remembered for the next call."""
-    tokens = [token.lower() for token in _tokens(caption)]
+    tokens = [sys.intern(token.lower()) for token in _tokens(caption)]
     return tuple(token for token in tokens if token not in _COCO_PUNCTUATION)
 
 
