@@ -21,10 +21,14 @@ _TINY, _SMALL = 1e-15, 1e-9
 
 def bleu(corpus: Corpus, *, brevity_penalty: bool = True) -> list[Metric]:
     """BLEU-1 to BLEU-4 (0 to 100); without the penalty it is what neuraltalk and neon report."""
-    statistics = bleu_statistics(corpus)
+    return bleu_metrics(bleu_statistics(corpus), penalise=brevity_penalty)
+
+
+def bleu_metrics(statistics: Floats, *, penalise: bool) -> list[Metric]:
+    """BLEU-1 to BLEU-4 of statistics [I, 10]."""
     metrics = []
     for order in ORDERS:
-        combine = partial(_bleu, order=order, penalise=brevity_penalty)
+        combine = partial(_bleu, order=order, penalise=penalise)
         metrics.append(Metric(f"BLEU-{order}", combine(statistics), statistics, combine))
     return metrics
 

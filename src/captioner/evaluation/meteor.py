@@ -32,7 +32,11 @@ def meteor(
         words = normalise(hypothesis)
         of_each = [statistics(words, normalise(one), knowledge) for one in of_image]
         rows.append(of_each[int(np.argmax(score(np.stack(of_each))))])
-    table = np.stack(rows)
+    return meteor_metric(np.stack(rows))
+
+
+def meteor_metric(table: Floats) -> Metric:
+    """The metric of statistics [I, 6]."""
     return Metric("METEOR-py", 100 * score(table), table, lambda sums: 100 * score(sums))
 
 
@@ -44,35 +48,34 @@ def normalise(tokens: Sequence[str]) -> tuple[str, ...]:
 def statistics(
     hypothesis: Sequence[str], reference: Sequence[str], knowledge: WordMatches
 ) -> Floats:
-    """What adds up over images, [7]: weighted matches of both sides, their weighted lengths,
-    matched words of both, chunks; with the whole alignment in one piece counted as none."""
+    """What adds up over images, [6]: weighted matches of both sides, their weighted lengths,
+    matched words of both together, and chunks, of which two equal sentences have none."""
     matches = align(hypothesis, reference, knowledge) if hypothesis and reference else []
     mine, theirs = _weights(hypothesis, knowledge), _weights(reference, knowledge)
-    matched = sum(m.at_length for m in matches), sum(m.length for m in matches)
+    matched = sum(m.at_length + m.length for m in matches)
+    chunks = _chunks(matches)
+    if chunks == 1 and matched == len(hypothesis) + len(reference):
+        chunks = 0
     return np.array(
         [
             sum(WEIGHTS[m.module] * sum(mine[m.at : m.at + m.at_length]) for m in matches),
             sum(WEIGHTS[m.module] * sum(theirs[m.start : m.start + m.length]) for m in matches),
             sum(mine),
             sum(theirs),
-            sum(matched),
-            len(hypothesis) + len(reference),
-            _chunks(matches),
+            matched,
+            chunks,
         ]
     )
 
 
 def score(sums: Floats) -> Floats:
-    """The score, 0 to 1, of statistics [..., 7] of one image or summed over images."""
-    matches, reference_matches, length, reference_length, matched, words, chunks = np.moveaxis(
-        sums, -1, 0
-    )
+    """The score, 0 to 1, of statistics [..., 6] of one image or summed over images."""
+    matches, reference_matches, length, reference_length, matched, chunks = np.moveaxis(sums, -1, 0)
     precision = matches / np.maximum(length, 1e-300)
     recall = reference_matches / np.maximum(reference_length, 1e-300)
     both = ALPHA * precision + (1 - ALPHA) * recall
     mean = np.where(both > 0, precision * recall / np.where(both > 0, both, 1), 0)
     fragments = chunks / np.maximum(matched / 2, 0.5)
-    fragments = np.where((matched == words) & (chunks == 1), 0, fragments)
     return np.asarray(mean * (1 - GAMMA * fragments**BETA))
 
 
