@@ -23,6 +23,8 @@ from captioner.checks import in_range, one_of, positive
 from captioner.data.prepare import IMAGES_URL, TEXT_URL
 from captioner.data.vocabulary import RARE
 from captioner.errors import ConfigError
+from captioner.evaluation.metrics import FAST, METRICS
+from captioner.evaluation.protocol import PROTOCOLS
 from captioner.models.captioner import FEATURE_NORMS
 from captioner.ops import BACKENDS
 from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
@@ -268,7 +270,7 @@ class TrainerConfig:
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
         one_of("trainer.precision", self.precision, ("float32", "bf16"))
-        metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "perplexity")
+        metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "perplexity")
         one_of("trainer.best_metric", self.best_metric, metrics)
 
 
@@ -362,11 +364,37 @@ class TrainConfig(RunConfig):
 
 
 @dataclass
-class EvaluateConfig(RunConfig):
-    """scripts/evaluate.py: a checkpoint on a split, or anybody's results file.
+class ScoringConfig(RunConfig):
+    """How captions are scored. metrics: of evaluation.metrics.METRICS; METEOR and SPICE need Java.
 
-    out: the folder of a checkpoint's scores, or the file of a results file's; subset allows results
-    for only some of the annotated images; brevity_penalty=false is neuraltalk's and neon's BLEU.
+    brevity_penalty null is the protocol's own; samples: of the bootstrap, 0 for none;
+    document_frequencies: a saved table for CIDEr; report: pictures in report.html, 0 for none.
+    """
+
+    protocol: str = "coco"
+    brevity_penalty: bool | None = None
+    metrics: list[str] = field(default_factory=lambda: [*FAST, "METEOR-py"])
+    samples: int = 1000
+    document_frequencies: str | None = None
+    report: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("protocol", self.protocol, tuple(PROTOCOLS))
+        for name in self.metrics:
+            one_of("metrics", name, METRICS)
+        in_range("samples", self.samples, 0)
+        in_range("report", self.report, 0)
+
+
+@dataclass
+class EvaluateConfig(ScoringConfig):
+    """scripts/evaluate.py: a checkpoint on a split, anybody's results file, or people themselves.
+
+    out: the folder of a checkpoint's scores, or the file of the others'; subset allows results
+    for only some of the annotated images; human scores one reference against the others, of
+    `references` or of a split of `data`. sanity adds baselines and warnings, leakage also compares
+    all pictures with the training set's.
     """
 
     checkpoint: str | None = None
@@ -377,10 +405,16 @@ class EvaluateConfig(RunConfig):
     references: str | None = None
     out: str | None = None
     subset: bool = False
-    brevity_penalty: bool = True
+    human: bool = False
+    sanity: bool = True
+    leakage: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.human:
+            if (self.data is None) == (self.references is None):
+                raise ConfigError("human=true needs data=..., or references=FILE, one of the two")
+            return
         files = (self.results, self.references)
         if self.checkpoint is None and None in files:
             raise ConfigError(
@@ -388,6 +422,30 @@ class EvaluateConfig(RunConfig):
             )
         if self.checkpoint is not None and any(files):
             raise ConfigError("give evaluate.py either checkpoint=, or results= and references=")
+
+
+@dataclass
+class CompareConfig:
+    """scripts/compare.py: scored runs (folders or scores.json files); two are tested in pairs.
+
+    metric decides which images are shown as most different; report writes a page for two runs.
+    """
+
+    runs: list[str] = MISSING
+    metric: str = "CIDEr-D"
+    shown: int = 10
+    samples: int = 10000
+    seed: int = 0
+    out: str | None = None
+    report: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise ConfigError(f"compare.py needs two runs or more, got {len(self.runs)}")
+        in_range("samples", self.samples, 1)
+        in_range("shown", self.shown, 0)
+        if self.report is not None and len(self.runs) != 2:
+            raise ConfigError(f"report= shows two runs side by side, got {len(self.runs)}")
 
 
 @dataclass
@@ -462,6 +520,7 @@ GROUPS: dict[str, dict[str, type]] = {
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
     "caption": CaptionConfig,
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,

@@ -64,7 +64,7 @@ def _part_statistics(part: Corpus) -> Floats:
     matches = [_matches(part, image, order) for order in ORDERS]
     offered = [np.maximum(0, lengths - order + 1) for order in ORDERS]
     columns = [*matches, *offered, lengths, _closest(part, image)]
-    return np.stack(columns, axis=1).astype(np.float64)
+    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
 
 
 def _matches(part: Corpus, image: Ints, order: int) -> Floats:
@@ -78,7 +78,8 @@ def _matches(part: Corpus, image: Ints, order: int) -> Floats:
     most = np.maximum.reduceat(counted.references.count[by_entry], first)
     at, there = find(entries, mine)
     clipped = np.where(there, np.minimum(counted.hypotheses.count, most[at]), 0)
-    return np.bincount(counted.hypotheses.sentence, weights=clipped, minlength=len(part))
+    found = np.bincount(counted.hypotheses.sentence, weights=clipped, minlength=len(part))
+    return np.asarray(found, np.float64)
 
 
 def _closest(part: Corpus, image: Ints) -> Ints:

@@ -95,7 +95,7 @@ def cider(corpus: Corpus, table: DocumentFrequencies | None = None) -> list[Metr
     return [mean_metric("CIDEr-D", clipped), mean_metric("CIDEr-unclipped", plain)]
 
 
-# -- document frequencies: sorted keys, and how many images each is in ------------------------------
+# -- document frequencies: sorted keys, and how many images each is in --------------------------
 
 
 def _count(corpus: Corpus, order: int) -> tuple[Ints, Ints]:
@@ -153,12 +153,10 @@ def _keys_of(corpus: Corpus, words: Ints) -> tuple[Ints, np.ndarray]:
     return keys, possible
 
 
-# -- similarity -------------------------------------------------------------------------------------
+# -- similarity ---------------------------------------------------------------------------------
 
 
-def _similarity(
-    part: Corpus, order: int, images: int, frequencies: tuple[Ints, Ints]
-) -> Floats:
+def _similarity(part: Corpus, order: int, images: int, frequencies: tuple[Ints, Ints]) -> Floats:
     """Mean similarity of one order to an image's references, clipped and unclipped, [2, I]."""
     counted = count_ngrams(part, order)
     image = part.image_of_reference()

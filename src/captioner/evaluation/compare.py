@@ -123,7 +123,9 @@ def format_comparison(found: Comparison) -> str:
     """A table for the terminal."""
     lines = [f"a: {found.names[0]}", f"b: {found.names[1]}"]
     lines += [f"warning: {warning}" for warning in found.warnings]
-    lines.append(f"{'':16}{'a':>8}{'b':>8}{'b - a':>8}   {'95 %':^18}{'bootstrap':>10}{'random.':>9}")
+    lines.append(
+        f"{'':16}{'a':>8}{'b':>8}{'b - a':>8}   {'95 %':^18}{'bootstrap':>10}{'random.':>9}"
+    )
     for name, one in found.differences.items():
         a, b = found.values[name]
         bounds = f"[{one.low:+.2f}, {one.high:+.2f}]"

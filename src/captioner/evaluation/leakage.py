@@ -38,9 +38,9 @@ def find_leakage(pictures: Sequence[Path], training: Sequence[Path]) -> Leakage:
     same = [(path.name, other) for path in pictures for other in files.get(_sha256(path), ())]
     known, asked = _hashes(training), _hashes(pictures)
     near = [
-        (pictures[row].name, training[column].name)
+        (pictures[at + row].name, training[column].name)
         for at in range(0, len(asked), _ROWS)
-        for row, column in np.argwhere(_distances(asked[at : at + _ROWS], known) <= NEAR) + (at, 0)
+        for row, column in np.argwhere(_distances(asked[at : at + _ROWS], known) <= NEAR)
     ]
     return Leakage(tuple(same), tuple(pair for pair in near if pair not in set(same)))
 

@@ -132,9 +132,7 @@ def _find(
     if list(hypothesis) == list(reference):
         return options
     stems = {word: stem(word) for word in {*hypothesis, *reference}}
-    _pair(
-        options, "stem", hypothesis, reference, lambda a, b: a != b and stems[a] == stems[b]
-    )
+    _pair(options, "stem", hypothesis, reference, lambda a, b: a != b and stems[a] == stems[b])
     if "synonym" in knowledge.modules:
         meanings = {word: knowledge.meanings(word) for word in stems}
         _pair(

@@ -12,7 +12,7 @@ import importlib.util
 import itertools
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,12 +21,121 @@ from nltk.stem.snowball import SnowballStemmer
 
 # METEOR discounts words that say how, not what. Used where METEOR's own list is not installed.
 FUNCTION_WORDS = frozenset(
-    "a an the this that these those some any all each every no both either neither such one "
-    "i you he she it we they me him her us them his hers its our their my your who whom whose "
-    "which what when where why how of in on at by for with from to into onto over under about as "
-    "than through up down out off between after before during while and or but nor so if then "
-    "because not n't is are was were be been being am has have had do does did will would can "
-    "could may might shall should must there here also more most other only 's".split()
+    [
+        "a",
+        "an",
+        "the",
+        "this",
+        "that",
+        "these",
+        "those",
+        "some",
+        "any",
+        "all",
+        "each",
+        "every",
+        "no",
+        "both",
+        "either",
+        "neither",
+        "such",
+        "one",
+        "i",
+        "you",
+        "he",
+        "she",
+        "it",
+        "we",
+        "they",
+        "me",
+        "him",
+        "her",
+        "us",
+        "them",
+        "his",
+        "hers",
+        "its",
+        "our",
+        "their",
+        "my",
+        "your",
+        "who",
+        "whom",
+        "whose",
+        "which",
+        "what",
+        "when",
+        "where",
+        "why",
+        "how",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "with",
+        "from",
+        "to",
+        "into",
+        "onto",
+        "over",
+        "under",
+        "about",
+        "as",
+        "than",
+        "through",
+        "up",
+        "down",
+        "out",
+        "off",
+        "between",
+        "after",
+        "before",
+        "during",
+        "while",
+        "and",
+        "or",
+        "but",
+        "nor",
+        "so",
+        "if",
+        "then",
+        "because",
+        "not",
+        "n't",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "being",
+        "am",
+        "has",
+        "have",
+        "had",
+        "do",
+        "does",
+        "did",
+        "will",
+        "would",
+        "can",
+        "could",
+        "may",
+        "might",
+        "shall",
+        "should",
+        "must",
+        "there",
+        "here",
+        "also",
+        "more",
+        "most",
+        "other",
+        "only",
+        "'s",
+    ]
 )
 # WordNet's rules of detachment (morphy): an ending, and what may stand in its place.
 _ENDINGS = (
@@ -80,10 +189,12 @@ def _stemmer() -> SnowballStemmer:
     return SnowballStemmer("english")
 
 
-def load_word_matches(vocabulary: Iterable[str], *, paraphrases: bool = True) -> WordMatches:
+@lru_cache(maxsize=1)
+def load_word_matches(vocabulary: frozenset[str], *, paraphrases: bool = True) -> WordMatches:
     """All that is installed, of the paraphrases those whose words are in `vocabulary`.
 
-    Reading the paraphrases takes seconds; without them the score comes out lower.
+    Reading the paraphrases takes seconds (the last vocabulary's are remembered); without them the
+    score comes out lower.
     """
     jar, table = _installed()
     if jar is None:
@@ -102,7 +213,7 @@ def load_word_matches(vocabulary: Iterable[str], *, paraphrases: bool = True) ->
         frozenset(word.strip() for word in words if word.strip()),
         {word: frozenset(ids.split()) for word, ids in synsets.items()},
         {form: tuple(found) for form, found in bases.items()},
-        _paraphrases(table, frozenset(vocabulary)) if use_table and table else {},
+        _paraphrases(table, vocabulary) if use_table and table else {},
     )
 
 

@@ -86,12 +86,14 @@ def _compute(
     return [by_java[name](tokens, own)]
 
 
-def _words(tokens: Sequence[Sequence[Sequence[str]]], own: Sequence[Sequence[str]]) -> set[str]:
+def _words(
+    tokens: Sequence[Sequence[Sequence[str]]], own: Sequence[Sequence[str]]
+) -> frozenset[str]:
     """All words, and the parts that METEOR's normaliser splits them into."""
     words = {word for of_image in tokens for one in of_image for word in one}
     words.update(word for one in own for word in one)
     parts = (word.replace("'", "-").split("-") for word in words)
-    return words | {part for of_word in parts for part in of_word if part} | {"'"}
+    return frozenset(words) | {part for of_word in parts for part in of_word if part} | {"'"}
 
 
 def averaged(rounds: Sequence[Measured]) -> Measured:

@@ -87,6 +87,3 @@ def _lcs(mine: NDArrayInt32, theirs: NDArrayInt32) -> Ints:
         row[:, 1:] = np.maximum(row[:, 1:], row[:, :-1] + (mine == column[:, None]))
         np.maximum.accumulate(row, axis=1, out=row)
     return row[:, -1].astype(np.int64)
-
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from captioner.evaluation.sanity import describe_captions
 from captioner.evaluation.statistics import SAMPLES, intervals
 
 References = Mapping[ImageId, Sequence[str]]
+# References, hypotheses and their scores -> what stands beside them (sanity.check_sanity).
+SanityCheck = Callable[[References, Mapping[ImageId, str], Mapping[str, Any]], dict[str, Any]]
 
 
 def score(
@@ -122,6 +124,7 @@ def score_files(
     table: DocumentFrequencies | None = None,
     samples: int = SAMPLES,
     card: Mapping[str, Any] | None = None,
+    sanity: SanityCheck | None = None,
 ) -> RunRecord:
     """Score a COCO results file against COCO annotations; write scores and images beside `out`.
 
@@ -145,6 +148,8 @@ def score_files(
         measured, matched, hypotheses, protocol=conventions, samples=samples,
         card={**files, **(card or {})},
     )  # fmt: skip
+    if sanity is not None:
+        scores["sanity"] = sanity(matched, hypotheses, scores)
     shown = [ImageRecord(i, [ShownCaption(captions[i])], annotations[i]) for i in images]
     record = make_record(Path(results).stem, scores, shown, measured)
     if out is not None:

@@ -34,7 +34,11 @@ class Difference:
 
 
 def intervals(
-    metrics: Mapping[str, Metric], *, samples: int = SAMPLES, confidence: float = 0.95, seed: int = 0
+    metrics: Mapping[str, Metric],
+    *,
+    samples: int = SAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of every metric over images drawn with replacement (Efron 1979).
 
