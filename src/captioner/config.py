@@ -17,6 +17,7 @@ from captioner.benchmarks.schema import (
     BeamBenchmark,
     FeaturesBenchmark,
     LstmBenchmark,
+    MetricsBenchmark,
     TrainBenchmark,
 )
 from captioner.checks import in_range, one_of, positive
@@ -31,7 +32,7 @@ from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 
 SPLITS = ("train", "dev", "test")
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features")
-SUITES = ("features", "train", "beam", "lstm")
+SUITES = ("features", "train", "beam", "lstm", "metrics")
 
 
 @dataclass
@@ -493,6 +494,7 @@ class BenchmarkConfig(RunConfig):
     train: TrainBenchmark = field(default_factory=TrainBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
+    metrics: MetricsBenchmark = field(default_factory=MetricsBenchmark)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -126,8 +126,10 @@ def test_long_runs_of_one_character_take_no_quadratic_time() -> None:
 
 
 ODD = """
-a (b) [c] {d}|wow!! really?! what??? ...|AT&T r&b|c++ c#|$5 £3 50% #7 @home|y'all rock'n'roll|½ cup
-«a» 日本語 の 犬|don't 'tis|it's 5:30 p.m. in the U.S.|   |a dog . .|(((|über Straße|cannot gimme GONNA
+a (b) [c] {d}|wow!! really?! what??? ...|AT&T r&b|c++ c#|$5 £3 50% #7 @home
+y'all rock'n'roll|½ cup
+«a» 日本語 の 犬
+don't 'tis|it's 5:30 p.m. in the U.S.|   |a dog . .|(((|über Straße|cannot gimme GONNA
 """
 
 
@@ -144,7 +146,8 @@ def test_stanfords_tokenizer_gives_the_same_on_odd_captions_and_on_all_of_flickr
         pytest.skip(f"needs java, a writable {folder} and Flickr8k's captions at {FLICKR8K}")
     captions = [line.split("\t", 1)[1] for line in lines.read_text("utf-8").splitlines()]
     assert len(captions) == 40_460
-    captions += [*ODD.replace("\n", "|").split("|"), "a\u00a0b\u200bc \U0001f600"]
+    captions += ODD.replace("\n", "|").split("|")
+    captions.append("a\u00a0b\u200bc \U0001f600")
     theirs = stanford.PTBTokenizer().tokenize({i: [{"caption": c}] for i, c in enumerate(captions)})
     different = [
         (c, theirs[i], coco_tokens(c))

@@ -11,6 +11,7 @@ from captioner.benchmarks.features import features_suite
 from captioner.benchmarks.lstm import lstm_suite
 from captioner.benchmarks.lstm_plot import import_pyplot, plot_lstm
 from captioner.benchmarks.lstm_table import format_lstm
+from captioner.benchmarks.metrics import metrics_suite
 from captioner.benchmarks.record import (
     SuiteResult,
     describe_machine,
@@ -51,6 +52,8 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
         return features_suite(**vars(config.features), **on_data)
     if config.suite == "train":
         return train_suite(**vars(config.train), **on_data)
+    if config.suite == "metrics":
+        return metrics_suite(**vars(config.metrics), **on_data)
     if config.suite == "beam":
         return beam_suite(**vars(config.beam), **on_data)
     return lstm_suite(**vars(config.lstm), **on_data)

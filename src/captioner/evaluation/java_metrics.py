@@ -35,11 +35,7 @@ def java_meteor(
         " ||| ".join(["SCORE", *map(_text, of_image), _text(hypothesis)])
         for of_image, hypothesis in zip(references, hypotheses, strict=True)
     ]
-    command = ["-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
-    statistics = _java(command, jar.parent, "\n".join(lines) + "\n").splitlines()
-    if len(statistics) != len(lines):
-        raise DataError(f"METEOR: {jar} scored {len(statistics)} of {len(lines)} captions")
-    scores = _java(command, jar.parent, " ||| ".join(["EVAL", *statistics]) + "\n").split()
+    scores = _converse(jar, lines)
     per_image = 100 * np.array(scores[:-1], np.float64)
     corpus = 100 * float(scores[-1])
     shift = corpus - float(per_image.mean())
@@ -70,6 +66,25 @@ def spice(
     by_image = {one["image_id"]: float(one["scores"]["All"]["f"]) for one in results}
     per_image = 100 * np.nan_to_num(np.array([by_image[row] for row in range(len(entries))]))
     return mean_metric("SPICE", per_image)
+
+
+def _converse(jar: Path, lines: Sequence[str]) -> list[str]:
+    """The jar's score of each line, and last that of the corpus, from one process."""
+    command = ["java", "-Xmx2G", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+    with subprocess.Popen(
+        command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        statistics = []
+        for line in lines:
+            print(line, file=process.stdin, flush=True)
+            statistics.append(process.stdout.readline().strip())
+        print(" ||| ".join(["EVAL", *statistics]), file=process.stdin, flush=True)
+        scores = [process.stdout.readline().strip() for _ in range(len(lines) + 1)]
+    if not all(scores):
+        raise DataError(f"METEOR: {jar} stopped after {sum(map(bool, scores))} scores")
+    return scores
 
 
 def _text(tokens: Sequence[str]) -> str:

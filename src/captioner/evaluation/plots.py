@@ -43,11 +43,11 @@ def histogram(
     first, last = (edges[0] + 0.5, edges[-1] - 0.5) if whole else (edges[0], edges[-1])
     parts.append(
         f'<line x1="0" x2="{_WIDTH}" y1="{_BASE}" y2="{_BASE}"/>'
-        f'<text x="0" y="{_BASE + 14}">{first:.4g}</text>'
-        f'<text x="{_WIDTH}" y="{_BASE + 14}" text-anchor="end">{last:.4g}</text>'
+        f'<text x="0" y="{_BASE + 14}">{_short(first)}</text>'
+        f'<text x="{_WIDTH}" y="{_BASE + 14}" text-anchor="end">{_short(last)}</text>'
     )
     for number, (name, values) in enumerate(filled.items()):
-        label = f"{name}: median {np.median(values):.4g}, mean {values.mean():.4g}"
+        label = f"{name}: median {_short(np.median(values))}, mean {_short(values.mean())}"
         parts.append(
             f'<text class="series{number}" x="{_WIDTH / 2}" y="{_TOP * (number + 1)}" '
             f'text-anchor="middle">{escape(label)}</text>'
@@ -65,3 +65,7 @@ def _bars(heights: np.ndarray, number: int, sides: int, name: str, edges: np.nda
         f"{edges[at + 1]:.4g}</title></rect>"
         for at, height in enumerate(heights)
     ]
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if abs(value) >= 0.01 else "0"

@@ -81,7 +81,7 @@ def _summary(runs: Sequence[RunRecord]) -> Iterator[str]:
     cards = [run.scores.get("protocol", {}) for run in runs]
     keys = list(dict.fromkeys(key for card in cards for key in card))
     body = [[key, *(_plain(card.get(key, "")) for card in cards)] for key in keys]
-    yield _table("Protocol", ["", *names], body)
+    yield _table("Protocol", ["", *names], body, kind="number text")
 
 
 def _score_heads(runs: Sequence[RunRecord]) -> list[str]:
@@ -105,7 +105,7 @@ def _score_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
         for name, one in compare_runs(*runs, metric=metric).differences.items():
             rows[name] += [
                 f"{one.difference:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}",
-                f"{one.p_bootstrap:.3f}", f"{one.p_randomisation:.3f}",
+                _p(one.p_bootstrap), _p(one.p_randomisation),
             ]  # fmt: skip
     return list(rows.values())
 
@@ -232,13 +232,15 @@ def _list(tag: str, items: Iterable[str]) -> str:
     return f"<{tag}>{''.join(f'<li>{item}</li>' for item in items)}</{tag}>\n"
 
 
-def _table(heading: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(
+    heading: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "number"
+) -> str:
     if not rows:
         return ""
     top = "".join(f"<th>{escape(head)}</th>" for head in heads)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f'<td class="number">{escape(cell)}</td>' for cell in row[1:])
+        + "".join(f'<td class="{kind}">{escape(cell)}</td>' for cell in row[1:])
         + "</tr>\n"
         for row in rows
     )
@@ -252,6 +254,10 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -260,5 +266,5 @@ def _data_uri(path: Path) -> str:
     picture = load_image(path)
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    picture.save(encoded, format="JPEG", quality=85)
+    picture.save(encoded, format="JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
