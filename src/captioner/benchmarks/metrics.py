@@ -125,7 +125,7 @@ class _Sides:
 
     def difference(self) -> float:
         """The largest difference between the two sides' corpus scores (0 to 1; CIDEr to 10)."""
-        return max(abs(value - self.own[name]) for name, value in self.other.items())
+        return float(max(abs(value - self.own[name]) for name, value in self.other.items()))
 
 
 def _entries(captions: Sequence[Captions]) -> dict[int, list[dict[str, Any]]]:
