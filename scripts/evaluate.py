@@ -1,4 +1,4 @@
-"""Score a checkpoint, captioner or language model, or anybody's COCO-format results file."""
+"""Score a checkpoint, captioner or language model, anybody's COCO-format results, or people."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ from pathlib import Path
 from captioner.cli import run_command
 from captioner.commands import evaluate_checkpoint
 from captioner.config import EvaluateConfig
-from captioner.evaluation.scores import score_files
+from captioner.scoring import evaluate_files, evaluate_humans, format_scores
 from captioner.text_commands import evaluate_text
 from captioner.text_runs import is_language_model
 from captioner.training.checkpoint import load_checkpoint
 
 
 def main(config: EvaluateConfig) -> None:
-    """Print the figures; scores.json holds them with their protocol."""
-    if config.checkpoint is not None and is_language_model(load_checkpoint(config.checkpoint)):
+    """Print the figures; the files hold them with their protocol."""
+    if config.human:
+        scores = evaluate_humans(config)
+    elif config.checkpoint is not None and is_language_model(load_checkpoint(config.checkpoint)):
         scores = evaluate_text(config)
     elif config.checkpoint is not None:
         scores = evaluate_checkpoint(config).scores
     else:
-        scores = score_files(
-            results=str(config.results),
-            references=str(config.references),
-            out=config.out,
-            brevity_penalty=config.brevity_penalty,
-            subset=config.subset,
-        )
-    for name, value in scores.items():
-        if isinstance(value, (int, float)):
-            print(f"{name:20} {value}")
+        scores = dict(evaluate_files(config).scores)
+    print(format_scores(scores))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_anybodys_results_file_is_scored(run_script: Run, tmp_path: Path) -> Non
         tmp_path, "evaluate", "results=hyp.json", "references=refs.json", "out=scores.json"
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "scores.json").read_text())["BLEU-4"] == 100
+    assert json.loads((tmp_path / "scores.json").read_text())["BLEU-4"] == pytest.approx(100)
 
 
 def test_a_folder_that_holds_a_run_is_not_touched(run_script: Run, trained: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,27 +14,27 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from captioner import __version__
 from captioner import config as schema
 from captioner.build import load_data, pick_device, scene_metrics
-from captioner.data.captions import CaptionedImage
+from captioner.data.captions import CaptionData, CaptionedImage
 from captioner.data.images import load_image
 from captioner.errors import DataError
 from captioner.evaluation.coco_format import write_results
-from captioner.evaluation.report import ReportRow, write_report
-from captioner.evaluation.scores import score
-from captioner.files import write_json
+from captioner.evaluation.leakage import find_leakage
+from captioner.evaluation.records import ImageRecord, ShownCaption, save_record
+from captioner.evaluation.report import write_report
+from captioner.evaluation.sanity import Surroundings
 from captioner.generation import Caption
 from captioner.runs import TrainedCaptioner, load_captioner
+from captioner.scoring import score_split
 
 log = logging.getLogger(__name__)
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-REPORTED = 200
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A captioned and scored split; `folder` holds scores.json, captions.json, report.html."""
+    """A captioned and scored split; `folder` holds scores.json, captions.json, report.html, ..."""
 
     images: Sequence[CaptionedImage]
     captions: Sequence[list[Caption]]
@@ -55,22 +54,65 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     images = data.split(config.split)
     captions = caption_images(trained, images, config.decode)
     best = {image.image_id: found[0].text for image, found in zip(images, captions, strict=True)}
-    scores = score(
-        {image.image_id: image.captions for image in images},
-        best,
-        brevity_penalty=config.brevity_penalty,
-        protocol={"data": data.name, **_protocol(config, path, trained)},
-    )
+    extra = {}
     if isinstance(data_config, schema.ScenesData):
         by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
-        scores |= {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
+        extra = {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
     beams = config.decode.beam_size if config.decode.method == "beam" else ""
     folder = Path(config.out or path.parent / f"{config.split}_{config.decode.method}{beams}")
-    write_json(folder / "scores.json", scores)
+    record = score_split(
+        config,
+        [
+            ImageRecord(i.image_id, [_shown(c) for c in found], i.captions, str(i.path))
+            for i, found in zip(images, captions, strict=True)
+        ],
+        name=f"{path.parent.name} {config.split} {config.decode.method}{beams}",
+        card={"data": data.name, **_protocol(config, path, trained)},
+        around=_surroundings(config, trained, data, images) if config.sanity else None,
+        extra=extra,
+    )
+    save_record(folder / "scores.json", record)
     write_results(folder / "captions.json", best)
-    _write_report(folder / "report.html", images, captions, scores)
+    if config.report:
+        title = f"Captions of {folder}"
+        write_report(folder / "report.html", [record], title=title, pictures=config.report)
     log.info("scores, captions and report: %s", folder)
-    return Evaluation(images, captions, scores, folder)
+    return Evaluation(images, captions, dict(record.scores), folder)
+
+
+def _shown(caption: Caption) -> ShownCaption:
+    words = [(word, round(p, 4)) for word, p in caption.words]
+    return ShownCaption(caption.text, words, round(caption.log_prob, 4))
+
+
+def _surroundings(
+    config: schema.EvaluateConfig,
+    trained: TrainedCaptioner,
+    data: CaptionData,
+    images: Sequence[CaptionedImage],
+) -> Surroundings:
+    """The training set beside the split: its captions, features where they are cached, pictures."""
+    if config.split == "train" or not data.splits.get("train"):
+        return Surroundings(vocabulary=len(trained.vocabulary))
+    training = data.splits["train"]
+    features = None
+    if not trained.features.trained and not data.missing_pictures("train"):
+        features = [_mean_features(trained, part) for part in (training, images)]
+    paths = [[image.path for image in part] for part in (images, training)]
+    return Surroundings(
+        training_captions=[image.captions for image in training],
+        training_features=features[0] if features else None,
+        features=features[1] if features else None,
+        vocabulary=len(trained.vocabulary),
+        leakage=find_leakage(*paths) if config.leakage else None,
+    )
+
+
+def _mean_features(trained: TrainedCaptioner, images: Sequence[CaptionedImage]) -> Any:
+    """One vector a picture, [I, F]: the mean of its regions."""
+    source = trained.features.source(images)
+    parts = torch.arange(len(images)).split(500)
+    return torch.cat([source(rows).float().flatten(1, -2).mean(1) for rows in parts]).numpy()
 
 
 def _protocol(
@@ -82,7 +124,6 @@ def _protocol(
         "decode": dataclasses.asdict(config.decode),
         "vocabulary": len(trained.vocabulary),
         "checkpoint": f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}",
-        "captioner": __version__,
         "torch": torch.__version__,
     }
 
@@ -95,21 +136,6 @@ def caption_images(
     rows = torch.arange(len(images)).split(decode.batch_size)
     batches = (source(part) for part in tqdm(rows, desc="captions", unit="batch"))
     return list(trained.generator(decode).all_captions(batches))
-
-
-def _write_report(
-    path: Path,
-    images: Sequence[CaptionedImage],
-    captions: Sequence[list[Caption]],
-    scores: dict[str, Any],
-) -> None:
-    rows = [
-        ReportRow(image.path, [(one.text, one.log_prob) for one in found], image.captions)
-        for image, found in zip(images[:REPORTED], captions, strict=False)
-    ]
-    figures = {k: v for k, v in scores.items() if isinstance(v, (int, float))}
-    card = {k: v if isinstance(v, str) else json.dumps(v) for k, v in scores["protocol"].items()}
-    write_report(path, title=f"Captions of {path.parent}", rows=rows, scores=figures, protocol=card)
 
 
 def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Caption]]]:

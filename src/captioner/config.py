@@ -19,6 +19,7 @@ from captioner.benchmarks.schema import (
     FeaturesBenchmark,
     KindsBenchmark,
     LstmBenchmark,
+    MetricsBenchmark,
     ScaleBenchmark,
     WindowsBenchmark,
 )
@@ -27,6 +28,8 @@ from captioner.data.prepare import IMAGES_URL, TEXT_URL
 from captioner.data.text_codec import UNITS
 from captioner.data.vocabulary import RARE
 from captioner.errors import ConfigError
+from captioner.evaluation.metrics import FAST, METRICS
+from captioner.evaluation.protocol import PROTOCOLS
 from captioner.models.captioner import FEATURE_NORMS
 from captioner.models.rnn import RNN_KINDS
 from captioner.ops import BACKENDS
@@ -36,7 +39,7 @@ SPLITS = ("train", "dev", "test")
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
 TEXT_SOURCES = ("path", "python", "tiny_shakespeare")
 TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
-SUITES = ("features", "epoch", "scale", "beam", "lstm", "windows", "kinds")
+SUITES = ("features", "epoch", "scale", "beam", "lstm", "windows", "kinds", "metrics")
 
 
 @dataclass
@@ -327,7 +330,9 @@ class TrainerConfig:
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
         one_of("trainer.precision", self.precision, ("float32", "bf16"))
-        metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", *TEXT_METRICS)
+        metrics = (
+            "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", *TEXT_METRICS,
+        )  # fmt: skip
         one_of("trainer.best_metric", self.best_metric, metrics)
 
 
@@ -437,13 +442,39 @@ class TrainConfig(RunConfig):
 
 
 @dataclass
-class EvaluateConfig(RunConfig):
-    """scripts/evaluate.py: a checkpoint on a split, or anybody's results file.
+class ScoringConfig(RunConfig):
+    """How captions are scored. metrics: of evaluation.metrics.METRICS; METEOR and SPICE need Java.
 
-    A language model of text is scored on `split` of its data or of data=text (all: the whole of
-    it); page: an HTML file that shows how unexpected each of the first page_tokens tokens was.
-    out: the folder of a checkpoint's scores, or the file of a results file's; subset allows results
-    for only some of the annotated images; brevity_penalty=false is neuraltalk's and neon's BLEU.
+    brevity_penalty null is the protocol's own; samples: of the bootstrap, 0 for none;
+    document_frequencies: a saved table for CIDEr; report: pictures in report.html, 0 for none.
+    """
+
+    protocol: str = "coco"
+    brevity_penalty: bool | None = None
+    metrics: list[str] = field(default_factory=lambda: [*FAST, "METEOR-py"])
+    samples: int = 1000
+    document_frequencies: str | None = None
+    report: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("protocol", self.protocol, tuple(PROTOCOLS))
+        for name in self.metrics:
+            one_of("metrics", name, METRICS)
+        in_range("samples", self.samples, 0)
+        in_range("report", self.report, 0)
+
+
+@dataclass
+class EvaluateConfig(ScoringConfig):
+    """scripts/evaluate.py: a checkpoint on a split, anybody's results file, or people themselves.
+
+    out: the folder of a checkpoint's scores, or the file of the others'; subset allows results
+    for only some of the annotated images; human scores one reference against the others, of
+    `references` or of a split of `data`. sanity adds baselines and warnings, leakage also compares
+    all pictures with the training set's. A language model of text is scored on `split` of its data
+    or of data=text (all: the whole of it); page: an HTML file that shows how unexpected each of the
+    first page_tokens tokens was.
     """
 
     checkpoint: str | None = None
@@ -454,13 +485,19 @@ class EvaluateConfig(RunConfig):
     references: str | None = None
     out: str | None = None
     subset: bool = False
-    brevity_penalty: bool = True
+    human: bool = False
+    sanity: bool = True
+    leakage: bool = False
     page: str | None = None
     page_tokens: int = 20000
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("page_tokens", self.page_tokens, 1)
+        if self.human:
+            if (self.data is None) == (self.references is None):
+                raise ConfigError("human=true needs data=..., or references=FILE, one of the two")
+            return
         files = (self.results, self.references)
         if self.checkpoint is None and None in files:
             raise ConfigError(
@@ -468,6 +505,30 @@ class EvaluateConfig(RunConfig):
             )
         if self.checkpoint is not None and any(files):
             raise ConfigError("give evaluate.py either checkpoint=, or results= and references=")
+
+
+@dataclass
+class CompareConfig:
+    """scripts/compare.py: scored runs (folders or scores.json files); two are tested in pairs.
+
+    metric decides which images are shown as most different; report writes a page for two runs.
+    """
+
+    runs: list[str] = MISSING
+    metric: str = "CIDEr-D"
+    shown: int = 10
+    samples: int = 10000
+    seed: int = 0
+    out: str | None = None
+    report: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise ConfigError(f"compare.py needs two runs or more, got {len(self.runs)}")
+        in_range("samples", self.samples, 1)
+        in_range("shown", self.shown, 0)
+        if self.report is not None and len(self.runs) != 2:
+            raise ConfigError(f"report= shows two runs side by side, got {len(self.runs)}")
 
 
 @dataclass
@@ -547,6 +608,7 @@ class BenchmarkConfig(RunConfig):
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
     windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
     kinds: KindsBenchmark = field(default_factory=KindsBenchmark)
+    metrics: MetricsBenchmark = field(default_factory=MetricsBenchmark)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -575,6 +637,7 @@ GROUPS: dict[str, dict[str, type]] = {
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
     "caption": CaptionConfig,
     "sample": SampleConfig,
     "prepare_flickr8k": PrepareConfig,

@@ -1,4 +1,4 @@
-"""What a captioner is worth on a split: perplexity of the references, BLEU of its own captions."""
+"""What a captioner is worth on a split: perplexity of references, scores of its own captions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.scores import score
 from captioner.generation import Caption, CaptionGenerator
 
+VALIDATED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
+
 # Captions by image name -> more figures (attribute accuracy of scenes, say).
 ExtraMetrics = Callable[[dict[str, str]], dict[str, float]]
 
@@ -25,8 +27,8 @@ class CaptionValidator:
     """Scores a captioner on a split by teacher forcing and by free-running decoding.
 
     Called by the trainer with the step number, it returns loss (nats a token), perplexity, BLEU-1
-    to BLEU-4, the share of different captions, and what `extra` adds; with a TensorBoard `writer`
-    the first `shown` pictures are logged with their captions.
+    to BLEU-4, ROUGE-L, CIDEr-D (in percent), the share of different captions, and what `extra`
+    adds; with a TensorBoard `writer` the first `shown` pictures are logged with their captions.
     """
 
     def __init__(
@@ -57,11 +59,11 @@ class CaptionValidator:
         captions = list(self.generator.all_captions(self._batches()))
         best = {image.name: one[0].text for image, one in zip(self.images, captions, strict=True)}
         references: dict[ImageId, Sequence[str]] = {i.name: i.captions for i in self.images}
-        scores = score(references, dict(best.items()))
+        scores = score(references, dict(best.items()), samples=0)
         figures = {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
-            **{name: value for name, value in scores.items() if name.startswith("BLEU-")},
+            **{name: scores[name] for name in VALIDATED},
             "different_captions": len(set(best.values())) / len(best),
             **(self.extra(best) if self.extra else {}),
         }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,17 @@ def test_beam_suite_finds_the_same_captions_both_ways() -> None:
     assert requirement(record, "captions that differ")["median"] == 0
     assert requirement(record, "speed of batched")["at_least"] == 5
     assert 1 < record["settings"]["mean_words"] < 30
+
+
+def test_metrics_suite_finds_the_same_scores_both_ways() -> None:
+    settings = schema.MetricsBenchmark(images=20, memory_images=[20, 40])
+    record = run_benchmark(tiny("metrics", metrics=settings))
+    sides = {"captioner", "captioner, once tokenised"}
+    if shutil.which("java") and find_spec("pycocoevalcap"):
+        sides.add("pycocoevalcap")
+        assert requirement(record, "largest difference")["met"]
+    check_shape(record, "metrics", sides)
+    assert requirement(record, "time once tokenised")["met"]
 
 
 def test_features_suite_gives_the_bare_encoders_features(monkeypatch: pytest.MonkeyPatch) -> None:

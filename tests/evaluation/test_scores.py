@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from captioner.errors import DataError
+import captioner.evaluation
+from captioner.errors import ConfigError, DataError
 from captioner.evaluation.coco_format import ImageId, write_references, write_results
 from captioner.evaluation.sanity import describe_captions
-from captioner.evaluation.scores import human_bleu, match_images, score, score_files
+from captioner.evaluation.scores import human_scores, match_images, score, score_files
 
 REFERENCES: dict[ImageId, list[str]] = {
     1: ["A dog runs on the grass .", "The dog is running .", "A brown dog."],
@@ -22,9 +24,9 @@ HYPOTHESES: dict[ImageId, str] = {
 
 
 def test_perfect_captions_score_100_and_carry_their_protocol() -> None:
-    scores = score(REFERENCES, HYPOTHESES, protocol={"split": "dev", "beam": 3, "images": 99})
-    assert [scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == [100.0] * 4
-    assert (scores["brevity_penalty"], scores["length_ratio"]) == (1.0, 1.0)
+    scores = score(REFERENCES, HYPOTHESES, card={"split": "dev", "beam": 3, "images": 99})
+    assert [scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx([100.0] * 4)
+    assert (scores["brevity_penalty"], scores["length_ratio"]) == pytest.approx((1.0, 1.0))
     card = scores["protocol"]
     assert (card["split"], card["beam"], card["images"]) == ("dev", 3, 2)
     assert card["references_per_image"] == {"min": 2, "mean": 2.5, "max": 3}
@@ -32,25 +34,23 @@ def test_perfect_captions_score_100_and_carry_their_protocol() -> None:
     assert scores["captions"]["distinct_share"] == 1.0
 
 
-def test_scores_are_rounded_percentages_in_plain_json() -> None:
+def test_scores_are_percentages_in_plain_json() -> None:
     scores = score({1: ["a b c d e f g"]}, {1: "a b c"})
-    assert scores["BLEU-1"] == 26.36  # 100 exp(1 - 7/3)
+    assert scores["BLEU-1"] == pytest.approx(100 * math.exp(1 - 7 / 3))
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
 
 
 def test_without_the_brevity_penalty_the_card_says_off() -> None:
     scores = score({1: ["a b c d e f g"]}, {1: "a b c"}, brevity_penalty=False)
-    assert (scores["BLEU-1"], scores["brevity_penalty"], scores["length_ratio"]) == (
-        100.0,
-        1.0,
-        0.4286,
+    assert (scores["BLEU-1"], scores["brevity_penalty"], scores["length_ratio"]) == pytest.approx(
+        (100.0, 1.0, 3 / 7)
     )
     assert scores["protocol"]["brevity_penalty"] == "off"
 
 
 def test_empty_captions_score_zero_not_nan() -> None:
     scores = score({1: ["a dog"], 2: [""]}, {1: "", 2: " . "})
-    assert [scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == [0.0] * 4
+    assert [scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx([0.0] * 4)
     json.dumps(scores, allow_nan=False)
 
 
@@ -87,9 +87,11 @@ def test_files_are_scored_and_the_scores_written(tmp_path: Path) -> None:
     hyp, refs, out = (tmp_path / name for name in ("hyp.json", "refs.json", "out/scores.json"))
     write_results(hyp, HYPOTHESES)
     write_references(refs, REFERENCES)
-    scores = score_files(results=hyp, references=refs, out=out, protocol={"split": "dev"})
+    scores = score_files(results=hyp, references=refs, out=out, card={"split": "dev"}).scores
     assert json.loads(out.read_text("utf-8")) == scores
-    assert scores["BLEU-4"] == 100.0
+    assert scores["BLEU-4"] == pytest.approx(100.0)
+    images = json.loads((out.parent / "scores_images.json").read_text("utf-8"))["images"]
+    assert [one["image_id"] for one in images] == [1, 2] and "ROUGE-L" in images[0]["scores"]
     card = scores["protocol"]
     assert (card["results"], card["references"], card["split"]) == (str(hyp), str(refs), "dev")
 
@@ -103,7 +105,7 @@ def test_files_that_do_not_match_are_named_and_nothing_is_written(tmp_path: Path
     ):
         score_files(results=hyp, references=refs, out=out)
     assert not out.exists()
-    card = score_files(results=hyp, references=refs, subset=True)["protocol"]
+    card = score_files(results=hyp, references=refs, subset=True).scores["protocol"]
     assert (card["images"], card["images_annotated"]) == (1, 2)
 
 
@@ -112,19 +114,19 @@ def test_a_person_against_the_others_is_the_mean_over_who_is_left_out() -> None:
         1: ["a b c d", "a b c d", "x"],
         2: ["e f g h", "e f g h", "x"],
     }
-    scores = human_bleu(references, protocol={"split": "dev"})
+    scores = human_scores(references, card={"split": "dev"})
     # Rounds one and two are perfect, in the third no word matches.
-    assert [scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == [66.67] * 4
+    assert [scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx([200 / 3] * 4, abs=0.01)
     assert scores["protocol"]["references_per_image"]["max"] == 2
     assert scores["protocol"]["split"] == "dev" and "3 rounds" in scores["protocol"]["hypotheses"]
 
 
 def test_rounds_follow_the_image_with_the_fewest_references() -> None:
-    assert "2 rounds" in human_bleu(REFERENCES)["protocol"]["hypotheses"]
+    assert "2 rounds" in human_scores(REFERENCES)["protocol"]["hypotheses"]
     with pytest.raises(DataError, match=r"1 of 2 images have fewer \('y'\)"):
-        human_bleu({"x": ["a", "b"], "y": ["a"]})
+        human_scores({"x": ["a", "b"], "y": ["a"]})
     with pytest.raises(DataError, match="0 of 0"):
-        human_bleu({})
+        human_scores({})
 
 
 def test_the_look_of_captions() -> None:
@@ -137,5 +139,26 @@ def test_the_look_of_captions() -> None:
         "empty_share": 0.25,
         "mean_length": 1.75,
         "words_used": 5,
+        "lengths": {"0": 1, "2": 2, "3": 1},
     }
     assert describe_captions([])["mean_length"] == 0.0
+
+
+def test_coco_captions_cider_has_both_names_and_every_metric_an_interval() -> None:
+    scores = captioner.evaluation.score(REFERENCES, HYPOTHESES, samples=50)
+    assert scores["CIDEr"] == scores["CIDEr-D"] > 0
+    assert scores["intervals"].keys() == {
+        "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr-unclipped"
+    }  # fmt: skip
+    assert "intervals" not in score(REFERENCES, HYPOTHESES, samples=0)
+
+
+def test_old_papers_conventions() -> None:
+    references, hypotheses = {1: ["A man's T-shirt, red & blue"]}, {1: "a man s t shirt"}
+    old = score(references, hypotheses, protocol="neuraltalk")
+    assert old["BLEU-4"] == pytest.approx(0, abs=0.1)  # a mans t shirt red blue
+    assert old["BLEU-1"] == pytest.approx(60) and old["brevity_penalty"] == 1.0
+    assert old["protocol"]["protocol"] == "neuraltalk"
+    assert old["protocol"]["brevity_penalty"] == "off"
+    with pytest.raises(ConfigError, match="did you mean 'coco'"):
+        score(references, hypotheses, protocol="cocoo")

@@ -13,6 +13,7 @@ from captioner.benchmarks.kinds import kinds_suite
 from captioner.benchmarks.lstm import lstm_suite
 from captioner.benchmarks.lstm_plot import import_pyplot, plot_lstm
 from captioner.benchmarks.lstm_table import format_lstm
+from captioner.benchmarks.metrics import metrics_suite
 from captioner.benchmarks.record import (
     SuiteResult,
     describe_machine,
@@ -57,6 +58,8 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
         return epoch_suite(**vars(config.epoch), **on_data)
     if config.suite == "scale":
         return scale_suite(**vars(config.scale), **on_data)
+    if config.suite == "metrics":
+        return metrics_suite(**vars(config.metrics), **on_data)
     if config.suite == "beam":
         return beam_suite(**vars(config.beam), **on_data)
     if config.suite == "windows":

@@ -97,6 +97,19 @@ class BeamBenchmark:
 
 
 @dataclass
+class MetricsBenchmark:
+    """suite=metrics: images to score both ways, and at how many images memory is measured."""
+
+    images: int = 1000
+    memory_images: list[int] = field(default_factory=lambda: [1000, 10000, 40000])
+
+    def __post_init__(self) -> None:
+        in_range("metrics.images", self.images, 2)
+        for count in self.memory_images:
+            in_range("metrics.memory_images", count, 1)
+
+
+@dataclass
 class LstmBenchmark:
     """suite=lstm: the grid, and what is measured beside packed torch.nn.LSTM.
 

@@ -1,85 +1,91 @@
-"""Corpus BLEU-1..4 as coco-caption computes it, on tokens, from nltk's building blocks.
+"""BLEU-1..4 as coco-caption computes them, from counts that add up over images.
 
 Papineni et al. 2002: clipped n-gram precisions over the whole corpus, geometric mean, brevity
-penalty against the closest reference length (the shorter of two equally close), no smoothing.
+penalty against the closest reference length (the shorter of two equally close), no smoothing but
+coco-caption's two guards against division by zero.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
-from nltk.translate import bleu_score
+import numpy as np
 
-from captioner.errors import DataError
+from captioner.evaluation.metric import Metric
+from captioner.evaluation.ngrams import ORDERS, Corpus, Floats, Ints, count_ngrams, find
 
-ORDERS = (1, 2, 3, 4)
-
-
-@dataclass(frozen=True)
-class Bleu:
-    """BLEU-1..4 (0 to 100), the penalty applied (1 when off), length over reference length."""
-
-    scores: tuple[float, float, float, float]
-    brevity_penalty: float
-    length_ratio: float
+# BleuScorer's: added to matches and lengths, and to what they are divided by. An order without a
+# match therefore scores hardly more than 0, not 0.
+_TINY, _SMALL = 1e-15, 1e-9
 
 
-def corpus_bleu(
-    references: Sequence[Sequence[Sequence[str]]],
-    hypotheses: Sequence[Sequence[str]],
-    *,
-    brevity_penalty: bool = True,
-) -> Bleu:
-    """BLEU of one tokenised hypothesis an image against one or more tokenised references an image.
+def bleu(corpus: Corpus, *, brevity_penalty: bool = True) -> list[Metric]:
+    """BLEU-1 to BLEU-4 (0 to 100); without the penalty it is what neuraltalk and neon report."""
+    return bleu_metrics(bleu_statistics(corpus), penalise=brevity_penalty)
 
-    Every value is finite: an order without a match scores 0, empty hypotheses score 0, and the
-    length ratio is 0 where all references are empty. `brevity_penalty=False` is what neuraltalk and
-    neon report. Raises DataError when there is nothing to score or an image has no reference.
+
+def bleu_metrics(statistics: Floats, *, penalise: bool) -> list[Metric]:
+    """BLEU-1 to BLEU-4 of statistics [I, 10]."""
+    metrics = []
+    for order in ORDERS:
+        combine = partial(_bleu, order=order, penalise=penalise)
+        metrics.append(Metric(f"BLEU-{order}", combine(statistics), statistics, combine))
+    return metrics
+
+
+def bleu_statistics(corpus: Corpus) -> Floats:
+    """Matches of each order, n-grams offered, length, closest reference length of each image.
+
+    Shape [I, 10]; sums over images are what corpus BLEU is made of.
     """
-    _check(references, hypotheses)
-    lengths = [len(hypothesis) for hypothesis in hypotheses]
-    hypothesis_length = sum(lengths)
-    reference_length = sum(map(bleu_score.closest_ref_length, references, lengths))
-    penalty = 1.0
-    if brevity_penalty:
-        penalty = float(bleu_score.brevity_penalty(reference_length, hypothesis_length))
-    precisions = [_precision(references, hypotheses, order) for order in ORDERS]
-    first, second, third, fourth = (
-        100.0 * penalty * math.prod(precisions[:order]) ** (1.0 / order) for order in ORDERS
-    )
-    return Bleu(
-        scores=(first, second, third, fourth),
-        brevity_penalty=penalty,
-        length_ratio=hypothesis_length / reference_length if reference_length else 0.0,
-    )
+    return np.concatenate([_part_statistics(part) for part in corpus.chunks()])
 
 
-def _precision(
-    references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]], order: int
-) -> float:
-    matches = sum(
-        bleu_score.modified_precision(of_image, hypothesis, order).numerator
-        for of_image, hypothesis in zip(references, hypotheses, strict=True)
-    )
-    # nltk's denominator is at least 1 for every hypothesis; coco-caption counts a caption shorter
-    # than `order` as offering no n-gram, which is what corpus BLEU means.
-    offered = sum(max(0, len(hypothesis) - order + 1) for hypothesis in hypotheses)
-    return matches / offered if offered else 0.0
+def brevity_penalty(sums: Floats) -> Floats:
+    """The penalty of summed statistics [..., 10]: 1 unless shorter than the references."""
+    ratio = (sums[..., 8] + _TINY) / (sums[..., 9] + _SMALL)
+    return np.asarray(np.exp(np.minimum(0.0, 1 - 1 / ratio)))
 
 
-def _check(
-    references: Sequence[Sequence[Sequence[str]]], hypotheses: Sequence[Sequence[str]]
-) -> None:
-    if len(references) != len(hypotheses) or not hypotheses:
-        raise DataError(
-            f"BLEU needs one hypothesis for each image, at least one: got {len(hypotheses)} "
-            f"hypotheses for {len(references)} images"
-        )
-    without = [row for row, of_image in enumerate(references) if not of_image]
-    if without:
-        raise DataError(
-            f"BLEU needs a reference for each image: {len(without)} of {len(references)} have "
-            f"none, the first at position {without[0]}"
-        )
+def length_ratio(sums: Floats) -> float:
+    """Length over closest reference length; 0 where all references are empty."""
+    return float(sums[8] / sums[9]) if sums[9] else 0.0
+
+
+def _bleu(sums: Floats, *, order: int, penalise: bool) -> Floats:
+    precisions = (sums[..., :order] + _TINY) / (sums[..., 4 : 4 + order] + _SMALL)
+    score = 100.0 * np.prod(precisions, axis=-1) ** (1 / order)
+    return np.asarray(score * brevity_penalty(sums) if penalise else score)
+
+
+def _part_statistics(part: Corpus) -> Floats:
+    lengths = part.hypotheses.lengths
+    image = part.image_of_reference()
+    matches = [_matches(part, image, order) for order in ORDERS]
+    offered = [np.maximum(0, lengths - order + 1) for order in ORDERS]
+    columns = [*matches, *offered, lengths, _closest(part, image)]
+    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+
+
+def _matches(part: Corpus, image: Ints, order: int) -> Floats:
+    """N-grams of each hypothesis that a reference has too, at most as often as any one of them."""
+    counted = count_ngrams(part, order)
+    mine, theirs = counted.image_entries(image)
+    by_entry = np.argsort(theirs, kind="stable")
+    entries, first = np.unique(theirs[by_entry], return_index=True)
+    if not len(entries):
+        return np.zeros(len(part))
+    most = np.maximum.reduceat(counted.references.count[by_entry], first)
+    at, there = find(entries, mine)
+    clipped = np.where(there, np.minimum(counted.hypotheses.count, most[at]), 0)
+    found = np.bincount(counted.hypotheses.sentence, weights=clipped, minlength=len(part))
+    return np.asarray(found, np.float64)
+
+
+def _closest(part: Corpus, image: Ints) -> Ints:
+    """The reference length nearest to each hypothesis's, the shorter of two equally near."""
+    lengths = part.references.lengths
+    distance = np.abs(lengths - part.hypotheses.lengths[image])
+    order = np.lexsort((lengths, distance, image))
+    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(part.counts)[:-1]])
+    return np.asarray(lengths[order][first])

@@ -1,23 +1,54 @@
-"""What captions look like, whatever the references say: does every picture get the same one?"""
+"""What stands beside a score: how captions look, what baselines score, and warnings in words."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from captioner.data.tokenize import tokenize
+from captioner.data.tokenize import coco_tokens
+from captioner.errors import DataError
+from captioner.evaluation.baselines import (
+    Features,
+    constant_captions,
+    copied_share,
+    nearest_captions,
+    shuffled_captions,
+)
+from captioner.evaluation.coco_format import ImageId
+from captioner.evaluation.leakage import Leakage
+
+Scorer = Callable[[Mapping[ImageId, str]], dict[str, float]]
+METRIC = "CIDEr-D"  # what warnings compare: it tells specific captions from safe ones
 
 
-def describe_captions(captions: Collection[str]) -> dict[str, int | float | str]:
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known besides captions and references; everything may be missing.
+
+    `training_captions` a list a picture, with `training_features` [N, F] and `features` [I, F] in
+    the images' order; `vocabulary` the number of words the model knows.
+    """
+
+    training_captions: Sequence[Sequence[str]] = ()
+    training_features: Features | None = None
+    features: Features | None = None
+    vocabulary: int | None = None
+    leakage: Leakage | None = None
+
+
+def describe_captions(captions: Collection[str]) -> dict[str, Any]:
     """How varied and how long captions are, counted on the evaluation's tokens.
 
-    Shares lie between 0 and 1, the length is in words; without captions all are 0. `words_used` is
-    the number of different words.
+    Shares lie between 0 and 1, lengths are in words; without captions all are 0. `words_used` is
+    the number of different words, `lengths` says how many captions have each length.
     """
-    tokenised = [tuple(tokenize(caption)) for caption in captions]
+    tokenised = [coco_tokens(caption) for caption in captions]
     count = max(1, len(tokenised))
     frequencies = Counter(tokenised)
     commonest, times = frequencies.most_common(1)[0] if frequencies else ((), 0)
+    lengths = Counter(map(len, tokenised))
     return {
         "captions": len(tokenised),
         "distinct_share": round(len(frequencies) / count, 4),
@@ -26,4 +57,124 @@ def describe_captions(captions: Collection[str]) -> dict[str, int | float | str]
         "empty_share": round(frequencies[()] / count, 4),
         "mean_length": round(sum(map(len, tokenised)) / count, 2),
         "words_used": len({token for tokens in frequencies for token in tokens}),
+        "lengths": {str(length): lengths[length] for length in sorted(lengths)},
     }
+
+
+def check_sanity(
+    references: Mapping[ImageId, Sequence[str]],
+    hypotheses: Mapping[ImageId, str],
+    scores: Mapping[str, Any],
+    *,
+    scorer: Scorer,
+    human: Callable[[], dict[str, float]],
+    around: Surroundings | None = None,
+) -> dict[str, Any]:
+    """Baselines' scores (`rows`), shares (`figures`), `missing` ones with reasons, `warnings`.
+
+    `scorer` scores captions of the same images, `human` leaves one reference out.
+    """
+    known = around or Surroundings()
+    rows: dict[str, dict[str, float]] = {}
+    missing: dict[str, str] = {}
+    training = [caption for captions in known.training_captions for caption in captions]
+    images = list(hypotheses)
+    for name, make in {
+        "human": human,
+        "shuffled pictures": lambda: scorer(shuffled_captions(hypotheses)),
+        "constant caption": lambda: scorer(constant_captions(images, training)),
+        "nearest neighbour": lambda: scorer(_nearest(images, known)),
+    }.items():
+        try:
+            rows[name] = make()
+        except DataError as error:
+            missing[name] = str(error)
+    figures = _figures(references, hypotheses, known, training)
+    warnings = [
+        *_warnings_of_rows(scores, rows), *_warnings_of_captions(scores["captions"], figures)
+    ]  # fmt: skip
+    return {"rows": rows, "figures": figures, "missing": missing, "warnings": warnings}
+
+
+def _nearest(images: Sequence[ImageId], known: Surroundings) -> dict[ImageId, str]:
+    if known.features is None or known.training_features is None:
+        raise DataError("nearest neighbours need one feature vector of each picture")
+    return nearest_captions(
+        images, known.features, known.training_features, known.training_captions
+    )
+
+
+def _figures(
+    references: Mapping[ImageId, Sequence[str]],
+    hypotheses: Mapping[ImageId, str],
+    known: Surroundings,
+    training: Sequence[str],
+) -> dict[str, Any]:
+    look = describe_captions(list(hypotheses.values()))
+    people = describe_captions([c for image in hypotheses for c in references[image]])
+    figures: dict[str, Any] = {
+        "reference_mean_length": people["mean_length"],
+        "reference_lengths": people["lengths"],
+        "reference_words": people["words_used"],
+    }
+    if known.vocabulary:
+        figures["vocabulary_used_share"] = round(look["words_used"] / known.vocabulary, 4)
+    if training:
+        figures["copied_share"] = round(copied_share(hypotheses.values(), training), 4)
+    if known.leakage is not None:
+        figures["leaked_files"] = len(known.leakage.same_file)
+        figures["leaked_looks"] = len(known.leakage.same_look)
+        figures["leaked_pairs"] = [*known.leakage.same_file, *known.leakage.same_look][:20]
+    return figures
+
+
+def _warnings_of_rows(
+    scores: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    own = scores.get(METRIC)
+    if own is None:
+        return []
+    found = []
+    values = {name: row[METRIC] for name, row in rows.items() if METRIC in row}
+    shuffled = values.get("shuffled pictures", 0.0)
+    if shuffled > 0.7 * own:
+        found.append(
+            f"the captions hardly depend on the picture: {METRIC} is {own:.1f}, and "
+            f"{shuffled:.1f} when each picture gets another one's caption"
+        )
+    for name in ("constant caption", "nearest neighbour"):
+        if values.get(name, -1.0) >= own:
+            found.append(f"{METRIC} {own:.1f} does not beat the {name}'s {values[name]:.1f}")
+    if "human" in values and own > 1.5 * values["human"] > 0:
+        found.append(
+            f"{METRIC} {own:.1f} is far above a human's {values['human']:.1f}: are test pictures "
+            "or their captions in the training set?"
+        )
+    return found
+
+
+def _warnings_of_captions(look: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
+    found = []
+    if look["captions"] >= 10 and look["commonest_share"] > 0.1:
+        found.append(
+            f"{look['commonest_share']:.0%} of the pictures get the caption {look['commonest']!r}"
+        )
+    if look["captions"] >= 10 and look["distinct_share"] < 0.2:
+        found.append(f"only {look['distinct_share']:.0%} of the captions are different")
+    if look["empty_share"]:
+        found.append(f"{look['empty_share']:.1%} of the captions are empty")
+    people = figures["reference_mean_length"]
+    if people and not 0.8 <= look["mean_length"] / people <= 1.25:
+        found.append(
+            f"captions have {look['mean_length']:.1f} words on average, the references {people:.1f}"
+        )
+    if figures.get("copied_share", 0) > 0.5:
+        found.append(
+            f"{figures['copied_share']:.0%} of the captions stand word for word in the training set"
+        )
+    if figures.get("leaked_files") or figures.get("leaked_looks"):
+        found.append(
+            f"{figures['leaked_files']} pictures of the split are in the training set too, and "
+            f"{figures['leaked_looks']} more look the same as one there"
+        )
+    return found

@@ -1,45 +1,115 @@
-"""Scores that carry their protocol: of captions, of COCO-format files, and of people themselves."""
+"""Scores that carry their protocol and their uncertainty: of captions, of files, of people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from captioner.data.tokenize import tokenize
+from captioner import __version__
 from captioner.errors import DataError
-from captioner.evaluation.bleu import ORDERS, Bleu, corpus_bleu
+from captioner.evaluation.bleu import brevity_penalty as penalty_of
+from captioner.evaluation.bleu import length_ratio
+from captioner.evaluation.cider import DocumentFrequencies
 from captioner.evaluation.coco_format import ImageId, read_references, read_results
+from captioner.evaluation.metrics import FAST, Measured, averaged, measure
+from captioner.evaluation.protocol import Protocol, protocol_named
+from captioner.evaluation.records import (
+    ImageRecord,
+    RunRecord,
+    ShownCaption,
+    make_record,
+    save_record,
+)
 from captioner.evaluation.sanity import describe_captions
-from captioner.files import write_json
+from captioner.evaluation.statistics import SAMPLES, intervals
 
 References = Mapping[ImageId, Sequence[str]]
+# References, hypotheses and their scores -> what stands beside them (sanity.check_sanity).
+SanityCheck = Callable[[References, Mapping[ImageId, str], Mapping[str, Any]], dict[str, Any]]
 
 
 def score(
     references: References,
     hypotheses: Mapping[ImageId, str],
     *,
-    brevity_penalty: bool = True,
-    protocol: Mapping[str, Any] | None = None,
+    metrics: Sequence[str] = FAST,
+    protocol: str = "coco",
+    brevity_penalty: bool | None = None,
+    table: DocumentFrequencies | None = None,
+    samples: int = SAMPLES,
+    card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """BLEU-1..4 (0 to 100), how the captions look, and the protocol card, ready for write_json.
+    """Every metric in percent, 95 % intervals, how the captions look, and the protocol card.
 
-    Both sides are raw captions of the same images. `protocol` adds entries to the card (split,
-    beam, checkpoint); what is measured here stands over an entry of the same name. Raises DataError
-    when the images differ, one has no reference, or a caption is no string.
+    Both sides are raw captions of the same images. CIDEr stands for CIDEr-D, as coco-caption's
+    does; "CIDEr-unclipped" is the paper's first form. `metrics` are of captioner.evaluation.
+    metrics.METRICS; one that cannot be computed says why under "unavailable". `protocol` is coco
+    or neuraltalk; `table` gives CIDEr document frequencies from elsewhere; `samples=0` leaves the
+    intervals out; `card` adds entries (split, beam, checkpoint). Raises DataError when the images
+    differ, one has no reference, or a caption is no string.
     """
+    conventions = protocol_named(protocol, brevity_penalty)
+    measured = measure_matched(
+        references, hypotheses, metrics=metrics, protocol=conventions, table=table
+    )
+    return present(
+        measured, references, hypotheses, protocol=conventions, samples=samples, card=card
+    )
+
+
+def measure_matched(
+    references: References,
+    hypotheses: Mapping[ImageId, str],
+    *,
+    protocol: Protocol,
+    metrics: Sequence[str] = FAST,
+    table: DocumentFrequencies | None = None,
+) -> Measured:
+    """The metrics of captions by image, in the references' order; DataError as in `score`."""
     images = match_images(references, hypotheses)
-    bleu = _bleu(references, hypotheses, images, brevity_penalty)
-    return {
-        **_score_entries([bleu]),
-        "captions": describe_captions([hypotheses[image] for image in images]),
-        "protocol": {
-            **(protocol or {}),
-            **_protocol_card([len(references[image]) for image in images], brevity_penalty),
-        },
+    return measure(
+        [references[image] for image in images],
+        [hypotheses[image] for image in images],
+        protocol=protocol,
+        metrics=metrics,
+        table=table,
+    )
+
+
+def present(
+    measured: Measured,
+    references: References,
+    hypotheses: Mapping[ImageId, str] | None,
+    *,
+    protocol: Protocol,
+    samples: int = SAMPLES,
+    card: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What scores.json holds of a measurement."""
+    entries: dict[str, Any] = {name: m.value for name, m in measured.metrics.items()}
+    if "CIDEr-D" in entries:
+        entries["CIDEr"] = entries["CIDEr-D"]
+    if hypotheses is not None and "BLEU-1" in measured.metrics:
+        sums = measured.metrics["BLEU-1"].statistics.sum(axis=0)
+        entries["brevity_penalty"] = float(penalty_of(sums)) if protocol.brevity_penalty else 1.0
+        entries["length_ratio"] = length_ratio(sums)
+    if samples:
+        found = intervals(measured.metrics, samples=samples)
+        entries["intervals"] = {name: list(bounds) for name, bounds in found.items()}
+    if measured.unavailable:
+        entries["unavailable"] = measured.unavailable
+    if hypotheses is not None:
+        entries["captions"] = describe_captions(list(hypotheses.values()))
+    counts = [len(references[image]) for image in references]
+    entries["protocol"] = {
+        **(card or {}),
+        **protocol.card(counts),
+        **measured.notes,
+        "intervals": f"95 %, {samples} bootstrap samples of images" if samples else "none",
+        "captioner": __version__,
     }
+    return entries
 
 
 def score_files(
@@ -47,11 +117,16 @@ def score_files(
     results: Path | str,
     references: Path | str,
     out: Path | str | None = None,
-    brevity_penalty: bool = True,
     subset: bool = False,
-    protocol: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Score a COCO results file against a COCO annotations file, and write the scores to `out`.
+    metrics: Sequence[str] = FAST,
+    protocol: str = "coco",
+    brevity_penalty: bool | None = None,
+    table: DocumentFrequencies | None = None,
+    samples: int = SAMPLES,
+    card: Mapping[str, Any] | None = None,
+    sanity: SanityCheck | None = None,
+) -> RunRecord:
+    """Score a COCO results file against COCO annotations; write scores and images beside `out`.
 
     `subset` allows results for some of the annotated images; otherwise each needs a caption. Raises
     DataError naming the file at fault.
@@ -63,24 +138,35 @@ def score_files(
     files: dict[str, Any] = {"results": str(results), "references": str(references)}
     if subset:
         files["images_annotated"] = len(annotations)
-    scores = score(
-        {image: annotations[image] for image in images},
-        captions,
-        brevity_penalty=brevity_penalty,
-        protocol={**files, **(protocol or {})},
+    conventions = protocol_named(protocol, brevity_penalty)
+    matched = {image: annotations[image] for image in images}
+    hypotheses = {image: captions[image] for image in images}
+    measured = measure_matched(
+        matched, hypotheses, metrics=metrics, protocol=conventions, table=table
     )
+    scores = present(
+        measured, matched, hypotheses, protocol=conventions, samples=samples,
+        card={**files, **(card or {})},
+    )  # fmt: skip
+    if sanity is not None:
+        scores["sanity"] = sanity(matched, hypotheses, scores)
+    shown = [ImageRecord(i, [ShownCaption(captions[i])], annotations[i]) for i in images]
+    record = make_record(Path(results).stem, scores, shown, measured)
     if out is not None:
-        write_json(out, scores)
-    return scores
+        save_record(out, record)
+    return record
 
 
-def human_bleu(
+def human_scores(
     references: References,
     *,
-    brevity_penalty: bool = True,
-    protocol: Mapping[str, Any] | None = None,
+    metrics: Sequence[str] = FAST,
+    protocol: str = "coco",
+    brevity_penalty: bool | None = None,
+    samples: int = SAMPLES,
+    card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """BLEU of one person against the others: the mean over which reference is left out and scored.
+    """One person against the others: the mean over which reference is left out and scored.
 
     There are as many rounds as the image with the fewest references has; each image needs two. As a
     system is scored against one reference more, the row is a little low beside it.
@@ -92,6 +178,8 @@ def human_bleu(
             f"leaving one reference out needs two or more of each image: {len(few)} of "
             f"{len(references)} images have fewer{_examples(few)}"
         )
+    conventions = protocol_named(protocol, brevity_penalty)
+    others: dict[ImageId, list[str]] = {}
     results = []
     for left_out in range(rounds):
         people = {image: captions[left_out] for image, captions in references.items()}
@@ -99,16 +187,12 @@ def human_bleu(
             image: [*captions[:left_out], *captions[left_out + 1 :]]
             for image, captions in references.items()
         }
-        results.append(_bleu(others, people, match_images(others, people), brevity_penalty))
-    counts = [len(captions) - 1 for captions in references.values()]
-    return {
-        **_score_entries(results),
-        "protocol": {
-            **(protocol or {}),
-            **_protocol_card(counts, brevity_penalty),
-            "hypotheses": f"one reference left out, mean of {rounds} rounds",
-        },
-    }
+        results.append(measure_matched(others, people, metrics=metrics, protocol=conventions))
+    said = {"hypotheses": f"one reference left out, mean of {rounds} rounds"}
+    return present(
+        averaged(results), others, None, protocol=conventions, samples=samples,
+        card={**(card or {}), **said},
+    )  # fmt: skip
 
 
 def match_images(
@@ -147,44 +231,6 @@ def match_images(
                     f"image {image!r}: expected captions to be strings, found {caption!r}"
                 )
     return images
-
-
-def _bleu(
-    references: References,
-    hypotheses: Mapping[ImageId, str],
-    images: Sequence[ImageId],
-    brevity_penalty: bool,
-) -> Bleu:
-    return corpus_bleu(
-        [[tokenize(caption) for caption in references[image]] for image in images],
-        [tokenize(hypotheses[image]) for image in images],
-        brevity_penalty=brevity_penalty,
-    )
-
-
-def _score_entries(results: Sequence[Bleu]) -> dict[str, Any]:
-    """The mean of one or more results, rounded for the record."""
-    entries = {
-        f"BLEU-{order}": round(fmean(result.scores[order - 1] for result in results), 2)
-        for order in ORDERS
-    }
-    entries["brevity_penalty"] = round(fmean(result.brevity_penalty for result in results), 4)
-    entries["length_ratio"] = round(fmean(result.length_ratio for result in results), 4)
-    return entries
-
-
-def _protocol_card(reference_counts: Sequence[int], brevity_penalty: bool) -> dict[str, Any]:
-    return {
-        "metric": "corpus BLEU as coco-caption computes it, closest reference length, unsmoothed",
-        "tokeniser": "PTB style, lower case, punctuation dropped (captioner.data.tokenize)",
-        "brevity_penalty": "on" if brevity_penalty else "off",
-        "images": len(reference_counts),
-        "references_per_image": {
-            "min": min(reference_counts),
-            "mean": round(fmean(reference_counts), 2),
-            "max": max(reference_counts),
-        },
-    }
 
 
 def _examples(images: Sequence[ImageId]) -> str:

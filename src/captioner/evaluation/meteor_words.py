@@ -1,0 +1,252 @@
+"""Which words METEOR takes for one: the same word, stem, synonym, paraphrase.
+
+Stems come from nltk's Snowball stemmer. Synonyms (WordNet), paraphrases and METEOR's own list of
+function words come from an installed pycocoevalcap, whose files are read without Java; nothing is
+downloaded. Without it only words and stems match, and the list of function words is our own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import itertools
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from nltk.stem.snowball import SnowballStemmer
+
+# METEOR discounts words that say how, not what. Used where METEOR's own list is not installed.
+FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "this",
+        "that",
+        "these",
+        "those",
+        "some",
+        "any",
+        "all",
+        "each",
+        "every",
+        "no",
+        "both",
+        "either",
+        "neither",
+        "such",
+        "one",
+        "i",
+        "you",
+        "he",
+        "she",
+        "it",
+        "we",
+        "they",
+        "me",
+        "him",
+        "her",
+        "us",
+        "them",
+        "his",
+        "hers",
+        "its",
+        "our",
+        "their",
+        "my",
+        "your",
+        "who",
+        "whom",
+        "whose",
+        "which",
+        "what",
+        "when",
+        "where",
+        "why",
+        "how",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "with",
+        "from",
+        "to",
+        "into",
+        "onto",
+        "over",
+        "under",
+        "about",
+        "as",
+        "than",
+        "through",
+        "up",
+        "down",
+        "out",
+        "off",
+        "between",
+        "after",
+        "before",
+        "during",
+        "while",
+        "and",
+        "or",
+        "but",
+        "nor",
+        "so",
+        "if",
+        "then",
+        "because",
+        "not",
+        "n't",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "being",
+        "am",
+        "has",
+        "have",
+        "had",
+        "do",
+        "does",
+        "did",
+        "will",
+        "would",
+        "can",
+        "could",
+        "may",
+        "might",
+        "shall",
+        "should",
+        "must",
+        "there",
+        "here",
+        "also",
+        "more",
+        "most",
+        "other",
+        "only",
+        "'s",
+    ]
+)
+# WordNet's rules of detachment (morphy): an ending, and what may stand in its place.
+_ENDINGS = (
+    ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"),
+    ("men", "man"), ("ies", "y"), ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"),
+    ("ed", ""), ("ing", "e"), ("ing", ""), ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
+)  # fmt: skip
+Phrase = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WordMatches:
+    """The knowledge behind METEOR's modules; `modules` names those there is knowledge for."""
+
+    modules: tuple[str, ...]
+    function_words: frozenset[str] = FUNCTION_WORDS
+    synsets: dict[str, frozenset[str]] = field(default_factory=dict)
+    bases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    paraphrases: dict[Phrase, tuple[Phrase, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def longest_phrase(self) -> int:
+        """Words in the longest phrase that has a paraphrase."""
+        return max(map(len, self.paraphrases), default=0)
+
+    def meanings(self, word: str) -> frozenset[str]:
+        """The synsets of a word and of its base form."""
+        bases = self.bases.get(word) or (self._base(word),)
+        return self.synsets.get(word, frozenset()).union(
+            *(self.synsets.get(base, frozenset()) for base in bases)
+        )
+
+    def _base(self, word: str) -> str:
+        stem, rest = (word[:-3], "ful") if word.endswith("ful") else (word, "")
+        if stem.endswith("ss") or len(word) <= 2:
+            return word
+        for ending, instead in _ENDINGS:
+            if stem.endswith(ending) and (found := stem[: -len(ending)] + instead) in self.synsets:
+                return found + rest
+        return ""
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> str:
+    """The word's stem by the English Snowball stemmer."""
+    return str(_stemmer().stem(word))
+
+
+@lru_cache(maxsize=1)
+def _stemmer() -> SnowballStemmer:
+    return SnowballStemmer("english")
+
+
+@lru_cache(maxsize=1)
+def load_word_matches(vocabulary: frozenset[str], *, paraphrases: bool = True) -> WordMatches:
+    """All that is installed, of the paraphrases those whose words are in `vocabulary`.
+
+    Reading the paraphrases takes seconds (the last vocabulary's are remembered); without them the
+    score comes out lower.
+    """
+    jar, table = _installed()
+    if jar is None:
+        return WordMatches(("exact", "stem"))
+    with zipfile.ZipFile(jar) as archive:
+        words = _lines(archive, "function/english.words")
+        synsets = dict(_pairs(_lines(archive, "synonym/english.synsets")))
+        exceptions = dict(_pairs(_lines(archive, "synonym/english.exceptions")))
+    bases: dict[str, list[str]] = defaultdict(list)
+    for base, forms in exceptions.items():
+        for form in forms.split():
+            bases[form].append(base)
+    use_table = paraphrases and table is not None
+    return WordMatches(
+        ("exact", "stem", "synonym", *(("paraphrase",) if use_table else ())),
+        frozenset(word.strip() for word in words if word.strip()),
+        {word: frozenset(ids.split()) for word, ids in synsets.items()},
+        {form: tuple(found) for form, found in bases.items()},
+        _paraphrases(table, vocabulary) if use_table and table else {},
+    )
+
+
+def _installed() -> tuple[Path | None, Path | None]:
+    """METEOR's jar and table of paraphrases in an installed pycocoevalcap."""
+    spec = importlib.util.find_spec("pycocoevalcap")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        jar = Path(folder) / "meteor" / "meteor-1.5.jar"
+        table = Path(folder) / "meteor" / "data" / "paraphrase-en.gz"
+        if jar.is_file():
+            return jar, table if table.is_file() else None
+    return None, None
+
+
+def _lines(archive: zipfile.ZipFile, name: str) -> list[str]:
+    return archive.read(name).decode("utf-8").splitlines()
+
+
+def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:
+    return zip(lines[::2], lines[1::2], strict=True)
+
+
+def _paraphrases(table: Path, vocabulary: frozenset[str]) -> dict[Phrase, tuple[Phrase, ...]]:
+    """Phrases with their paraphrases; the file has a probability and two phrases, a line each."""
+    found: dict[Phrase, list[Phrase]] = defaultdict(list)
+    with gzip.open(table, "rt", encoding="utf-8") as file:
+        phrase: Phrase | None = None
+        text = None
+        while entry := list(itertools.islice(file, 3)):
+            if entry[1] != text:  # a phrase's entries follow each other
+                text = entry[1]
+                words = tuple(text.split())
+                phrase = words if vocabulary.issuperset(words) else None
+            if phrase is not None and vocabulary.issuperset(other := tuple(entry[2].split())):
+                found[phrase].append(other)
+    return {phrase: tuple(others) for phrase, others in found.items()}

@@ -1,0 +1,213 @@
+"""References and hypotheses as arrays: what the vectorised metrics count on.
+
+Legend: I images, S sentences (one hypothesis an image, or all its references), N words,
+G n-grams (with repetition), D different n-grams, all of the images at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.errors import DataError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+ORDERS = (1, 2, 3, 4)
+CHUNK = 1000  # images whose n-grams are in memory at a time
+_HALF = 32  # bits
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences one after another: word numbers [N], and each sentence's length [S]."""
+
+    words: NDArray[np.int32]
+    lengths: Ints
+
+    def starts(self) -> Ints:
+        """Where each sentence begins in `words`, and where the last ends, [S + 1]."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+
+    def cut(self, first: int, last: int, starts: Ints) -> Sentences:
+        """The sentences from `first` up to `last`."""
+        return Sentences(self.words[starts[first] : starts[last]], self.lengths[first:last])
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One hypothesis and one or more references an image, and the words behind the numbers.
+
+    `counts` [I] says how many references each image has; `pairs` are all pairs of neighbouring
+    words, packed and sorted, so that an n-gram of up to four words has an exact 64-bit key.
+    """
+
+    hypotheses: Sentences
+    references: Sentences
+    counts: Ints
+    vocabulary: dict[str, int]
+    pairs: Ints
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def chunks(self, images: int = CHUNK) -> Iterator[Corpus]:
+        """The corpus in parts of at most `images` images, in order."""
+        of_hypothesis, of_reference = self.hypotheses.starts(), self.references.starts()
+        first_reference = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
+        for first in range(0, len(self), images):
+            last = min(first + images, len(self))
+            low, high = int(first_reference[first]), int(first_reference[last])
+            yield Corpus(
+                self.hypotheses.cut(first, last, of_hypothesis),
+                self.references.cut(low, high, of_reference),
+                self.counts[first:last],
+                self.vocabulary,
+                self.pairs,
+            )
+
+    def image_of_reference(self) -> Ints:
+        """The image each reference belongs to, [S]."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    def keys(self, sentences: Sentences, order: int) -> tuple[Ints, Ints]:
+        """The sentence of each n-gram [G] and its key [G], the same for the same words."""
+        words = sentences.words.astype(np.int64)
+        sentence = np.repeat(np.arange(len(sentences.lengths)), sentences.lengths)
+        ends = np.repeat(sentences.starts()[1:], sentences.lengths)
+        (at,) = np.nonzero(np.arange(len(words)) + order <= ends)
+        if order == 1:
+            return sentence, words
+        pair = (words[at] << _HALF) | words[at + 1]
+        if order > 2:
+            pair = np.searchsorted(self.pairs, pair)
+            last = words[at + 2]
+            if order == 4:
+                last = np.searchsorted(self.pairs, (last << _HALF) | words[at + 3])
+            pair = (pair << _HALF) | last
+        return sentence[at], pair
+
+
+def encode(
+    references: Iterable[Sequence[str]],
+    hypotheses: Iterable[str],
+    tokens_of: Callable[[str], Sequence[str]],
+) -> Corpus:
+    """The corpus of raw captions, tokenised by `tokens_of` one at a time.
+
+    Raises DataError when there is no image, when the two sides differ in length, or when an image
+    has no reference.
+    """
+    vocabulary: dict[str, int] = {}
+    counts: list[int] = []
+
+    def all_references() -> Iterator[str]:
+        for of_image in references:
+            counts.append(len(of_image))
+            yield from of_image
+
+    encoded_references = _encode(all_references(), vocabulary, tokens_of)
+    encoded_hypotheses = _encode(hypotheses, vocabulary, tokens_of)
+    _check(counts, len(encoded_hypotheses.lengths))
+    corpus = Corpus(
+        encoded_hypotheses, encoded_references, np.array(counts, np.int64), vocabulary,
+        np.zeros(0, np.int64),
+    )  # fmt: skip
+    pairs = [
+        np.unique(part.keys(side, 2)[1])
+        for part in corpus.chunks()
+        for side in (part.references, part.hypotheses)
+    ]
+    return Corpus(
+        encoded_hypotheses, encoded_references, corpus.counts, vocabulary,
+        np.unique(np.concatenate(pairs)),
+    )  # fmt: skip
+
+
+def _encode(
+    captions: Iterable[str], vocabulary: dict[str, int], tokens_of: Callable[[str], Sequence[str]]
+) -> Sentences:
+    lengths: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for caption in captions:
+            tokens = tokens_of(caption)
+            lengths.append(len(tokens))
+            for token in tokens:
+                yield vocabulary.setdefault(token, len(vocabulary))
+
+    words = np.fromiter(numbers(), dtype=np.int32)
+    return Sentences(words, np.array(lengths, np.int64))
+
+
+def _check(counts: Sequence[int], hypotheses: int) -> None:
+    if len(counts) != hypotheses or not counts:
+        raise DataError(
+            "scores need one hypothesis for each image, at least one: got "
+            f"{hypotheses} hypotheses for {len(counts)} images"
+        )
+    without = [row for row, count in enumerate(counts) if not count]
+    if without:
+        raise DataError(
+            f"scores need a reference for each image: {len(without)} of {len(counts)} have "
+            f"none, the first at position {without[0]}"
+        )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How often each n-gram stands in each sentence, and which of them pairs of sides share.
+
+    The entries of a side are its (sentence, n-gram) pairs, each once: `sentence` and `ngram` (a
+    number below D) and `count`, sorted by sentence and n-gram. `keys` [D] are the n-grams' keys.
+    """
+
+    keys: Ints
+    hypotheses: Entries
+    references: Entries
+
+    def image_entries(self, image_of_reference: Ints) -> tuple[Ints, Ints]:
+        """For hypotheses and references, image and n-gram of every entry as one number."""
+        size = len(self.keys)
+        mine, theirs = self.hypotheses, self.references
+        return (
+            mine.sentence * size + mine.ngram,
+            image_of_reference[theirs.sentence] * size + theirs.ngram,
+        )
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The different n-grams of each sentence with their counts."""
+
+    sentence: Ints
+    ngram: Ints
+    count: Ints
+
+
+def count_ngrams(part: Corpus, order: int) -> Counted:
+    """The n-grams of a part of a corpus, counted by sentence."""
+    mine, my_keys = part.keys(part.hypotheses, order)
+    theirs, their_keys = part.keys(part.references, order)
+    keys, numbers = np.unique(np.concatenate([my_keys, their_keys]), return_inverse=True)
+    return Counted(
+        keys,
+        _entries(mine, numbers[: len(mine)], len(keys)),
+        _entries(theirs, numbers[len(mine) :], len(keys)),
+    )
+
+
+def _entries(sentence: Ints, ngram: Ints, size: int) -> Entries:
+    both, count = np.unique(sentence * size + ngram, return_counts=True)
+    return Entries(both // max(1, size), both % max(1, size), count.astype(np.int64))
+
+
+def find(sorted_values: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Where each of `wanted` stands in `sorted_values` (0 where it does not), and whether."""
+    if not len(sorted_values):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    at = np.minimum(np.searchsorted(sorted_values, wanted), len(sorted_values) - 1)
+    return at, sorted_values[at] == wanted

@@ -1,0 +1,75 @@
+"""The conventions behind a score, by name, and the card that every score carries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import fmean
+from typing import Any
+
+from captioner.checks import one_of
+from captioner.data.tokenize import coco_tokens
+
+_SIGNS = re.compile(r"[^a-z0-9 ]+")
+
+
+@lru_cache(maxsize=1 << 15)
+def karpathy_tokens(caption: str) -> tuple[str, ...]:
+    """The words of Karpathy's JSON files, on which neuraltalk scores.
+
+    Lower case; hyphens part words, all but ASCII letters and digits is deleted: as in 39,974 of the
+    40,000 captions of his Flickr8k; the others have a sign standing alone, which he keeps.
+    """
+    return tuple(_SIGNS.sub("", " ".join(caption.lower().replace("-", " ").split())).split())
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How captions become scores: the tokeniser with its description, the brevity penalty."""
+
+    name: str
+    tokens: Callable[[str], Sequence[str]]
+    tokeniser: str
+    brevity_penalty: bool
+
+    def card(self, reference_counts: Sequence[int]) -> dict[str, Any]:
+        """The entries that every score needs beside it."""
+        return {
+            "protocol": self.name,
+            "tokeniser": self.tokeniser,
+            "brevity_penalty": "on" if self.brevity_penalty else "off",
+            "bleu": "corpus level, closest reference length, unsmoothed",
+            "images": len(reference_counts),
+            "references_per_image": {
+                "min": min(reference_counts),
+                "mean": round(fmean(reference_counts), 2),
+                "max": max(reference_counts),
+            },
+        }
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    "coco": Protocol(
+        "coco",
+        coco_tokens,
+        "PTB as coco-caption's, lower case, punctuation dropped (captioner.data.tokenize)",
+        brevity_penalty=True,
+    ),
+    "neuraltalk": Protocol(
+        "neuraltalk",
+        karpathy_tokens,
+        "Karpathy's, lower case, hyphens part words, all but a-z and 0-9 deleted",
+        brevity_penalty=False,
+    ),
+}
+
+
+def protocol_named(name: str, brevity_penalty: bool | None = None) -> Protocol:
+    """A protocol, its brevity penalty changed where one is given; ConfigError for another name."""
+    one_of("protocol", name, tuple(PROTOCOLS))
+    protocol = PROTOCOLS[name]
+    if brevity_penalty is None:
+        return protocol
+    return replace(protocol, brevity_penalty=brevity_penalty)

@@ -1,0 +1,131 @@
+"""A scored run in two files: scores.json for people, and scores_images.json with every image.
+
+The second has all that a comparison or a report needs: captions, references, scores and the
+statistics that add up to the corpus's. Both can be read back without model or data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captioner.errors import DataError
+from captioner.evaluation.bleu import bleu_metrics
+from captioner.evaluation.coco_format import ImageId
+from captioner.evaluation.meteor import meteor_metric
+from captioner.evaluation.metric import Metric, mean_metric
+from captioner.evaluation.metrics import Measured
+from captioner.files import read_json, write_json
+
+DIGITS = 10  # of the numbers of each image
+
+
+@dataclass(frozen=True)
+class ShownCaption:
+    """A caption with its words' probabilities and its log-probability (nats), where known."""
+
+    text: str
+    words: Sequence[tuple[str, float]] = ()
+    log_prob: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image: its picture's file if there is one, captions (best first) and references."""
+
+    image_id: ImageId
+    captions: Sequence[ShownCaption]
+    references: Sequence[str]
+    picture: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run: its name, what scores.json holds, its images, and its metrics."""
+
+    name: str
+    scores: Mapping[str, Any]
+    images: Sequence[ImageRecord]
+    metrics: Mapping[str, Metric]
+
+
+def make_record(
+    name: str, scores: Mapping[str, Any], images: Sequence[ImageRecord], measured: Measured
+) -> RunRecord:
+    """A record of images in the order in which `measured` has them."""
+    scored = [
+        ImageRecord(
+            one.image_id, one.captions, one.references, one.picture,
+            {m.name: round(float(m.per_image[row]), 4) for m in measured.metrics.values()},
+        )
+        for row, one in enumerate(images)
+    ]  # fmt: skip
+    return RunRecord(name, scores, scored, measured.metrics)
+
+
+def images_file(path: Path | str) -> Path:
+    """The file of the images beside a file of scores."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}_images.json")
+
+
+def save_record(path: Path | str, record: RunRecord) -> None:
+    """Write the scores to `path` and the images beside it, each whole or not at all."""
+    statistics = {
+        name: np.round(metric.statistics, DIGITS).tolist()
+        for name, metric in record.metrics.items()
+        if not name.startswith("BLEU-") or name == "BLEU-4"
+    }
+    images = [asdict(one) for one in record.images]
+    write_json(images_file(path), {"name": record.name, "images": images, "statistics": statistics})
+    write_json(path, record.scores)
+
+
+def load_record(path: Path | str) -> RunRecord:
+    """Read a run back from its scores file, or from the folder that holds scores.json.
+
+    DataError naming the file when one of the two is missing or of another shape.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "scores.json"
+    elif not path.suffix:
+        path = path.with_suffix(".json")
+    scores, content = read_json(path), read_json(images_file(path))
+    try:
+        images = [_image(one) for one in content["images"]]
+        metrics = _metrics(content["statistics"], scores)
+        name = str(content["name"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{images_file(path)} is no file of scored images: {error!r}") from error
+    return RunRecord(name, scores, images, metrics)
+
+
+def _image(entry: Mapping[str, Any]) -> ImageRecord:
+    captions = [
+        ShownCaption(one["text"], [(word, p) for word, p in one["words"]], one["log_prob"])
+        for one in entry["captions"]
+    ]
+    return ImageRecord(
+        entry["image_id"], captions, entry["references"], entry["picture"], entry["scores"]
+    )
+
+
+def _metrics(statistics: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics from their statistics; which formula combines them follows from the name."""
+    metrics: dict[str, Metric] = {}
+    for name, rows in statistics.items():
+        table = np.array(rows, np.float64)
+        if name == "BLEU-4":
+            penalise = scores["protocol"]["brevity_penalty"] == "on"
+            metrics |= {m.name: m for m in bleu_metrics(table, penalise=penalise)}
+        elif name == "METEOR-py":
+            metrics[name] = meteor_metric(table)
+        else:
+            metrics[name] = mean_metric(name, table[:, 0])
+    return metrics

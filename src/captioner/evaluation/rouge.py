@@ -1,0 +1,89 @@
+"""ROUGE-L as coco-caption computes it (Lin 2004, beta 1.2), many pairs of sentences at once.
+
+Legend: P pairs of a hypothesis and a reference, T the longest of their sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioner.evaluation.metric import Metric, mean_metric
+from captioner.evaluation.ngrams import Corpus, Floats, Ints, Sentences
+
+NDArrayInt32 = NDArray[np.int32]
+BETA = 1.2
+_CELLS = 1 << 20  # P x T of one batch: bounds memory however long a caption is
+_NO_HYPOTHESIS, _NO_REFERENCE = -2, -3  # paddings that equal nothing
+
+
+def rouge_l(corpus: Corpus) -> Metric:
+    """ROUGE-L, 0 to 100: F of the best precision and the best recall over an image's references.
+
+    As in coco-caption an empty sentence counts as one word, which only another empty one matches.
+    """
+    return mean_metric("ROUGE-L", np.concatenate([_part(part) for part in corpus.chunks()]))
+
+
+def _part(part: Corpus) -> Floats:
+    image = part.image_of_reference()
+    common = lcs_lengths(part.hypotheses, part.references, image)
+    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(part.counts)[:-1]])
+    mine = np.maximum(1, part.hypotheses.lengths)[image]
+    precision = np.maximum.reduceat(common / mine, first)
+    recall = np.maximum.reduceat(common / np.maximum(1, part.references.lengths), first)
+    below = recall + BETA**2 * precision
+    return np.asarray(
+        100 * (1 + BETA**2) * precision * recall / np.where(below > 0, below, 1), np.float64
+    )
+
+
+def lcs_lengths(hypotheses: Sentences, references: Sentences, hypothesis_of: Ints) -> Ints:
+    """The longest common subsequence of each reference with its hypothesis, in words, [P]."""
+    common = np.zeros(len(references.lengths), np.int64)
+    longest = np.maximum(references.lengths, hypotheses.lengths[hypothesis_of])
+    for rows in _batches(longest):
+        mine = _padded(hypotheses, hypothesis_of[rows], _NO_HYPOTHESIS)
+        common[rows] = _lcs(mine, _padded(references, rows, _NO_REFERENCE))
+    return common
+
+
+def _batches(longest: Ints) -> Iterator[Ints]:
+    """Rows of similar length together, so many that a batch stays small."""
+    order = np.argsort(longest, kind="stable")
+    begin = 0
+    while begin < len(order):
+        # Rows come shortest first: the last of a batch sets its width.
+        size = max(1, _CELLS // max(1, int(longest[order[begin]])))
+        while size > 1:
+            width = int(longest[order[min(begin + size, len(order)) - 1]])
+            if size * width <= 2 * _CELLS:
+                break
+            size //= 2
+        yield order[begin : begin + size]
+        begin += size
+
+
+def _padded(sentences: Sentences, rows: Ints, padding: int) -> NDArrayInt32:
+    """The sentences of `rows` as a rectangle [P, T]; an empty one holds the empty word, -1."""
+    lengths, starts = sentences.lengths[rows], sentences.starts()[rows]
+    width = max(1, int(lengths.max(initial=0)))
+    column = np.arange(width)
+    inside = column < lengths[:, None]
+    at = np.minimum(starts[:, None] + column, max(0, len(sentences.words) - 1))
+    words = sentences.words if len(sentences.words) else np.zeros(1, np.int32)
+    padded = np.where(inside, words[at], padding).astype(np.int32)
+    padded[lengths == 0, 0] = -1
+    return padded
+
+
+def _lcs(mine: NDArrayInt32, theirs: NDArrayInt32) -> Ints:
+    # Row by row of the usual table: a cell is the largest of its left neighbour, its upper one, and
+    # the upper left one plus a match; the first of these is a running maximum.
+    row = np.zeros((len(mine), mine.shape[1] + 1), np.int32)
+    for column in theirs.T:
+        row[:, 1:] = np.maximum(row[:, 1:], row[:, :-1] + (mine == column[:, None]))
+        np.maximum.accumulate(row, axis=1, out=row)
+    return row[:, -1].astype(np.int64)
