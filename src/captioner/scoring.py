@@ -20,6 +20,11 @@ from captioner.evaluation.sanity import Surroundings, check_sanity
 from captioner.evaluation.scores import human_scores, measure_matched, present, score_files
 from captioner.files import write_json
 
+# Shown with four digits: ratios near 1, and a language model's figures.
+FINE = (
+    "brevity_penalty", "length_ratio", "loss", "perplexity", "bits_per_character", "bits_per_byte",
+)  # fmt: skip
+
 
 def score_split(
     config: schema.EvaluateConfig,
@@ -148,7 +153,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         if isinstance(value, (int, float)):
             low_high = scores.get("intervals", {}).get(name)
             bounds = f"   95 % [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""
-            digits = 4 if name in ("brevity_penalty", "length_ratio") else 2
+            digits = 4 if name in FINE else 2
             lines.append(f"{name:20} {value:8.{digits}f}{bounds}")
     lines += [f"{name}: not computed: {why}" for name, why in scores.get("unavailable", {}).items()]
     sanity = scores.get("sanity", {})
