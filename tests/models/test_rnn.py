@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from captioner.models.language_model import LanguageModel, initialise, packed_sequences
 from captioner.models.rnn import RNN_KINDS, make_rnn
+from captioner.ops import dropout
 
 LENGTHS = (5, 4, 2)
 
@@ -89,7 +90,7 @@ def test_variational_dropout_keeps_a_sequences_mask_for_all_its_steps(kind: str)
 
     torch.manual_seed(4)
     rows = model.embedding(packed.data)
-    masks = [nn.functional.dropout(torch.ones(3, n), p) for n, p in ((6, 0.5), (5, 0.4), (5, 0.3))]
+    masks = [dropout(torch.ones(3, n), p, True) for n, p in ((6, 0.5), (5, 0.4), (5, 0.3))]
     for k in range(2):
         layer = make_rnn(kind, rows.shape[1], 5, 1, dropout=0.0, backend="auto")
         own = {

@@ -176,7 +176,7 @@ class Timing:
                 "epoch": epoch,
                 "step": step,
                 "steps_timed": self.taken,
-                "seconds": {what: round(value, 4) for what, value in self.seconds.items()},
+                "seconds": {what: round(value, 6) for what, value in self.seconds.items()},
                 "tokens_per_second": round(tokens / training, 1) if training else None,
                 "steps_taken_apart": len(self.clocks),
                 "milliseconds_of_a_step": {k: round(1e3 * v, 4) for k, v in parts.items()},
