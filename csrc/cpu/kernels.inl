@@ -26,7 +26,7 @@ struct Math<cpu::CAPTIONER_ISA::Double::Vector> : cpu::CAPTIONER_ISA::VectorMath
 namespace captioner::cpu::CAPTIONER_ISA {
 
 #include "cross_entropy.inl"
-#include "product.inl"
+#include "product.inl"  // the others stand on it
 #include "recurrence.inl"
 
 template <typename T>
