@@ -25,9 +25,11 @@ struct Math<cpu::CAPTIONER_ISA::Double::Vector> : cpu::CAPTIONER_ISA::VectorMath
 
 namespace captioner::cpu::CAPTIONER_ISA {
 
-#include "cross_entropy.inl"
-#include "product.inl"  // the others stand on it
+// clang-format off: the others stand on the first
+#include "product.inl"
 #include "recurrence.inl"
+#include "cross_entropy.inl"
+// clang-format on
 
 template <typename T>
 const Kernels<T>& functions() {

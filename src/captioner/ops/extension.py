@@ -8,6 +8,7 @@ import os
 import torch
 
 HOW_TO_BUILD = "`python setup.py build_ext --inplace` builds it"
+OPERATORS = ("lstm_packed", "lstm_step", "linear_cross_entropy", "cpu_vector_bytes")
 
 
 def _load() -> str | None:
@@ -23,6 +24,9 @@ def _load() -> str | None:
     except ImportError as error:
         reason = str(error).strip().splitlines()[0]
         return f"the extension cannot be loaded: {reason} ({HOW_TO_BUILD} anew)"
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.captioner, name)]
+    if missing:
+        return f"the extension is an older one, without {', '.join(missing)} ({HOW_TO_BUILD} anew)"
     return None
 
 
