@@ -1,4 +1,4 @@
-"""Typed settings of the benchmark suites; config.py puts them together."""
+"""Typed settings of the benchmark suites; config/ puts them together."""
 
 from __future__ import annotations
 

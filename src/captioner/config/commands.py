@@ -1,0 +1,263 @@
+"""Schemas of the scripts, one each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from captioner.benchmarks.schema import (
+    BeamBenchmark,
+    EpochBenchmark,
+    FeaturesBenchmark,
+    KindsBenchmark,
+    LstmBenchmark,
+    MetricsBenchmark,
+    ScaleBenchmark,
+    WindowsBenchmark,
+)
+from captioner.checks import in_range, one_of, positive
+from captioner.config.data import TextData, VocabularyConfig
+from captioner.config.model import DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
+from captioner.config.training import TEXT_METRICS, OptimizerConfig, TrainerConfig
+from captioner.data.prepare import IMAGES_URL, TEXT_URL
+from captioner.errors import ConfigError
+from captioner.evaluation.metrics import FAST, METRICS
+from captioner.evaluation.protocol import PROTOCOLS
+
+SUITES = ("features", "epoch", "scale", "beam", "lstm", "windows", "kinds", "metrics")
+
+
+@dataclass
+class RunConfig:
+    """What every command has: torch threads (null: torch's own) and the device."""
+
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda"))
+        in_range("threads", self.threads, 1)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there."""
+
+    name: str = MISSING
+    seed: int = 0
+    run_dir: str = MISSING
+    resume: bool = False
+    data: Any = MISSING
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    encoder: EncoderConfig = MISSING
+    rnn: RnnConfig = field(default_factory=RnnConfig)
+    decoder: DecoderConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    decode: DecodeConfig = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_text()
+        trained = self.encoder.train_from is not None
+        if trained and self.decoder.feature_norm == "standardise":
+            raise ConfigError(
+                "decoder.feature_norm=standardise needs features that stay as they are, but "
+                f"encoder.train_from={self.encoder.train_from} trains the encoder; take none or l2"
+            )
+        if trained and self.encoder.kind == "features":
+            raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")
+
+    def _check_text(self) -> None:
+        """What a language model of text alone cannot have, and a captioner must."""
+        text = isinstance(self.data, TextData)
+        if text != (self.encoder.kind == "none"):
+            raise ConfigError(
+                f"text goes with encoder=none and pictures with another, got data.kind="
+                f"{self.data.kind} and encoder.kind={self.encoder.kind}"
+            )
+        if text and self.trainer.best_metric not in TEXT_METRICS:
+            raise ConfigError(
+                f"trainer.best_metric must be one of {', '.join(TEXT_METRICS)} for text, got "
+                f"{self.trainer.best_metric!r}"
+            )
+
+
+@dataclass
+class ScoringConfig(RunConfig):
+    """How captions are scored. metrics: of evaluation.metrics.METRICS; METEOR and SPICE need Java.
+
+    brevity_penalty null is the protocol's own; samples: of the bootstrap, 0 for none;
+    document_frequencies: a saved table for CIDEr; report: pictures in report.html, 0 for none.
+    """
+
+    protocol: str = "coco"
+    brevity_penalty: bool | None = None
+    metrics: list[str] = field(default_factory=lambda: [*FAST, "METEOR-py"])
+    samples: int = 1000
+    document_frequencies: str | None = None
+    report: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("protocol", self.protocol, tuple(PROTOCOLS))
+        for name in self.metrics:
+            one_of("metrics", name, METRICS)
+        in_range("samples", self.samples, 0)
+        in_range("report", self.report, 0)
+
+
+@dataclass
+class EvaluateConfig(ScoringConfig):
+    """scripts/evaluate.py: a checkpoint on a split, anybody's results file, or people themselves.
+
+    out: the folder of a checkpoint's scores, or the file of the others'; subset allows results
+    for only some of the annotated images; human scores one reference against the others, of
+    `references` or of a split of `data`. sanity adds baselines and warnings, leakage also compares
+    all pictures with the training set's. A language model of text is scored on `split` of its data
+    or of data=text (all: the whole of it); page: an HTML file that shows how unexpected each of the
+    first page_tokens tokens was.
+    """
+
+    checkpoint: str | None = None
+    split: str = "dev"
+    data: Any = None
+    decode: DecodeConfig = MISSING
+    results: str | None = None
+    references: str | None = None
+    out: str | None = None
+    subset: bool = False
+    human: bool = False
+    sanity: bool = True
+    leakage: bool = False
+    page: str | None = None
+    page_tokens: int = 20000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("page_tokens", self.page_tokens, 1)
+        if self.human:
+            if (self.data is None) == (self.references is None):
+                raise ConfigError("human=true needs data=..., or references=FILE, one of the two")
+            return
+        files = (self.results, self.references)
+        if self.checkpoint is None and None in files:
+            raise ConfigError(
+                "evaluate.py needs checkpoint=FILE, or results=FILE and references=FILE together"
+            )
+        if self.checkpoint is not None and any(files):
+            raise ConfigError("give evaluate.py either checkpoint=, or results= and references=")
+
+
+@dataclass
+class CompareConfig:
+    """scripts/compare.py: scored runs (folders or scores.json files); two are tested in pairs.
+
+    metric decides which images are shown as most different; report writes a page for two runs.
+    """
+
+    runs: list[str] = MISSING
+    metric: str = "CIDEr-D"
+    shown: int = 10
+    samples: int = 10000
+    seed: int = 0
+    out: str | None = None
+    report: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise ConfigError(f"compare.py needs two runs or more, got {len(self.runs)}")
+        in_range("samples", self.samples, 1)
+        in_range("shown", self.shown, 0)
+        if self.report is not None and len(self.runs) != 2:
+            raise ConfigError(f"report= shows two runs side by side, got {len(self.runs)}")
+
+
+@dataclass
+class CaptionConfig(RunConfig):
+    """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list."""
+
+    checkpoint: str = MISSING
+    images: Any = MISSING
+    decode: DecodeConfig = MISSING
+    out: str | None = None
+
+
+@dataclass
+class SampleConfig(RunConfig):
+    """scripts/sample.py: n texts of at most `length` tokens after `prompt`, up to the text `stop`.
+
+    top_k, top_p: draw among the likeliest only; out: a JSON file of them all.
+    """
+
+    checkpoint: str = MISSING
+    prompt: str = ""
+    length: int = 600
+    n: int = 1
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: str | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("length", "n", "top_k"):
+            in_range(key, getattr(self, key), 1)
+        positive("temperature", self.temperature)
+        positive("top_p", self.top_p)
+        in_range("top_p", self.top_p, 0, 1)
+        if self.stop == "":
+            raise ConfigError("stop must be a text of one character or more, or null")
+
+
+@dataclass
+class PrepareConfig:
+    """scripts/prepare_flickr8k.py: where the data set is or shall be, and where it comes from.
+
+    A sha256 given here is what the archive must have; without one the mirror's md5, or the sum
+    recorded at the first download, is held against it.
+    """
+
+    root: str = "data/flickr8k"
+    download: bool = True
+    images_url: str = IMAGES_URL
+    text_url: str = TEXT_URL
+    images_sha256: str | None = None
+    text_sha256: str | None = None
+
+
+@dataclass
+class BenchmarkConfig(RunConfig):
+    """scripts/benchmark.py: one suite, its sides measured in turn `repeats` times.
+
+    data_root: Flickr8k's folder, for its captions and pictures; null draws ones like them. out: the
+    JSON record. plot: a picture of suite=lstm or suite=scale, such as lstm.png.
+    """
+
+    suite: str = MISSING
+    threads: int | None = 2
+    repeats: int = 7
+    seed: int = 0
+    data_root: str | None = None
+    out: str | None = None
+    plot: str | None = None
+    features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
+    epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
+    scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
+    beam: BeamBenchmark = field(default_factory=BeamBenchmark)
+    lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
+    windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
+    kinds: KindsBenchmark = field(default_factory=KindsBenchmark)
+    metrics: MetricsBenchmark = field(default_factory=MetricsBenchmark)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("suite", self.suite, SUITES)
+        if self.plot is not None and self.suite not in ("lstm", "scale"):
+            raise ConfigError(f"plot draws suite=lstm and suite=scale, got suite={self.suite}")
+        in_range("repeats", self.repeats, 1)
+        in_range("seed", self.seed, 0)

@@ -1,0 +1,158 @@
+"""Schemas of the model and of its decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from captioner.checks import in_range, one_of, positive
+from captioner.errors import ConfigError
+from captioner.models.captioner import FEATURE_NORMS
+from captioner.models.rnn import RNN_KINDS
+from captioner.ops import BACKENDS
+
+ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
+
+
+@dataclass
+class EncoderConfig:
+    """The picture network.
+
+    kind: torchvision, timm, efficientnet_lite, plain (for small pictures), features (your own, in
+    `path`), or none for a language model of text alone. weights: torchvision, timm or registry (the
+    kind's own), random, or a file. output: pooled or grid; grid_size pools the grid to that side.
+    size: the side in pixels; resize: the short side before the centre crop, or squash for the whole
+    picture; null takes the network's own. train_from: a stage's name trains it and all after it
+    with learning rate lr; null freezes the network and caches its features in cache_dir, batch_size
+    pictures at a time. workers: processes that read pictures for a GPU; on a CPU each thread reads
+    its own.
+    """
+
+    kind: str = MISSING
+    name: str = MISSING
+    weights: str = MISSING
+    output: str = "pooled"
+    grid_size: int | None = None
+    size: int | None = None
+    resize: Any = None
+    train_from: str | None = None
+    lr: float | None = None
+    path: str | None = None
+    cache_dir: str = ".cache/features"
+    batch_size: int = 32
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        one_of("encoder.kind", self.kind, ENCODERS)
+        one_of("encoder.output", self.output, ("pooled", "grid"))
+        if self.resize not in (None, "squash") and not isinstance(self.resize, int):
+            raise ConfigError(
+                f"encoder.resize must be squash, a number of pixels or null, got {self.resize!r}"
+            )
+        in_range("encoder.grid_size", self.grid_size, 1)
+        in_range("encoder.size", self.size, 16)
+        positive("encoder.lr", self.lr)
+        in_range("encoder.batch_size", self.batch_size, 1)
+        in_range("encoder.workers", self.workers, 0)
+        if self.kind == "features" and not self.path:
+            raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
+
+
+@dataclass
+class RnnConfig:
+    """The recurrent layers: lstm, gru or rnn_tanh; variational_dropout keeps a sequence's mask."""
+
+    kind: str = "lstm"
+    variational_dropout: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("rnn.kind", self.kind, RNN_KINDS)
+
+
+@dataclass
+class DecoderConfig:
+    """The language model and how the image enters it; initialisation as in `initialise`.
+
+    feature_norm auto is standardise for features that stay as they are, none for a trained encoder.
+    """
+
+    embedding_dim: int = 512
+    hidden_size: int = 512
+    num_layers: int = 1
+    input_dropout: float = 0.0
+    output_dropout: float = 0.0
+    layer_dropout: float = 0.0
+    feature_dropout: float = 0.0
+    feature_norm: str = "auto"
+    tie_embeddings: bool = False
+    init: str = "uniform"
+    init_scale: float = 0.08
+    forget_bias: float = 1.0
+    output_bias_from_counts: bool = True
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for key in ("embedding_dim", "hidden_size", "num_layers"):
+            in_range(f"decoder.{key}", getattr(self, key), 1)
+        for key in ("input_dropout", "output_dropout", "layer_dropout", "feature_dropout"):
+            in_range(f"decoder.{key}", getattr(self, key), 0, 0.999)
+        positive("decoder.init_scale", self.init_scale)
+        one_of("decoder.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
+        one_of("decoder.init", self.init, ("uniform", "xavier"))
+        one_of("decoder.backend", self.backend, BACKENDS)
+        if self.tie_embeddings and self.embedding_dim != self.hidden_size:
+            raise ConfigError(
+                "decoder.tie_embeddings needs decoder.embedding_dim = decoder.hidden_size, got "
+                f"{self.embedding_dim} and {self.hidden_size}"
+            )
+
+
+@dataclass
+class DecodeConfig:
+    """How captions are searched or drawn; see decoding/. Lengths are in words."""
+
+    method: str = "beam"
+    beam_size: int = 3
+    groups: int = 1
+    diversity: float = 0.5
+    length_penalty: float = 0.0
+    samples: int = 5
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    n_best: int = 1
+    min_length: int = 1
+    max_length: int = 30
+    no_repeat_ngram: int = 0
+    allow_unknown: bool = False
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        one_of("decode.method", self.method, ("greedy", "beam", "sample"))
+        for key in (
+            "beam_size",
+            "groups",
+            "samples",
+            "n_best",
+            "max_length",
+            "batch_size",
+            "top_k",
+        ):
+            in_range(f"decode.{key}", getattr(self, key), 1)
+        for key in ("diversity", "length_penalty", "min_length", "no_repeat_ngram"):
+            in_range(f"decode.{key}", getattr(self, key), 0)
+        positive("decode.temperature", self.temperature)
+        positive("decode.top_p", self.top_p)
+        in_range("decode.top_p", self.top_p, 0, 1)
+        if self.min_length > self.max_length:
+            raise ConfigError(
+                f"decode.min_length {self.min_length} exceeds decode.max_length {self.max_length}"
+            )
+        if self.beam_size % self.groups:
+            raise ConfigError(
+                f"decode.groups must divide decode.beam_size, got {self.groups} and "
+                f"{self.beam_size}"
+            )
