@@ -60,7 +60,7 @@ def test_nobody_is_told_where_nobody_listens() -> None:
     clock = StepClock(CPU)
     with listening(clock):
         pass
-    assert list(clock.seconds()) == ["rest"]
+    assert clock.seconds() == {}
 
 
 class Writer:
@@ -91,7 +91,9 @@ def test_an_epochs_seconds_go_to_file_and_charts(tmp_path: Path) -> None:
     assert first["seconds"]["validation"] >= 0.02 > second["seconds"]["validation"]
     assert (first["steps_timed"], first["steps_taken_apart"]) == (7, 2)
     assert second["steps_taken_apart"] == 0 and second["milliseconds_of_a_step"] == {}
-    assert first["milliseconds_of_a_step"]["work"] > 0
+    parts = first["milliseconds_of_a_step"]
+    # No more than the seven steps took, however late the clocks are read.
+    assert 0 < parts["work"] < 2 * (parts["work"] + parts["rest"]) < 2e3 * first["seconds"]["steps"]
     training = sum(first["seconds"][k] for k in ("steps", "waiting for data"))
     assert first["tokens_per_second"] == pytest.approx(700 / training, rel=0.05)
     assert "timing of a step/work, ms" in writer.names

@@ -48,7 +48,6 @@ class StepClock:
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each part, and of the host for the whole step where a GPU computes."""
-        self.ended(REST)
         parts: dict[str, float] = {}
         for (_, before, first), (name, now, last) in zip(self.marks, self.marks[1:], strict=False):
             taken = now - before
@@ -151,10 +150,15 @@ class Timing:
             self._wants_trace = False
         if self._profiler is not None:
             return listening(Ranges(self.device))
-        if self.taken % self.every == 0:
-            self.clocks.append(StepClock(self.device))
-            return listening(self.clocks[-1])
-        return nullcontext()
+        return self._taken_apart() if self.taken % self.every == 0 else nullcontext()
+
+    @contextmanager
+    def _taken_apart(self) -> Iterator[None]:
+        clock = StepClock(self.device)
+        with listening(clock):
+            yield
+        clock.ended(REST)
+        self.clocks.append(clock)
 
     def _write_trace(self) -> None:
         profiler, self._profiler = self._profiler, None
