@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from captioner.ops import extension
+
 ROOT = Path(__file__).parents[1]
 WITHOUT = "captioner is installed without its compiled LSTM: "
 BUILD = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
@@ -96,3 +98,9 @@ def test_a_wrong_wish_for_cuda_is_refused(
     done = run(checkout, BUILD, CAPTIONER_CUDA=value, CUDA_HOME=home)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+@pytest.mark.skipif(extension.ABSENT is not None, reason=str(extension.ABSENT))
+def test_an_extension_of_older_sources_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "OPERATORS", ("lstm_packed", "operator_of_tomorrow"))
+    assert "an older one, without operator_of_tomorrow" in str(extension._load())

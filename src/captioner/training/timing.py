@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -145,6 +146,7 @@ class Timing:
 
     def _listening(self) -> AbstractContextManager[None]:
         if self._wants_trace and self.taken == self.FIRST:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports missing GPUs as errors
             self._profiler = torch.profiler.profile()
             self._profiler.start()
             self._wants_trace = False
