@@ -274,7 +274,7 @@ def test_the_benchmark_measures_every_cell_and_notes_each() -> None:
     noted: list[int] = []
     wrong = dataclasses.replace(TINY[0], dtype="float31")
     part = run_benchmark_stage(
-        HERE, seconds=60, cells=[TINY[0], wrong, TINY[1]], device="cpu",
+        HERE, seconds=300, cells=[TINY[0], wrong, TINY[1]], device="cpu",
         note=lambda part: noted.append(len(part["skipped"])),
     )  # fmt: skip
     assert [one["B"] for one in part["record"]["settings"]["batches"]] == [1, 2]
