@@ -13,11 +13,12 @@ struct LogitsBlock {
   template <int Rows>
   CAPTIONER_INLINE void run(int64_t row) const {
     const int64_t hidden = pass.hidden_size, across = ceil_div(pass.vocab_size, kPanel<T>);
+    const int64_t panels = packed_panels<T>(hidden, pass.vocab_size);
     Vector<T> sums[Rows][kVectors] = {};
-    for (int64_t first = 0; first < hidden; first += kDepthBlock) {
-      const int64_t depth = least(kDepthBlock, hidden - first);
-      const T* words = pass.words + (first * across + panel * depth) * kPanel<T>;
-      multiply<T, Rows>(sums, pass.hidden + row * hidden + first, hidden, 1, words, depth);
+    for (int64_t index = panel; index < panels; index += across) {
+      const Panel<T> part(index, hidden, pass.vocab_size);
+      multiply<T, Rows>(sums, pass.hidden + row * hidden + part.first_depth, hidden, 1,
+                        pass.words + part.start, part.depth);
     }
     T* to = pass.logits + (panel * pass.logits_rows + row - base) * kPanel<T>;
     for (int64_t v = 0; v < kVectors; ++v) {
@@ -104,21 +105,6 @@ void loss(const LossPass<T>& pass, int64_t first, int64_t last, T* grad_bias) {
 }
 
 // ---- gradients --------------------------------------------------------------------------------
-
-// Writes or, from the second part of a sum on, adds `factor` times the sums of one panel.
-template <typename T, int Rows>
-CAPTIONER_INLINE void put(const Vector<T> (&sums)[Rows][kVectors], const Panel<T>& panel, T factor,
-                          T* to, int64_t row_stride) {
-  for (int64_t v = 0; v < kVectors && v * kWidth<T> < panel.columns; ++v) {
-    const int64_t count = least(kWidth<T>, panel.columns - v * kWidth<T>);
-    for (int r = 0; r < Rows; ++r) {
-      T* place = to + r * row_stride + panel.first_column + v * kWidth<T>;
-      Vector<T> value = sums[r][v] * factor;
-      if (panel.first_depth > 0) value += load(place, count);
-      store(place, value, count);
-    }
-  }
-}
 
 // Some tokens; a panel of the weight holds some words (its depth) of some hidden units.
 template <typename T>

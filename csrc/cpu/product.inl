@@ -102,6 +102,21 @@ void pack(const Matrix<T>& matrix, T* packed, int64_t first_panel, int64_t last_
   }
 }
 
+// Writes or, from the second part of a sum on, adds `factor` times the sums of one panel.
+template <typename T, int Rows>
+CAPTIONER_INLINE void put(const Vector<T> (&sums)[Rows][kVectors], const Panel<T>& panel, T factor,
+                          T* to, int64_t row_stride) {
+  for (int64_t v = 0; v < kVectors && v * kWidth<T> < panel.columns; ++v) {
+    const int64_t count = least(kWidth<T>, panel.columns - v * kWidth<T>);
+    for (int r = 0; r < Rows; ++r) {
+      T* place = to + r * row_stride + panel.first_column + v * kWidth<T>;
+      Vector<T> value = sums[r][v] * factor;
+      if (panel.first_depth > 0) value += load(place, count);
+      store(place, value, count);
+    }
+  }
+}
+
 template <typename T>
 struct ProductBlock {
   const Product<T>& product;
@@ -112,15 +127,7 @@ struct ProductBlock {
     Vector<T> sums[Rows][kVectors] = {};
     multiply<T, Rows>(sums, a.values + row * a.row_stride + panel.first_depth * a.column_stride,
                       a.row_stride, a.column_stride, product.packed + panel.start, panel.depth);
-    T* to = product.result + row * product.columns + panel.first_column;
-    for (int64_t v = 0; v < kVectors && v * kWidth<T> < panel.columns; ++v) {
-      const int64_t count = least(kWidth<T>, panel.columns - v * kWidth<T>);
-      for (int r = 0; r < Rows; ++r) {
-        T* place = to + r * product.columns + v * kWidth<T>;
-        if (panel.first_depth > 0) sums[r][v] += load(place, count);
-        store(place, sums[r][v], count);
-      }
-    }
+    put<T, Rows>(sums, panel, T(1), product.result + row * product.columns, product.columns);
   }
 };
 

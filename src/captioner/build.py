@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,8 @@ from captioner.models.plain_encoder import plain_encoder
 from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
 from captioner.ops import choose_backend
+from captioner.run_folder import claim_run_folder
+from captioner.training.memory import keep_freed_memory
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.trainer import TrainerSettings
 from captioner.validation import ExtraMetrics
@@ -56,6 +60,18 @@ def name_backend(kind: str, requested: str, device: torch.device) -> None:
     chosen = choose_backend(requested, device.type)
     if requested != "auto":
         log.info("LSTM backend on %s: %s", device.type, chosen)
+
+
+def begin_run(config: schema.TrainConfig) -> tuple[Path, dict[str, Any], torch.device]:
+    """What comes before any data is read: the run's folder claimed, its configuration as written
+    there, its device; who computes is said, and on a CPU freed memory is kept."""
+    folder, resolved = Path(config.run_dir), dataclasses.asdict(config)
+    claim_run_folder(folder, resolved, resume=config.resume)
+    device = pick_device(config.device)
+    name_backend(config.rnn.kind, config.decoder.backend, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return folder, resolved, device
 
 
 # -- data ---------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from collections.abc import Sequence
@@ -14,13 +13,12 @@ import torch
 
 from captioner import config as schema
 from captioner.build import (
+    begin_run,
     build_captioner,
     build_decoder,
     build_optimizer,
     image_features,
     load_data,
-    name_backend,
-    pick_device,
     scene_metrics,
     trainer_settings,
 )
@@ -34,10 +32,9 @@ from captioner.generation import CaptionGenerator
 from captioner.image_features import CachedFeatures, ImageFeatures
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
-from captioner.run_folder import claim_run_folder, summary_writer
+from captioner.run_folder import summary_writer
 from captioner.text_runs import build_text_trainer, is_language_model
 from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
-from captioner.training.memory import keep_freed_memory
 from captioner.training.trainer import Trainer
 from captioner.validation import CaptionValidator
 
@@ -48,13 +45,7 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
     if isinstance(config.data, schema.TextData):
         return build_text_trainer(config)
-    folder = Path(config.run_dir)
-    resolved = dataclasses.asdict(config)
-    claim_run_folder(folder, resolved, resume=config.resume)
-    device = pick_device(config.device)
-    name_backend(config.rnn.kind, config.decoder.backend, device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    folder, resolved, device = begin_run(config)
 
     data = load_data(config.data)
     splits = {name: data.split(name) for name in ("train", "dev")}

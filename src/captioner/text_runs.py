@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ import torch
 
 from captioner import config as schema
 from captioner.build import (
+    begin_run,
     build_language_model,
     build_optimizer,
-    name_backend,
-    pick_device,
     trainer_settings,
 )
 from captioner.data.dataset import make_loader
@@ -29,10 +27,9 @@ from captioner.errors import CheckpointError
 from captioner.files import atomic_write
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
-from captioner.run_folder import claim_run_folder, summary_writer
+from captioner.run_folder import summary_writer
 from captioner.text_validation import TextValidator
 from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
-from captioner.training.memory import keep_freed_memory
 from captioner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -40,13 +37,7 @@ log = logging.getLogger(__name__)
 
 def build_text_trainer(config: schema.TrainConfig) -> Trainer:
     """Everything of a language model's run, wired and, where there is one to resume, resumed."""
-    folder = Path(config.run_dir)
-    resolved = dataclasses.asdict(config)
-    claim_run_folder(folder, resolved, resume=config.resume)
-    device = pick_device(config.device)
-    name_backend(config.rnn.kind, config.decoder.backend, device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    folder, resolved, device = begin_run(config)
 
     corpus = load_text(config.data, min_count=config.vocabulary.min_count)
     vocabulary = corpus.codec.vocabulary

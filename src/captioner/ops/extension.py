@@ -14,11 +14,11 @@ OPERATORS = ("lstm_packed", "lstm_step", "linear_cross_entropy", "cpu_vector_byt
 def _load() -> str | None:
     """Import the extension, or the build of it that CAPTIONER_EXTENSION names (a sanitized one)."""
     other = os.environ.get("CAPTIONER_EXTENSION")
-    if other:
-        torch.ops.load_library(other)
-        return None
     try:
-        importlib.import_module("captioner.ops._extension")
+        if other:
+            torch.ops.load_library(other)
+        else:
+            importlib.import_module("captioner.ops._extension")
     except ModuleNotFoundError:
         return f"the extension is not built here ({HOW_TO_BUILD})"
     except ImportError as error:
