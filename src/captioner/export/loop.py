@@ -163,11 +163,11 @@ class CaptioningLoop(nn.Module):
         return log_probs
 
     def _norm(self, length: Tensor) -> Tensor:
-        """The length's norm, [1]; an index would be read out of the tensor, which tracing cannot."""
+        """The length's norm, [1]: an index would be read out of the tensor, which stops tracing."""
         return self.norms.index_select(0, length.reshape(1))
 
     def _best(self, log_probs: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The K best continuations: the beams they continue, words, log_probs, sums: each [B, K]."""
+        """The K best continuations: beams they continue, words, log_probs, sums; each [B, K]."""
         each = min(self.beam_size, log_probs.shape[1])
         values, ids = log_probs.topk(each)
         values, ids = (one.unflatten(0, (-1, self.beam_size)) for one in (values, ids))

@@ -1,9 +1,9 @@
 """A checkpoint as a folder of plain files, to be given away: nothing in it is a pickle.
 
-    model.safetensors   the weights; a trained encoder's, or an included one's, begin with "encoder."
-    vocabulary.json     the words
-    config.json         the training configuration, the encoder's identity, scores, sums, versions
-    README.md           the model card
+model.safetensors   the weights; a trained encoder's, or an included one's, begin with "encoder."
+vocabulary.json     the words
+config.json         the training configuration, the encoder's identity, scores, sums, versions
+README.md           the model card
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from captioner.training.checkpoint import Checkpoint, load_checkpoint
 
 FORMAT = "captioner-model"
 VERSION = 1
-WEIGHTS, VOCABULARY, CONFIG, CARD = "model.safetensors", "vocabulary.json", "config.json", "README.md"
+WEIGHTS, VOCABULARY, CONFIG, CARD = (
+    "model.safetensors",
+    "vocabulary.json",
+    "config.json",
+    "README.md",
+)
 ENCODER = "encoder."  # how the names of an encoder's tensors begin
 # Of the machine that trained, not of the model.
 _LOCAL = ("run_dir", "resume", "device", "threads", "cache_dir")
