@@ -113,8 +113,8 @@ def _use(facts: CardFacts) -> list[str]:
         f"print(model.{call})",
         "```",
         "",
-        "Nothing here is a pickle: weights are safetensors, the rest is text. The vocabulary is a list "
-        "of words, `<pad>`, `<bos>`, `<eos>` and `<unk>` before them.",
+        "Nothing here is a pickle: weights are safetensors, the rest is text. The vocabulary lists "
+        "the words; `<pad>`, `<bos>`, `<eos>` and `<unk>` come before them.",
     ]
 
 
@@ -191,8 +191,8 @@ def _limits(facts: CardFacts) -> list[str]:
         )
     else:
         said = (
-            "For research and teaching. It knows only what its training captions name, says that of "
-            "every picture, and is often wrong in a fluent sentence. What it says of people (sex, "
+            "For research and teaching. It knows only what its training captions name, says that "
+            "of every picture, and is often wrong in a fluent sentence. What it says of people (sex, "
             "age, clothes, what they do) is guessed from how captions were written: do not decide "
             "anything about anybody by it, and do not rely on it where an error could do harm."
         )

@@ -94,7 +94,7 @@ class CaptioningLoop(nn.Module):
         return self.rules.max_length
 
     def _start(self, images: int) -> tuple[Tensor, ...]:
-        """Beams (scores, tokens, log_probs), then hypotheses (these and their lengths), none yet."""
+        """Beams (scores, tokens, log_probs); hypotheses (the same and lengths), none yet."""
         first = torch.full((1, self.beam_size), -math.inf, dtype=torch.float64)
         first[:, 0] = 0.0  # all beams are the same before the first word: one stands for them
         empty = torch.full((1, 1, self.longest), PAD)
