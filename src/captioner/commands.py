@@ -27,6 +27,7 @@ from captioner.evaluation.sanity import Surroundings
 from captioner.generation import Caption
 from captioner.runs import TrainedCaptioner, load_captioner
 from captioner.scoring import score_split
+from captioner.training.model_folder import results_folder, weights_file
 
 log = logging.getLogger(__name__)
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -47,8 +48,8 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
 
     The files go into `out`, by default a folder beside the checkpoint named for split and decoder.
     """
-    path = Path(str(config.checkpoint))
-    trained = load_captioner(path, device=pick_device(config.device))
+    path = weights_file(str(config.checkpoint))
+    trained = load_captioner(str(config.checkpoint), device=pick_device(config.device))
     data_config = config.data if config.data is not None else trained.data
     data = load_data(data_config)
     images = data.split(config.split)
@@ -59,7 +60,8 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
         by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
         extra = {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
     beams = config.decode.beam_size if config.decode.method == "beam" else ""
-    folder = Path(config.out or path.parent / f"{config.split}_{config.decode.method}{beams}")
+    name = f"{config.split}_{config.decode.method}{beams}"
+    folder = Path(config.out or results_folder(str(config.checkpoint), name))
     record = score_split(
         config,
         [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from captioner import config as schema
 from captioner.build import (
@@ -34,7 +35,8 @@ from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
 from captioner.run_folder import summary_writer
 from captioner.text_runs import build_text_trainer, is_language_model
-from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from captioner.training.checkpoint import Checkpoint, load_weights
+from captioner.training.model_folder import ENCODER, open_checkpoint
 from captioner.training.trainer import Trainer
 from captioner.validation import CaptionValidator
 
@@ -182,12 +184,12 @@ class TrainedCaptioner:
 
 
 def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptioner:
-    """Rebuild a trained captioner from its checkpoint alone.
+    """Rebuild a trained captioner from its checkpoint alone, or from a folder that holds one.
 
-    Raises CheckpointError when the file is damaged, or when the frozen encoder that it was trained
-    on is not the one that this machine has (other weights or another transform).
+    Raises CheckpointError when a file is damaged, or when the frozen encoder that it was trained on
+    is neither in it nor the one that this machine has (other weights or another transform).
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     if is_language_model(checkpoint):
         raise CheckpointError(f"{path} is a language model of text: it captions no pictures")
     try:
@@ -201,9 +203,15 @@ def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptione
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe a captioner: {error!r}") from error
     trained = identity["kind"] == "trained"
+    carried = {} if trained else _encoder_weights(checkpoint)
     features = image_features(
-        encoder_config, seed=tree["seed"], device=device, weights="random" if trained else None
+        encoder_config,
+        seed=tree["seed"],
+        device=device,
+        weights="random" if trained or carried else None,
     )
+    if carried and features.encoder is not None:
+        load_weights(features.encoder, carried, source=f"{path}, encoder")
     here = features.identity()
     if any(identity[key] != value for key, value in here.items()):
         raise CheckpointError(
@@ -217,8 +225,15 @@ def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptione
         encoder=features.encoder if trained else None,
         rnn=rnn_config,
     )
-    load_weights(model, checkpoint.model, source=str(path))
+    own = {k: x for k, x in checkpoint.model.items() if trained or not k.startswith(ENCODER)}
+    load_weights(model, own, source=str(path))
     return TrainedCaptioner(model.to(device).eval(), vocabulary, features, data, checkpoint)
+
+
+def _encoder_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The frozen encoder's tensors, where a model folder includes them."""
+    tensors = checkpoint.model.items()
+    return {k.removeprefix(ENCODER): x for k, x in tensors if k.startswith(ENCODER)}
 
 
 def _describe(identity: dict[str, Any]) -> str:

@@ -29,7 +29,8 @@ from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
 from captioner.run_folder import summary_writer
 from captioner.text_validation import TextValidator
-from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from captioner.training.checkpoint import Checkpoint, load_weights
+from captioner.training.model_folder import open_checkpoint
 from captioner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -150,8 +151,11 @@ def is_language_model(checkpoint: Checkpoint) -> bool:
 
 
 def load_language_model(path: Path | str, *, device: torch.device) -> TrainedLanguageModel:
-    """Rebuild a trained language model from its checkpoint alone; CheckpointError if it is none."""
-    checkpoint = load_checkpoint(path)
+    """Rebuild a trained language model from its checkpoint alone; CheckpointError if it is none.
+
+    `path` is as `open_checkpoint` takes it.
+    """
+    checkpoint = open_checkpoint(path)
     if not is_language_model(checkpoint):
         raise CheckpointError(f"{path} is no language model of text (a captioner, perhaps)")
     try:

@@ -48,6 +48,7 @@ from captioner.config.data import (
     TextData,
     VocabularyConfig,
 )
+from captioner.config.export import ExportConfig
 from captioner.config.model import ENCODERS, DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
 from captioner.config.training import TEXT_METRICS, OptimizerConfig, TrainerConfig
 from captioner.errors import ConfigError
@@ -71,6 +72,7 @@ __all__ = [
     "EncoderConfig",
     "EpochBenchmark",
     "EvaluateConfig",
+    "ExportConfig",
     "FeaturesBenchmark",
     "Flickr8kData",
     "FolderData",
@@ -118,6 +120,7 @@ COMMANDS = {
     "compare": CompareConfig,
     "caption": CaptionConfig,
     "sample": SampleConfig,
+    "export": ExportConfig,
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,
 }

@@ -30,7 +30,7 @@ def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         with Image.open(path) as image:
             _check_size(path, image, max_pixels)
             image.load()
-            return _to_rgb(path, _upright(image))
+            return as_rgb(image, path)
     except FileNotFoundError as error:
         raise ImageError(f"there is no picture {path}") from error
     except UnidentifiedImageError as error:
@@ -39,6 +39,11 @@ def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         raise ImageError(f"{path} is too large a picture: {error}") from error
     except _DAMAGED as error:
         raise ImageError(f"cannot read the picture {path}, it may be damaged: {error}") from error
+
+
+def as_rgb(image: Image.Image, path: Path | str = "the picture") -> Image.Image:
+    """An opened picture as `load_image` gives it; ImageError for an unknown range of values."""
+    return _to_rgb(path, _upright(image))
 
 
 def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
@@ -63,7 +68,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+def _to_rgb(path: Path | str, image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_wide_grey(path, image)
     if image.has_transparency_data:
@@ -74,7 +79,7 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_wide_grey(path: Path, image: Image.Image) -> Image.Image:
+def _from_wide_grey(path: Path | str, image: Image.Image) -> Image.Image:
     """Grey of 16 bits to 8; Pillow's own convert() would clip everything above 255."""
     values = np.asarray(image)
     low, high = values.min(), values.max()
