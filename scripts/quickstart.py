@@ -36,6 +36,7 @@ def main() -> None:
     for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "attribute_accuracy", "all_attributes"):
         print(f"  {name:20} {evaluation.scores[name]:6.2f}")
     print(f"\npictures with their captions: {evaluation.folder / 'report.html'}")
+    print(f"try it on a page: python scripts/demo.py checkpoint={RUN / 'best.pt'}")
 
 
 if __name__ == "__main__":
