@@ -84,6 +84,7 @@ def test_every_command_composes(name: str) -> None:
         "compare": ["runs=[a,b]"],
         "caption": ["checkpoint=x", "images=y"],
         "sample": ["checkpoint=x"],
+        "demo": ["checkpoint=x"],
         "benchmark": ["suite=epoch"],
     }
     config = compose(*needed.get(name, []), name=name)

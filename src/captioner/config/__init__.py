@@ -29,6 +29,7 @@ from captioner.config.commands import (
     BenchmarkConfig,
     CaptionConfig,
     CompareConfig,
+    DemoConfig,
     EvaluateConfig,
     PrepareConfig,
     RunConfig,
@@ -68,6 +69,7 @@ __all__ = [
     "DataConfig",
     "DecodeConfig",
     "DecoderConfig",
+    "DemoConfig",
     "EncoderConfig",
     "EpochBenchmark",
     "EvaluateConfig",
@@ -118,6 +120,7 @@ COMMANDS = {
     "compare": CompareConfig,
     "caption": CaptionConfig,
     "sample": SampleConfig,
+    "demo": DemoConfig,
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,
 }

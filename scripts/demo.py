@@ -1,0 +1,21 @@
+"""A page to try models on: `demo.py checkpoint=best.pt`, two captioners or a writer in a list."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from captioner.cli import run_command
+from captioner.config import DemoConfig
+from captioner.page.command import open_page
+
+
+def main(config: DemoConfig) -> None:
+    """Open the page and say where it is, until it is stopped."""
+    with open_page(config) as address:
+        print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    run_command(main, name="demo", configs=Path(__file__).parents[1] / "configs")
