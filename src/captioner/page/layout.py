@@ -21,7 +21,7 @@ from captioner.page.settings import (
     checked,
     decode_config,
 )
-from captioner.page.shading import NOTHING_YET, captions_html, problem_html
+from captioner.page.shading import NOTHING_YET, captions_html, heading_html, problem_html
 
 # One visitor's work at a time: everything that runs a model stands in this queue.
 _ALONE: dict[str, Any] = {
@@ -90,11 +90,11 @@ def _text_tab(writer: WritingModel) -> None:
         with gr.Column(scale=2, min_width=320):
             prompt = gr.Textbox(label="Prompt", lines=3, max_length=2000, elem_id="prompt")
             with gr.Row():
-                write = gr.Button("Write", variant="primary", elem_id="write")
-                stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                write = gr.Button("Write", variant="primary", min_width=80, elem_id="write")
+                stop = gr.Button("Stop", min_width=80, elem_id="stop")
             sliders = _sliders(TEXT_SETTINGS, TEXT_DEFAULTS)
         with gr.Column(scale=3, min_width=320):
-            gr.HTML(f'<section class="captions"><h3>{writer.name}</h3><p>{writer.facts}</p></section>')
+            gr.HTML(heading_html(writer.name, writer.facts))
             text = gr.Textbox(
                 label="Text", lines=22, max_lines=22, autoscroll=True, interactive=False,
                 buttons=["copy"], elem_id="text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator
 from importlib.resources import files
@@ -50,6 +51,7 @@ def serve(page: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Ite
 
     Uploads above `max_mb` are refused while they arrive. ConfigError when the port is taken.
     """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio calls its own server first
     page.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False)
     # Fonts that the system has: Gradio's themes would load others.
     fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
@@ -58,7 +60,7 @@ def serve(page: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Ite
         _, address, _ = page.launch(
             server_name=host,
             server_port=port,
-            max_file_size=f"{max_mb * 1e6:.0f}b",
+            max_file_size=round(max_mb * 2**20),
             share=False,
             show_error=False,
             allowed_paths=[],

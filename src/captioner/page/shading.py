@@ -13,8 +13,12 @@ NOTHING_YET = '<p class="hint">Drop a picture, take one, or pick an example.</p>
 def captions_html(name: str, facts: str, captions: Sequence[Caption]) -> str:
     """One model's captions, best first, under its name."""
     items = "".join(map(_caption, captions))
-    heading = f"<h3>{escape(name)}</h3><p>{escape(facts)}</p>"
-    return f'<section class="captions">{heading}<ol>{items}</ol></section>'
+    return f'<section class="captions">{heading_html(name, facts)}<ol>{items}</ol></section>'
+
+
+def heading_html(name: str, facts: str) -> str:
+    """A model's name and what is known of it."""
+    return f'<header class="model"><h3>{escape(name)}</h3><p>{escape(facts)}</p></header>'
 
 
 def problem_html(error: Exception) -> str:
