@@ -75,7 +75,9 @@ def test_settings_out_of_bounds_are_refused_by_name() -> None:
         checked(TEXT_SETTINGS, {**TEXT_DEFAULTS, "length": 10**9})
 
 
-@pytest.mark.parametrize("decode", [[], ["decode=greedy"], ["decode=sample"], ["decode=diverse_beam"]])
+@pytest.mark.parametrize(
+    "decode", [[], ["decode=greedy"], ["decode=sample"], ["decode=diverse_beam"]]
+)
 def test_the_page_begins_as_configured(decode: list[str]) -> None:
     configured = settings(*decode)
     decoder, values = caption_defaults(configured)

@@ -85,4 +85,3 @@ def serve(page: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Ite
         yield str(address)
     finally:
         page.close(verbose=False)
-

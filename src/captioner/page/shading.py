@@ -46,4 +46,3 @@ def _word(word: str, p: float) -> str:
 
 def _percent(p: float) -> str:
     return "&lt;1" if p < 0.005 else f"{100 * p:.0f}"
-
