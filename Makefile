@@ -37,7 +37,7 @@ $(READY): $(INSTALLED) setup.py $(CXX_FILES)
 	@touch $@
 
 demo: $(READY) ## Train on drawn scenes, then show captions and scores (minutes on two cores)
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python scripts/quickstart.py
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest $(TESTS)

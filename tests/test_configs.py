@@ -85,6 +85,7 @@ def test_every_command_composes(name: str) -> None:
         "caption": ["checkpoint=x", "images=y"],
         "sample": ["checkpoint=x"],
         "export": ["checkpoint=x", "out=y"],
+        "demo": ["checkpoint=x"],
         "benchmark": ["suite=epoch"],
     }
     config = compose(*needed.get(name, []), name=name)

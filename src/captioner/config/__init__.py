@@ -29,6 +29,7 @@ from captioner.config.commands import (
     BenchmarkConfig,
     CaptionConfig,
     CompareConfig,
+    DemoConfig,
     EvaluateConfig,
     PrepareConfig,
     RunConfig,
@@ -69,6 +70,7 @@ __all__ = [
     "DataConfig",
     "DecodeConfig",
     "DecoderConfig",
+    "DemoConfig",
     "EncoderConfig",
     "EpochBenchmark",
     "EvaluateConfig",
@@ -121,6 +123,7 @@ COMMANDS = {
     "caption": CaptionConfig,
     "sample": SampleConfig,
     "export": ExportConfig,
+    "demo": DemoConfig,
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,
 }

@@ -215,6 +215,33 @@ class SampleConfig(RunConfig):
 
 
 @dataclass
+class DemoConfig(RunConfig):
+    """scripts/demo.py: a page on host:port (null: the first free one from 7860) to try checkpoints.
+
+    checkpoint: one or a list; of captioners at most two, which are compared, of language models
+    one. decode: what the page begins with. max_mb: the largest picture that may be uploaded.
+    """
+
+    checkpoint: Any = None
+    host: str = "127.0.0.1"
+    port: int | None = 7860
+    max_mb: float = 10
+    decode: DecodeConfig = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("port", self.port, 1, 65535)
+        positive("max_mb", self.max_mb)
+        if not self.checkpoint:
+            raise ConfigError(
+                "the page needs a checkpoint: `make demo` trains one in minutes, then python "
+                "scripts/demo.py checkpoint=outputs/demo/best.pt"
+            )
+        given = [self.checkpoint] if isinstance(self.checkpoint, str) else list(self.checkpoint)
+        self.checkpoint = [str(path) for path in given]
+
+
+@dataclass
 class PrepareConfig:
     """scripts/prepare_flickr8k.py: where the data set is or shall be, and where it comes from.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +19,27 @@ MAX_PIXELS = 178_956_970  # where Pillow itself stops
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
-def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(
+    path: Path | str, *, max_pixels: int = MAX_PIXELS, kinds: Sequence[str] | None = None
+) -> Image.Image:
     """The picture as PIL RGB, turned upright by its EXIF tag.
 
     Grey, palette, CMYK and 16-bit pictures are converted (16-bit scaled, not clipped), transparency
     is laid over white, of an animation the first frame is taken. ImageError when the file is
-    missing, truncated, no picture, has more than `max_pixels` pixels, or an unknown range.
+    missing, truncated, no picture, has more than `max_pixels` pixels, or an unknown range; `kinds`
+    are Pillow's names of the formats that may be opened, None for all.
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=kinds) as image:
             _check_size(path, image, max_pixels)
             image.load()
             return as_rgb(image, path)
     except FileNotFoundError as error:
         raise ImageError(f"there is no picture {path}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not a picture: {_first_bytes(path)}") from error
+        expected = f" ({', '.join(kinds)})" if kinds else ""
+        raise ImageError(f"{path} is not a picture{expected}: {_first_bytes(path)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large a picture: {error}") from error
     except _DAMAGED as error:
