@@ -127,10 +127,15 @@ class World:
         loss = SummedLoss(model)
         if self.size == 1:
             return loss
+        # After a first step torch lays its buckets out anew, and sums that go round three or more
+        # ranks are then rounded otherwise: a resumed run would not end with the same bits. It keeps
+        # the layout where it looks for unused parameters, and says nothing where it finds one.
+        loss.unused = nn.Parameter(torch.zeros((), device=next(model.parameters()).device))
         on_gpu = next(model.parameters()).device.type == "cuda"
         return DistributedDataParallel(
             loss,
             process_group=dist.new_group(backend="nccl") if on_gpu else None,
+            find_unused_parameters=True,
             gradient_as_bucket_view=True,
         )
 
