@@ -19,6 +19,8 @@ def main(config: TrainConfig) -> None:
             f"stopped; nothing finished is lost. Go on with the same command and "
             f"run_dir={config.run_dir} resume=true"
         ) from None
+    if not trainer.world.main:
+        return
     name = config.trainer.best_metric
     pick = min if trainer.settings.lower_is_better else max
     best = pick(history, key=lambda figures: figures[name])
@@ -26,4 +28,5 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, name="train", configs=Path(__file__).parents[1] / "configs")
+    configs = Path(__file__).parents[1] / "configs"
+    run_command(main, name="train", configs=configs, processes=True)

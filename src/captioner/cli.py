@@ -14,38 +14,76 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner.config import COMMANDS, GROUPS, known_keys, parse, register_schemas
 from captioner.errors import CaptionerError, ConfigError
+from captioner.training import distributed
 
 log = logging.getLogger(__name__)
 
 
 def run_command(
-    task: Callable[[Any], None], *, name: str, configs: Path, literal: Sequence[str] = ()
+    task: Callable[[Any], None],
+    *,
+    name: str,
+    configs: Path,
+    literal: Sequence[str] = (),
+    processes: bool = False,
 ) -> None:
     """Run `task` with the configuration `configs/<name>.yaml` and the command line's overrides.
 
     What the user can mend ends in a message on standard error and exit status 1, what is wrong with
     the configuration itself in status 2, an interruption in 130; never in a traceback, unless
     CAPTIONER_TRACEBACK=1. The keys in `literal` take any text as it is, without Hydra's quotes.
+    Of the processes that torchrun starts, where a command takes such `processes`, the first reads
+    the command line and hands the configuration on; the first to fail says why.
     """
+    if distributed.started_together() > 1 and not processes:
+        distributed.refuse(f"{name}.py")
     sys.argv = [sys.argv[0], *(_quoted(argument, literal) for argument in sys.argv[1:])]
     register_schemas()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
 
+    handed_on = False
+
     def checked(config: DictConfig) -> None:
+        nonlocal handed_on
         with _one_sentence(name):  # inside, too: Hydra reports a task's errors in its own way
             settings = parse(config)
-            if getattr(settings, "threads", None):
-                torch.set_num_threads(settings.threads)
-            task(settings)
+            if world.size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise ConfigError("torchrun trains one run; start a sweep (-m) without it")
+            handed_on = True
+            _begin(task, world.from_main(lambda: settings))
 
-    with _one_sentence(name):
-        hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
+    with _one_sentence(name), distributed.joined() as world:
+        if not world.main:
+            _follow(task, world)
+            return
+        try:
+            hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
+        finally:
+            if not handed_on:  # --help, or something is wrong with the configuration
+                world.from_main(lambda: None)
+
+
+def _follow(task: Callable[[Any], None], world: distributed.World) -> None:
+    """What the other processes do: the same with the configuration that the first one read."""
+    logging.basicConfig(level=logging.WARNING, format=f"process {world.rank}: %(message)s")
+    settings = world.from_main(lambda: None)
+    if settings is not None:
+        _begin(task, settings)
+
+
+def _begin(task: Callable[[Any], None], settings: Any) -> None:
+    if getattr(settings, "threads", None):
+        torch.set_num_threads(settings.threads)
+    with distributed.failing_once():
+        task(settings)
 
 
 def _quoted(argument: str, keys: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
-from captioner.files import read_json, write_json
+from captioner.files import atomic_write, read_json, write_json
 
 CONFIG = "config.json"
 # What may differ when a run goes on: nothing that decides its result.
@@ -54,6 +55,12 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + key] = value
     return leaves
+
+
+def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """The run's vocabulary in vocabulary.json, for whoever wants to read it."""
+    with atomic_write(folder / "vocabulary.json", "w") as handle:
+        handle.write(vocabulary.to_json())
 
 
 def summary_writer(folder: Path) -> Any:

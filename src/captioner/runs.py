@@ -25,17 +25,18 @@ from captioner.build import (
 )
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, Pictures, make_loader
+from captioner.data.shares import Share
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError
-from captioner.files import atomic_write
 from captioner.generation import CaptionGenerator
 from captioner.image_features import CachedFeatures, ImageFeatures
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
-from captioner.run_folder import summary_writer
+from captioner.run_folder import summary_writer, write_vocabulary
 from captioner.text_runs import build_text_trainer, is_language_model
 from captioner.training.checkpoint import Checkpoint, load_weights
+from captioner.training.distributed import World
 from captioner.training.model_folder import ENCODER, open_checkpoint
 from captioner.training.trainer import Trainer
 from captioner.validation import CaptionValidator
@@ -47,17 +48,19 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
     if isinstance(config.data, schema.TextData):
         return build_text_trainer(config)
-    folder, resolved, device = begin_run(config)
+    folder, resolved, device, world = begin_run(config)
 
-    data = load_data(config.data)
-    splits = {name: data.split(name) for name in ("train", "dev")}
-    vocabulary = _build_vocabulary(config.vocabulary, splits["train"], folder)
-    features = image_features(config.encoder, seed=config.seed, device=device)
+    with world.main_first():  # what is drawn or extracted is there for the others
+        data = load_data(config.data)
+        splits = {name: data.split(name) for name in ("train", "dev")}
+        features = image_features(config.encoder, seed=config.seed, device=device)
+        sources = {name: features.source(images) for name, images in splits.items()}
+    vocabulary = _build_vocabulary(config.vocabulary, splits["train"])
     datasets = {
         name: CaptionDataset(
             images,
             vocabulary=vocabulary,
-            source=features.source(images),
+            source=sources[name],
             max_length=config.vocabulary.max_length,
             by_picture=name == "train" and config.trainer.batch_by == "picture",
         )
@@ -66,8 +69,16 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
     model = _new_captioner(config, vocabulary, features, datasets["train"].source).to(device)
     log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
 
-    writer = summary_writer(folder)
-    validator = _build_validator(config, model, vocabulary, splits["dev"], datasets["dev"], writer)
+    writer = None
+    if world.main:
+        writer = summary_writer(folder)
+        write_vocabulary(folder, vocabulary)
+    validator = _build_validator(
+        config, model, vocabulary, splits["dev"], datasets["dev"], writer, world
+    )
+    train: Any = datasets["train"]
+    if world.size > 1:
+        train = Share(train, rank=world.rank, size=world.size)
     order = BatchOrder(
         len(datasets["train"]), batch_size=config.trainer.batch_size, seed=config.seed
     )
@@ -75,7 +86,7 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
         model=model,
         optimizer=build_optimizer(config, model),
         loader=make_loader(
-            datasets["train"],
+            train,
             order,
             workers=config.trainer.workers if _reads_files(datasets["train"].source) else 0,
             pin_memory=device.type == "cuda",
@@ -88,6 +99,7 @@ def build_trainer(config: schema.TrainConfig) -> Trainer:
         device=device,
         writer=writer,
         show_progress=config.trainer.progress,
+        world=world,
     )
     if config.resume:
         trainer.resume()
@@ -100,16 +112,14 @@ def _reads_files(source: ImageSource) -> bool:
 
 
 def _build_vocabulary(
-    config: schema.VocabularyConfig, images: Sequence[CaptionedImage], folder: Path
+    config: schema.VocabularyConfig, images: Sequence[CaptionedImage]
 ) -> Vocabulary:
-    """The vocabulary of the training captions, also written into the run's folder."""
+    """The vocabulary of the training captions."""
     vocabulary = Vocabulary.build(
         (tokenize(caption) for image in images for caption in image.captions),
         min_count=config.min_count,
         rare=config.rare,
     )
-    with atomic_write(folder / "vocabulary.json", "w") as handle:
-        handle.write(vocabulary.to_json())
     log.info("vocabulary: %d tokens", len(vocabulary))
     return vocabulary
 
@@ -121,6 +131,7 @@ def _build_validator(
     images: Sequence[CaptionedImage],
     dataset: CaptionDataset,
     writer: Any,
+    world: World,
 ) -> CaptionValidator:
     return CaptionValidator(
         generator=CaptionGenerator(model, vocabulary, build_decoder(config.decode, vocabulary)),
@@ -131,6 +142,7 @@ def _build_validator(
         extra=scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
         writer=writer,
         shown=config.trainer.shown_pictures,
+        world=world,
     )
 
 

@@ -23,11 +23,10 @@ from captioner.data.text_corpus import TextCorpus, encode_corpus
 from captioner.data.text_files import find_text, python_library, tiny_shakespeare
 from captioner.data.vocabulary import Vocabulary
 from captioner.data.windows import TextWindows, WindowOrder
-from captioner.errors import CheckpointError
-from captioner.files import atomic_write
+from captioner.errors import CheckpointError, ConfigError
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
-from captioner.run_folder import summary_writer
+from captioner.run_folder import summary_writer, write_vocabulary
 from captioner.text_validation import TextValidator
 from captioner.training.checkpoint import Checkpoint, load_weights
 from captioner.training.model_folder import open_checkpoint
@@ -38,12 +37,19 @@ log = logging.getLogger(__name__)
 
 def build_text_trainer(config: schema.TrainConfig) -> Trainer:
     """Everything of a language model's run, wired and, where there is one to resume, resumed."""
-    folder, resolved, device = begin_run(config)
+    folder, resolved, device, world = begin_run(config)
 
-    corpus = load_text(config.data, min_count=config.vocabulary.min_count)
+    streams = world.share(config.trainer.batch_size)
+    if config.trainer.batch_size < world.size:
+        raise ConfigError(
+            f"trainer.batch_size={config.trainer.batch_size} streams of text are not enough for "
+            f"{world.size} processes: each reads one or more"
+        )
+    with world.main_first():  # what is downloaded and encoded is there for the others
+        corpus = load_text(config.data, min_count=config.vocabulary.min_count)
     vocabulary = corpus.codec.vocabulary
-    with atomic_write(folder / "vocabulary.json", "w") as handle:
-        handle.write(vocabulary.to_json())
+    if world.main:
+        write_vocabulary(folder, vocabulary)
     log.info("vocabulary: %d tokens", len(vocabulary))
     windows = TextWindows(
         corpus.split("train").tokens,
@@ -51,22 +57,26 @@ def build_text_trainer(config: schema.TrainConfig) -> Trainer:
         window=config.trainer.window,
         bos=vocabulary.bos,
         seed=config.seed,
+        streams=streams,
     )
     order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
     model = StreamModel(_new_model(config, vocabulary)).to(device)
     log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+    validator = text_validator(model.language_model, corpus, "dev")
     trainer = Trainer(
         model=model,
         optimizer=build_optimizer(config, model),
         loader=make_loader(windows, order, workers=0, pin_memory=device.type == "cuda"),
         order=order,
-        validate=text_validator(model.language_model, corpus, "dev"),
+        # The split is one stream, read from its first token to its last: by one process.
+        validate=lambda step: world.from_main(lambda: validator(step)),
         folder=folder,
         settings=trainer_settings(config),
         texts={"config": json.dumps(resolved), "vocabulary": vocabulary.to_json()},
         device=device,
-        writer=summary_writer(folder),
+        writer=summary_writer(folder) if world.main else None,
         show_progress=config.trainer.progress,
+        world=world,
     )
     if config.resume:
         trainer.resume()

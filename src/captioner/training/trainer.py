@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from captioner.training.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from captioner.training.distributed import World
 from captioner.training.interrupt import Interruption
 from captioner.training.optimisation import clip_gradients, schedule_factor
 from captioner.training.progress import progress_bar
@@ -120,7 +122,9 @@ class Trainer:
     """Trains `model` on `loader` in the given `order`, keeping last.pt and best.pt in `folder`.
 
     `validate(step)` returns a dict of metrics that contains `settings.best_metric`; `writer` is a
-    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is.
+    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is. In a `world` of
+    several processes each has such a trainer, whose loader gives its share of every batch, None for
+    an empty one; they take the same steps, and rank 0 writes.
     """
 
     def __init__(
@@ -128,7 +132,7 @@ class Trainer:
         *,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loader: Iterable[Batch],
+        loader: Iterable[Batch | None],
         order: Order,
         validate: Callable[[int], dict[str, float]],
         folder: Path,
@@ -137,15 +141,25 @@ class Trainer:
         device: torch.device,
         writer: Any = None,
         show_progress: bool = True,
+        world: World | None = None,
     ) -> None:
+        self.world = world or World()
         self.model, self.optimizer = model, optimizer
+        self.summed_loss = self.world.summed_loss(model)
         self.loader, self.order, self.validate = loader, order, validate
         self.folder, self.settings, self.texts = folder, settings, texts
-        self.device, self.writer, self.show_progress = device, writer, show_progress
+        self.device, self.writer = device, writer
+        self.show_progress = show_progress and self.world.main
         self.progress = Progress()
         self.timing = Timing(
-            folder, device=device, every=settings.log_steps, profile=settings.profile, writer=writer
+            folder,
+            device=device,
+            every=settings.log_steps,
+            profile=settings.profile and self.world.main,
+            writer=writer,
         )
+        if not self.world.main:  # which must not draw rank 0's dropout
+            self.world.set_random_state([], device, step=0)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = math.ceil(len(order) / settings.accumulation)
         self.total_steps = settings.epochs * self.steps_per_epoch
@@ -155,6 +169,7 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from last.pt where there is one: weights, optimiser, order and random state.
 
+        The number of processes may be another than before: only dropout then draws other numbers.
         Raises CheckpointError when the file is damaged, or of another model, optimiser or kind.
         """
         path = self.folder / "last.pt"
@@ -169,13 +184,13 @@ class Trainer:
             self.optimizer.load_state_dict(training["optimizer"])
             self.progress = Progress(**training["progress"])
             if isinstance(self.model, CarriesState):
-                self.model.load_carried_state(training["carried_state"])
+                state = self.world.own_streams(training["carried_state"])
+                self.model.load_carried_state(state)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         self.timing.resume(self.progress.epoch)
-        torch.set_rng_state(training["random_state"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(training["cuda_random_state"].cpu(), self.device)
+        states = [training, *training.get("other_ranks", [])]
+        self.world.set_random_state(states, self.device, step=self.progress.step)
         log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
         return True
 
@@ -192,14 +207,18 @@ class Trainer:
         training = {
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
-            "random_state": torch.get_rng_state(),
         }
+        own, *others = self.world.random_states(self.device)
+        training |= own
+        if others:
+            training["other_ranks"] = others
         if isinstance(self.model, CarriesState):
-            training["carried_state"] = self.model.carried_state()
-        if self.device.type == "cuda":
-            training["cuda_random_state"] = torch.cuda.get_rng_state(self.device)
-        checkpoint = Checkpoint(self.model.state_dict(), self.texts, training=training)
-        save_checkpoint(self.folder / "last.pt", checkpoint)
+            training["carried_state"] = self.world.gather_streams(self.model.carried_state())
+        self._write("last.pt", Checkpoint(self.model.state_dict(), self.texts, training=training))
+
+    def _write(self, name: str, checkpoint: Checkpoint) -> None:
+        if self.world.main:
+            save_checkpoint(self.folder / name, checkpoint)
 
     def _check_weights(self) -> None:
         """A gradient can overflow in the very step whose loss was still finite."""
@@ -231,7 +250,7 @@ class Trainer:
                 self._train_epoch(bar, interruption)
                 self.save()
                 interruption.saved = True
-                if interruption.requested:
+                if any(self.world.any(interruption.requested)):
                     raise KeyboardInterrupt
                 self._finish_epoch()
                 interruption.saved = False
@@ -254,21 +273,25 @@ class Trainer:
             bar.update()
             last = state.position == len(self.order)
             now = time.monotonic()
-            due = now - saved > 60 * settings.checkpoint_minutes or (
+            late = now - saved > 60 * settings.checkpoint_minutes
+            # Clocks and signals are each process's own: what one of them asks for, all do.
+            late, stop = self.world.any(late, interruption.requested)
+            due = late or (
                 settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0
             )
-            if last or due or interruption.requested or state.step % settings.log_steps == 0:
+            if last or due or stop or state.step % settings.log_steps == 0:
                 state.seconds += now - started
                 started = now
                 self._account(running, bar)
-            if interruption.requested or (due and not last):
+            if stop or (due and not last):
                 self.save()
                 saved = time.monotonic()
-            if interruption.requested:
+            if stop:
                 raise KeyboardInterrupt
 
-    def _step(self, group: list[Batch]) -> tuple[Tensor, int]:
-        """One optimiser step over a group of batches: summed loss (on the device) and tokens."""
+    def _step(self, group: Sequence[Batch | None]) -> tuple[Tensor, int]:
+        """One optimiser step over a group of batches: this rank's summed loss (on the device), and
+        the tokens of all ranks, over which the gradients are a mean."""
         state, settings = self.progress, self.settings
         factor = schedule_factor(
             state.step,
@@ -278,17 +301,19 @@ class Trainer:
         )
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["base_lr"] * factor
-        tokens = sum(batch.targets.numel() for batch in group)
+        own = sum(batch.targets.numel() for batch in group if batch is not None)
+        tokens = int(self.world.total(own)[0])
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch in group:
+        for number, batch in enumerate(group, 1):
             with span("copy to the device"):
-                batch = batch.to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
-                loss: Tensor = self.model.loss(  # type: ignore[operator]
-                    *batch.model_inputs, batch.targets, label_smoothing=settings.label_smoothing
-                )
-            with span("embedding and image, backward"):
-                (loss / tokens).backward()
+                batch = None if batch is None else batch.to(self.device)
+            # The ranks' gradients are added up once, after the last batch of the step.
+            with nullcontext() if number == len(group) else self.summed_loss.no_sync():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
+                    loss: Tensor = self.summed_loss(batch, settings.label_smoothing)
+                with span("embedding and image, backward"):
+                    # Divided by the size too: the ranks' gradients are averaged, not summed.
+                    (loss / (tokens / self.world.size)).backward()
             total += loss.detach()
         with span("clipping"):
             clip_gradients(self.parameters, norm=settings.clip_norm, value=settings.clip_value)
@@ -302,7 +327,7 @@ class Trainer:
     def _account(self, running: Tensor, bar: Any) -> None:
         """Read the loss from the device, refuse what is not finite, show it."""
         state = self.progress
-        value = float(running)
+        value = self.world.total(float(running))[0]
         running.zero_()
         if not math.isfinite(value):
             raise NumericsError(
@@ -323,14 +348,13 @@ class Trainer:
         state, settings = self.progress, self.settings
         self.model.eval()
         with self.timing.during("validation"):
-            metrics = self.validate(state.step)
+            metrics = self.world.gather(self.validate(state.step))[0]  # the same to the last bit
         score = self._score(metrics)
         sign = -1 if settings.lower_is_better else 1
         better = state.best is None or sign * score > sign * state.best
         if better:
             state.best = score
-            best = Checkpoint(self.model.state_dict(), self.texts, scores=metrics)
-            save_checkpoint(self.folder / "best.pt", best)
+            self._write("best.pt", Checkpoint(self.model.state_dict(), self.texts, scores=metrics))
         state.validations_since_best = 0 if better else state.validations_since_best + 1
         figures = {
             "epoch": state.epoch + 1,
@@ -340,9 +364,12 @@ class Trainer:
             **metrics,
         }
         state.history = [*state.history, figures]
-        write_json(self.folder / "history.json", state.history)
-        self._report(figures, better)
-        self.timing.finish_epoch(state.epoch + 1, state.step, state.tokens)
+        if self.world.main:
+            write_json(self.folder / "history.json", state.history)
+            self._report(figures, better)
+            self.timing.finish_epoch(state.epoch + 1, state.step, state.tokens)
+        else:
+            self.timing.start_epoch()
         stop = settings.patience is not None and state.validations_since_best >= settings.patience
         if stop:
             log.info(
