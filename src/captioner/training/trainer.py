@@ -30,7 +30,8 @@ from captioner.training.checkpoint import (
 )
 from captioner.training.interrupt import Interruption
 from captioner.training.optimisation import clip_gradients, schedule_factor
-from captioner.training.progress import progress_bar
+from captioner.training.progress import SilentBar, progress_bar
+from captioner.training.randomness import Randomness
 from captioner.training.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,12 @@ class Trainer:
     """Trains `model` on `loader` in the given `order`, keeping last.pt and best.pt in `folder`.
 
     `validate(step)` returns a dict of metrics that contains `settings.best_metric`; `writer` is a
-    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is.
+    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is; `random` is
+    where the model's numbers come from, torch's own generators unless given; `name` stands before
+    what is logged.
+
+    `run` does it all. Whoever trains several models side by side calls the steps that it consists
+    of: `begin_epoch`, `take` for each group of batches, `save`, `finish_epoch`.
     """
 
     def __init__(
@@ -137,12 +143,17 @@ class Trainer:
         device: torch.device,
         writer: Any = None,
         show_progress: bool = True,
+        random: Randomness | None = None,
+        name: str = "",
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.loader, self.order, self.validate = loader, order, validate
         self.folder, self.settings, self.texts = folder, settings, texts
         self.device, self.writer, self.show_progress = device, writer, show_progress
+        self.random, self.name = random or Randomness(device), name
         self.progress = Progress()
+        self._bar: Any = SilentBar()
+        self._running = torch.zeros((), dtype=torch.float64, device=device)
         self.timing = Timing(
             folder, device=device, every=settings.log_steps, profile=settings.profile, writer=writer
         )
@@ -170,13 +181,11 @@ class Trainer:
             self.progress = Progress(**training["progress"])
             if isinstance(self.model, CarriesState):
                 self.model.load_carried_state(training["carried_state"])
+            self.random.load(training)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         self.timing.resume(self.progress.epoch)
-        torch.set_rng_state(training["random_state"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(training["cuda_random_state"].cpu(), self.device)
-        log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
+        self._say("resuming at step %d of %d", self.progress.step, self.total_steps)
         return True
 
     def save(self) -> None:
@@ -192,12 +201,10 @@ class Trainer:
         training = {
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
-            "random_state": torch.get_rng_state(),
+            **self.random.state(),
         }
         if isinstance(self.model, CarriesState):
             training["carried_state"] = self.model.carried_state()
-        if self.device.type == "cuda":
-            training["cuda_random_state"] = torch.cuda.get_rng_state(self.device)
         checkpoint = Checkpoint(self.model.state_dict(), self.texts, training=training)
         save_checkpoint(self.folder / "last.pt", checkpoint)
 
@@ -227,45 +234,56 @@ class Trainer:
         state = self.progress
         bar = progress_bar(total=self.total_steps, done=state.step, show=self.show_progress)
         with bar, Interruption() as interruption:
+            self._bar = bar
             while not state.finished:
-                self._train_epoch(bar, interruption)
+                self._train_epoch(interruption)
                 self.save()
                 interruption.saved = True
                 if interruption.requested:
                     raise KeyboardInterrupt
-                self._finish_epoch()
+                self.finish_epoch()
                 interruption.saved = False
-                self.save()
         return state.history
 
-    def _train_epoch(self, bar: Any, interruption: Interruption) -> None:
+    def _train_epoch(self, interruption: Interruption) -> None:
         """Take the epoch's remaining steps, saving now and then."""
-        state, settings = self.progress, self.settings
-        self.model.train()
-        self.order.epoch, self.order.position = state.epoch, state.position
-        running = torch.zeros((), dtype=torch.float64, device=self.device)
-        saved = started = time.monotonic()
+        self.order.epoch, self.order.position = self.progress.epoch, self.progress.position
+        self.begin_epoch()
         batches = self.timing.waits(iter(self.loader))
-        while group := list(islice(batches, settings.accumulation)):
-            with self.timing.step():
-                loss, tokens = self._step(group)
-            running += loss
-            state.tokens += tokens
-            bar.update()
-            last = state.position == len(self.order)
-            now = time.monotonic()
-            due = now - saved > 60 * settings.checkpoint_minutes or (
-                settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0
-            )
-            if last or due or interruption.requested or state.step % settings.log_steps == 0:
-                state.seconds += now - started
-                started = now
-                self._account(running, bar)
-            if interruption.requested or (due and not last):
-                self.save()
-                saved = time.monotonic()
+        while group := list(islice(batches, self.settings.accumulation)):
+            self.take(group)
             if interruption.requested:
+                self.stop()
                 raise KeyboardInterrupt
+
+    def begin_epoch(self) -> None:
+        """Make ready for `take`: at an epoch's first batch, or after a resume within it."""
+        self.model.train()
+        self._running.zero_()
+        self._saved = self._counted = time.monotonic()
+
+    def take(self, group: list[Batch]) -> None:
+        """One step over a group of batches, its figures, and last.pt where it is due."""
+        state, settings = self.progress, self.settings
+        with self.timing.step(), self.random.used():
+            loss, tokens = self._step(group)
+        self._running += loss
+        state.tokens += tokens
+        self._bar.update()
+        last = state.position == len(self.order)
+        due = time.monotonic() - self._saved > 60 * settings.checkpoint_minutes or (
+            settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0
+        )
+        if last or due or state.step % settings.log_steps == 0:
+            self._account()
+        if due and not last:
+            self.save()
+            self._saved = time.monotonic()
+
+    def stop(self) -> None:
+        """Save within an epoch, for a resume to go on from."""
+        self._account()
+        self.save()
 
     def _step(self, group: list[Batch]) -> tuple[Tensor, int]:
         """One optimiser step over a group of batches: summed loss (on the device) and tokens."""
@@ -299,11 +317,14 @@ class Trainer:
         state.position += len(group)
         return total, tokens
 
-    def _account(self, running: Tensor, bar: Any) -> None:
+    def _account(self) -> None:
         """Read the loss from the device, refuse what is not finite, show it."""
         state = self.progress
-        value = float(running)
-        running.zero_()
+        now = time.monotonic()
+        state.seconds += now - self._counted
+        self._counted = now
+        value = float(self._running)
+        self._running.zero_()
         if not math.isfinite(value):
             raise NumericsError(
                 f"the loss became {value} within the {self.settings.log_steps} steps before step "
@@ -312,14 +333,14 @@ class Trainer:
         state.loss_sum += value
         loss = state.loss_sum / state.tokens
         rate = state.tokens / max(state.seconds, 1e-9)
-        bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
+        self._bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
         if self.writer is not None:
             self.writer.add_scalar("train/loss", loss, state.step)
             self.writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], state.step)
             self.writer.add_scalar("train/tokens_per_second", rate, state.step)
 
-    def _finish_epoch(self) -> None:
-        """Validate, keep the best, write the history, and turn to the next epoch."""
+    def finish_epoch(self) -> None:
+        """Validate, keep the best, write the history, turn to the next epoch and save."""
         state, settings = self.progress, self.settings
         self.model.eval()
         with self.timing.during("validation"):
@@ -345,12 +366,13 @@ class Trainer:
         self.timing.finish_epoch(state.epoch + 1, state.step, state.tokens)
         stop = settings.patience is not None and state.validations_since_best >= settings.patience
         if stop:
-            log.info(
+            self._say(
                 "stopping early: no better %s in %d epochs", settings.best_metric, settings.patience
             )
         state.epoch += 1
         state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
         state.finished = stop or state.epoch >= settings.epochs
+        self.save()
 
     def _score(self, metrics: dict[str, float]) -> float:
         """The metric that decides which epoch is the best."""
@@ -363,9 +385,12 @@ class Trainer:
 
     def _report(self, figures: dict[str, float], better: bool) -> None:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if k not in ("epoch", "step"))
-        log.info("epoch %d: %s%s", figures["epoch"], shown, " (best so far)" if better else "")
+        self._say("epoch %d: %s%s", figures["epoch"], shown, " (best so far)" if better else "")
         if self.writer is not None:
             for name, value in figures.items():
                 if name not in ("epoch", "step"):
                     self.writer.add_scalar(f"epoch/{name}", value, figures["step"])
             self.writer.flush()
+
+    def _say(self, message: str, *values: Any) -> None:
+        log.info(f"{self.name}: {message}" if self.name else message, *values)
