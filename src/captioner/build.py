@@ -62,16 +62,15 @@ def name_backend(kind: str, requested: str, device: torch.device) -> None:
         log.info("LSTM backend on %s: %s", device.type, chosen)
 
 
-def begin_run(config: schema.TrainConfig) -> tuple[Path, dict[str, Any], torch.device]:
-    """What comes before any data is read: the run's folder claimed, its configuration as written
-    there, its device; who computes is said, and on a CPU freed memory is kept."""
-    folder, resolved = Path(config.run_dir), dataclasses.asdict(config)
-    claim_run_folder(folder, resolved, resume=config.resume)
+def begin_run(config: schema.TrainConfig) -> torch.device:
+    """What comes before any data is read: the run's folder is claimed, its device found; who
+    computes is said, and on a CPU freed memory is kept."""
+    claim_run_folder(Path(config.run_dir), dataclasses.asdict(config), resume=config.resume)
     device = pick_device(config.device)
     name_backend(config.rnn.kind, config.decoder.backend, device)
     if device.type == "cpu":
         keep_freed_memory()
-    return folder, resolved, device
+    return device
 
 
 # -- data ---------------------------------------------------------------------------------------

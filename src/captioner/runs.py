@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from captioner import config as schema
 from captioner.build import (
@@ -32,64 +34,105 @@ from captioner.generation import CaptionGenerator
 from captioner.image_features import CachedFeatures, ImageFeatures
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
+from captioner.replica_runs import (
+    Parts,
+    order_seed,
+    refuse_shared_draws,
+    train_side_by_side,
+)
 from captioner.run_folder import summary_writer
-from captioner.text_runs import build_text_trainer, is_language_model
+from captioner.text_runs import TextParts, is_language_model
 from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from captioner.training.randomness import OwnRandomness
+from captioner.training.replicas import ReplicaTrainer
 from captioner.training.trainer import Trainer
 from captioner.validation import CaptionValidator
 
 log = logging.getLogger(__name__)
 
 
-def build_trainer(config: schema.TrainConfig) -> Trainer:
+def build_trainer(config: schema.TrainConfig) -> Trainer | ReplicaTrainer:
     """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
-    if isinstance(config.data, schema.TextData):
-        return build_text_trainer(config)
-    folder, resolved, device = begin_run(config)
-
-    data = load_data(config.data)
-    splits = {name: data.split(name) for name in ("train", "dev")}
-    vocabulary = _build_vocabulary(config.vocabulary, splits["train"], folder)
-    features = image_features(config.encoder, seed=config.seed, device=device)
-    datasets = {
-        name: CaptionDataset(
-            images,
-            vocabulary=vocabulary,
-            source=features.source(images),
-            max_length=config.vocabulary.max_length,
-            by_picture=name == "train" and config.trainer.batch_by == "picture",
-        )
-        for name, images in splits.items()
-    }
-    model = _new_captioner(config, vocabulary, features, datasets["train"].source).to(device)
-    log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
-
-    writer = summary_writer(folder)
-    validator = _build_validator(config, model, vocabulary, splits["dev"], datasets["dev"], writer)
-    order = BatchOrder(
-        len(datasets["train"]), batch_size=config.trainer.batch_size, seed=config.seed
-    )
-    trainer = Trainer(
-        model=model,
-        optimizer=build_optimizer(config, model),
-        loader=make_loader(
-            datasets["train"],
-            order,
-            workers=config.trainer.workers if _reads_files(datasets["train"].source) else 0,
-            pin_memory=device.type == "cuda",
-        ),
-        order=order,
-        validate=validator,
-        folder=folder,
-        settings=trainer_settings(config),
-        texts=_checkpoint_texts(resolved, vocabulary, features, model),
-        device=device,
-        writer=writer,
-        show_progress=config.trainer.progress,
+    device = begin_run(config)
+    text = isinstance(config.data, schema.TextData)
+    parts: Parts = TextParts(config, device) if text else CaptionParts(config, device)
+    trainer = (
+        parts.trainer(config)
+        if config.trainer.replicas == 1
+        else train_side_by_side(config, parts, device)
     )
     if config.resume:
         trainer.resume()
     return trainer
+
+
+class CaptionParts:
+    """What the runs of one configuration of captioned pictures share: all but the model."""
+
+    def __init__(self, config: schema.TrainConfig, device: torch.device) -> None:
+        data = load_data(config.data)
+        self.device = device
+        self.splits = {name: data.split(name) for name in ("train", "dev")}
+        self.vocabulary = _build_vocabulary(
+            config.vocabulary, self.splits["train"], Path(config.run_dir)
+        )
+        self.features = image_features(config.encoder, seed=config.seed, device=device)
+        self.datasets = {
+            name: CaptionDataset(
+                images,
+                vocabulary=self.vocabulary,
+                source=self.features.source(images),
+                max_length=config.vocabulary.max_length,
+                by_picture=name == "train" and config.trainer.batch_by == "picture",
+            )
+            for name, images in self.splits.items()
+        }
+        training = self.datasets["train"]
+        self.order = BatchOrder(
+            len(training), batch_size=config.trainer.batch_size, seed=order_seed(config)
+        )
+        self.loader = make_loader(
+            training,
+            self.order,
+            workers=config.trainer.workers if _reads_files(training.source) else 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def trainer(self, config: schema.TrainConfig, *, replica: str = "") -> Trainer:
+        """A new captioner's trainer in `config.run_dir`; `replica` names one among several."""
+        features = self._features(config, replica)
+        source = self.datasets["train"].source
+        model = _new_captioner(config, self.vocabulary, features, source).to(self.device)
+        random = OwnRandomness(self.device) if replica else None
+        if not replica or replica == "replica 0":
+            log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+        folder, dev = Path(config.run_dir), self.datasets["dev"]
+        writer = summary_writer(folder)
+        return Trainer(
+            model=model,
+            optimizer=build_optimizer(config, model),
+            loader=self.loader,
+            order=self.order,
+            validate=_build_validator(
+                config, model, self.vocabulary, self.splits["dev"], dev, writer
+            ),
+            folder=folder,
+            settings=trainer_settings(config),
+            texts=_checkpoint_texts(dataclasses.asdict(config), self.vocabulary, features, model),
+            device=self.device,
+            writer=writer,
+            show_progress=config.trainer.progress and not replica,
+            random=random,
+            name=replica,
+        )
+
+    def _features(self, config: schema.TrainConfig, replica: str) -> ImageFeatures:
+        """The images' way in: an encoder that is trained is each replica's own."""
+        if not (replica and self.features.trained):
+            return self.features
+        own = image_features(config.encoder, seed=config.seed, device=self.device)
+        refuse_shared_draws(own.encoder or nn.Identity())
+        return own
 
 
 def _reads_files(source: ImageSource) -> bool:

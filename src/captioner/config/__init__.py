@@ -49,7 +49,12 @@ from captioner.config.data import (
     VocabularyConfig,
 )
 from captioner.config.model import ENCODERS, DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
-from captioner.config.training import TEXT_METRICS, OptimizerConfig, TrainerConfig
+from captioner.config.training import (
+    TEXT_METRICS,
+    OptimizerConfig,
+    ReplicasConfig,
+    TrainerConfig,
+)
 from captioner.errors import ConfigError
 
 __all__ = [
@@ -80,6 +85,7 @@ __all__ = [
     "MetricsBenchmark",
     "OptimizerConfig",
     "PrepareConfig",
+    "ReplicasConfig",
     "RnnConfig",
     "RunConfig",
     "SampleConfig",

@@ -20,7 +20,12 @@ from captioner.benchmarks.schema import (
 from captioner.checks import in_range, one_of, positive
 from captioner.config.data import TextData, VocabularyConfig
 from captioner.config.model import DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
-from captioner.config.training import TEXT_METRICS, OptimizerConfig, TrainerConfig
+from captioner.config.training import (
+    TEXT_METRICS,
+    OptimizerConfig,
+    ReplicasConfig,
+    TrainerConfig,
+)
 from captioner.data.prepare import IMAGES_URL, TEXT_URL
 from captioner.errors import ConfigError
 from captioner.evaluation.metrics import FAST, METRICS
@@ -56,11 +61,13 @@ class TrainConfig(RunConfig):
     decoder: DecoderConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
+    replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     decode: DecodeConfig = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_text()
+        self._check_replicas()
         trained = self.encoder.train_from is not None
         if trained and self.decoder.feature_norm == "standardise":
             raise ConfigError(
@@ -69,6 +76,22 @@ class TrainConfig(RunConfig):
             )
         if trained and self.encoder.kind == "features":
             raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")
+
+    def _check_replicas(self) -> None:
+        """As many values as replicas, and the same images' features for all of them."""
+        count = self.trainer.replicas
+        for key, values in self.replicas.given().items():
+            if len(values) != count:
+                raise ConfigError(
+                    f"replicas.{key} must have a value for each of trainer.replicas={count}, got "
+                    f"{len(values)}"
+                )
+        drawn = self.encoder.weights == "random" and self.encoder.train_from is None
+        if count > 1 and drawn and self.encoder.kind not in ("none", "features"):
+            raise ConfigError(
+                "replicas share the features of a frozen encoder, but with encoder.weights=random "
+                "each seed has its own; take other weights, or train them (encoder.train_from)"
+            )
 
     def _check_text(self) -> None:
         """What a language model of text alone cannot have, and a captioner must."""
