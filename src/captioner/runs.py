@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def build_trainer(config: schema.TrainConfig) -> Trainer | ReplicaTrainer:
     """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
     device = begin_run(config)
     text = isinstance(config.data, schema.TextData)
-    parts: Parts = TextParts(config, device) if text else CaptionParts(config, device)
+    make: Callable[..., Parts] = TextParts if text else CaptionParts
+    parts = make(config, device)
     trainer = (
         parts.trainer(config)
         if config.trainer.replicas == 1

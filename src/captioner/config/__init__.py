@@ -20,6 +20,7 @@ from captioner.benchmarks.schema import (
     KindsBenchmark,
     LstmBenchmark,
     MetricsBenchmark,
+    ReplicasBenchmark,
     ScaleBenchmark,
     WindowsBenchmark,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "MetricsBenchmark",
     "OptimizerConfig",
     "PrepareConfig",
+    "ReplicasBenchmark",
     "ReplicasConfig",
     "RnnConfig",
     "RunConfig",

@@ -14,6 +14,7 @@ from captioner.benchmarks.schema import (
     KindsBenchmark,
     LstmBenchmark,
     MetricsBenchmark,
+    ReplicasBenchmark,
     ScaleBenchmark,
     WindowsBenchmark,
 )
@@ -31,7 +32,7 @@ from captioner.errors import ConfigError
 from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
 
-SUITES = ("features", "epoch", "scale", "beam", "lstm", "windows", "kinds", "metrics")
+SUITES = ("features", "epoch", "replicas", "scale", "beam", "lstm", "windows", "kinds", "metrics")
 
 
 @dataclass
@@ -270,6 +271,7 @@ class BenchmarkConfig(RunConfig):
     plot: str | None = None
     features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
     epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
+    replicas: ReplicasBenchmark = field(default_factory=ReplicasBenchmark)
     scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)

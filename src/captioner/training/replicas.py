@@ -70,8 +70,9 @@ class ReplicaTrainer:
     ) -> None:
         self.replicas, self.loader, self.order = replicas, loader, order
         self.folder, self.show_progress = folder, show_progress
-        self.threads = torch.get_num_threads() if device.type == "cpu" else 1
-        self.single = device.type == "cpu"
+        self.on_cpu = device.type == "cpu"
+        threads = torch.get_num_threads() if self.on_cpu else 1
+        self._pool = ThreadPoolExecutor(threads, initializer=self._begin_thread)
 
     @property
     def settings(self) -> TrainerSettings:
@@ -80,7 +81,8 @@ class ReplicaTrainer:
 
     def resume(self) -> bool:
         """Continue each replica from its last.pt, wherever it stands; whether there was one."""
-        return any([replica.trainer.resume() for replica in self.replicas])
+        found = [replica.trainer.resume() for replica in self.replicas]
+        return any(found)
 
     def run(self) -> list[dict[str, float]]:
         """Train all to the end; the figures of every epoch of each, with the replica's number.
@@ -88,8 +90,7 @@ class ReplicaTrainer:
         Raises KeyboardInterrupt after saving when a signal asked to stop, NumericsError when no
         replica is left.
         """
-        pool = ThreadPoolExecutor(self.threads, initializer=self._begin_thread)
-        with self._bar() as self._shown, pool as self._pool, Interruption() as interruption:
+        with self._bar() as self._shown, self._pool, Interruption() as interruption:
             while any(replica.active for replica in self.replicas):
                 self._train_epoch(interruption)
                 self._side_by_side(self._at_the_end(), lambda one: one.trainer.finish_epoch())
@@ -105,7 +106,7 @@ class ReplicaTrainer:
         ]
 
     def _begin_thread(self) -> None:
-        if self.single:
+        if self.on_cpu:
             torch.set_num_threads(1)  # of this thread's operations
 
     def _bar(self) -> Any:
@@ -133,23 +134,26 @@ class ReplicaTrainer:
         batches = iter(self.loader)
         size = self.settings.accumulation
         while turn := list(islice(batches, TURN * size)):
-            groups = [turn[k : k + size] for k in range(0, len(turn), size)]
-            places = [(epoch, position + k * size) for k in range(len(groups))]
+            self.take_turn((epoch, position), turn)
             position += len(turn)
-
-            def take(
-                replica: Replica, steps: Any = tuple(zip(places, groups, strict=True))
-            ) -> None:
-                for place, group in steps:
-                    if replica.place == place:
-                        replica.trainer.take(group)
-
-            self._side_by_side(self._active(), take)
             self._show()
             if interruption.requested:
                 self._side_by_side(self._active(), lambda one: one.trainer.stop())
                 raise KeyboardInterrupt
         self._side_by_side(self._at_the_end(), lambda one: one.trainer.save())
+
+    def take_turn(self, place: tuple[int, int], batches: Sequence[Batch]) -> None:
+        """Several steps of every replica over `batches`, the first of which is at `place`."""
+        epoch, position = place
+        size = self.settings.accumulation
+        starts = range(0, len(batches), size)
+
+        def take(replica: Replica) -> None:
+            for start in starts:
+                if replica.place == (epoch, position + start):
+                    replica.trainer.take(list(batches[start : start + size]))
+
+        self._side_by_side(self._active(), take)
 
     def _side_by_side(self, replicas: Sequence[Replica], work: Callable[[Replica], None]) -> None:
         """Do the work of each on some thread; NumericsError is the end of that replica only."""
@@ -201,9 +205,9 @@ class ReplicaTrainer:
             for replica in self.replicas
         ]
         if best is not None:
-            with atomic_write(self.folder / "best.pt") as to:
-                with (best.trainer.folder / "best.pt").open("rb") as kept:
-                    shutil.copyfileobj(kept, to)
+            kept = best.trainer.folder / "best.pt"
+            with kept.open("rb") as source, atomic_write(self.folder / "best.pt") as copy:
+                shutil.copyfileobj(source, copy)
             log.info("best %s so far: %.4g of %s", name, best.trainer.progress.best,
                      best.trainer.name)  # fmt: skip
         write_json(
