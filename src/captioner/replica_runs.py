@@ -30,8 +30,13 @@ PLACES = {
 class Parts(Protocol):
     """What the runs of one data set share, and a trainer made of it."""
 
-    loader: Iterable[Batch]
-    order: Order
+    @property
+    def loader(self) -> Iterable[Batch]:
+        """The batches of the training split."""
+
+    @property
+    def order(self) -> Order:
+        """The order that `loader` follows."""
 
     def trainer(self, config: schema.TrainConfig, *, replica: str = "") -> Trainer:
         """A new model's trainer in `config.run_dir`; `replica` names one among several."""

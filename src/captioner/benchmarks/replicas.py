@@ -88,10 +88,10 @@ def _measure(
             for name, (side, times) in sides.items():
                 taken[name].append(side.seconds(steps) * times / steps / replicas)
     seconds = {name: Spread(tuple(values)) for name, values in taken.items()}
-    result.figures += [
+    result.figures.extend(
         Figure("a step of a model", name, "ms", spread.map(lambda s: 1e3 * s), axes)
         for name, spread in seconds.items()
-    ]
+    )
     ratio = paired_ratio(seconds[BESIDE], seconds[ALONE])
     what = f"time of {replicas} side by side to one after another"
     result.requirements.append(Requirement(what, "times", ratio, at_most=ASKED, axes=axes))
