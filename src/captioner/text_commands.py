@@ -37,7 +37,12 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
     The figures, with what they are averaged over, go into scores.json in `out`, by default a folder
     beside the checkpoint named for the split; the page of surprises where `page` says.
     """
-    path = Path(str(config.checkpoint))
+    path, *others = schema.checkpoint_paths(config.checkpoint)
+    if others:
+        raise ConfigError(
+            f"{path} is a language model of text, which is scored alone: an ensemble of several "
+            "checkpoints is for captioners"
+        )
     trained = load_language_model(path, device=pick_device(config.device))
     data = _data(config, trained)
     vocabulary = trained.codec.vocabulary

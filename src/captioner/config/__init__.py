@@ -36,6 +36,7 @@ from captioner.config.commands import (
     SampleConfig,
     ScoringConfig,
     TrainConfig,
+    checkpoint_paths,
 )
 from captioner.config.data import (
     SPLITS,
@@ -99,6 +100,7 @@ __all__ = [
     "TrainerConfig",
     "VocabularyConfig",
     "WindowsBenchmark",
+    "checkpoint_paths",
     "data_config",
     "known_keys",
     "parse",

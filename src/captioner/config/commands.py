@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -33,6 +34,14 @@ from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
 
 SUITES = ("features", "epoch", "replicas", "scale", "beam", "lstm", "windows", "kinds", "metrics")
+
+
+def checkpoint_paths(given: Any) -> list[Path]:
+    """The files that checkpoint= names: one, or a list [a.pt,b.pt]; ConfigError otherwise."""
+    names = given if isinstance(given, list) else [given]
+    if not names or not all(isinstance(name, str | Path) for name in names):
+        raise ConfigError(f"checkpoint must be a file or a list of files, got {given!r}")
+    return [Path(name) for name in names]
 
 
 @dataclass
@@ -135,7 +144,9 @@ class ScoringConfig(RunConfig):
 
 @dataclass
 class EvaluateConfig(ScoringConfig):
-    """scripts/evaluate.py: a checkpoint on a split, anybody's results file, or people themselves.
+    """scripts/evaluate.py: checkpoints on a split, anybody's results file, or people themselves.
+
+    checkpoint: one, or a list that captions together as an ensemble.
 
     out: the folder of a checkpoint's scores, or the file of the others'; subset allows results
     for only some of the annotated images; human scores one reference against the others, of
@@ -145,7 +156,7 @@ class EvaluateConfig(ScoringConfig):
     first page_tokens tokens was.
     """
 
-    checkpoint: str | None = None
+    checkpoint: Any = None
     split: str = "dev"
     data: Any = None
     decode: DecodeConfig = MISSING
@@ -173,6 +184,8 @@ class EvaluateConfig(ScoringConfig):
             )
         if self.checkpoint is not None and any(files):
             raise ConfigError("give evaluate.py either checkpoint=, or results= and references=")
+        if self.checkpoint is not None:
+            checkpoint_paths(self.checkpoint)
 
 
 @dataclass
@@ -201,12 +214,19 @@ class CompareConfig:
 
 @dataclass
 class CaptionConfig(RunConfig):
-    """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list."""
+    """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list.
 
-    checkpoint: str = MISSING
+    checkpoint: one, or a list that captions together.
+    """
+
+    checkpoint: Any = MISSING
     images: Any = MISSING
     decode: DecodeConfig = MISSING
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checkpoint_paths(self.checkpoint)
 
 
 @dataclass
