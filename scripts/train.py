@@ -24,7 +24,11 @@ def main(config: TrainConfig) -> None:
     name = config.trainer.best_metric
     pick = min if trainer.settings.lower_is_better else max
     best = pick(history, key=lambda figures: figures[name])
-    print(f"best {name} {best[name]:.4g} in epoch {best['epoch']:.0f}; {config.run_dir}/best.pt")
+    whose = f" of replica {best['replica']}" if "replica" in best else ""
+    print(
+        f"best {name} {best[name]:.4g} in epoch {best['epoch']:.0f}{whose}; "
+        f"{config.run_dir}/best.pt"
+    )
 
 
 if __name__ == "__main__":

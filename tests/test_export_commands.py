@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,13 +17,12 @@ from PIL import Image
 import captioner
 from captioner.cli import compose_config
 from captioner.commands import caption_files
-from captioner.errors import CheckpointError, ConfigError, DataError
-from captioner.export_commands import export, export_folder, export_onnx
+from captioner.errors import ConfigError
+from captioner.export_commands import export_folder
 from captioner.generation import Caption
-from captioner.pretrained import CaptionModel, TextModel
+from captioner.pretrained import CaptionModel
 from captioner.runs import build_trainer
 from captioner.training.checkpoint import load_checkpoint
-from captioner.training.model_folder import open_checkpoint, results_folder
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -68,11 +68,13 @@ def name_backend(kind: str, requested: str, device: torch.device) -> None:
         log.info("LSTM backend on %s: %s", device.type, chosen)
 
 
-def begin_run(config: schema.TrainConfig) -> tuple[Path, dict[str, Any], torch.device, World]:
-    """What comes before any data is read: the run's folder claimed, its configuration as written
-    there, its device and processes; who computes is said, and on a CPU freed memory is kept."""
-    folder, resolved, ranks = Path(config.run_dir), dataclasses.asdict(config), world()
-    ranks.from_main(lambda: claim_run_folder(folder, resolved, resume=config.resume))
+def begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
+    """What comes before any data is read: the run's folder claimed, its device and processes; who
+    computes is said, and on a CPU freed memory is kept."""
+    folder, ranks = Path(config.run_dir), world()
+    ranks.from_main(
+        lambda: claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
+    )
     device = pick_device(config.device)
     if ranks.size > 1:
         threads = torch.get_num_threads()
@@ -80,7 +82,7 @@ def begin_run(config: schema.TrainConfig) -> tuple[Path, dict[str, Any], torch.d
     name_backend(config.rnn.kind, config.decoder.backend, device)
     if device.type == "cpu":
         keep_freed_memory()
-    return folder, resolved, device, ranks
+    return device, ranks
 
 
 # -- data ---------------------------------------------------------------------------------------

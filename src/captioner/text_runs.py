@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import torch
 
 from captioner import config as schema
 from captioner.build import (
-    begin_run,
     build_language_model,
     build_optimizer,
     trainer_settings,
@@ -26,61 +26,74 @@ from captioner.data.windows import TextWindows, WindowOrder
 from captioner.errors import CheckpointError, ConfigError
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
+from captioner.replica_runs import order_seed
 from captioner.run_folder import summary_writer, write_vocabulary
 from captioner.text_validation import TextValidator
 from captioner.training.checkpoint import Checkpoint, load_weights
+from captioner.training.distributed import World
 from captioner.training.model_folder import open_checkpoint
+from captioner.training.randomness import OwnRandomness
 from captioner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def build_text_trainer(config: schema.TrainConfig) -> Trainer:
-    """Everything of a language model's run, wired and, where there is one to resume, resumed."""
-    folder, resolved, device, world = begin_run(config)
+class TextParts:
+    """What the runs of one configuration of text share: all but the model."""
 
-    streams = world.share(config.trainer.batch_size)
-    if config.trainer.batch_size < world.size:
-        raise ConfigError(
-            f"trainer.batch_size={config.trainer.batch_size} streams of text are not enough for "
-            f"{world.size} processes: each reads one or more"
+    def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
+        self.device, self.world = device, world
+        streams = world.share(config.trainer.batch_size)
+        if config.trainer.batch_size < world.size:
+            raise ConfigError(
+                f"trainer.batch_size={config.trainer.batch_size} streams of text are not enough "
+                f"for {world.size} processes: each reads one or more"
+            )
+        with world.main_first():  # what is downloaded and encoded is there for the others
+            self.corpus = load_text(config.data, min_count=config.vocabulary.min_count)
+        self.vocabulary = self.corpus.codec.vocabulary
+        if world.main:
+            write_vocabulary(Path(config.run_dir), self.vocabulary)
+        log.info("vocabulary: %d tokens", len(self.vocabulary))
+        windows = TextWindows(
+            self.corpus.split("train").tokens,
+            batch_size=config.trainer.batch_size,
+            window=config.trainer.window,
+            bos=self.vocabulary.bos,
+            seed=order_seed(config),
+            streams=streams,
         )
-    with world.main_first():  # what is downloaded and encoded is there for the others
-        corpus = load_text(config.data, min_count=config.vocabulary.min_count)
-    vocabulary = corpus.codec.vocabulary
-    if world.main:
-        write_vocabulary(folder, vocabulary)
-    log.info("vocabulary: %d tokens", len(vocabulary))
-    windows = TextWindows(
-        corpus.split("train").tokens,
-        batch_size=config.trainer.batch_size,
-        window=config.trainer.window,
-        bos=vocabulary.bos,
-        seed=config.seed,
-        streams=streams,
-    )
-    order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
-    model = StreamModel(_new_model(config, vocabulary)).to(device)
-    log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
-    validator = text_validator(model.language_model, corpus, "dev")
-    trainer = Trainer(
-        model=model,
-        optimizer=build_optimizer(config, model),
-        loader=make_loader(windows, order, workers=0, pin_memory=device.type == "cuda"),
-        order=order,
-        # The split is one stream, read from its first token to its last: by one process.
-        validate=lambda step: world.from_main(lambda: validator(step)),
-        folder=folder,
-        settings=trainer_settings(config),
-        texts={"config": json.dumps(resolved), "vocabulary": vocabulary.to_json()},
-        device=device,
-        writer=summary_writer(folder) if world.main else None,
-        show_progress=config.trainer.progress,
-        world=world,
-    )
-    if config.resume:
-        trainer.resume()
-    return trainer
+        self.order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
+        self.loader = make_loader(windows, self.order, workers=0, pin_memory=device.type == "cuda")
+
+    def trainer(self, config: schema.TrainConfig, *, replica: str = "") -> Trainer:
+        """A new language model's trainer in `config.run_dir`; `replica` names one of several."""
+        folder = Path(config.run_dir)
+        model = StreamModel(_new_model(config, self.vocabulary)).to(self.device)
+        random = OwnRandomness(self.device) if replica else None
+        if not replica or replica == "replica 0":
+            log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+        validator = text_validator(model.language_model, self.corpus, "dev")
+        return Trainer(
+            model=model,
+            optimizer=build_optimizer(config, model),
+            loader=self.loader,
+            order=self.order,
+            # The split is one stream, read from its first token to its last: by one process.
+            validate=lambda step: self.world.from_main(lambda: validator(step)),
+            folder=folder,
+            settings=trainer_settings(config),
+            texts={
+                "config": json.dumps(dataclasses.asdict(config)),
+                "vocabulary": self.vocabulary.to_json(),
+            },
+            device=self.device,
+            writer=summary_writer(folder) if self.world.main else None,
+            show_progress=config.trainer.progress and not replica,
+            random=random,
+            name=replica,
+            world=self.world,
+        )
 
 
 def load_text(

@@ -16,6 +16,7 @@ from captioner.data.images import load_image
 from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.scores import score
 from captioner.generation import Caption, CaptionGenerator
+from captioner.models.captioner import Captioner
 from captioner.training.distributed import World
 
 VALIDATED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
@@ -87,6 +88,7 @@ class CaptionValidator:
     def loss(self) -> float:
         """Mean loss of the references' tokens, nats a token, without dropout."""
         model = self.generator.model.eval()
+        assert isinstance(model, Captioner)
         device = model.image_projection.weight.device
 
         def summed(rows: Tensor) -> tuple[float, int]:

@@ -20,6 +20,7 @@ from captioner.benchmarks.schema import (
     KindsBenchmark,
     LstmBenchmark,
     MetricsBenchmark,
+    ReplicasBenchmark,
     ScaleBenchmark,
     WindowsBenchmark,
 )
@@ -36,6 +37,7 @@ from captioner.config.commands import (
     SampleConfig,
     ScoringConfig,
     TrainConfig,
+    checkpoint_paths,
 )
 from captioner.config.data import (
     SPLITS,
@@ -51,7 +53,12 @@ from captioner.config.data import (
 )
 from captioner.config.export import ExportConfig
 from captioner.config.model import ENCODERS, DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
-from captioner.config.training import TEXT_METRICS, OptimizerConfig, TrainerConfig
+from captioner.config.training import (
+    TEXT_METRICS,
+    OptimizerConfig,
+    ReplicasConfig,
+    TrainerConfig,
+)
 from captioner.errors import ConfigError
 
 __all__ = [
@@ -84,6 +91,8 @@ __all__ = [
     "MetricsBenchmark",
     "OptimizerConfig",
     "PrepareConfig",
+    "ReplicasBenchmark",
+    "ReplicasConfig",
     "RnnConfig",
     "RunConfig",
     "SampleConfig",
@@ -95,6 +104,7 @@ __all__ = [
     "TrainerConfig",
     "VocabularyConfig",
     "WindowsBenchmark",
+    "checkpoint_paths",
     "data_config",
     "known_keys",
     "parse",

@@ -100,24 +100,10 @@ class World:
         """This rank's part of what `gather_streams` gave."""
         return [one[:, list(self.share(one.shape[1]))] for one in state]
 
-    def random_states(self, device: torch.device) -> list[dict[str, Tensor]]:
-        """The state of every rank's random numbers. Collective."""
-        state = {"random_state": torch.get_rng_state()}
-        if device.type == "cuda":
-            state["cuda_random_state"] = torch.cuda.get_rng_state(device)
-        return self.gather(state)
-
-    def set_random_state(
-        self, states: Sequence[dict[str, Tensor]], device: torch.device, *, step: int
-    ) -> None:
-        """Go on from this rank's state; a rank that had none gets numbers of its own."""
-        if self.rank >= len(states):
-            # The run's seed, for the model was made from it; only different numbers are asked for.
-            torch.manual_seed(torch.initial_seed() + 7919 * self.rank + 104_729 * step)
-            return
-        torch.set_rng_state(states[self.rank]["random_state"].cpu())
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(states[self.rank]["cuda_random_state"].cpu(), device)
+    def draw_apart(self, *, step: int) -> None:
+        """Draw other random numbers than the other ranks."""
+        # The run's seed, for the model was made from it; only different numbers are asked for.
+        torch.manual_seed(torch.initial_seed() + 7919 * self.rank + 104_729 * step)
 
     def summed_loss(self, model: nn.Module) -> SummedLoss | DistributedDataParallel:
         """`SummedLoss` of the model; its gradients become the mean of all ranks'. Collective.

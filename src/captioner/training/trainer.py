@@ -32,7 +32,8 @@ from captioner.training.checkpoint import (
 from captioner.training.distributed import World
 from captioner.training.interrupt import Interruption
 from captioner.training.optimisation import clip_gradients, schedule_factor
-from captioner.training.progress import progress_bar
+from captioner.training.progress import SilentBar, progress_bar
+from captioner.training.randomness import Randomness
 from captioner.training.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -122,9 +123,13 @@ class Trainer:
     """Trains `model` on `loader` in the given `order`, keeping last.pt and best.pt in `folder`.
 
     `validate(step)` returns a dict of metrics that contains `settings.best_metric`; `writer` is a
-    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is. In a `world` of
-    several processes each has such a trainer, whose loader gives its share of every batch, None for
-    an empty one; they take the same steps, and rank 0 writes.
+    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is; `random` is
+    where the model's numbers come from, torch's own generators unless given; `name` stands before
+    what is logged. In a `world` of several processes each has such a trainer, whose loader gives
+    its share of every batch, None for an empty one; they take the same steps, and rank 0 writes.
+
+    `run` does it all. Whoever trains several models side by side calls the steps that it consists
+    of: `begin_epoch`, `take` for each group of batches, `save`, `finish_epoch`.
     """
 
     def __init__(
@@ -141,6 +146,8 @@ class Trainer:
         device: torch.device,
         writer: Any = None,
         show_progress: bool = True,
+        random: Randomness | None = None,
+        name: str = "",
         world: World | None = None,
     ) -> None:
         self.world = world or World()
@@ -150,7 +157,10 @@ class Trainer:
         self.folder, self.settings, self.texts = folder, settings, texts
         self.device, self.writer = device, writer
         self.show_progress = show_progress and self.world.main
+        self.random, self.name = random or Randomness(device), name
         self.progress = Progress()
+        self._bar: Any = SilentBar()
+        self._running = torch.zeros((), dtype=torch.float64, device=device)
         self.timing = Timing(
             folder,
             device=device,
@@ -159,7 +169,7 @@ class Trainer:
             writer=writer,
         )
         if not self.world.main:  # which must not draw rank 0's dropout
-            self.world.set_random_state([], device, step=0)
+            self.world.draw_apart(step=0)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = math.ceil(len(order) / settings.accumulation)
         self.total_steps = settings.epochs * self.steps_per_epoch
@@ -186,13 +196,19 @@ class Trainer:
             if isinstance(self.model, CarriesState):
                 state = self.world.own_streams(training["carried_state"])
                 self.model.load_carried_state(state)
+            self._load_random([training, *training.get("other_ranks", [])])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         self.timing.resume(self.progress.epoch)
-        states = [training, *training.get("other_ranks", [])]
-        self.world.set_random_state(states, self.device, step=self.progress.step)
-        log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
+        self._say("resuming at step %d of %d", self.progress.step, self.total_steps)
         return True
+
+    def _load_random(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Go on with this rank's random numbers; a rank that had none gets some of its own."""
+        if self.world.rank < len(states):
+            self.random.load(states[self.world.rank])
+        else:
+            self.world.draw_apart(step=self.progress.step)
 
     def save(self) -> None:
         """Write last.pt, from which `resume` goes on bit for bit.
@@ -208,7 +224,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
         }
-        own, *others = self.world.random_states(self.device)
+        own, *others = self.world.gather(self.random.state())
         training |= own
         if others:
             training["other_ranks"] = others
@@ -246,48 +262,57 @@ class Trainer:
         state = self.progress
         bar = progress_bar(total=self.total_steps, done=state.step, show=self.show_progress)
         with bar, Interruption() as interruption:
+            self._bar = bar
             while not state.finished:
-                self._train_epoch(bar, interruption)
+                self._train_epoch(interruption)
                 self.save()
                 interruption.saved = True
                 if any(self.world.any(interruption.requested)):
                     raise KeyboardInterrupt
-                self._finish_epoch()
+                self.finish_epoch()
                 interruption.saved = False
-                self.save()
         return state.history
 
-    def _train_epoch(self, bar: Any, interruption: Interruption) -> None:
+    def _train_epoch(self, interruption: Interruption) -> None:
         """Take the epoch's remaining steps, saving now and then."""
-        state, settings = self.progress, self.settings
-        self.model.train()
-        self.order.epoch, self.order.position = state.epoch, state.position
-        running = torch.zeros((), dtype=torch.float64, device=self.device)
-        saved = started = time.monotonic()
+        self.order.epoch, self.order.position = self.progress.epoch, self.progress.position
+        self.begin_epoch()
         batches = self.timing.waits(iter(self.loader))
-        while group := list(islice(batches, settings.accumulation)):
-            with self.timing.step():
-                loss, tokens = self._step(group)
-            running += loss
-            state.tokens += tokens
-            bar.update()
-            last = state.position == len(self.order)
-            now = time.monotonic()
-            late = now - saved > 60 * settings.checkpoint_minutes
-            # Clocks and signals are each process's own: what one of them asks for, all do.
-            late, stop = self.world.any(late, interruption.requested)
-            due = late or (
-                settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0
-            )
-            if last or due or stop or state.step % settings.log_steps == 0:
-                state.seconds += now - started
-                started = now
-                self._account(running, bar)
-            if stop or (due and not last):
-                self.save()
-                saved = time.monotonic()
-            if stop:
+        while group := list(islice(batches, self.settings.accumulation)):
+            if self.take(group, asked_to_stop=interruption.requested):
                 raise KeyboardInterrupt
+
+    def begin_epoch(self) -> None:
+        """Make ready for `take`: at an epoch's first batch, or after a resume within it."""
+        self.model.train()
+        self._running.zero_()
+        self._saved = self._counted = time.monotonic()
+
+    def take(self, group: Sequence[Batch | None], *, asked_to_stop: bool = False) -> bool:
+        """One step over a group of batches, its figures, and last.pt where it is due; whether a
+        process was asked to stop, for which all have then saved."""
+        state, settings = self.progress, self.settings
+        with self.timing.step(), self.random.used():
+            loss, tokens = self._step(group)
+        self._running += loss
+        state.tokens += tokens
+        self._bar.update()
+        last = state.position == len(self.order)
+        late = time.monotonic() - self._saved > 60 * settings.checkpoint_minutes
+        # Clocks and signals are each process's own: what one of them asks for, all do.
+        late, stop = self.world.any(late, asked_to_stop)
+        due = late or (settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0)
+        if last or due or stop or state.step % settings.log_steps == 0:
+            self._account()
+        if stop or (due and not last):
+            self.save()
+            self._saved = time.monotonic()
+        return stop
+
+    def stop(self) -> None:
+        """Save within an epoch, for a resume to go on from."""
+        self._account()
+        self.save()
 
     def _step(self, group: Sequence[Batch | None]) -> tuple[Tensor, int]:
         """One optimiser step over a group of batches: this rank's summed loss (on the device), and
@@ -324,11 +349,14 @@ class Trainer:
         state.position += len(group)
         return total, tokens
 
-    def _account(self, running: Tensor, bar: Any) -> None:
+    def _account(self) -> None:
         """Read the loss from the device, refuse what is not finite, show it."""
         state = self.progress
-        value = self.world.total(float(running))[0]
-        running.zero_()
+        now = time.monotonic()
+        state.seconds += now - self._counted
+        self._counted = now
+        value = self.world.total(float(self._running))[0]
+        self._running.zero_()
         if not math.isfinite(value):
             raise NumericsError(
                 f"the loss became {value} within the {self.settings.log_steps} steps before step "
@@ -337,14 +365,14 @@ class Trainer:
         state.loss_sum += value
         loss = state.loss_sum / state.tokens
         rate = state.tokens / max(state.seconds, 1e-9)
-        bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
+        self._bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
         if self.writer is not None:
             self.writer.add_scalar("train/loss", loss, state.step)
             self.writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], state.step)
             self.writer.add_scalar("train/tokens_per_second", rate, state.step)
 
-    def _finish_epoch(self) -> None:
-        """Validate, keep the best, write the history, and turn to the next epoch."""
+    def finish_epoch(self) -> None:
+        """Validate, keep the best, write the history, turn to the next epoch and save."""
         state, settings = self.progress, self.settings
         self.model.eval()
         with self.timing.during("validation"):
@@ -372,12 +400,13 @@ class Trainer:
             self.timing.start_epoch()
         stop = settings.patience is not None and state.validations_since_best >= settings.patience
         if stop:
-            log.info(
+            self._say(
                 "stopping early: no better %s in %d epochs", settings.best_metric, settings.patience
             )
         state.epoch += 1
         state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
         state.finished = stop or state.epoch >= settings.epochs
+        self.save()
 
     def _score(self, metrics: dict[str, float]) -> float:
         """The metric that decides which epoch is the best."""
@@ -390,9 +419,12 @@ class Trainer:
 
     def _report(self, figures: dict[str, float], better: bool) -> None:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if k not in ("epoch", "step"))
-        log.info("epoch %d: %s%s", figures["epoch"], shown, " (best so far)" if better else "")
+        self._say("epoch %d: %s%s", figures["epoch"], shown, " (best so far)" if better else "")
         if self.writer is not None:
             for name, value in figures.items():
                 if name not in ("epoch", "step"):
                     self.writer.add_scalar(f"epoch/{name}", value, figures["step"])
             self.writer.flush()
+
+    def _say(self, message: str, *values: Any) -> None:
+        log.info(f"{self.name}: {message}" if self.name else message, *values)
