@@ -93,9 +93,7 @@ def check(path: Path, model: Captioner, encoder: Encoder | None, **search: Any) 
         for pixels in (PIXELS[:1], PIXELS):
             outputs = session.run(None, {"pixels": pixels.numpy()})
             found = hypotheses(outputs)
-            expected = beam_search(
-                model.step, start(pixels), batch_size=len(pixels), **settings
-            )
+            expected = beam_search(model.step, start(pixels), batch_size=len(pixels), **settings)
             assert_equal(found, expected)
     return found
 
