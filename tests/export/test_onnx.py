@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +101,9 @@ def check(path: Path, model: Captioner, encoder: Encoder | None, **search: Any) 
     "search",
     [
         {"beam_size": 1, "n_best": 1},
-        {"beam_size": 3, "n_best": 3, "length_penalty": 0.5},
-        {"beam_size": 4, "n_best": 2, "min_length": 3, "no_repeat_ngram": 2},
+        {"beam_size": 4, "length_penalty": 0.5, "min_length": 3, "no_repeat_ngram": 2},
     ],
-    ids=["greedy", "beam", "constraints"],
+    ids=["greedy", "beam"],
 )
 def test_searches_of_a_frozen_encoder(tmp_path: Path, search: dict[str, Any]) -> None:
     found = check(tmp_path / "m.onnx", make_captioner(), make_encoder("pooled"), **search)
@@ -150,14 +148,12 @@ def test_equal_words_are_ordered_as_in_decoding(tmp_path: Path) -> None:
 
 def test_the_graph_is_a_loop_of_standard_operators(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    check(path, make_captioner(), make_encoder("pooled"), beam_size=2, max_length=5)
-    five = onnx.load(path)
-    onnx.checker.check_model(five)
-    assert [node.op_type for node in five.graph.node].count("Loop") == 2  # image, words
-    assert {one.domain for one in five.opset_import} == {""}
-    assert not five.functions
-    check(path, make_captioner(), make_encoder("pooled"), beam_size=2, max_length=25)
-    assert len(onnx.load(path).graph.node) == len(five.graph.node)
-    assert {p.key: p.value for p in five.metadata_props}["words"] == "a b"
-    assert json.dumps([d.dim_param for d in five.graph.input[0].type.tensor_type.shape.dim][:1])
-    assert five.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    check(path, make_captioner(), make_encoder("pooled"), beam_size=1, max_length=40)
+    graph = onnx.load(path)
+    onnx.checker.check_model(graph)
+    loops = [node for node in graph.graph.node if node.op_type == "Loop"]
+    assert len(loops) == 2  # over what the image gives, and over words
+    assert all(len(loop.attribute[0].g.node) < 200 for loop in loops), "unrolled"
+    assert {one.domain for one in graph.opset_import} == {""} and not graph.functions
+    assert {p.key: p.value for p in graph.metadata_props}["words"] == "a b"
+    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # any batch

@@ -192,9 +192,10 @@ def _limits(facts: CardFacts) -> list[str]:
     else:
         said = (
             "For research and teaching. It knows only what its training captions name, says that "
-            "of every picture, and is often wrong in a fluent sentence. What it says of people (sex, "
-            "age, clothes, what they do) is guessed from how captions were written: do not decide "
-            "anything about anybody by it, and do not rely on it where an error could do harm."
+            "of every picture, and is often wrong in a fluent sentence. What it says of people "
+            "(sex, age, clothes, what they do) is guessed from how captions were written: do not "
+            "decide anything about anybody by it, and do not rely on it where an error could do "
+            "harm."
         )
     return [
         "## Intended use and limits",

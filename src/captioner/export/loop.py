@@ -49,7 +49,7 @@ class CaptioningLoop(nn.Module):
         max_length: int,
         min_length: int = 0,
         length_penalty: float = 1.0,
-        n_best: int = 1,
+        n_best: int | None = None,
         banned: Sequence[int] = (),
         no_repeat_ngram: int = 0,
     ) -> None:
@@ -63,7 +63,8 @@ class CaptioningLoop(nn.Module):
         )
         self.captioner, self.encoder = captioner, encoder
         self.step = PlainStep(captioner.language_model)
-        self.bos, self.beam_size, self.kept = bos, beam_size, min(n_best, beam_size)
+        self.bos, self.beam_size = bos, beam_size
+        self.kept = min(n_best or beam_size, beam_size)
         words = torch.arange(captioner.language_model.embedding.num_embeddings)
         device = torch.device("cpu")
         self.register_buffer("norms", length_norms(max_length, length_penalty, device))
