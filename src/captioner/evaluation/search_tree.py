@@ -34,7 +34,7 @@ def draw_search_tree(
 ) -> None:
     """Draw the tree on matplotlib axes, a column a step; `best` is the sentence that won.
 
-    Under each word stands its probability after those before it; a line is the thicker the likelier.
+    Under each word stands its probability after those before it; likely words have thick lines.
     """
     rows = _rows(tree)
     for prefix, log_prob in tree.items():
