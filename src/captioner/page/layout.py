@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from captioner.page.settings import (
     decode_config,
 )
 from captioner.page.shading import NOTHING_YET, captions_html, heading_html, problem_html
+
+FRAME = 0.05  # seconds between what a visitor sees of a growing text; more would queue up
 
 # One visitor's work at a time: everything that runs a model stands in this queue.
 _ALONE: dict[str, Any] = {
@@ -114,6 +117,7 @@ def _text_tab(writer: WritingModel) -> None:
                     yield grown, ""
                     if stop.is_set():
                         return
+                    time.sleep(FRAME)
         except CaptionerError as error:
             yield gr.skip(), problem_html(error)
         finally:
