@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -16,7 +16,9 @@ class _Stopped(Exception):
     """Nobody reads on."""
 
 
-def stream_text(generator: TextGenerator, prompt: str, **settings: Any) -> Iterator[str]:
+def stream_text(
+    generator: TextGenerator, prompt: str, **settings: Any
+) -> Generator[str, None, None]:
     """What is written after `prompt`, piece by piece; closing the iterator ends the writing.
 
     `settings` and errors are those of `TextGenerator.samples`, for one text. A piece holds all that

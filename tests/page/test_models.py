@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import threading
@@ -96,7 +97,7 @@ def test_text_grows_to_what_the_generator_writes_and_closing_it_stops_the_writin
     generator = TextGenerator(writer.trained.model, writer.trained.codec)
     assert texts[-1] == "the " + generator.samples("the ", length=300, seed=3)[0].text
     assert texts[0] == "the " and len(texts) > 2
-    assert all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
+    assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
 
     threads = threading.active_count()
     begun = writer.writes("the ", length=10**6)

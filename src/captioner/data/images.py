@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error
 
 
 def load_image(
-    path: Path | str, *, max_pixels: int = MAX_PIXELS, kinds: Sequence[str] | None = None
+    path: Path | str, *, max_pixels: int = MAX_PIXELS, kinds: tuple[str, ...] | None = None
 ) -> Image.Image:
     """The picture as PIL RGB, turned upright by its EXIF tag.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ from captioner.page.settings import (
     decode_config,
 )
 from captioner.page.shading import NOTHING_YET, captions_html, heading_html, problem_html
+
+FRAME = 0.05  # seconds between what a visitor sees of a growing text; more would queue up
 
 # One visitor's work at a time: everything that runs a model stands in this queue.
 _ALONE: dict[str, Any] = {
@@ -91,7 +96,7 @@ def _text_tab(writer: WritingModel) -> None:
             prompt = gr.Textbox(label="Prompt", lines=3, max_length=2000, elem_id="prompt")
             with gr.Row():
                 write = gr.Button("Write", variant="primary", min_width=80, elem_id="write")
-                stop = gr.Button("Stop", min_width=80, elem_id="stop")
+                stop_button = gr.Button("Stop", min_width=80, elem_id="stop")
             sliders = _sliders(TEXT_SETTINGS, TEXT_DEFAULTS)
         with gr.Column(scale=3, min_width=320):
             gr.HTML(heading_html(writer.name, writer.facts))
@@ -101,19 +106,33 @@ def _text_tab(writer: WritingModel) -> None:
             )  # fmt: skip
             problem = gr.HTML(elem_id="text-problem")
 
-    def run(prompt: str, *values: float) -> Iterator[tuple[Any, str]]:
+    stopped: dict[str | None, threading.Event] = {}  # of each visitor
+
+    def run(request: gr.Request, prompt: str, *values: float) -> Iterator[tuple[Any, str]]:
+        stop = stopped[request.session_hash] = threading.Event()
         try:
             settings = checked(TEXT_SETTINGS, _by_key(TEXT_SETTINGS, values))
-            for grown in writer.writes(prompt, **settings):
-                yield grown, ""
+            with contextlib.closing(writer.writes(prompt, **settings)) as writing:
+                for grown in writing:
+                    yield grown, ""
+                    if stop.is_set():
+                        return
+                    time.sleep(FRAME)
         except CaptionerError as error:
             yield gr.skip(), problem_html(error)
+        finally:
+            stopped.pop(request.session_hash, None)
 
-    writing = gr.on(
+    # Gradio's own way to cancel leaves the writing to end by itself, the next visitor waiting.
+    def end(request: gr.Request) -> None:
+        if request.session_hash in stopped:
+            stopped[request.session_hash].set()
+
+    gr.on(
         [write.click, prompt.submit], run, [prompt, *sliders], [text, problem],
         show_progress="hidden", trigger_mode="once", **_ALONE,
     )  # fmt: skip
-    stop.click(None, cancels=[writing], queue=False, api_visibility="private")
+    stop_button.click(end, queue=False, api_visibility="private")
 
 
 def _sliders(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class WritingModel(Model):
 
     trained: TrainedLanguageModel
 
-    def writes(self, prompt: str, **settings: Any) -> Iterator[str]:
+    def writes(self, prompt: str, **settings: Any) -> Generator[str, None, None]:
         """The prompt as the model reads it, then the whole text each time that it has grown.
 
         `settings` as for `TextGenerator.samples`. DataError when the prompt cannot be encoded.
@@ -61,9 +62,11 @@ class WritingModel(Model):
         codec = self.trained.codec
         text = codec.decode(codec.encode(prompt))
         yield text
-        for piece in stream_text(TextGenerator(self.trained.model, codec), prompt, **settings):
-            text += piece
-            yield text
+        pieces = stream_text(TextGenerator(self.trained.model, codec), prompt, **settings)
+        with contextlib.closing(pieces):
+            for piece in pieces:
+                text += piece
+                yield text
 
 
 @dataclass(frozen=True)
