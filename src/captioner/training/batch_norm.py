@@ -9,8 +9,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed.nn.functional as collective
+import torch.distributed as dist
 from torch import Tensor, nn
+
+
+class _Sum(torch.autograd.Function):
+    """A tensor summed over the ranks; its gradient is every rank's, summed."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = own.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -28,7 +45,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         wide = input.double()  # E[x^2] - E[x]^2 cancels
         count = input.new_tensor([input.numel() // input.shape[1]], dtype=torch.float64)
         sums = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), count])
-        sums = collective.all_reduce(sums, group=self.group)
+        sums = _Sum.apply(sums, self.group)
         mean, square = (sums[:-1] / sums[-1]).chunk(2)
         variance = square - mean.square()
         self._track(mean.detach(), variance.detach(), sums[-1].detach())
