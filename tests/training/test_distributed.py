@@ -44,7 +44,7 @@ WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
 FEATURES = torch.randn(10, 1, 6, generator=torch.Generator().manual_seed(11))
 TOKENS = np.random.default_rng(4).integers(1, 14, 400)  # 1 is <bos>: documents begin here and there
-REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # the processes have to start
 
 
 def pictures() -> list[CaptionedImage]:
@@ -327,7 +327,7 @@ def together(
     size, folder = request.param, tmp_path_factory.mktemp("together")
     processes = [start(rank, size, folder) for rank in range(size)]
     try:
-        said = [one.communicate(timeout=120)[1] for one in processes]
+        said = [one.communicate(timeout=300)[1] for one in processes]
     finally:
         for one in processes:
             one.kill()
