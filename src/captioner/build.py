@@ -78,7 +78,7 @@ def begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
     device = pick_device(config.device)
     if ranks.size > 1:
         threads = torch.get_num_threads()
-        log.info("%d processes on %s, each of %d threads", ranks.size, device.type, threads)
+        log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)
     name_backend(config.rnn.kind, config.decoder.backend, device)
     if device.type == "cpu":
         keep_freed_memory()

@@ -1,4 +1,4 @@
-"""Several processes against one: equal losses, weights and metrics; resumed with any number of them.
+"""Several processes against one: equal losses, weights, metrics; resumed with any number of them.
 
 The processes are this file run as a program: `python test_distributed.py RANK SIZE FOLDER`. Each
 runs every case in CASES, and rank 0 keeps what came out; the test runs the same cases alone.
@@ -32,6 +32,7 @@ from captioner.decoding import beam_search
 from captioner.generation import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
+from captioner.models.plain_encoder import plain_encoder
 from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.distributed import World, failing_once, join, world
@@ -43,7 +44,7 @@ WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
 FEATURES = torch.randn(10, 1, 6, generator=torch.Generator().manual_seed(11))
 TOKENS = np.random.default_rng(4).integers(1, 14, 400)  # 1 is <bos>: documents begin here and there
-REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # the processes have to start
 
 
 def pictures() -> list[CaptionedImage]:
@@ -138,6 +139,28 @@ def captioner(
         dealt = Share(dataset, rank=ranks.rank, size=ranks.size)
     return trainer(ranks, folder, model, order, make_loader(dealt, order, workers=0), validate,
                    settings)  # fmt: skip
+
+
+def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings: Any) -> Trainer:
+    """A captioner whose encoder, BatchNorm and all, is trained from scratch on ten pictures."""
+    torch.manual_seed(1)
+    encoder = plain_encoder("plain_small", output="pooled").double()
+    encoder.freeze_before("stage1")
+    images = torch.randn(10, 3, 32, 32, dtype=torch.float64)
+    model = Captioner(
+        language_model=language_model(0.0), feature_dim=encoder.feature_dim, feature_norm="none",
+        encoder=encoder,
+    ).double()  # fmt: skip
+    dataset = CaptionDataset(
+        pictures(), vocabulary=VOCABULARY, source=lambda rows: images[rows], max_length=6,
+        by_picture=True,
+    )  # fmt: skip
+    order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
+    dealt: Any = dataset
+    if ranks.size > 1:
+        dealt = Share(dataset, rank=ranks.rank, size=ranks.size)
+    loader = make_loader(dealt, order, workers=0)
+    return trainer(ranks, folder, model, order, loader, lambda step: {"BLEU-4": 1.0}, settings)
 
 
 def text(ranks: World, folder: Path, *, dropout: float = 0.0, **settings: Any) -> Trainer:
@@ -255,6 +278,8 @@ PLAIN: dict[str, Case] = {
     ),
     "one caption a batch": partial(whole, captioner, batch_size=1, epochs=1),
     "text": partial(whole, text),
+    "encoder": partial(whole, with_encoder),
+    "encoder, one picture a batch": partial(whole, with_encoder, batch_size=1, epochs=1),
     "validated": partial(whole, captioner, validates=True),
 }
 STOPPED: dict[str, Case] = {
@@ -301,7 +326,11 @@ def together(
     """What each case gave when several processes ran it."""
     size, folder = request.param, tmp_path_factory.mktemp("together")
     processes = [start(rank, size, folder) for rank in range(size)]
-    said = [one.communicate(timeout=120)[1] for one in processes]
+    try:
+        said = [one.communicate(timeout=300)[1] for one in processes]
+    finally:
+        for one in processes:
+            one.kill()
     assert [one.returncode for one in processes] == [0] * size, "\n".join(said)
     found: dict[str, Any] = torch.load(folder / "found.pt")
     return found

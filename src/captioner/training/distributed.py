@@ -18,16 +18,19 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from captioner.errors import CaptionerError, ConfigError
+from captioner.training.batch_norm import share_batch_norms, without_pictures
 
 T = TypeVar("T")
 R = TypeVar("R")
 # Long: the others wait while rank 0 extracts features or scores. Who dies is noticed by the
 # connections that break, not by a clock.
 PATIENCE = timedelta(days=7)
-_store: dist.Store | None = None
+_store: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,11 @@ class World:
         # the layout where it looks for unused parameters, and says nothing where it finds one.
         loss.unused = nn.Parameter(torch.zeros((), device=next(model.parameters()).device))
         on_gpu = next(model.parameters()).device.type == "cuda"
+        gradients, statistics = (dist.new_group(backend="nccl" if on_gpu else "gloo") for _ in "gs")
+        share_batch_norms(model, statistics)
         return DistributedDataParallel(
             loss,
-            process_group=dist.new_group(backend="nccl") if on_gpu else None,
+            process_group=gradients,
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
         )
@@ -137,7 +142,7 @@ class SummedLoss(nn.Module):
         """The summed loss of a batch in nats; of None, a rank's empty share, 0 with gradients 0."""
         if batch is None:
             weights = (p for p in self.model.parameters() if p.requires_grad)
-            return torch.stack([0 * p.sum() for p in weights]).sum()
+            return without_pictures(self.model) + torch.stack([0 * p.sum() for p in weights]).sum()
         loss: Tensor = self.model.loss(  # type: ignore[operator]
             *batch.model_inputs, batch.targets, label_smoothing=label_smoothing
         )
@@ -180,18 +185,18 @@ def joined() -> Iterator[World]:
     if started_together() == 1:
         yield World()
         return
-    store, rank, size = next(dist.rendezvous("env://"))
+    store, rank, size = next(rendezvous("env://"))
     join(store, rank=rank, size=size)
     yield world()
     dist.destroy_process_group()  # after an error nobody would answer
 
 
-def join(store: dist.Store, *, rank: int, size: int) -> None:
+def join(store: Store, *, rank: int, size: int) -> None:
     """Join the processes that meet in `store`."""
     global _store
-    _store = dist.PrefixStore("captioner", store)
+    _store = PrefixStore("captioner", store)
     dist.init_process_group(
-        "gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=size, timeout=PATIENCE
+        "gloo", store=PrefixStore("gloo", store), rank=rank, world_size=size, timeout=PATIENCE
     )
 
 
@@ -215,7 +220,7 @@ def failing_once() -> Iterator[None]:
         raise
 
 
-def _first_to_fail(store: dist.Store) -> bool:
+def _first_to_fail(store: Store) -> bool:
     try:
         return bool(store.add("failures", 1) == 1)
     except RuntimeError:  # rank 0 kept the store, and has gone
@@ -226,4 +231,5 @@ def refuse(command: str) -> None:
     """End a command that torchrun started, and that takes one process only, with one sentence."""
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {command} is one process; start it without torchrun", file=sys.stderr)
-    sys.exit(2)
+        sys.exit(2)
+    sys.exit(0)  # a failure here could end rank 0 before it has said why

@@ -220,7 +220,7 @@ class Trainer:
             self._write_last()
 
     def _write_last(self) -> None:
-        training = {
+        training: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
         }
