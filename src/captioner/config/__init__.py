@@ -27,6 +27,7 @@ from captioner.benchmarks.schema import (
 from captioner.checks import one_of
 from captioner.config.commands import (
     SUITES,
+    AverageConfig,
     BenchmarkConfig,
     CaptionConfig,
     CompareConfig,
@@ -67,6 +68,7 @@ __all__ = [
     "SUITES",
     "TEXT_METRICS",
     "TEXT_SOURCES",
+    "AverageConfig",
     "BeamBenchmark",
     "BenchmarkConfig",
     "CaptionConfig",
@@ -125,6 +127,7 @@ GROUPS: dict[str, dict[str, type]] = {
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "average": AverageConfig,
     "compare": CompareConfig,
     "caption": CaptionConfig,
     "sample": SampleConfig,
