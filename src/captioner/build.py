@@ -329,4 +329,6 @@ def trainer_settings(config: schema.TrainConfig) -> TrainerSettings:
         checkpoint_steps=config.trainer.checkpoint_steps,
         log_steps=config.trainer.log_steps,
         profile=config.trainer.profile,
+        ema=config.trainer.ema,
+        keep_epochs=config.trainer.keep_epochs,
     )

@@ -27,6 +27,7 @@ from captioner.benchmarks.schema import (
 from captioner.checks import one_of
 from captioner.config.commands import (
     SUITES,
+    AverageConfig,
     BenchmarkConfig,
     CaptionConfig,
     CompareConfig,
@@ -69,6 +70,7 @@ __all__ = [
     "SUITES",
     "TEXT_METRICS",
     "TEXT_SOURCES",
+    "AverageConfig",
     "BeamBenchmark",
     "BenchmarkConfig",
     "CaptionConfig",
@@ -129,6 +131,7 @@ GROUPS: dict[str, dict[str, type]] = {
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "average": AverageConfig,
     "compare": CompareConfig,
     "caption": CaptionConfig,
     "sample": SampleConfig,

@@ -230,6 +230,18 @@ class CaptionConfig(RunConfig):
 
 
 @dataclass
+class AverageConfig:
+    """scripts/average.py: the mean of several checkpoints' weights, as one checkpoint `out`."""
+
+    checkpoint: Any = MISSING
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        if len(checkpoint_paths(self.checkpoint)) < 2:
+            raise ConfigError("average.py needs two checkpoints or more: checkpoint=[a.pt,b.pt]")
+
+
+@dataclass
 class SampleConfig(RunConfig):
     """scripts/sample.py: n texts of at most `length` tokens after `prompt`, up to the text `stop`.
 

@@ -51,7 +51,9 @@ class TrainerConfig:
     precision is float32 or bf16 (autocast). workers are processes that read pictures for a trained
     encoder, where these are too many to stay in memory. profile writes trace.json, five steps for
     Perfetto. replicas trains so many models side by side on the same batches, see ReplicasConfig;
-    order_seed decides the order of the batches (null: seed).
+    order_seed decides the order of the batches (null: seed). ema, such as 0.999: the decay of a
+    moving average of the weights, which is validated and kept as best.pt; keep_epochs keeps the
+    weights of so many last epochs as epoch_N.pt, for scripts/average.py.
     """
 
     epochs: int = 10
@@ -73,6 +75,8 @@ class TrainerConfig:
     profile: bool = False
     replicas: int = 1
     order_seed: int | None = None
+    ema: float | None = None
+    keep_epochs: int = 0
 
     def __post_init__(self) -> None:
         for key in (
@@ -83,6 +87,8 @@ class TrainerConfig:
         in_range("trainer.label_smoothing", self.label_smoothing, 0, 0.999)
         in_range("trainer.workers", self.workers, 0)
         in_range("trainer.order_seed", self.order_seed, 0)
+        in_range("trainer.keep_epochs", self.keep_epochs, 0)
+        in_range("trainer.ema", self.ema, 0, 0.999999)
         in_range("trainer.shown_pictures", self.shown_pictures, 0)
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))

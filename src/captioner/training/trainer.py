@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from captioner.errors import CheckpointError, ConfigError, NumericsError
 from captioner.files import write_json
 from captioner.spans import span
+from captioner.training.averaging import MovingAverage
 from captioner.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -83,7 +84,9 @@ class TrainerSettings:
     of the gradients; best_metric is maximised unless `lower_is_better`; patience: validations
     without a better score before stopping; checkpoint_minutes, checkpoint_steps: how often
     last.pt is written inside an epoch (it always is at an epoch's end); log_steps: how often the
-    loss is read and a step taken apart for timing.json; profile: write trace.json too.
+    loss is read and a step taken apart for timing.json; profile: write trace.json too; ema: decay
+    of the moving average of the weights, which is then what is validated and kept as best.pt;
+    keep_epochs: of how many epochs, counted from the last, the weights are kept as epoch_N.pt.
     """
 
     epochs: int
@@ -101,6 +104,8 @@ class TrainerSettings:
     checkpoint_steps: int | None = None
     log_steps: int = 20
     profile: bool = False
+    ema: float | None = None
+    keep_epochs: int = 0
 
 
 @dataclass
@@ -159,6 +164,7 @@ class Trainer:
         self.show_progress = show_progress and self.world.main
         self.random, self.name = random or Randomness(device), name
         self.progress = Progress()
+        self.average = MovingAverage(model, settings.ema) if settings.ema is not None else None
         self._bar: Any = SilentBar()
         self._running = torch.zeros((), dtype=torch.float64, device=device)
         self.timing = Timing(
@@ -197,6 +203,8 @@ class Trainer:
                 state = self.world.own_streams(training["carried_state"])
                 self.model.load_carried_state(state)
             self._load_random([training, *training.get("other_ranks", [])])
+            if self.average is not None:
+                self.average.load(training["ema"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         self.timing.resume(self.progress.epoch)
@@ -228,6 +236,8 @@ class Trainer:
         training |= own
         if others:
             training["other_ranks"] = others
+        if self.average is not None:
+            training["ema"] = self.average.state()
         if isinstance(self.model, CarriesState):
             training["carried_state"] = self.world.gather_streams(self.model.carried_state())
         self._write("last.pt", Checkpoint(self.model.state_dict(), self.texts, training=training))
@@ -345,6 +355,9 @@ class Trainer:
         with span("optimizer"):
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            with span("average of the weights"):
+                self.average.update()
         state.step += 1
         state.position += len(group)
         return total, tokens
@@ -374,15 +387,8 @@ class Trainer:
     def finish_epoch(self) -> None:
         """Validate, keep the best, write the history, turn to the next epoch and save."""
         state, settings = self.progress, self.settings
-        self.model.eval()
-        with self.timing.during("validation"):
-            metrics = self.world.gather(self.validate(state.step))[0]  # the same to the last bit
-        score = self._score(metrics)
-        sign = -1 if settings.lower_is_better else 1
-        better = state.best is None or sign * score > sign * state.best
-        if better:
-            state.best = score
-            self._write("best.pt", Checkpoint(self.model.state_dict(), self.texts, scores=metrics))
+        with self.average.in_place() if self.average is not None else nullcontext():
+            metrics, better = self._validate()
         state.validations_since_best = 0 if better else state.validations_since_best + 1
         figures = {
             "epoch": state.epoch + 1,
@@ -407,6 +413,25 @@ class Trainer:
         state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
         state.finished = stop or state.epoch >= settings.epochs
         self.save()
+
+    def _validate(self) -> tuple[dict[str, float], bool]:
+        """The figures of the model as it stands, kept as best.pt if they are the best so far."""
+        state, settings = self.progress, self.settings
+        self.model.eval()
+        with self.timing.during("validation"):
+            metrics = self.world.gather(self.validate(state.step))[0]  # the same to the last bit
+        score = self._score(metrics)
+        sign = -1 if settings.lower_is_better else 1
+        better = state.best is None or sign * score > sign * state.best
+        kept = Checkpoint(self.model.state_dict(), self.texts, scores=metrics)
+        if better:
+            state.best = score
+            self._write("best.pt", kept)
+        if settings.keep_epochs:
+            self._write(f"epoch_{state.epoch + 1}.pt", kept)
+            old = self.folder / f"epoch_{state.epoch + 1 - settings.keep_epochs}.pt"
+            old.unlink(missing_ok=True)
+        return metrics, better
 
     def _score(self, metrics: dict[str, float]) -> float:
         """The metric that decides which epoch is the best."""
