@@ -99,7 +99,7 @@ def test_every_import_is_declared() -> None:
     assert {"torch", "numpy"} <= foreign
     declared = {
         re.split(r"[<>=\[]", one)[0]
-        for key in ("dependencies", "timm", "plots", "meteor")
+        for key in ("dependencies", "timm", "plots", "meteor", "sweeps")
         for one in array(key)
     }
     needed = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in foreign}

@@ -14,48 +14,100 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner.config import COMMANDS, GROUPS, known_keys, parse, register_schemas
 from captioner.errors import CaptionerError, ConfigError
+from captioner.run_names import register_resolver
 
 log = logging.getLogger(__name__)
 
 
 def run_command(
-    task: Callable[[Any], None], *, name: str, configs: Path, literal: Sequence[str] = ()
+    task: Callable[[Any], Any],
+    *,
+    name: str,
+    configs: Path,
+    literal: Sequence[str] = (),
+    positional: str | None = None,
 ) -> None:
     """Run `task` with the configuration `configs/<name>.yaml` and the command line's overrides.
 
     What the user can mend ends in a message on standard error and exit status 1, what is wrong with
     the configuration itself in status 2, an interruption in 130; never in a traceback, unless
     CAPTIONER_TRACEBACK=1. The keys in `literal` take any text as it is, without Hydra's quotes.
+    Arguments without a key become the list `positional`.
     """
-    sys.argv = [sys.argv[0], *(_quoted(argument, literal) for argument in sys.argv[1:])]
+    arguments = sys.argv[1:] if positional is None else gather_list(sys.argv[1:], positional)
+    sys.argv[1:] = [quote(argument, literal) for argument in arguments]
     register_schemas()
+    register_resolver()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
 
-    def checked(config: DictConfig) -> None:
-        with _one_sentence(name):  # inside, too: Hydra reports a task's errors in its own way
+    def checked(config: DictConfig) -> Any:
+        hydra_config = HydraConfig.get()
+        in_sweep = hydra_config.mode is RunMode.MULTIRUN
+        # Inside, too: Hydra reports a task's errors in its own way. A sweep has to see them.
+        with contextlib.nullcontext() if in_sweep else _one_sentence(name):
             settings = parse(config)
-            if getattr(settings, "threads", None):
-                torch.set_num_threads(settings.threads)
-            task(settings)
+            threads = getattr(settings, "threads", None)
+            if threads is None and in_sweep:
+                threads = threads_in_sweep(hydra_config.launcher)
+            if threads:
+                torch.set_num_threads(threads)
+            return task(settings)
 
     with _one_sentence(name):
         hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
 
 
-def _quoted(argument: str, keys: Sequence[str]) -> str:
-    """A text for one of `keys` in the quotes that Hydra asks for, nothing in it interpolated."""
+def quote(argument: str, literal: Sequence[str] = ()) -> str:
+    """A text for one of the keys `literal` in the quotes that Hydra asks for, nothing interpolated.
+
+    So is any value with "=" in it that is plainly a text, such as a path below a sweep's folder:
+    without quotes Hydra takes none.
+    """
     key, equals, text = argument.partition("=")
-    if key not in keys or not equals or re.fullmatch(r"(?s)(['\"]).*\1", text):
+    plain_path = "=" in text and not argument.startswith("-") and not re.search(r"[\[({'\"]", text)
+    if not equals or not (key in literal or plain_path):
+        return argument
+    if re.fullmatch(r"(?s)(['\"]).*\1", text):
         return argument
     # Backslashes only escape before a quote, and there at the end of the text too.
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"{key}='" + escaped.replace("${", "\\${") + "'"
+
+
+def gather_list(arguments: Sequence[str], key: str) -> list[str]:
+    """Arguments that are no override and no option, together as the list `key`, after the others.
+
+    What exists as a path is none, whatever its name.
+    """
+    lists = [
+        one
+        for one in arguments
+        if not one.startswith(("-", "+", "~")) and ("=" not in one or Path(one).exists())
+    ]
+    others = [one for one in arguments if one not in lists]
+    if not lists:
+        return others
+    return [*others, f"{key}=[" + ",".join(quote(f"x={one}", ("x",))[2:] for one in lists) + "]"]
+
+
+def threads_in_sweep(launcher: Any) -> int | None:
+    """A run's torch threads beside others of its sweep: its share of the cores; None for all."""
+    if "cpus_per_task" in launcher:  # submitit: what the run asks the cluster for
+        return launcher.cpus_per_task or None
+    jobs = launcher.get("n_jobs", 1)
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    # As joblib counts: -1 is one job a core, -2 one fewer.
+    return None if jobs == 1 else max(1, cores // (jobs if jobs > 0 else max(1, cores + 1 + jobs)))
 
 
 def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -> Any:
@@ -64,6 +116,7 @@ def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -
     Raises ConfigError for whatever is wrong with it.
     """
     register_schemas()
+    register_resolver()
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.resolve())):
             return parse(hydra.compose(name, overrides=list(overrides)))
@@ -100,6 +153,12 @@ def explain(error: Exception, name: str) -> str:
     text = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
     lines = text.splitlines()
     missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
+    if missing and missing.group(1).startswith("hydra/launcher/"):
+        wanted = missing.group(1).rpartition("/")[2]
+        return (
+            f"there is no hydra/launcher {wanted!r} here; joblib, submitit_local and "
+            "submitit_slurm come with pip install 'captioner[sweeps]'"
+        )
     if missing:
         group, _, wanted = missing.group(1).rpartition("/")
         choices = [x.strip() for x in lines if re.fullmatch(r"\t\w+", x) and "_schema" not in x]

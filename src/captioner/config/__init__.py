@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -30,6 +31,7 @@ from captioner.config.commands import (
     CaptionConfig,
     CompareConfig,
     EvaluateConfig,
+    LeaderboardConfig,
     PrepareConfig,
     RunConfig,
     SampleConfig,
@@ -49,6 +51,7 @@ from captioner.config.data import (
     VocabularyConfig,
 )
 from captioner.config.model import ENCODERS, DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
+from captioner.config.sweeps import GridSweepConfig, StudySweepConfig
 from captioner.config.training import TEXT_METRICS, OptimizerConfig, TrainerConfig
 from captioner.errors import ConfigError
 
@@ -76,6 +79,7 @@ __all__ = [
     "FolderData",
     "KarpathyData",
     "KindsBenchmark",
+    "LeaderboardConfig",
     "LstmBenchmark",
     "MetricsBenchmark",
     "OptimizerConfig",
@@ -116,11 +120,13 @@ COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
+    "leaderboard": LeaderboardConfig,
     "caption": CaptionConfig,
     "sample": SampleConfig,
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,
 }
+SWEEPERS = {"grid": GridSweepConfig, "optuna": StudySweepConfig}
 
 
 def register_schemas() -> None:
@@ -131,6 +137,9 @@ def register_schemas() -> None:
             store.store(group=group, name=f"{name}_schema", node=schema)
     for name, schema in COMMANDS.items():
         store.store(name=f"{name}_schema", node=schema)
+    Plugins.instance()  # first: another package's sweeper may be called optuna, too
+    for name, sweeper in SWEEPERS.items():
+        store.store(group="hydra/sweeper", name=name, node=sweeper, provider="captioner")
 
 
 def parse(config: DictConfig) -> Any:
