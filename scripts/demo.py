@@ -6,6 +6,7 @@ prints captions beside what people would say, with the scores.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -21,6 +22,11 @@ SHOWN = 5
 
 def main() -> None:
     """Train, evaluate on the test scenes, show."""
+    argparse.ArgumentParser(
+        description=__doc__,
+        epilog="python scripts/demo.py      trains, or goes on, in outputs/demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     overrides = ["experiment=scenes", f"run_dir={RUN}", "resume=true"]
     train(compose_config("train", overrides, configs=CONFIGS))

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner.config import COMMANDS, GROUPS, known_keys, parse, register_schemas
@@ -25,6 +26,11 @@ from captioner.errors import CaptionerError, ConfigError
 from captioner.run_names import register_resolver
 
 log = logging.getLogger(__name__)
+# Hydra's own options that take the next argument.
+WITH_VALUE = {
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i", "--shell-completion", "-sc",
+}  # fmt: skip
 
 
 def run_command(
@@ -46,6 +52,7 @@ def run_command(
     sys.argv[1:] = [quote(argument, literal) for argument in arguments]
     register_schemas()
     register_resolver()
+    _describe(task, configs / f"{name}.yaml")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
 
     def checked(config: DictConfig) -> Any:
@@ -63,6 +70,17 @@ def run_command(
 
     with _one_sentence(name):
         hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
+
+
+def _describe(task: Callable[[Any], Any], config: Path) -> None:
+    """Give --help its text: the script's first line, and the examples at the head of its YAML."""
+    script = Path(sys.argv[0]).name
+    about = (sys.modules[task.__module__].__doc__ or "").split("\n")[0]
+    head = takewhile(lambda line: line.startswith("#"), config.read_text("utf-8").splitlines())
+    text = "\n".join([about, "", *(line[1:].rstrip() for line in head)])
+    # Hydra fills the template in, and takes "$" for the beginning of a name.
+    OmegaConf.register_new_resolver("about", lambda: text.replace("$", "$$"), replace=True)
+    OmegaConf.register_new_resolver("script", lambda: f"scripts/{script}", replace=True)
 
 
 def quote(argument: str, literal: Sequence[str] = ()) -> str:
@@ -87,12 +105,11 @@ def gather_list(arguments: Sequence[str], key: str) -> list[str]:
 
     What exists as a path is none, whatever its name.
     """
-    lists = [
-        one
-        for one in arguments
-        if not one.startswith(("-", "+", "~")) and ("=" not in one or Path(one).exists())
-    ]
-    others = [one for one in arguments if one not in lists]
+    lists, others = [], []
+    for before, one in zip(["", *arguments], arguments, strict=False):
+        override = "=" in one and not Path(one).exists()
+        is_other = override or before in WITH_VALUE or one.startswith(("-", "+", "~"))
+        (others if is_other else lists).append(one)
     if not lists:
         return others
     return [*others, f"{key}=[" + ",".join(quote(f"x={one}", ("x",))[2:] for one in lists) + "]"]

@@ -133,11 +133,12 @@ def interval(run: Run) -> str:
 
 
 def epochs(run: Run) -> str:
-    """The best epoch, and how many there are and shall be."""
+    """The best epoch, how many have ended and, where they are not all, how many there shall be."""
     if run.best is None:
         return ""
-    planned = run.settings.get("trainer.epochs", "?")
-    return f"{run.best['epoch']:.0f} of {len(run.history)}/{planned}"
+    ended, planned = len(run.history), run.settings.get("trainer.epochs")
+    left = f", {planned} planned" if run.state != "finished" and planned != ended else ""
+    return f"{run.best['epoch']:.0f} of {ended}{left}"
 
 
 def duration(seconds: float) -> str:
