@@ -74,8 +74,9 @@ def encode_corpus(
 ) -> TextCorpus:
     """Encode every split, or map what an earlier call with the same text and settings left.
 
-    Of several processes at once one encodes, and the others wait for it. The vocabulary is that of the train split unless one is given. DataError when a file cannot be
-    read, is not UTF-8 (unit byte takes any), or leaves no vocabulary.
+    Of several processes at once one encodes, and the others wait for it. The vocabulary is that of
+    the train split unless one is given. DataError when a file cannot be read, is not UTF-8 (unit
+    byte takes any), or leaves no vocabulary.
     """
     key = _fingerprint(splits, unit, min_count, vocabulary)
     folder = Path(cache_dir) / key
