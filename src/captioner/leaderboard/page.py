@@ -41,6 +41,13 @@ def write_page(path: Path | str, boards: Sequence[Board], notes: Sequence[str] =
         page.write(f"<script>\n{script}</script>\n</body>\n</html>\n")
 
 
+def plot_as_html(board: Board) -> str:
+    """A board's parallel coordinates with their style, for a notebook."""
+    style = _resource("captioner.evaluation", "report.css").splitlines()[0]
+    style += _resource("captioner.leaderboard", "leaderboard.css").split("/* plot */")[1]
+    return f"<style>\n{style}</style>\n{parallel_coordinates(board)}"
+
+
 def _resource(package: str, name: str) -> str:
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
