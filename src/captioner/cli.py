@@ -105,7 +105,8 @@ def gather_list(arguments: Sequence[str], key: str) -> list[str]:
 
     What exists as a path is none, whatever its name.
     """
-    lists, others = [], []
+    lists: list[str] = []
+    others: list[str] = []
     for before, one in zip(["", *arguments], arguments, strict=False):
         override = "=" in one and not Path(one).exists()
         is_other = override or before in WITH_VALUE or one.startswith(("-", "+", "~"))
