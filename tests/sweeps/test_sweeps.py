@@ -17,7 +17,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TINY = (
     "experiment=words", "data.path=text.txt", "data.unit=character", "vocabulary.min_count=1",
-    "decoder.embedding_dim=8", "decoder.hidden_size=8", "decoder.num_layers=1",
+    "decoder.embedding_dim=8", "decoder.hidden_size=8", "decoder.num_layers=1", "decoder.tie_embeddings=false",
     "trainer.epochs=3", "trainer.batch_size=4", "trainer.window=8", "trainer.epoch_windows=60",
     "trainer.checkpoint_steps=5", "trainer.progress=false", "data.cache_dir=cache",
 )  # fmt: skip
@@ -67,7 +67,8 @@ def outcomes(folder: Path) -> dict[str, int]:
 def under_way(folder: Path) -> bool:
     """Whether one run is finished and another has saved a checkpoint."""
     saved = {path.parent.name for path in (folder / "sweep").glob("*/last.pt")}
-    return bool(outcomes(folder)) and bool(saved - set(outcomes(folder)))
+    ended = set(outcomes(folder))
+    return bool(saved & ended) and bool(saved - ended)
 
 
 def histories(folder: Path) -> dict[str, list[dict[str, float]]]:
