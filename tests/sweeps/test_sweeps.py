@@ -17,7 +17,8 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TINY = (
     "experiment=words", "data.path=text.txt", "data.unit=character", "vocabulary.min_count=1",
-    "decoder.embedding_dim=8", "decoder.hidden_size=8", "decoder.num_layers=1", "decoder.tie_embeddings=false",
+    "decoder.embedding_dim=8", "decoder.hidden_size=8", "decoder.num_layers=1",
+    "decoder.tie_embeddings=false",
     "trainer.epochs=3", "trainer.batch_size=4", "trainer.window=8", "trainer.epoch_windows=60",
     "trainer.checkpoint_steps=5", "trainer.progress=false", "data.cache_dir=cache",
 )  # fmt: skip
