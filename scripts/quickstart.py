@@ -6,13 +6,14 @@ prints captions beside what people would say, with the scores.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from pathlib import Path
 
 from captioner.cli import compose_config
 from captioner.commands import evaluate_checkpoint
-from captioner.runs import build_trainer
+from captioner.train_command import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUN = Path("outputs/demo")
@@ -21,9 +22,14 @@ SHOWN = 5
 
 def main() -> None:
     """Train, evaluate on the test scenes, show."""
+    argparse.ArgumentParser(
+        description=__doc__,
+        epilog="python scripts/quickstart.py      trains, or goes on, in outputs/demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     overrides = ["experiment=scenes", f"run_dir={RUN}", "resume=true"]
-    build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()
+    train(compose_config("train", overrides, configs=CONFIGS))
     overrides = [f"checkpoint={RUN / 'best.pt'}", "split=test"]
     evaluation = evaluate_checkpoint(compose_config("evaluate", overrides, configs=CONFIGS))
 

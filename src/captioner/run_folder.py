@@ -14,6 +14,7 @@ CONFIG = "config.json"
 FREE = (
     "resume",
     "run_dir",
+    "sweep_dir",
     "trainer.progress",
     "trainer.profile",
     "trainer.checkpoint_minutes",
@@ -21,10 +22,14 @@ FREE = (
 )
 
 
+class FolderTaken(ConfigError):
+    """The folder is another run's, or another process trains in it; nothing in it was touched."""
+
+
 def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Write the resolved configuration into a new run's folder; refuse a folder with another run.
 
-    Raises ConfigError when it holds a run and `resume` is false, or when the configuration differs
+    Raises FolderTaken when it holds a run and `resume` is false, or when the configuration differs
     from that of the run to resume (naming the keys), DataError when it cannot be written.
     """
     path = folder / CONFIG
@@ -32,10 +37,18 @@ def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) ->
         write_json(path, resolved)
         return
     if not resume:
-        raise ConfigError(
+        raise FolderTaken(
             f"{folder} already holds a run; add resume=true to go on with it, or take another "
             "run_dir"
         )
+    check_same_run(folder, resolved)
+
+
+def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
+    """Raise FolderTaken, naming the keys, where the folder holds a run of another configuration."""
+    path = folder / CONFIG
+    if not path.exists():
+        return
     before, now = flat(read_json(path)), flat(resolved)
     differing = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
@@ -43,7 +56,7 @@ def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) ->
         if before.get(key) != now.get(key) and key not in FREE
     ]
     if differing:
-        raise ConfigError(f"{folder} cannot go on otherwise than it began: {'; '.join(differing)}")
+        raise FolderTaken(f"{folder} cannot go on otherwise than it began: {'; '.join(differing)}")
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

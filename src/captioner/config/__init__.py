@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -33,6 +34,7 @@ from captioner.config.commands import (
     CompareConfig,
     DemoConfig,
     EvaluateConfig,
+    LeaderboardConfig,
     PrepareConfig,
     RunConfig,
     SampleConfig,
@@ -54,6 +56,7 @@ from captioner.config.data import (
 )
 from captioner.config.export import ExportConfig
 from captioner.config.model import ENCODERS, DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
+from captioner.config.sweeps import GridSweepConfig, StudySweepConfig
 from captioner.config.training import (
     TEXT_METRICS,
     OptimizerConfig,
@@ -89,6 +92,7 @@ __all__ = [
     "FolderData",
     "KarpathyData",
     "KindsBenchmark",
+    "LeaderboardConfig",
     "LstmBenchmark",
     "MetricsBenchmark",
     "OptimizerConfig",
@@ -133,6 +137,7 @@ COMMANDS = {
     "evaluate": EvaluateConfig,
     "average": AverageConfig,
     "compare": CompareConfig,
+    "leaderboard": LeaderboardConfig,
     "caption": CaptionConfig,
     "sample": SampleConfig,
     "export": ExportConfig,
@@ -140,6 +145,7 @@ COMMANDS = {
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,
 }
+SWEEPERS = {"grid": GridSweepConfig, "optuna": StudySweepConfig}
 
 
 def register_schemas() -> None:
@@ -150,6 +156,9 @@ def register_schemas() -> None:
             store.store(group=group, name=f"{name}_schema", node=schema)
     for name, schema in COMMANDS.items():
         store.store(name=f"{name}_schema", node=schema)
+    Plugins.instance()  # first: another package's sweeper may be called optuna, too
+    for name, sweeper in SWEEPERS.items():
+        store.store(group="hydra/sweeper", name=name, node=sweeper, provider="captioner")
 
 
 def parse(config: DictConfig) -> Any:

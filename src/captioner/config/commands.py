@@ -58,11 +58,15 @@ class RunConfig:
 
 @dataclass
 class TrainConfig(RunConfig):
-    """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there."""
+    """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there.
+
+    sweep_dir: with -m, the folder of all runs; given again, the sweep goes on where it was stopped.
+    """
 
     name: str = MISSING
     seed: int = 0
     run_dir: str = MISSING
+    sweep_dir: str = ""
     resume: bool = False
     data: Any = MISSING
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
@@ -210,6 +214,22 @@ class CompareConfig:
         in_range("shown", self.shown, 0)
         if self.report is not None and len(self.runs) != 2:
             raise ConfigError(f"report= shows two runs side by side, got {len(self.runs)}")
+
+
+@dataclass
+class LeaderboardConfig:
+    """scripts/leaderboard.py: the runs below `folders`, ranked.
+
+    page: the HTML page (null: leaderboard.html in the first folder); out: a .csv or .json file.
+    """
+
+    folders: list[str] = field(default_factory=lambda: ["outputs"])
+    page: str | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.out is not None and not self.out.endswith((".csv", ".json")):
+            raise ConfigError(f"out must end in .csv or .json, got {self.out!r}")
 
 
 @dataclass
