@@ -165,4 +165,4 @@ def _take_uploads_only(photo: gr.Image) -> None:
             raise gr.Error("this page takes uploaded pictures only", print_exception=False)
         return await moved(path)
 
-    photo.async_move_resource_to_block_cache = move
+    photo.async_move_resource_to_block_cache = move  # type: ignore[method-assign, assignment]
