@@ -50,7 +50,7 @@ class PlainStep(nn.Module):
     def _recurrent(self, rows: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         """All recurrent layers over rows [N, E]: output [N, H], new state."""
         after: list[tuple[Tensor, ...]] = []
-        for k, weights in enumerate(self.layers):
+        for k, weights in enumerate(cast("list[nn.ParameterList]", self.layers)):
             before = tuple(one[k] for one in state)
             new = CELLS[self.kind](rows, before if len(before) > 1 else before[0], *weights)
             after.append(new if isinstance(new, tuple) else (new,))
