@@ -48,7 +48,7 @@ class CaptionModel:
         found = self.captions(images, **options)
         if isinstance(found[0], Caption):
             return found[0].text
-        return [one[0].text for one in found]  # type: ignore[index]
+        return [one[0].text for one in found]
 
     def captions(
         self, images: Picture | Sequence[Picture], **options: Any
