@@ -6,6 +6,7 @@ Shapes: N sequences, R steps of a prefix, E embedding, H hidden, V vocabulary, L
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,11 @@ from torch._higher_order_ops import while_loop
 
 from captioner.models.language_model import LanguageModel, State
 
-CELLS = {"LSTM": torch.lstm_cell, "GRU": torch.gru_cell, "RNN_TANH": torch.rnn_tanh_cell}
+CELLS: dict[str, Any] = {
+    "LSTM": torch.lstm_cell,
+    "GRU": torch.gru_cell,
+    "RNN_TANH": torch.rnn_tanh_cell,
+}
 
 
 class PlainStep(nn.Module):
@@ -50,7 +55,8 @@ class PlainStep(nn.Module):
     def _recurrent(self, rows: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         """All recurrent layers over rows [N, E]: output [N, H], new state."""
         after: list[tuple[Tensor, ...]] = []
-        for k, weights in enumerate(cast("list[nn.ParameterList]", self.layers)):
+        weights: Any
+        for k, weights in enumerate(self.layers):
             before = tuple(one[k] for one in state)
             new = CELLS[self.kind](rows, before if len(before) > 1 else before[0], *weights)
             after.append(new if isinstance(new, tuple) else (new,))
