@@ -64,7 +64,7 @@ def test_a_single_runs_folder_is_named_by_what_differs(tmp_path: Path, run_scrip
     small = ["trainer.batch_size=4", "trainer.window=8", "trainer.epochs=1", "optimizer.lr=2e-3"]
     done = run_script(tmp_path, "train", *given, *small)
     assert done.returncode == 0, done.stderr
-    (run,) = (tmp_path / "outputs" / "words").iterdir()
+    (run,) = (tmp_path / "outputs").glob("*/*")
     date, _, differs = run.name.partition("_unit=")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", date)
     assert differs == "character,lr=0.002,batch_size=4,epochs=1,window=8"
