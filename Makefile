@@ -60,8 +60,9 @@ sweep: $(READY) ## Train many: ARGS="optimizer.lr=1e-3,3e-3 sweep_dir=outputs/fi
 leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outputs/leaderboard.html
 	$(BIN)/python scripts/leaderboard.py outputs $(ARGS)
 
+# The files of tests are dealt out to processes of one thread, which wait for nobody.
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile $(TESTS)
 
 $(SANITIZED): $(INSTALLED) setup.py $(CXX_FILES)
 	CAPTIONER_SANITIZE=1 CAPTIONER_CUDA=0 $(BIN)/python setup.py --quiet build_ext \

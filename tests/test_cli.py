@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ from captioner.cli import gather_list, quote, threads_in_sweep
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 COMMANDS = [path for path in SCRIPTS if "run_command" in path.read_text(encoding="utf-8")]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Hydra gives the root logger handlers that write where this test's output goes."""
+    root, handlers, level = logging.root, [*logging.root.handlers], logging.root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def call(path: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -85,7 +85,8 @@ def test_a_replica_is_the_run_that_its_own_configuration_repeats(tmp_path: Path)
         flat(json.loads((folder / "config.json").read_text()))
         for folder in (own, tmp_path / "alone")
     ]
-    assert {**written[0], "run_dir": ""} == {**written[1], "run_dir": ""}
+    folders = {"run_dir": "", "sweep_dir": ""}
+    assert {**written[0], **folders} == {**written[1], **folders}
     found, wanted = (load_checkpoint(f / "last.pt").model for f in (own, tmp_path / "alone"))
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
