@@ -4,12 +4,14 @@
 # when pyproject.toml changes; the extension in csrc/ is built when its sources change.
 # Another interpreter:  make test PYTHON=python3.12 VENV=.venv-3.12
 # Arguments for pytest:  make test TESTS="tests/decoding -x"
+# Arguments for a script:  make train ARGS="experiment=nic_flickr8k data.root=data/flickr8k"
 
 PYTHON ?= python3
 VENV   ?= .venv
 TESTS  ?=
 SUITE  ?= epoch
 GPU    ?=
+ARGS   ?=
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -18,10 +20,11 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o 
 SANITIZED := build/sanitized/captioner/ops/_extension.abi3.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sanitized lint format check benchmark gpu-check clean distclean
+SCRIPTS_RUN := train evaluate caption sample compare
+.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k test test-sanitized lint format check benchmark gpu-check clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make the virtual environment, install the package with all extras, build csrc/
 
@@ -37,10 +40,29 @@ $(READY): $(INSTALLED) setup.py $(CXX_FILES)
 	@touch $@
 
 demo: $(READY) ## Train on drawn scenes, then show captions and scores (minutes on two cores)
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python scripts/quickstart.py
 
+flickr8k: $(READY) ## Download Flickr8k into data/flickr8k, or check it
+	$(BIN)/python scripts/prepare_flickr8k.py root=data/flickr8k $(ARGS)
+
+# Each of them says with ARGS=--help what it takes.
+train: ## Train a captioner or language model: ARGS="experiment=..."
+evaluate: ## Score a checkpoint or a results file: ARGS="checkpoint=... split=dev"
+caption: ## Caption photos: ARGS="checkpoint=... images=photo.jpg"
+sample: ## Let a language model write: ARGS='checkpoint=... prompt="ROMEO:"'
+compare: ## Compare scored runs: ARGS="a/scores b/scores"
+$(SCRIPTS_RUN): $(READY)
+	$(BIN)/python scripts/$@.py $(ARGS)
+
+sweep: $(READY) ## Train many: ARGS="optimizer.lr=1e-3,3e-3 sweep_dir=outputs/first"
+	$(BIN)/python scripts/train.py -m $(ARGS)
+
+leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outputs/leaderboard.html
+	$(BIN)/python scripts/leaderboard.py outputs $(ARGS)
+
+# The files of tests are dealt out to processes of one thread, which wait for nobody.
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile $(TESTS)
 
 $(SANITIZED): $(INSTALLED) setup.py $(CXX_FILES)
 	CAPTIONER_SANITIZE=1 CAPTIONER_CUDA=0 $(BIN)/python setup.py --quiet build_ext \
@@ -66,7 +88,7 @@ format: $(INSTALLED) ## Format all sources and apply the safe corrections
 
 check: lint test ## Lint and test: what must pass before a commit
 
-benchmark: $(READY) ## Measure on this machine: SUITE=features, epoch, scale, beam, lstm, windows, kinds or metrics
+benchmark: $(READY) ## Measure on this machine: SUITE=features, epoch, scale, beam, lstm, windows, kinds, replicas or metrics
 	$(BIN)/python scripts/benchmark.py suite=$(SUITE)
 
 # Needs no environment: PyTorch, numpy and pytest beside $(PYTHON), CUDA's compiler and a GPU.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from captioner.cli import run_command
@@ -16,10 +15,5 @@ def main(config: CompareConfig) -> None:
 
 
 if __name__ == "__main__":
-    # Runs may stand by themselves: compare.py a/scores b/scores samples=10000
-    runs = [part for part in sys.argv[1:] if "=" not in part and not part.startswith("-")]
-    others = [part for part in sys.argv[1:] if part not in runs]
-    if runs:
-        quoted = ",".join(f"'{run}'" for run in runs)
-        sys.argv[1:] = [*others, f"runs=[{quoted}]"]
-    run_command(main, name="compare", configs=Path(__file__).parents[1] / "configs")
+    configs = Path(__file__).parents[1] / "configs"
+    run_command(main, name="compare", configs=configs, positional="runs")

@@ -1,42 +1,21 @@
-"""The whole way on the embedded scenes, in minutes and without a download: `make demo`.
-
-Trains a captioner (or goes on where it was stopped), captions scenes that it has never seen, and
-prints captions beside what people would say, with the scores.
-"""
+"""A page to try models on: `demo.py checkpoint=best.pt`, two captioners or a writer in a list."""
 
 from __future__ import annotations
 
-import logging
-import sys
+import threading
 from pathlib import Path
 
-from captioner.cli import compose_config
-from captioner.commands import evaluate_checkpoint
-from captioner.runs import build_trainer
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-RUN = Path("outputs/demo")
-SHOWN = 5
+from captioner.cli import run_command
+from captioner.config import DemoConfig
+from captioner.page.command import open_page
 
 
-def main() -> None:
-    """Train, evaluate on the test scenes, show."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    overrides = ["experiment=scenes", f"run_dir={RUN}", "resume=true"]
-    build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()
-    overrides = [f"checkpoint={RUN / 'best.pt'}", "split=test"]
-    evaluation = evaluate_checkpoint(compose_config("evaluate", overrides, configs=CONFIGS))
-
-    shown = list(zip(evaluation.images, evaluation.captions, strict=True))[:SHOWN]
-    for image, captions in shown:
-        print(f"\n{image.path}\n  caption    {captions[0].text}")
-        for reference in image.captions:
-            print(f"  reference  {reference}")
-    print("\nscenes never seen in training, five references, beam search:")
-    for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "attribute_accuracy", "all_attributes"):
-        print(f"  {name:20} {evaluation.scores[name]:6.2f}")
-    print(f"\npictures with their captions: {evaluation.folder / 'report.html'}")
+def main(config: DemoConfig) -> None:
+    """Open the page and say where it is, until it is stopped."""
+    with open_page(config) as address:
+        print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="demo", configs=Path(__file__).parents[1] / "configs")

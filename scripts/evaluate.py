@@ -6,18 +6,20 @@ from pathlib import Path
 
 from captioner.cli import run_command
 from captioner.commands import evaluate_checkpoint
-from captioner.config import EvaluateConfig
+from captioner.config import EvaluateConfig, checkpoint_paths
 from captioner.scoring import evaluate_files, evaluate_humans, format_scores
 from captioner.text_commands import evaluate_text
 from captioner.text_runs import is_language_model
-from captioner.training.checkpoint import load_checkpoint
+from captioner.training.model_folder import open_checkpoint
 
 
 def main(config: EvaluateConfig) -> None:
     """Print the figures; the files hold them with their protocol."""
     if config.human:
         scores = evaluate_humans(config)
-    elif config.checkpoint is not None and is_language_model(load_checkpoint(config.checkpoint)):
+    elif config.checkpoint is not None and is_language_model(
+        open_checkpoint(checkpoint_paths(config.checkpoint)[0])
+    ):
         scores = evaluate_text(config)
     elif config.checkpoint is not None:
         scores = evaluate_checkpoint(config).scores

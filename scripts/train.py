@@ -6,24 +6,26 @@ from pathlib import Path
 
 from captioner.cli import run_command
 from captioner.config import TrainConfig
-from captioner.runs import build_trainer
+from captioner.train_command import train
+from captioner.training.distributed import world
 
 
-def main(config: TrainConfig) -> None:
-    """Build everything, train to the end, and say where the result lies."""
-    trainer = build_trainer(config)
+def main(config: TrainConfig) -> float | None:
+    """Train to the end, say where the result lies, and return the score for a sweep to compare."""
     try:
-        history = trainer.run()
+        outcome = train(config)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"stopped; nothing finished is lost. Go on with the same command and "
             f"run_dir={config.run_dir} resume=true"
         ) from None
-    name = config.trainer.best_metric
-    pick = min if trainer.settings.lower_is_better else max
-    best = pick(history, key=lambda figures: figures[name])
-    print(f"best {name} {best[name]:.4g} in epoch {best['epoch']:.0f}; {config.run_dir}/best.pt")
+    if world().main:
+        whose = "" if outcome.replica is None else f" of replica {outcome.replica}"
+        where = f"epoch {outcome.epoch}{whose}; {config.run_dir}/best.pt"
+        print(f"best {outcome.metric} {outcome.best:.4g} in {where}")
+    return outcome.best
 
 
 if __name__ == "__main__":
-    run_command(main, name="train", configs=Path(__file__).parents[1] / "configs")
+    configs = Path(__file__).parents[1] / "configs"
+    run_command(main, name="train", configs=configs, processes=True)

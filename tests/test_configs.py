@@ -81,9 +81,12 @@ def test_every_yaml_composes_and_builds(path: Path) -> None:
 def test_every_command_composes(name: str) -> None:
     needed = {
         "evaluate": ["checkpoint=x"],
+        "average": ["checkpoint=[a.pt,b.pt]", "out=c.pt"],
         "compare": ["runs=[a,b]"],
         "caption": ["checkpoint=x", "images=y"],
         "sample": ["checkpoint=x"],
+        "export": ["checkpoint=x", "out=y"],
+        "demo": ["checkpoint=x"],
         "benchmark": ["suite=epoch"],
     }
     config = compose(*needed.get(name, []), name=name)

@@ -99,7 +99,7 @@ def test_every_import_is_declared() -> None:
     assert {"torch", "numpy"} <= foreign
     declared = {
         re.split(r"[<>=\[]", one)[0]
-        for key in ("dependencies", "timm", "plots", "meteor")
+        for key in ("dependencies", "timm", "plots", "meteor", "onnx", "page", "sweeps")
         for one in array(key)
     }
     needed = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in foreign}
@@ -200,7 +200,11 @@ def test_makefile_documents_its_targets() -> None:
         [make, "-C", str(ROOT), "help"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    for target in ("demo", "test", "lint", "format", "check", "benchmark", "gpu-check", "clean"):
+    targets = (
+        "demo", "train", "evaluate", "caption", "sample", "compare", "sweep", "leaderboard",
+        "flickr8k", "test", "lint", "format", "check", "benchmark", "gpu-check", "clean",
+    )  # fmt: skip
+    for target in targets:
         assert re.search(rf"make {target}\s+\w", done.stdout), f"make help is silent on {target}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from captioner.cli import _quoted, compose_config
+from captioner.cli import compose_config, quote
 from captioner.errors import CheckpointError, ConfigError, DataError
 from captioner.runs import build_trainer, load_captioner
 from captioner.text_commands import evaluate_text, sample_text
@@ -102,7 +102,7 @@ def evaluate(checkpoint: Path, *overrides: str) -> dict[str, Any]:
 def sample(
     checkpoint: Path, listener: Callable[[int, str], None] | None = None, **values: Any
 ) -> Any:
-    overrides = [_quoted(f"{key}={value}", ("prompt", "stop")) for key, value in values.items()]
+    overrides = [quote(f"{key}={value}", ("prompt", "stop")) for key, value in values.items()]
     settings = [f"checkpoint={checkpoint}", *overrides]
     return sample_text(compose_config("sample", settings, configs=CONFIGS), listener)
 
@@ -162,7 +162,7 @@ def test_samples_are_shown_and_kept(checkpoint: Path, tmp_path: Path) -> None:
     "text", ["O, it's", "a'", "x\\", "\\'", "${a}", "{[a]}", "a\nb ", "null", "7"]
 )
 def test_a_prompt_is_taken_as_it_is(text: str) -> None:
-    overrides = ["checkpoint=x", _quoted(f"prompt={text}", ("prompt",))]
+    overrides = ["checkpoint=x", quote(f"prompt={text}", ("prompt",))]
     assert compose_config("sample", overrides, configs=CONFIGS).prompt == text
 
 

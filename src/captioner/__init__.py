@@ -1,3 +1,24 @@
 """Image captioning and recurrent language models; a captioner's first word is the image."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from captioner.pretrained import CaptionModel, TextModel
+
 __version__ = "0.1.0"
+
+
+def load(path: Path | str, device: str | None = None) -> CaptionModel | TextModel:
+    """A trained model from a model folder, a checkpoint's file or a run's folder.
+
+    Trained on whatever device, it runs on `device`, by default a GPU where there is one. A
+    captioner has `caption` and `captions`, a language model `generate` and `samples`. Raises
+    CheckpointError naming the file that is missing, damaged or of something else.
+    """
+    # Imported late: `import captioner` alone takes no time.
+    from captioner.pretrained import load_model
+
+    return load_model(path, device)

@@ -33,6 +33,7 @@ from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
 from captioner.ops import choose_backend
 from captioner.run_folder import claim_run_folder
+from captioner.training.distributed import World, own_gpu, started_together, world
 from captioner.training.memory import keep_freed_memory
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.trainer import TrainerSettings
@@ -42,13 +43,18 @@ log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device to run on; "auto" takes a GPU where there is one, ConfigError if it is absent."""
+    """The device to run on; "auto" takes a GPU where there is one, ConfigError if it is absent.
+
+    Of the processes that torchrun started on a machine each takes the GPU of its own number.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"device={name} asks for a GPU, and PyTorch sees none here; use device=cpu"
         )
+    if name.startswith("cuda") and started_together() > 1:
+        return own_gpu(name)
     return torch.device(name)
 
 
@@ -62,16 +68,21 @@ def name_backend(kind: str, requested: str, device: torch.device) -> None:
         log.info("LSTM backend on %s: %s", device.type, chosen)
 
 
-def begin_run(config: schema.TrainConfig) -> tuple[Path, dict[str, Any], torch.device]:
-    """What comes before any data is read: the run's folder claimed, its configuration as written
-    there, its device; who computes is said, and on a CPU freed memory is kept."""
-    folder, resolved = Path(config.run_dir), dataclasses.asdict(config)
-    claim_run_folder(folder, resolved, resume=config.resume)
+def begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
+    """What comes before any data is read: the run's folder claimed, its device and processes; who
+    computes is said, and on a CPU freed memory is kept."""
+    folder, ranks = Path(config.run_dir), world()
+    ranks.from_main(
+        lambda: claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
+    )
     device = pick_device(config.device)
+    if ranks.size > 1:
+        threads = torch.get_num_threads()
+        log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)
     name_backend(config.rnn.kind, config.decoder.backend, device)
     if device.type == "cpu":
         keep_freed_memory()
-    return folder, resolved, device
+    return device, ranks
 
 
 # -- data ---------------------------------------------------------------------------------------
@@ -318,4 +329,6 @@ def trainer_settings(config: schema.TrainConfig) -> TrainerSettings:
         checkpoint_steps=config.trainer.checkpoint_steps,
         log_steps=config.trainer.log_steps,
         profile=config.trainer.profile,
+        ema=config.trainer.ema,
+        keep_epochs=config.trainer.keep_epochs,
     )

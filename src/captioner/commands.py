@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from captioner import config as schema
 from captioner.build import load_data, pick_device, scene_metrics
+from captioner.config import checkpoint_paths
 from captioner.data.captions import CaptionData, CaptionedImage
 from captioner.data.images import load_image
+from captioner.ensembles import TrainedEnsemble, load_ensemble
 from captioner.errors import DataError
 from captioner.evaluation.coco_format import write_results
 from captioner.evaluation.leakage import find_leakage
@@ -25,8 +27,9 @@ from captioner.evaluation.records import ImageRecord, ShownCaption, save_record
 from captioner.evaluation.report import write_report
 from captioner.evaluation.sanity import Surroundings
 from captioner.generation import Caption
-from captioner.runs import TrainedCaptioner, load_captioner
+from captioner.runs import TrainedCaptioner
 from captioner.scoring import score_split
+from captioner.training.model_folder import results_folder, weights_file
 
 log = logging.getLogger(__name__)
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -47,8 +50,11 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
 
     The files go into `out`, by default a folder beside the checkpoint named for split and decoder.
     """
-    path = Path(str(config.checkpoint))
-    trained = load_captioner(path, device=pick_device(config.device))
+    given = checkpoint_paths(config.checkpoint)
+    trained = load_ensemble(given, device=pick_device(config.device))
+    paths = [weights_file(one) for one in given]
+    path = paths[0]
+    name = path.parent.name if len(paths) == 1 else f"{len(paths)} from {path.parent.name}"
     data_config = config.data if config.data is not None else trained.data
     data = load_data(data_config)
     images = data.split(config.split)
@@ -59,16 +65,17 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
         by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
         extra = {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
     beams = config.decode.beam_size if config.decode.method == "beam" else ""
-    folder = Path(config.out or path.parent / f"{config.split}_{config.decode.method}{beams}")
+    results = f"{config.split}_{_of_how_many(paths)}{config.decode.method}{beams}"
+    folder = Path(config.out or results_folder(given[0], results))
     record = score_split(
         config,
         [
             ImageRecord(i.image_id, [_shown(c) for c in found], i.captions, str(i.path))
             for i, found in zip(images, captions, strict=True)
         ],
-        name=f"{path.parent.name} {config.split} {config.decode.method}{beams}",
-        card={"data": data.name, **_protocol(config, path, trained)},
-        around=_surroundings(config, trained, data, images) if config.sanity else None,
+        name=f"{name} {config.split} {config.decode.method}{beams}",
+        card={"data": data.name, **_protocol(config, paths, trained)},
+        around=_surroundings(config, trained.members[0], data, images) if config.sanity else None,
         extra=extra,
     )
     save_record(folder / "scores.json", record)
@@ -78,6 +85,11 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
         write_report(folder / "report.html", [record], title=title, pictures=config.report)
     log.info("scores, captions and report: %s", folder)
     return Evaluation(images, captions, dict(record.scores), folder)
+
+
+def _of_how_many(paths: Sequence[Path]) -> str:
+    """What the folder of an ensemble's scores is called by, beside its first checkpoint."""
+    return f"ensemble_of_{len(paths)}_" if len(paths) > 1 else ""
 
 
 def _shown(caption: Caption) -> ShownCaption:
@@ -116,23 +128,25 @@ def _mean_features(trained: TrainedCaptioner, images: Sequence[CaptionedImage]) 
 
 
 def _protocol(
-    config: schema.EvaluateConfig, path: Path, trained: TrainedCaptioner
+    config: schema.EvaluateConfig, paths: Sequence[Path], trained: TrainedEnsemble
 ) -> dict[str, Any]:
     """What a score depends on besides the captions: the entries of its protocol card."""
     return {
         "split": config.split,
         "decode": dataclasses.asdict(config.decode),
         "vocabulary": len(trained.vocabulary),
-        "checkpoint": f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}",
+        "checkpoint": ", ".join(
+            f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}" for path in paths
+        ),
         "torch": torch.__version__,
     }
 
 
 def caption_images(
-    trained: TrainedCaptioner, images: Sequence[CaptionedImage], decode: schema.DecodeConfig
+    trained: TrainedEnsemble, images: Sequence[CaptionedImage], decode: schema.DecodeConfig
 ) -> list[list[Caption]]:
     """The captions of every image, best first, with a progress bar."""
-    source = trained.features.source(images)
+    source = trained.source(images)
     rows = torch.arange(len(images)).split(decode.batch_size)
     batches = (source(part) for part in tqdm(rows, desc="captions", unit="batch"))
     return list(trained.generator(decode).all_captions(batches))
@@ -141,10 +155,11 @@ def caption_images(
 def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Caption]]]:
     """Caption pictures that are in no data set: files, folders and globs, one after another."""
     paths = find_pictures(config.images)
-    trained = load_captioner(config.checkpoint, device=pick_device(config.device))
+    paths_of_models = checkpoint_paths(config.checkpoint)
+    trained = load_ensemble(paths_of_models, device=pick_device(config.device))
     generator = trained.generator(config.decode)
     for path in paths:
-        yield path, generator.captions(trained.features.of_picture(load_image(path)))[0]
+        yield path, generator.captions(trained.of_picture(load_image(path)))[0]
 
 
 def find_pictures(images: str | Iterable[str]) -> list[Path]:

@@ -1,10 +1,12 @@
-"""Files that are either whole or absent: written to a temporary name, flushed, then renamed."""
+"""Files and folders that are whole or absent: written to a temporary name, then renamed."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,52 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         if isinstance(error, OSError):
             raise DataError(f"cannot write {path}: {error.strerror or error}") from error
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """A new folder that takes the place of `path` only when the block ends without an error.
+
+    Raises DataError naming `path` when it cannot be written; what was there is then there still.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 a link stays a link
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        old = temporary.with_name(f"{temporary.name}.old")
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path`, waiting while another process does; yields whether it had to.
+
+    The lock goes with the process, however that ends. DataError when the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("wb")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    with handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            waited = False
+        except BlockingIOError:
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+            waited = True
+        yield waited
 
 
 def _umask() -> int:

@@ -6,7 +6,7 @@ Shapes: B images, R regions, F image feature.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,10 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.decoding import Hypothesis
 from captioner.decoding.hypothesis import State, Step
 from captioner.models.captioner import Captioner
+from captioner.models.ensemble import Ensemble
+
+Images = Tensor | tuple[Tensor, ...]
+ImageBatches = Callable[[Tensor], Images]  # rows of a split's images [I] -> images
 
 
 class Decoder(Protocol):
@@ -37,22 +41,27 @@ class Caption:
 
 
 class CaptionGenerator:
-    """Captions images by free-running decoding; the model is put into evaluation mode for it."""
+    """Captions images by free-running decoding; the model is put into evaluation mode for it.
 
-    def __init__(self, model: Captioner, vocabulary: Vocabulary, decoder: Decoder) -> None:
+    An ensemble takes a tuple of images, of each member its own form of the same.
+    """
+
+    def __init__(
+        self, model: Captioner | Ensemble, vocabulary: Vocabulary, decoder: Decoder
+    ) -> None:
         self.model, self.vocabulary, self.decoder = model, vocabulary, decoder
 
     @torch.inference_mode()
-    def captions(self, images: Tensor) -> list[list[Caption]]:
+    def captions(self, images: Images) -> list[list[Caption]]:
         """Of each of images [B, R, F] (or pictures [B, 3, S, S]) the captions found, best first."""
         self.model.eval()
-        device = self.model.image_projection.weight.device
-        state = self.model.start(images.to(device))
-        with self.model.language_model.tabulated():
-            found = self.decoder(self.model.step, state, batch_size=len(images))
+        state = self.model.start(images)  # type: ignore[arg-type]
+        batch = len(images[0]) if isinstance(images, tuple) else len(images)
+        with self.model.tabulated():
+            found = self.decoder(self.model.step, state, batch_size=batch)
         return [[self._caption(hypothesis) for hypothesis in one] for one in found]
 
-    def all_captions(self, batches: Iterable[Tensor]) -> Iterator[list[Caption]]:
+    def all_captions(self, batches: Iterable[Images]) -> Iterator[list[Caption]]:
         """The captions of each image of all batches, one image after another."""
         for images in batches:
             yield from self.captions(images)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from captioner import config as schema
 from captioner.build import (
@@ -24,72 +26,137 @@ from captioner.build import (
 )
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, Pictures, make_loader
+from captioner.data.shares import Share
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError
-from captioner.files import atomic_write
 from captioner.generation import CaptionGenerator
 from captioner.image_features import CachedFeatures, ImageFeatures
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
-from captioner.run_folder import summary_writer
-from captioner.text_runs import build_text_trainer, is_language_model
-from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from captioner.replica_runs import (
+    Parts,
+    order_seed,
+    refuse_shared_draws,
+    train_side_by_side,
+)
+from captioner.run_folder import summary_writer, write_vocabulary
+from captioner.text_runs import TextParts, is_language_model
+from captioner.training.checkpoint import Checkpoint, load_weights
+from captioner.training.distributed import World
+from captioner.training.model_folder import ENCODER, open_checkpoint
+from captioner.training.randomness import OwnRandomness
+from captioner.training.replicas import ReplicaTrainer
 from captioner.training.trainer import Trainer
 from captioner.validation import CaptionValidator
 
 log = logging.getLogger(__name__)
 
 
-def build_trainer(config: schema.TrainConfig) -> Trainer:
+def build_trainer(config: schema.TrainConfig) -> Trainer | ReplicaTrainer:
     """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
-    if isinstance(config.data, schema.TextData):
-        return build_text_trainer(config)
-    folder, resolved, device = begin_run(config)
-
-    data = load_data(config.data)
-    splits = {name: data.split(name) for name in ("train", "dev")}
-    vocabulary = _build_vocabulary(config.vocabulary, splits["train"], folder)
-    features = image_features(config.encoder, seed=config.seed, device=device)
-    datasets = {
-        name: CaptionDataset(
-            images,
-            vocabulary=vocabulary,
-            source=features.source(images),
-            max_length=config.vocabulary.max_length,
-            by_picture=name == "train" and config.trainer.batch_by == "picture",
-        )
-        for name, images in splits.items()
-    }
-    model = _new_captioner(config, vocabulary, features, datasets["train"].source).to(device)
-    log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
-
-    writer = summary_writer(folder)
-    validator = _build_validator(config, model, vocabulary, splits["dev"], datasets["dev"], writer)
-    order = BatchOrder(
-        len(datasets["train"]), batch_size=config.trainer.batch_size, seed=config.seed
-    )
-    trainer = Trainer(
-        model=model,
-        optimizer=build_optimizer(config, model),
-        loader=make_loader(
-            datasets["train"],
-            order,
-            workers=config.trainer.workers if _reads_files(datasets["train"].source) else 0,
-            pin_memory=device.type == "cuda",
-        ),
-        order=order,
-        validate=validator,
-        folder=folder,
-        settings=trainer_settings(config),
-        texts=_checkpoint_texts(resolved, vocabulary, features, model),
-        device=device,
-        writer=writer,
-        show_progress=config.trainer.progress,
+    device, world = begin_run(config)
+    text = isinstance(config.data, schema.TextData)
+    make: Callable[..., Parts] = TextParts if text else CaptionParts
+    parts = make(config, device, world)
+    trainer = (
+        parts.trainer(config)
+        if config.trainer.replicas == 1
+        else train_side_by_side(config, parts, device, world)
     )
     if config.resume:
         trainer.resume()
     return trainer
+
+
+class CaptionParts:
+    """What the runs of one configuration of captioned pictures share: all but the model."""
+
+    def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
+        self.device, self.world = device, world
+        with world.main_first():  # what is drawn or extracted is there for the others
+            data = load_data(config.data)
+            self.splits = {name: data.split(name) for name in ("train", "dev")}
+            self.features = image_features(config.encoder, seed=config.seed, device=device)
+            sources = {name: self.features.source(images) for name, images in self.splits.items()}
+        self.vocabulary = _build_vocabulary(config.vocabulary, self.splits["train"])
+        if world.main:
+            write_vocabulary(Path(config.run_dir), self.vocabulary)
+        self.datasets = {
+            name: CaptionDataset(
+                images,
+                vocabulary=self.vocabulary,
+                source=sources[name],
+                max_length=config.vocabulary.max_length,
+                by_picture=name == "train" and config.trainer.batch_by == "picture",
+            )
+            for name, images in self.splits.items()
+        }
+        training = self.datasets["train"]
+        self.order = BatchOrder(
+            len(training), batch_size=config.trainer.batch_size, seed=order_seed(config)
+        )
+        share: Any = training
+        if world.size > 1:
+            share = Share(training, rank=world.rank, size=world.size)
+        self.loader = make_loader(
+            share,
+            self.order,
+            workers=config.trainer.workers if _reads_files(training.source) else 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def trainer(self, config: schema.TrainConfig, *, replica: str = "") -> Trainer:
+        """A new captioner's trainer in `config.run_dir`; `replica` names one among several."""
+        features = self._features(config, replica)
+        source = self.datasets["train"].source
+        model = _new_captioner(config, self.vocabulary, features, source).to(self.device)
+        random = OwnRandomness(self.device) if replica else None
+        if not replica or replica == "replica 0":
+            log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+        folder = Path(config.run_dir)
+        writer = summary_writer(folder) if self.world.main else None
+        return Trainer(
+            model=model,
+            optimizer=build_optimizer(config, model),
+            loader=self.loader,
+            order=self.order,
+            validate=self._validator(config, model, writer),
+            folder=folder,
+            settings=trainer_settings(config),
+            texts=_checkpoint_texts(dataclasses.asdict(config), self.vocabulary, features, model),
+            device=self.device,
+            writer=writer,
+            show_progress=config.trainer.progress and not replica,
+            random=random,
+            name=replica,
+            world=self.world,
+        )
+
+    def _validator(
+        self, config: schema.TrainConfig, model: Captioner, writer: Any
+    ) -> CaptionValidator:
+        images, dataset = self.splits["dev"], self.datasets["dev"]
+        decoder = build_decoder(config.decode, self.vocabulary)
+        return CaptionValidator(
+            generator=CaptionGenerator(model, self.vocabulary, decoder),
+            images=images,
+            dataset=dataset,
+            source=dataset.source,
+            batch_size=config.decode.batch_size,
+            extra=scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
+            writer=writer,
+            shown=config.trainer.shown_pictures,
+            world=self.world,
+        )
+
+    def _features(self, config: schema.TrainConfig, replica: str) -> ImageFeatures:
+        """The images' way in: an encoder that is trained is each replica's own."""
+        if not (replica and self.features.trained):
+            return self.features
+        own = image_features(config.encoder, seed=config.seed, device=self.device)
+        refuse_shared_draws(own.encoder or nn.Identity())
+        return own
 
 
 def _reads_files(source: ImageSource) -> bool:
@@ -98,38 +165,16 @@ def _reads_files(source: ImageSource) -> bool:
 
 
 def _build_vocabulary(
-    config: schema.VocabularyConfig, images: Sequence[CaptionedImage], folder: Path
+    config: schema.VocabularyConfig, images: Sequence[CaptionedImage]
 ) -> Vocabulary:
-    """The vocabulary of the training captions, also written into the run's folder."""
+    """The vocabulary of the training captions."""
     vocabulary = Vocabulary.build(
         (tokenize(caption) for image in images for caption in image.captions),
         min_count=config.min_count,
         rare=config.rare,
     )
-    with atomic_write(folder / "vocabulary.json", "w") as handle:
-        handle.write(vocabulary.to_json())
     log.info("vocabulary: %d tokens", len(vocabulary))
     return vocabulary
-
-
-def _build_validator(
-    config: schema.TrainConfig,
-    model: Captioner,
-    vocabulary: Vocabulary,
-    images: Sequence[CaptionedImage],
-    dataset: CaptionDataset,
-    writer: Any,
-) -> CaptionValidator:
-    return CaptionValidator(
-        generator=CaptionGenerator(model, vocabulary, build_decoder(config.decode, vocabulary)),
-        images=images,
-        dataset=dataset,
-        source=dataset.source,
-        batch_size=config.decode.batch_size,
-        extra=scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
-        writer=writer,
-        shown=config.trainer.shown_pictures,
-    )
 
 
 def _checkpoint_texts(
@@ -182,12 +227,12 @@ class TrainedCaptioner:
 
 
 def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptioner:
-    """Rebuild a trained captioner from its checkpoint alone.
+    """Rebuild a trained captioner from its checkpoint alone, or from a folder that holds one.
 
-    Raises CheckpointError when the file is damaged, or when the frozen encoder that it was trained
-    on is not the one that this machine has (other weights or another transform).
+    Raises CheckpointError when a file is damaged, or when the frozen encoder that it was trained on
+    is neither in it nor the one that this machine has (other weights or another transform).
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     if is_language_model(checkpoint):
         raise CheckpointError(f"{path} is a language model of text: it captions no pictures")
     try:
@@ -201,9 +246,15 @@ def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptione
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe a captioner: {error!r}") from error
     trained = identity["kind"] == "trained"
+    carried = {} if trained else _encoder_weights(checkpoint)
     features = image_features(
-        encoder_config, seed=tree["seed"], device=device, weights="random" if trained else None
+        encoder_config,
+        seed=tree["seed"],
+        device=device,
+        weights="random" if trained or carried else None,
     )
+    if carried and features.encoder is not None:
+        load_weights(features.encoder, carried, source=f"{path}, encoder")
     here = features.identity()
     if any(identity[key] != value for key, value in here.items()):
         raise CheckpointError(
@@ -217,8 +268,15 @@ def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptione
         encoder=features.encoder if trained else None,
         rnn=rnn_config,
     )
-    load_weights(model, checkpoint.model, source=str(path))
+    own = {k: x for k, x in checkpoint.model.items() if trained or not k.startswith(ENCODER)}
+    load_weights(model, own, source=str(path))
     return TrainedCaptioner(model.to(device).eval(), vocabulary, features, data, checkpoint)
+
+
+def _encoder_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The frozen encoder's tensors, where a model folder includes them."""
+    tensors = checkpoint.model.items()
+    return {k.removeprefix(ENCODER): x for k, x in tensors if k.startswith(ENCODER)}
 
 
 def _describe(identity: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ listening costs one comparison a part.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
@@ -13,7 +14,6 @@ from typing import Protocol
 from torch import Tensor
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
-_listener: Listener | None = None
 
 
 class Listener(Protocol):
@@ -26,24 +26,32 @@ class Listener(Protocol):
         """The part `name`, which began where the one before it ended, is over."""
 
 
+class _Ear(threading.local):
+    """Who listens to this thread's steps."""
+
+    listener: Listener | None = None
+
+
+_ear = _Ear()
+
+
 def span(name: str) -> AbstractContextManager[None]:
     """A context around a part of the step."""
-    return _NOTHING if _listener is None else _listener.span(name)
+    return _NOTHING if _ear.listener is None else _ear.listener.span(name)
 
 
 def backward_ends(name: str, tensor: Tensor) -> None:
     """Say that the backward of the part `name` is over once `tensor` has its gradient."""
-    if _listener is not None and tensor.requires_grad:
-        listener = _listener
+    listener = _ear.listener
+    if listener is not None and tensor.requires_grad:
         tensor.register_hook(lambda gradient: listener.ended(name))
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Tell `listener` about all parts while the context is open."""
-    global _listener
-    before, _listener = _listener, listener
+    """Tell `listener` about all parts of this thread's steps while the context is open."""
+    before, _ear.listener = _ear.listener, listener
     try:
         yield
     finally:
-        _listener = before
+        _ear.listener = before

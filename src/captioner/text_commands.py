@@ -26,6 +26,7 @@ from captioner.text_runs import (
     text_validator,
 )
 from captioner.text_validation import stream_losses
+from captioner.training.model_folder import results_folder, weights_file
 
 log = logging.getLogger(__name__)
 END = "\N{PILCROW SIGN}"  # shown where a document ends
@@ -37,8 +38,14 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
     The figures, with what they are averaged over, go into scores.json in `out`, by default a folder
     beside the checkpoint named for the split; the page of surprises where `page` says.
     """
-    path = Path(str(config.checkpoint))
-    trained = load_language_model(path, device=pick_device(config.device))
+    given, *others = schema.checkpoint_paths(config.checkpoint)
+    if others:
+        raise ConfigError(
+            f"{given} is a language model of text, which is scored alone: an ensemble of several "
+            "checkpoints is for captioners"
+        )
+    path = weights_file(given)
+    trained = load_language_model(given, device=pick_device(config.device))
     data = _data(config, trained)
     vocabulary = trained.codec.vocabulary
     corpus = load_text(
@@ -55,7 +62,7 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
         "captioner": __version__,
         "torch": torch.__version__,
     }
-    folder = Path(config.out or path.parent / config.split)
+    folder = Path(config.out or results_folder(given, config.split))
     write_json(folder / "scores.json", scores)
     log.info("scores: %s, over %s", folder / "scores.json", validator.averaged_over())
     if config.page is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import torch
 
 from captioner import config as schema
 from captioner.build import (
-    begin_run,
     build_language_model,
     build_optimizer,
     trainer_settings,
@@ -23,53 +23,77 @@ from captioner.data.text_corpus import TextCorpus, encode_corpus
 from captioner.data.text_files import find_text, python_library, tiny_shakespeare
 from captioner.data.vocabulary import Vocabulary
 from captioner.data.windows import TextWindows, WindowOrder
-from captioner.errors import CheckpointError
-from captioner.files import atomic_write
+from captioner.errors import CheckpointError, ConfigError
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
-from captioner.run_folder import summary_writer
+from captioner.replica_runs import order_seed
+from captioner.run_folder import summary_writer, write_vocabulary
 from captioner.text_validation import TextValidator
-from captioner.training.checkpoint import Checkpoint, load_checkpoint, load_weights
+from captioner.training.checkpoint import Checkpoint, load_weights
+from captioner.training.distributed import World
+from captioner.training.model_folder import open_checkpoint
+from captioner.training.randomness import OwnRandomness
 from captioner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def build_text_trainer(config: schema.TrainConfig) -> Trainer:
-    """Everything of a language model's run, wired and, where there is one to resume, resumed."""
-    folder, resolved, device = begin_run(config)
+class TextParts:
+    """What the runs of one configuration of text share: all but the model."""
 
-    corpus = load_text(config.data, min_count=config.vocabulary.min_count)
-    vocabulary = corpus.codec.vocabulary
-    with atomic_write(folder / "vocabulary.json", "w") as handle:
-        handle.write(vocabulary.to_json())
-    log.info("vocabulary: %d tokens", len(vocabulary))
-    windows = TextWindows(
-        corpus.split("train").tokens,
-        batch_size=config.trainer.batch_size,
-        window=config.trainer.window,
-        bos=vocabulary.bos,
-        seed=config.seed,
-    )
-    order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
-    model = StreamModel(_new_model(config, vocabulary)).to(device)
-    log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
-    trainer = Trainer(
-        model=model,
-        optimizer=build_optimizer(config, model),
-        loader=make_loader(windows, order, workers=0, pin_memory=device.type == "cuda"),
-        order=order,
-        validate=text_validator(model.language_model, corpus, "dev"),
-        folder=folder,
-        settings=trainer_settings(config),
-        texts={"config": json.dumps(resolved), "vocabulary": vocabulary.to_json()},
-        device=device,
-        writer=summary_writer(folder),
-        show_progress=config.trainer.progress,
-    )
-    if config.resume:
-        trainer.resume()
-    return trainer
+    def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
+        self.device, self.world = device, world
+        streams = world.share(config.trainer.batch_size)
+        if config.trainer.batch_size < world.size:
+            raise ConfigError(
+                f"trainer.batch_size={config.trainer.batch_size} streams of text are not enough "
+                f"for {world.size} processes: each reads one or more"
+            )
+        with world.main_first():  # what is downloaded and encoded is there for the others
+            self.corpus = load_text(config.data, min_count=config.vocabulary.min_count)
+        self.vocabulary = self.corpus.codec.vocabulary
+        if world.main:
+            write_vocabulary(Path(config.run_dir), self.vocabulary)
+        log.info("vocabulary: %d tokens", len(self.vocabulary))
+        windows = TextWindows(
+            self.corpus.split("train").tokens,
+            batch_size=config.trainer.batch_size,
+            window=config.trainer.window,
+            bos=self.vocabulary.bos,
+            seed=order_seed(config),
+            streams=streams,
+        )
+        self.order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
+        self.loader = make_loader(windows, self.order, workers=0, pin_memory=device.type == "cuda")
+
+    def trainer(self, config: schema.TrainConfig, *, replica: str = "") -> Trainer:
+        """A new language model's trainer in `config.run_dir`; `replica` names one of several."""
+        folder = Path(config.run_dir)
+        model = StreamModel(_new_model(config, self.vocabulary)).to(self.device)
+        random = OwnRandomness(self.device) if replica else None
+        if not replica or replica == "replica 0":
+            log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+        validator = text_validator(model.language_model, self.corpus, "dev")
+        return Trainer(
+            model=model,
+            optimizer=build_optimizer(config, model),
+            loader=self.loader,
+            order=self.order,
+            # The split is one stream, read from its first token to its last: by one process.
+            validate=lambda step: self.world.from_main(lambda: validator(step)),
+            folder=folder,
+            settings=trainer_settings(config),
+            texts={
+                "config": json.dumps(dataclasses.asdict(config)),
+                "vocabulary": self.vocabulary.to_json(),
+            },
+            device=self.device,
+            writer=summary_writer(folder) if self.world.main else None,
+            show_progress=config.trainer.progress and not replica,
+            random=random,
+            name=replica,
+            world=self.world,
+        )
 
 
 def load_text(
@@ -150,8 +174,11 @@ def is_language_model(checkpoint: Checkpoint) -> bool:
 
 
 def load_language_model(path: Path | str, *, device: torch.device) -> TrainedLanguageModel:
-    """Rebuild a trained language model from its checkpoint alone; CheckpointError if it is none."""
-    checkpoint = load_checkpoint(path)
+    """Rebuild a trained language model from its checkpoint alone; CheckpointError if it is none.
+
+    `path` is as `open_checkpoint` takes it.
+    """
+    checkpoint = open_checkpoint(path)
     if not is_language_model(checkpoint):
         raise CheckpointError(f"{path} is no language model of text (a captioner, perhaps)")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from captioner.data.images import load_image
 from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.scores import score
 from captioner.generation import Caption, CaptionGenerator
+from captioner.models.captioner import Captioner
+from captioner.training.distributed import World
 
 VALIDATED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 
@@ -28,7 +30,9 @@ class CaptionValidator:
 
     Called by the trainer with the step number, it returns loss (nats a token), perplexity, BLEU-1
     to BLEU-4, ROUGE-L, CIDEr-D (in percent), the share of different captions, and what `extra`
-    adds; with a TensorBoard `writer` the first `shown` pictures are logged with their captions.
+    adds; with a TensorBoard `writer` the first `shown` pictures are logged with their captions. The
+    processes of a `world` divide the batches, which are the same as one process's, and rank 0 alone
+    computes scores: every figure is that of one process, and all processes get it.
     """
 
     def __init__(
@@ -42,7 +46,9 @@ class CaptionValidator:
         extra: ExtraMetrics | None = None,
         writer: Any = None,
         shown: int = 0,
+        world: World | None = None,
     ) -> None:
+        self.world = world or World()
         self.generator, self.images, self.dataset, self.source = generator, images, dataset, source
         self.batch_size, self.extra, self.writer, self.shown = batch_size, extra, writer, shown
 
@@ -56,7 +62,14 @@ class CaptionValidator:
 
     def _figures(self, step: int) -> dict[str, float]:
         loss = self.loss()
-        captions = list(self.generator.all_captions(self._batches()))
+        rows = torch.arange(len(self.images)).split(self.batch_size)
+        parts = self.world.map(lambda part: self.generator.captions(self.source(part)), rows)
+        captions = [found for part in parts for found in part]
+        return self.world.from_main(lambda: self._scores(step, loss, captions))
+
+    def _scores(
+        self, step: int, loss: float, captions: Sequence[list[Caption]]
+    ) -> dict[str, float]:
         best = {image.name: one[0].text for image, one in zip(self.images, captions, strict=True)}
         references: dict[ImageId, Sequence[str]] = {i.name: i.captions for i in self.images}
         scores = score(references, dict(best.items()), samples=0)
@@ -75,17 +88,17 @@ class CaptionValidator:
     def loss(self) -> float:
         """Mean loss of the references' tokens, nats a token, without dropout."""
         model = self.generator.model.eval()
+        assert isinstance(model, Captioner)
         device = model.image_projection.weight.device
-        total, tokens = 0.0, 0
-        for rows in torch.arange(len(self.dataset)).split(5 * self.batch_size):
-            batch = self.dataset[rows.tolist()].to(device)
-            total += float(model.loss(*batch.model_inputs, batch.targets))
-            tokens += batch.targets.numel()
-        return total / tokens
 
-    def _batches(self) -> Iterator[Tensor]:
-        for rows in torch.arange(len(self.images)).split(self.batch_size):
-            yield self.source(rows)
+        def summed(rows: Tensor) -> tuple[float, int]:
+            batch = self.dataset[rows.tolist()].to(device)
+            loss = model.loss(*batch.model_inputs, batch.targets)
+            return float(loss), batch.targets.numel()
+
+        rows = torch.arange(len(self.dataset)).split(5 * self.batch_size)
+        losses, tokens = zip(*self.world.map(summed, rows), strict=True)
+        return sum(losses) / sum(tokens)
 
     def _show(self, step: int, captions: Sequence[list[Caption]]) -> None:
         for number, (image, found) in enumerate(zip(self.images, captions, strict=True)):

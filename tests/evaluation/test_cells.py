@@ -11,6 +11,7 @@ from captioner.evaluation.cells import (
     best_cell,
     cell_states,
     correlations,
+    gate_activations,
     indentation,
     inside_quotes,
     line_position,
@@ -53,6 +54,20 @@ def test_cells_are_the_states_after_each_character(kind: str) -> None:
         _, state = model.eval()(ids, torch.ones(length, dtype=torch.int64))
         last = state[-1].tanh() if kind == "lstm" else state[-1]
         torch.testing.assert_close(cells[length - 1], last.flatten())
+
+
+def test_gates_and_cells_are_those_of_torchs_lstm() -> None:
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(3, 5)
+    inputs = torch.randn(6, 3)
+    found = gate_activations(lstm, inputs)
+    output, (_, c) = lstm(inputs)
+    torch.testing.assert_close(found["h"], output)
+    torch.testing.assert_close(found["c"][-1], c[0])
+    # By hand for the first step, from a state of zeros.
+    sums = lstm.weight_ih_l0 @ inputs[0] + lstm.bias_ih_l0 + lstm.bias_hh_l0
+    torch.testing.assert_close(found["f"][0], sums[5:10].sigmoid())
+    torch.testing.assert_close(found["o"][0], sums[15:].sigmoid())
 
 
 def test_the_copy_task_asks_for_the_first_symbol() -> None:

@@ -17,6 +17,7 @@ from captioner.build import build_captioner, build_decoder
 from captioner.config import DecodeConfig, DecoderConfig
 from captioner.data.vocabulary import Vocabulary
 from captioner.generation import Caption, CaptionGenerator
+from captioner.models.captioner import Captioner
 
 FEATURE_DIM, TIMES_FASTER = 1280, 5.0
 # With embeddings and output weights this many times as large, an untrained model is as decided
@@ -86,7 +87,9 @@ def _generator(
 @torch.no_grad()
 def _settle_length(generator: CaptionGenerator, features: Tensor) -> None:
     """Set the bias of `<eos>` (by bisection) so that captions have about WORDS words."""
-    bias, eos = generator.model.language_model.output.bias, generator.vocabulary.eos
+    model = generator.model
+    assert isinstance(model, Captioner)
+    bias, eos = model.language_model.output.bias, generator.vocabulary.eos
     low, high = -10.0, 30.0
     for _ in range(9):
         bias[eos] = (low + high) / 2

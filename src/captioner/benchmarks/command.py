@@ -20,6 +20,7 @@ from captioner.benchmarks.record import (
     format_record,
     make_record,
 )
+from captioner.benchmarks.replicas import replicas_suite
 from captioner.benchmarks.scale import scale_suite
 from captioner.benchmarks.scale_plot import plot_scale
 from captioner.benchmarks.windows import windows_suite
@@ -56,6 +57,8 @@ def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
         return features_suite(**vars(config.features), **on_data)
     if config.suite == "epoch":
         return epoch_suite(**vars(config.epoch), **on_data)
+    if config.suite == "replicas":
+        return replicas_suite(**vars(config.replicas), **on_data)
     if config.suite == "scale":
         return scale_suite(**vars(config.scale), **on_data)
     if config.suite == "metrics":

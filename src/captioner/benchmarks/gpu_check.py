@@ -74,7 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     purpose = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="gpu_check.py", description=purpose)
+    parser = argparse.ArgumentParser(
+        prog="gpu_check.py",
+        description=purpose,
+        epilog="python scripts/gpu_check.py --minutes 4 --stages build tests",
+    )
     parser.add_argument("--out", help="the record (benchmarks/results/gpu/DEVICE-DATE.json)")
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=STAGES, help="only these (all)"

@@ -18,7 +18,7 @@ from captioner.benchmarks.record import Axes, Figure, SuiteResult
 from captioner.benchmarks.timing import Spread
 from captioner.build import build_language_model
 from captioner.files import read_json, write_json
-from captioner.text_runs import build_text_trainer
+from captioner.runs import build_trainer
 
 EPOCHS = 5  # validations in a run
 TIMED_WINDOWS = 20
@@ -104,7 +104,7 @@ class _Runs:
         """The run's best validation loss, its seconds of training, and the characters it read."""
         windows = max(1, int(60 * self.minutes * share / self.seconds_a_window() / EPOCHS))
         name = f"{self.kind}_{seed}_{lr:g}_{share:g}"
-        history = build_text_trainer(self._config(name, seed, lr, EPOCHS, windows)).run()
+        history = build_trainer(self._config(name, seed, lr, EPOCHS, windows)).run()
         return {
             "loss": min(one["loss"] for one in history),
             "seconds": sum(one["seconds"] for one in history),
@@ -116,7 +116,7 @@ class _Runs:
         record = self.folder / f"{self.kind}_speed.json"
         if not record.exists():
             config = self._config(f"{self.kind}_speed", 0, 1e-3, 1, TIMED_WINDOWS)
-            (only,) = build_text_trainer(config).run()
+            (only,) = build_trainer(config).run()
             write_json(record, only["seconds"] / TIMED_WINDOWS)
         return float(read_json(record))
 

@@ -64,6 +64,25 @@ class EpochBenchmark:
 
 
 @dataclass
+class ReplicasBenchmark:
+    """suite=replicas: how many models, of which cases of suite=epoch, at which batch sizes."""
+
+    replicas: int = 8
+    images: int = 6000
+    feature_dim: int = 1280
+    cases: list[str] = field(default_factory=lambda: ["adam_256", "neuraltalk"])
+    batch_sizes: list[int] = field(default_factory=lambda: [16, 32, 100])
+    steps: int = 8
+
+    def __post_init__(self) -> None:
+        for key in ("replicas", "images", "feature_dim", "steps"):
+            in_range(f"replicas.{key}", getattr(self, key), 1)
+        in_range("replicas.batch_sizes", min(self.batch_sizes, default=0), 1)
+        for case in self.cases:
+            one_of("replicas.cases", case, tuple(CASES))
+
+
+@dataclass
 class ScaleBenchmark:
     """suite=scale: the values of each size, the others staying at LSTM 256, batch 100 and 6,000
     images; from an eighth of Flickr8k to as many images as COCO has."""

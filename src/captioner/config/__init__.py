@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -20,21 +21,26 @@ from captioner.benchmarks.schema import (
     KindsBenchmark,
     LstmBenchmark,
     MetricsBenchmark,
+    ReplicasBenchmark,
     ScaleBenchmark,
     WindowsBenchmark,
 )
 from captioner.checks import one_of
 from captioner.config.commands import (
     SUITES,
+    AverageConfig,
     BenchmarkConfig,
     CaptionConfig,
     CompareConfig,
+    DemoConfig,
     EvaluateConfig,
+    LeaderboardConfig,
     PrepareConfig,
     RunConfig,
     SampleConfig,
     ScoringConfig,
     TrainConfig,
+    checkpoint_paths,
 )
 from captioner.config.data import (
     SPLITS,
@@ -48,8 +54,15 @@ from captioner.config.data import (
     TextData,
     VocabularyConfig,
 )
+from captioner.config.export import ExportConfig
 from captioner.config.model import ENCODERS, DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
-from captioner.config.training import TEXT_METRICS, OptimizerConfig, TrainerConfig
+from captioner.config.sweeps import GridSweepConfig, StudySweepConfig
+from captioner.config.training import (
+    TEXT_METRICS,
+    OptimizerConfig,
+    ReplicasConfig,
+    TrainerConfig,
+)
 from captioner.errors import ConfigError
 
 __all__ = [
@@ -60,6 +73,7 @@ __all__ = [
     "SUITES",
     "TEXT_METRICS",
     "TEXT_SOURCES",
+    "AverageConfig",
     "BeamBenchmark",
     "BenchmarkConfig",
     "CaptionConfig",
@@ -68,18 +82,23 @@ __all__ = [
     "DataConfig",
     "DecodeConfig",
     "DecoderConfig",
+    "DemoConfig",
     "EncoderConfig",
     "EpochBenchmark",
     "EvaluateConfig",
+    "ExportConfig",
     "FeaturesBenchmark",
     "Flickr8kData",
     "FolderData",
     "KarpathyData",
     "KindsBenchmark",
+    "LeaderboardConfig",
     "LstmBenchmark",
     "MetricsBenchmark",
     "OptimizerConfig",
     "PrepareConfig",
+    "ReplicasBenchmark",
+    "ReplicasConfig",
     "RnnConfig",
     "RunConfig",
     "SampleConfig",
@@ -91,6 +110,7 @@ __all__ = [
     "TrainerConfig",
     "VocabularyConfig",
     "WindowsBenchmark",
+    "checkpoint_paths",
     "data_config",
     "known_keys",
     "parse",
@@ -115,12 +135,17 @@ GROUPS: dict[str, dict[str, type]] = {
 COMMANDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "average": AverageConfig,
     "compare": CompareConfig,
+    "leaderboard": LeaderboardConfig,
     "caption": CaptionConfig,
     "sample": SampleConfig,
+    "export": ExportConfig,
+    "demo": DemoConfig,
     "prepare_flickr8k": PrepareConfig,
     "benchmark": BenchmarkConfig,
 }
+SWEEPERS = {"grid": GridSweepConfig, "optuna": StudySweepConfig}
 
 
 def register_schemas() -> None:
@@ -131,6 +156,9 @@ def register_schemas() -> None:
             store.store(group=group, name=f"{name}_schema", node=schema)
     for name, schema in COMMANDS.items():
         store.store(name=f"{name}_schema", node=schema)
+    Plugins.instance()  # first: another package's sweeper may be called optuna, too
+    for name, sweeper in SWEEPERS.items():
+        store.store(group="hydra/sweeper", name=name, node=sweeper, provider="captioner")
 
 
 def parse(config: DictConfig) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -14,19 +15,33 @@ from captioner.benchmarks.schema import (
     KindsBenchmark,
     LstmBenchmark,
     MetricsBenchmark,
+    ReplicasBenchmark,
     ScaleBenchmark,
     WindowsBenchmark,
 )
 from captioner.checks import in_range, one_of, positive
 from captioner.config.data import TextData, VocabularyConfig
 from captioner.config.model import DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
-from captioner.config.training import TEXT_METRICS, OptimizerConfig, TrainerConfig
+from captioner.config.training import (
+    TEXT_METRICS,
+    OptimizerConfig,
+    ReplicasConfig,
+    TrainerConfig,
+)
 from captioner.data.prepare import IMAGES_URL, TEXT_URL
 from captioner.errors import ConfigError
 from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
 
-SUITES = ("features", "epoch", "scale", "beam", "lstm", "windows", "kinds", "metrics")
+SUITES = ("features", "epoch", "replicas", "scale", "beam", "lstm", "windows", "kinds", "metrics")
+
+
+def checkpoint_paths(given: Any) -> list[Path]:
+    """The files that checkpoint= names: one, or a list [a.pt,b.pt]; ConfigError otherwise."""
+    names = given if isinstance(given, list) else [given]
+    if not names or not all(isinstance(name, str | Path) for name in names):
+        raise ConfigError(f"checkpoint must be a file or a list of files, got {given!r}")
+    return [Path(name) for name in names]
 
 
 @dataclass
@@ -43,11 +58,15 @@ class RunConfig:
 
 @dataclass
 class TrainConfig(RunConfig):
-    """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there."""
+    """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there.
+
+    sweep_dir: with -m, the folder of all runs; given again, the sweep goes on where it was stopped.
+    """
 
     name: str = MISSING
     seed: int = 0
     run_dir: str = MISSING
+    sweep_dir: str = ""
     resume: bool = False
     data: Any = MISSING
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
@@ -56,11 +75,13 @@ class TrainConfig(RunConfig):
     decoder: DecoderConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
+    replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     decode: DecodeConfig = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_text()
+        self._check_replicas()
         trained = self.encoder.train_from is not None
         if trained and self.decoder.feature_norm == "standardise":
             raise ConfigError(
@@ -69,6 +90,22 @@ class TrainConfig(RunConfig):
             )
         if trained and self.encoder.kind == "features":
             raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")
+
+    def _check_replicas(self) -> None:
+        """As many values as replicas, and the same images' features for all of them."""
+        count = self.trainer.replicas
+        for key, values in self.replicas.given().items():
+            if len(values) != count:
+                raise ConfigError(
+                    f"replicas.{key} must have a value for each of trainer.replicas={count}, got "
+                    f"{len(values)}"
+                )
+        drawn = self.encoder.weights == "random" and self.encoder.train_from is None
+        if count > 1 and drawn and self.encoder.kind not in ("none", "features"):
+            raise ConfigError(
+                "replicas share the features of a frozen encoder, but with encoder.weights=random "
+                "each seed has its own; take other weights, or train them (encoder.train_from)"
+            )
 
     def _check_text(self) -> None:
         """What a language model of text alone cannot have, and a captioner must."""
@@ -111,7 +148,9 @@ class ScoringConfig(RunConfig):
 
 @dataclass
 class EvaluateConfig(ScoringConfig):
-    """scripts/evaluate.py: a checkpoint on a split, anybody's results file, or people themselves.
+    """scripts/evaluate.py: checkpoints on a split, anybody's results file, or people themselves.
+
+    checkpoint: one, or a list that captions together as an ensemble.
 
     out: the folder of a checkpoint's scores, or the file of the others'; subset allows results
     for only some of the annotated images; human scores one reference against the others, of
@@ -121,7 +160,7 @@ class EvaluateConfig(ScoringConfig):
     first page_tokens tokens was.
     """
 
-    checkpoint: str | None = None
+    checkpoint: Any = None
     split: str = "dev"
     data: Any = None
     decode: DecodeConfig = MISSING
@@ -149,6 +188,8 @@ class EvaluateConfig(ScoringConfig):
             )
         if self.checkpoint is not None and any(files):
             raise ConfigError("give evaluate.py either checkpoint=, or results= and references=")
+        if self.checkpoint is not None:
+            checkpoint_paths(self.checkpoint)
 
 
 @dataclass
@@ -176,13 +217,48 @@ class CompareConfig:
 
 
 @dataclass
-class CaptionConfig(RunConfig):
-    """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list."""
+class LeaderboardConfig:
+    """scripts/leaderboard.py: the runs below `folders`, ranked.
 
-    checkpoint: str = MISSING
+    page: the HTML page (null: leaderboard.html in the first folder); out: a .csv or .json file.
+    """
+
+    folders: list[str] = field(default_factory=lambda: ["outputs"])
+    page: str | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.out is not None and not self.out.endswith((".csv", ".json")):
+            raise ConfigError(f"out must end in .csv or .json, got {self.out!r}")
+
+
+@dataclass
+class CaptionConfig(RunConfig):
+    """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list.
+
+    checkpoint: one, or a list that captions together.
+    """
+
+    checkpoint: Any = MISSING
     images: Any = MISSING
     decode: DecodeConfig = MISSING
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checkpoint_paths(self.checkpoint)
+
+
+@dataclass
+class AverageConfig:
+    """scripts/average.py: the mean of several checkpoints' weights, as one checkpoint `out`."""
+
+    checkpoint: Any = MISSING
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        if len(checkpoint_paths(self.checkpoint)) < 2:
+            raise ConfigError("average.py needs two checkpoints or more: checkpoint=[a.pt,b.pt]")
 
 
 @dataclass
@@ -212,6 +288,33 @@ class SampleConfig(RunConfig):
         in_range("top_p", self.top_p, 0, 1)
         if self.stop == "":
             raise ConfigError("stop must be a text of one character or more, or null")
+
+
+@dataclass
+class DemoConfig(RunConfig):
+    """scripts/demo.py: a page on host:port (null: the first free one from 7860) to try checkpoints.
+
+    checkpoint: one or a list; of captioners at most two, which are compared, of language models
+    one. decode: what the page begins with. max_mb: the largest picture that may be uploaded.
+    """
+
+    checkpoint: Any = None
+    host: str = "127.0.0.1"
+    port: int | None = 7860
+    max_mb: float = 10
+    decode: DecodeConfig = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("port", self.port, 1, 65535)
+        positive("max_mb", self.max_mb)
+        if not self.checkpoint:
+            raise ConfigError(
+                "the page needs a checkpoint: `make demo` trains one in minutes, then python "
+                "scripts/demo.py checkpoint=outputs/demo/best.pt"
+            )
+        given = [self.checkpoint] if isinstance(self.checkpoint, str) else list(self.checkpoint)
+        self.checkpoint = [str(path) for path in given]
 
 
 @dataclass
@@ -247,6 +350,7 @@ class BenchmarkConfig(RunConfig):
     plot: str | None = None
     features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
     epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
+    replicas: ReplicasBenchmark = field(default_factory=ReplicasBenchmark)
     scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)

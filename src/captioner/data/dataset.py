@@ -66,7 +66,8 @@ class CaptionDataset(Dataset[CaptionBatch]):
     The rows number captions, or with `by_picture` pictures: then a batch holds all captions of its
     pictures, and a trained encoder computes each picture once instead of five times. Captions are
     cut at `max_length` words; those with no word left in the vocabulary are skipped (`skipped`
-    counts them). Raises DataError when none is left.
+    counts them). `tokens_per_row` are what each row has to predict. Raises DataError when none is
+    left.
     """
 
     def __init__(
@@ -94,6 +95,11 @@ class CaptionDataset(Dataset[CaptionBatch]):
         # Captions of one picture lie together: where each picture's begin, and how many they are.
         self._counts = torch.unique_consecutive(self.image_rows, return_counts=True)[1]
         self._starts = self._counts.cumsum(0) - self._counts
+        lengths = self.store.lengths
+        self.tokens_per_row = lengths
+        if by_picture:
+            pictures = torch.arange(len(self._counts)).repeat_interleave(self._counts)
+            self.tokens_per_row = torch.zeros_like(self._counts).index_add_(0, pictures, lengths)
 
     def __len__(self) -> int:
         return len(self._counts) if self.by_picture else len(self.store)

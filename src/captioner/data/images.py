@@ -18,27 +18,36 @@ MAX_PIXELS = 178_956_970  # where Pillow itself stops
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
-def load_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(
+    path: Path | str, *, max_pixels: int = MAX_PIXELS, kinds: tuple[str, ...] | None = None
+) -> Image.Image:
     """The picture as PIL RGB, turned upright by its EXIF tag.
 
     Grey, palette, CMYK and 16-bit pictures are converted (16-bit scaled, not clipped), transparency
     is laid over white, of an animation the first frame is taken. ImageError when the file is
-    missing, truncated, no picture, has more than `max_pixels` pixels, or an unknown range.
+    missing, truncated, no picture, has more than `max_pixels` pixels, or an unknown range; `kinds`
+    are Pillow's names of the formats that may be opened, None for all.
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=kinds) as image:
             _check_size(path, image, max_pixels)
             image.load()
-            return _to_rgb(path, _upright(image))
+            return as_rgb(image, path)
     except FileNotFoundError as error:
         raise ImageError(f"there is no picture {path}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not a picture: {_first_bytes(path)}") from error
+        expected = f" ({', '.join(kinds)})" if kinds else ""
+        raise ImageError(f"{path} is not a picture{expected}: {_first_bytes(path)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large a picture: {error}") from error
     except _DAMAGED as error:
         raise ImageError(f"cannot read the picture {path}, it may be damaged: {error}") from error
+
+
+def as_rgb(image: Image.Image, path: Path | str = "the picture") -> Image.Image:
+    """An opened picture as `load_image` gives it; ImageError for an unknown range of values."""
+    return _to_rgb(path, _upright(image))
 
 
 def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
@@ -63,7 +72,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+def _to_rgb(path: Path | str, image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_wide_grey(path, image)
     if image.has_transparency_data:
@@ -74,7 +83,7 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_wide_grey(path: Path, image: Image.Image) -> Image.Image:
+def _from_wide_grey(path: Path | str, image: Image.Image) -> Image.Image:
     """Grey of 16 bits to 8; Pillow's own convert() would clip everything above 255."""
     values = np.asarray(image)
     low, high = values.min(), values.max()

@@ -18,7 +18,7 @@ from captioner.data.text_codec import TextCodec, build_vocabulary
 from captioner.data.text_files import Document
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
-from captioner.files import atomic_write, read_json, write_json
+from captioner.files import alone, atomic_write, read_json, write_json
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of the files' form
@@ -74,21 +74,34 @@ def encode_corpus(
 ) -> TextCorpus:
     """Encode every split, or map what an earlier call with the same text and settings left.
 
-    The vocabulary is that of the train split unless one is given. DataError when a file cannot be
-    read, is not UTF-8 (unit byte takes any), or leaves no vocabulary.
+    Of several processes at once one encodes, and the others wait for it. The vocabulary is that of
+    the train split unless one is given. DataError when a file cannot be read, is not UTF-8 (unit
+    byte takes any), or leaves no vocabulary.
     """
     key = _fingerprint(splits, unit, min_count, vocabulary)
     folder = Path(cache_dir) / key
     if not (folder / "text.json").exists():
-        vocabulary = vocabulary or build_vocabulary(splits["train"], unit=unit, min_count=min_count)
-        codec = TextCodec(unit, vocabulary)
-        dtype = np.min_scalar_type(len(vocabulary) - 1)
-        found = {s: _write(folder / f"{s}.bin", d, codec, dtype) for s, d in splits.items()}
-        content = {
-            "vocabulary": vocabulary.to_json(), "dtype": np.dtype(dtype).name, "splits": found
-        }  # fmt: skip
-        write_json(folder / "text.json", content)  # last: it says that the rest is whole
+        with alone(folder / "lock"):
+            if not (folder / "text.json").exists():  # nobody else has done it meanwhile
+                _encode(folder, splits, unit, min_count, vocabulary)
     return _mapped(folder, name, unit)
+
+
+def _encode(
+    folder: Path,
+    splits: Mapping[str, Sequence[Document]],
+    unit: str,
+    min_count: int,
+    vocabulary: Vocabulary | None,
+) -> None:
+    vocabulary = vocabulary or build_vocabulary(splits["train"], unit=unit, min_count=min_count)
+    codec = TextCodec(unit, vocabulary)
+    dtype = np.min_scalar_type(len(vocabulary) - 1)
+    found = {s: _write(folder / f"{s}.bin", d, codec, dtype) for s, d in splits.items()}
+    content = {
+        "vocabulary": vocabulary.to_json(), "dtype": np.dtype(dtype).name, "splits": found
+    }  # fmt: skip
+    write_json(folder / "text.json", content)  # last: it says that the rest is whole
 
 
 def _write(

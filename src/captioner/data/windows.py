@@ -94,15 +94,23 @@ class TextWindows(Dataset[WindowBatch]):
     """A stream of tokens as windows, indexed by (pass, window); the last window may be shorter.
 
     Each pass cuts the text at places of its own, drawn from `seed`; what is left over at the ends
-    is less than a window, and a token for each stream. DataError when a stream would be shorter
-    than a window.
+    is less than a window, and a token for each stream. `streams` are those of the `batch_size` that
+    this process reads, by default all. DataError when a stream would be shorter than a window.
     """
 
     def __init__(
-        self, tokens: np.ndarray, *, batch_size: int, window: int, bos: int, seed: int
+        self,
+        tokens: np.ndarray,
+        *,
+        batch_size: int,
+        window: int,
+        bos: int,
+        seed: int,
+        streams: range | None = None,
     ) -> None:
         self.tokens, self.batch_size, self.window = tokens, batch_size, window
         self.bos, self.seed = bos, seed
+        self.streams = range(batch_size) if streams is None else streams
         self.length = (len(tokens) - window) // batch_size
         if self.length < window:
             raise DataError(
@@ -121,7 +129,7 @@ class TextWindows(Dataset[WindowBatch]):
         begin = self._offset(number) + start
         rows = [
             self.tokens[begin + row * self.length : begin + row * self.length + stop - start + 1]
-            for row in range(self.batch_size)
+            for row in self.streams
         ]
         tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
         return window_batch(tokens, bos=self.bos, fresh=window == 0)

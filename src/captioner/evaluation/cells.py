@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioner.data.text_codec import TextCodec
 from captioner.models.language_model import LanguageModel, State
@@ -35,6 +35,31 @@ def cell_states(model: LanguageModel, codec: TextCodec, text: str) -> Tensor:
     model.train(training)
     cells = torch.stack(found)
     return (cells.tanh() if model.lstm.mode == "LSTM" else cells).cpu()
+
+
+@torch.inference_mode()
+def gate_activations(
+    lstm: nn.LSTM,
+    inputs: Tensor,  # [T, E] of one sequence
+) -> dict[str, Tensor]:
+    """What the first layer's gates i, f, g, o, its cells c and its outputs h are: each [T, H].
+
+    Computed from the formulas, in the order of nn.LSTM's weights.
+    """
+    weight_ih, weight_hh, *biases = lstm.all_weights[0]
+    h = c = inputs.new_zeros(lstm.hidden_size)
+    steps: list[tuple[Tensor, ...]] = []
+    for x in inputs:
+        sums = weight_ih @ x + weight_hh @ h + sum(biases)
+        i, f, g, o = sums.chunk(4)
+        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        c = f * c + i * g
+        h = o * c.tanh()
+        steps.append((i, f, g, o, c, h))
+    return {
+        name: torch.stack(values)
+        for name, values in zip("ifgoch", zip(*steps, strict=True), strict=True)
+    }
 
 
 def line_position(text: str) -> Tensor:

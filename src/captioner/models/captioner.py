@@ -6,6 +6,7 @@ packed tokens, T longest length, E embedding, V vocabulary.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -107,7 +108,12 @@ class Captioner(nn.Module):
 
     def start(self, images: Tensor) -> State:
         """The language model's state after reading the images, where decoding begins."""
+        images = images.to(self.image_projection.weight.device)
         return self.language_model.read(self.embed_images(images))[1]
+
+    def tabulated(self) -> AbstractContextManager[None]:
+        """A context for decoding: see `LanguageModel.tabulated`."""
+        return self.language_model.tabulated()
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
         """One decoding step: tokens [B] -> log-probabilities [B, V], new state."""

@@ -102,9 +102,10 @@ class Timing:
         self.folder, self.device, self.every, self.writer = folder, device, every, writer
         self.epochs: list[dict[str, Any]] = []
         self._wants_trace = profile
-        self._start()
+        self.start_epoch()
 
-    def _start(self) -> None:
+    def start_epoch(self) -> None:
+        """Count from zero."""
         self.seconds = dict.fromkeys(("waiting for data", "steps", "saving", "validation"), 0.0)
         self.clocks: list[StepClock] = []
         self.taken = 0
@@ -194,7 +195,7 @@ class Timing:
                 self.writer.add_scalar(f"timing/{what}, s an epoch", value, step)
             for part, value in parts.items():
                 self.writer.add_scalar(f"timing of a step/{part}, ms", 1e3 * value, step)
-        self._start()
+        self.start_epoch()
 
     def _parts(self) -> dict[str, float]:
         """Mean seconds of each part over the steps that were taken apart."""

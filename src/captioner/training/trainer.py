@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,15 +23,18 @@ from torch import Tensor, nn
 from captioner.errors import CheckpointError, ConfigError, NumericsError
 from captioner.files import write_json
 from captioner.spans import span
+from captioner.training.averaging import MovingAverage
 from captioner.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_weights,
     save_checkpoint,
 )
+from captioner.training.distributed import World
 from captioner.training.interrupt import Interruption
 from captioner.training.optimisation import clip_gradients, schedule_factor
-from captioner.training.progress import progress_bar
+from captioner.training.progress import SilentBar, progress_bar
+from captioner.training.randomness import Randomness
 from captioner.training.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -80,7 +84,9 @@ class TrainerSettings:
     of the gradients; best_metric is maximised unless `lower_is_better`; patience: validations
     without a better score before stopping; checkpoint_minutes, checkpoint_steps: how often
     last.pt is written inside an epoch (it always is at an epoch's end); log_steps: how often the
-    loss is read and a step taken apart for timing.json; profile: write trace.json too.
+    loss is read and a step taken apart for timing.json; profile: write trace.json too; ema: decay
+    of the moving average of the weights, which is then what is validated and kept as best.pt;
+    keep_epochs: of how many epochs, counted from the last, the weights are kept as epoch_N.pt.
     """
 
     epochs: int
@@ -98,6 +104,8 @@ class TrainerSettings:
     checkpoint_steps: int | None = None
     log_steps: int = 20
     profile: bool = False
+    ema: float | None = None
+    keep_epochs: int = 0
 
 
 @dataclass
@@ -120,7 +128,13 @@ class Trainer:
     """Trains `model` on `loader` in the given `order`, keeping last.pt and best.pt in `folder`.
 
     `validate(step)` returns a dict of metrics that contains `settings.best_metric`; `writer` is a
-    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is.
+    TensorBoard SummaryWriter or None; `texts` goes into every checkpoint as it is; `random` is
+    where the model's numbers come from, torch's own generators unless given; `name` stands before
+    what is logged. In a `world` of several processes each has such a trainer, whose loader gives
+    its share of every batch, None for an empty one; they take the same steps, and rank 0 writes.
+
+    `run` does it all. Whoever trains several models side by side calls the steps that it consists
+    of: `begin_epoch`, `take` for each group of batches, `save`, `finish_epoch`.
     """
 
     def __init__(
@@ -128,7 +142,7 @@ class Trainer:
         *,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loader: Iterable[Batch],
+        loader: Iterable[Batch | None],
         order: Order,
         validate: Callable[[int], dict[str, float]],
         folder: Path,
@@ -137,15 +151,31 @@ class Trainer:
         device: torch.device,
         writer: Any = None,
         show_progress: bool = True,
+        random: Randomness | None = None,
+        name: str = "",
+        world: World | None = None,
     ) -> None:
+        self.world = world or World()
         self.model, self.optimizer = model, optimizer
+        self.summed_loss = self.world.summed_loss(model)
         self.loader, self.order, self.validate = loader, order, validate
         self.folder, self.settings, self.texts = folder, settings, texts
-        self.device, self.writer, self.show_progress = device, writer, show_progress
+        self.device, self.writer = device, writer
+        self.show_progress = show_progress and self.world.main
+        self.random, self.name = random or Randomness(device), name
         self.progress = Progress()
+        self.average = MovingAverage(model, settings.ema) if settings.ema is not None else None
+        self._bar: Any = SilentBar()
+        self._running = torch.zeros((), dtype=torch.float64, device=device)
         self.timing = Timing(
-            folder, device=device, every=settings.log_steps, profile=settings.profile, writer=writer
+            folder,
+            device=device,
+            every=settings.log_steps,
+            profile=settings.profile and self.world.main,
+            writer=writer,
         )
+        if not self.world.main:  # which must not draw rank 0's dropout
+            self.world.draw_apart(step=0)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = math.ceil(len(order) / settings.accumulation)
         self.total_steps = settings.epochs * self.steps_per_epoch
@@ -155,6 +185,7 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from last.pt where there is one: weights, optimiser, order and random state.
 
+        The number of processes may be another than before: only dropout then draws other numbers.
         Raises CheckpointError when the file is damaged, or of another model, optimiser or kind.
         """
         path = self.folder / "last.pt"
@@ -169,15 +200,23 @@ class Trainer:
             self.optimizer.load_state_dict(training["optimizer"])
             self.progress = Progress(**training["progress"])
             if isinstance(self.model, CarriesState):
-                self.model.load_carried_state(training["carried_state"])
+                state = self.world.own_streams(training["carried_state"])
+                self.model.load_carried_state(state)
+            self._load_random([training, *training.get("other_ranks", [])])
+            if self.average is not None:
+                self.average.load(training["ema"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         self.timing.resume(self.progress.epoch)
-        torch.set_rng_state(training["random_state"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(training["cuda_random_state"].cpu(), self.device)
-        log.info("resuming at step %d of %d", self.progress.step, self.total_steps)
+        self._say("resuming at step %d of %d", self.progress.step, self.total_steps)
         return True
+
+    def _load_random(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Go on with this rank's random numbers; a rank that had none gets some of its own."""
+        if self.world.rank < len(states):
+            self.random.load(states[self.world.rank])
+        else:
+            self.world.draw_apart(step=self.progress.step)
 
     def save(self) -> None:
         """Write last.pt, from which `resume` goes on bit for bit.
@@ -189,17 +228,23 @@ class Trainer:
             self._write_last()
 
     def _write_last(self) -> None:
-        training = {
+        training: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
-            "random_state": torch.get_rng_state(),
         }
+        own, *others = self.world.gather(self.random.state())
+        training |= own
+        if others:
+            training["other_ranks"] = others
+        if self.average is not None:
+            training["ema"] = self.average.state()
         if isinstance(self.model, CarriesState):
-            training["carried_state"] = self.model.carried_state()
-        if self.device.type == "cuda":
-            training["cuda_random_state"] = torch.cuda.get_rng_state(self.device)
-        checkpoint = Checkpoint(self.model.state_dict(), self.texts, training=training)
-        save_checkpoint(self.folder / "last.pt", checkpoint)
+            training["carried_state"] = self.world.gather_streams(self.model.carried_state())
+        self._write("last.pt", Checkpoint(self.model.state_dict(), self.texts, training=training))
+
+    def _write(self, name: str, checkpoint: Checkpoint) -> None:
+        if self.world.main:
+            save_checkpoint(self.folder / name, checkpoint)
 
     def _check_weights(self) -> None:
         """A gradient can overflow in the very step whose loss was still finite."""
@@ -227,48 +272,61 @@ class Trainer:
         state = self.progress
         bar = progress_bar(total=self.total_steps, done=state.step, show=self.show_progress)
         with bar, Interruption() as interruption:
+            self._bar = bar
             while not state.finished:
-                self._train_epoch(bar, interruption)
+                self._train_epoch(interruption)
                 self.save()
                 interruption.saved = True
-                if interruption.requested:
+                if any(self.world.any(interruption.requested)):
                     raise KeyboardInterrupt
-                self._finish_epoch()
+                self.finish_epoch()
                 interruption.saved = False
-                self.save()
         return state.history
 
-    def _train_epoch(self, bar: Any, interruption: Interruption) -> None:
+    def _train_epoch(self, interruption: Interruption) -> None:
         """Take the epoch's remaining steps, saving now and then."""
-        state, settings = self.progress, self.settings
-        self.model.train()
-        self.order.epoch, self.order.position = state.epoch, state.position
-        running = torch.zeros((), dtype=torch.float64, device=self.device)
-        saved = started = time.monotonic()
+        self.order.epoch, self.order.position = self.progress.epoch, self.progress.position
+        self.begin_epoch()
         batches = self.timing.waits(iter(self.loader))
-        while group := list(islice(batches, settings.accumulation)):
-            with self.timing.step():
-                loss, tokens = self._step(group)
-            running += loss
-            state.tokens += tokens
-            bar.update()
-            last = state.position == len(self.order)
-            now = time.monotonic()
-            due = now - saved > 60 * settings.checkpoint_minutes or (
-                settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0
-            )
-            if last or due or interruption.requested or state.step % settings.log_steps == 0:
-                state.seconds += now - started
-                started = now
-                self._account(running, bar)
-            if interruption.requested or (due and not last):
-                self.save()
-                saved = time.monotonic()
-            if interruption.requested:
+        while group := list(islice(batches, self.settings.accumulation)):
+            if self.take(group, asked_to_stop=interruption.requested):
                 raise KeyboardInterrupt
 
-    def _step(self, group: list[Batch]) -> tuple[Tensor, int]:
-        """One optimiser step over a group of batches: summed loss (on the device) and tokens."""
+    def begin_epoch(self) -> None:
+        """Make ready for `take`: at an epoch's first batch, or after a resume within it."""
+        self.model.train()
+        self._running.zero_()
+        self._saved = self._counted = time.monotonic()
+
+    def take(self, group: Sequence[Batch | None], *, asked_to_stop: bool = False) -> bool:
+        """One step over a group of batches, its figures, and last.pt where it is due; whether a
+        process was asked to stop, for which all have then saved."""
+        state, settings = self.progress, self.settings
+        with self.timing.step(), self.random.used():
+            loss, tokens = self._step(group)
+        self._running += loss
+        state.tokens += tokens
+        self._bar.update()
+        last = state.position == len(self.order)
+        late = time.monotonic() - self._saved > 60 * settings.checkpoint_minutes
+        # Clocks and signals are each process's own: what one of them asks for, all do.
+        late, stop = self.world.any(late, asked_to_stop)
+        due = late or (settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0)
+        if last or due or stop or state.step % settings.log_steps == 0:
+            self._account()
+        if stop or (due and not last):
+            self.save()
+            self._saved = time.monotonic()
+        return stop
+
+    def stop(self) -> None:
+        """Save within an epoch, for a resume to go on from."""
+        self._account()
+        self.save()
+
+    def _step(self, group: Sequence[Batch | None]) -> tuple[Tensor, int]:
+        """One optimiser step over a group of batches: this rank's summed loss (on the device), and
+        the tokens of all ranks, over which the gradients are a mean."""
         state, settings = self.progress, self.settings
         factor = schedule_factor(
             state.step,
@@ -278,32 +336,40 @@ class Trainer:
         )
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["base_lr"] * factor
-        tokens = sum(batch.targets.numel() for batch in group)
+        own = sum(batch.targets.numel() for batch in group if batch is not None)
+        tokens = int(self.world.total(own)[0])
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch in group:
+        for number, batch in enumerate(group, 1):
             with span("copy to the device"):
-                batch = batch.to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
-                loss: Tensor = self.model.loss(  # type: ignore[operator]
-                    *batch.model_inputs, batch.targets, label_smoothing=settings.label_smoothing
-                )
-            with span("embedding and image, backward"):
-                (loss / tokens).backward()
+                batch = None if batch is None else batch.to(self.device)
+            # The ranks' gradients are added up once, after the last batch of the step.
+            with nullcontext() if number == len(group) else self.summed_loss.no_sync():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
+                    loss: Tensor = self.summed_loss(batch, settings.label_smoothing)
+                with span("embedding and image, backward"):
+                    # Divided by the size too: the ranks' gradients are averaged, not summed.
+                    (loss / (tokens / self.world.size)).backward()
             total += loss.detach()
         with span("clipping"):
             clip_gradients(self.parameters, norm=settings.clip_norm, value=settings.clip_value)
         with span("optimizer"):
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            with span("average of the weights"):
+                self.average.update()
         state.step += 1
         state.position += len(group)
         return total, tokens
 
-    def _account(self, running: Tensor, bar: Any) -> None:
+    def _account(self) -> None:
         """Read the loss from the device, refuse what is not finite, show it."""
         state = self.progress
-        value = float(running)
-        running.zero_()
+        now = time.monotonic()
+        state.seconds += now - self._counted
+        self._counted = now
+        value = self.world.total(float(self._running))[0]
+        self._running.zero_()
         if not math.isfinite(value):
             raise NumericsError(
                 f"the loss became {value} within the {self.settings.log_steps} steps before step "
@@ -312,25 +378,17 @@ class Trainer:
         state.loss_sum += value
         loss = state.loss_sum / state.tokens
         rate = state.tokens / max(state.seconds, 1e-9)
-        bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
+        self._bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
         if self.writer is not None:
             self.writer.add_scalar("train/loss", loss, state.step)
             self.writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], state.step)
             self.writer.add_scalar("train/tokens_per_second", rate, state.step)
 
-    def _finish_epoch(self) -> None:
-        """Validate, keep the best, write the history, and turn to the next epoch."""
+    def finish_epoch(self) -> None:
+        """Validate, keep the best, write the history, turn to the next epoch and save."""
         state, settings = self.progress, self.settings
-        self.model.eval()
-        with self.timing.during("validation"):
-            metrics = self.validate(state.step)
-        score = self._score(metrics)
-        sign = -1 if settings.lower_is_better else 1
-        better = state.best is None or sign * score > sign * state.best
-        if better:
-            state.best = score
-            best = Checkpoint(self.model.state_dict(), self.texts, scores=metrics)
-            save_checkpoint(self.folder / "best.pt", best)
+        with self.average.in_place() if self.average is not None else nullcontext():
+            metrics, better = self._validate()
         state.validations_since_best = 0 if better else state.validations_since_best + 1
         figures = {
             "epoch": state.epoch + 1,
@@ -340,17 +398,40 @@ class Trainer:
             **metrics,
         }
         state.history = [*state.history, figures]
-        write_json(self.folder / "history.json", state.history)
-        self._report(figures, better)
-        self.timing.finish_epoch(state.epoch + 1, state.step, state.tokens)
+        if self.world.main:
+            write_json(self.folder / "history.json", state.history)
+            self._report(figures, better)
+            self.timing.finish_epoch(state.epoch + 1, state.step, state.tokens)
+        else:
+            self.timing.start_epoch()
         stop = settings.patience is not None and state.validations_since_best >= settings.patience
         if stop:
-            log.info(
+            self._say(
                 "stopping early: no better %s in %d epochs", settings.best_metric, settings.patience
             )
         state.epoch += 1
         state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
         state.finished = stop or state.epoch >= settings.epochs
+        self.save()
+
+    def _validate(self) -> tuple[dict[str, float], bool]:
+        """The figures of the model as it stands, kept as best.pt if they are the best so far."""
+        state, settings = self.progress, self.settings
+        self.model.eval()
+        with self.timing.during("validation"):
+            metrics = self.world.gather(self.validate(state.step))[0]  # the same to the last bit
+        score = self._score(metrics)
+        sign = -1 if settings.lower_is_better else 1
+        better = state.best is None or sign * score > sign * state.best
+        kept = Checkpoint(self.model.state_dict(), self.texts, scores=metrics)
+        if better:
+            state.best = score
+            self._write("best.pt", kept)
+        if settings.keep_epochs:
+            self._write(f"epoch_{state.epoch + 1}.pt", kept)
+            old = self.folder / f"epoch_{state.epoch + 1 - settings.keep_epochs}.pt"
+            old.unlink(missing_ok=True)
+        return metrics, better
 
     def _score(self, metrics: dict[str, float]) -> float:
         """The metric that decides which epoch is the best."""
@@ -363,9 +444,12 @@ class Trainer:
 
     def _report(self, figures: dict[str, float], better: bool) -> None:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if k not in ("epoch", "step"))
-        log.info("epoch %d: %s%s", figures["epoch"], shown, " (best so far)" if better else "")
+        self._say("epoch %d: %s%s", figures["epoch"], shown, " (best so far)" if better else "")
         if self.writer is not None:
             for name, value in figures.items():
                 if name not in ("epoch", "step"):
                     self.writer.add_scalar(f"epoch/{name}", value, figures["step"])
             self.writer.flush()
+
+    def _say(self, message: str, *values: Any) -> None:
+        log.info(f"{self.name}: {message}" if self.name else message, *values)

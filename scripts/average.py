@@ -1,0 +1,21 @@
+"""The mean of the weights of several checkpoints: `average.py checkpoint=[a.pt,b.pt] out=c.pt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from captioner.cli import run_command
+from captioner.config import AverageConfig, checkpoint_paths
+from captioner.training.averaging import average_checkpoints
+from captioner.training.checkpoint import save_checkpoint
+
+
+def main(config: AverageConfig) -> None:
+    """Write the averaged checkpoint, which every script reads like any other."""
+    paths = checkpoint_paths(config.checkpoint)
+    save_checkpoint(config.out, average_checkpoints(paths))
+    print(f"the mean of {len(paths)} checkpoints: {config.out}")
+
+
+if __name__ == "__main__":
+    run_command(main, name="average", configs=Path(__file__).parents[1] / "configs")

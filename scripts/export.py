@@ -1,0 +1,19 @@
+"""Take a model out of the house: `export.py checkpoint=best.pt out=my_model`, or format=onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from captioner.cli import run_command
+from captioner.config import ExportConfig
+from captioner.export_commands import export
+
+
+def main(config: ExportConfig) -> None:
+    """Write the folder or the ONNX file; say what was checked."""
+    for line in export(config):
+        print(line)
+
+
+if __name__ == "__main__":
+    run_command(main, name="export", configs=Path(__file__).parents[1] / "configs")

@@ -1,0 +1,49 @@
+"""The whole way on the embedded scenes, in minutes and without a download: `make demo`.
+
+Trains a captioner (or goes on where it was stopped), captions scenes that it has never seen, and
+prints captions beside what people would say, with the scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from captioner.cli import compose_config
+from captioner.commands import evaluate_checkpoint
+from captioner.train_command import train
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RUN = Path("outputs/demo")
+SHOWN = 5
+
+
+def main() -> None:
+    """Train, evaluate on the test scenes, show."""
+    argparse.ArgumentParser(
+        description=__doc__,
+        epilog="python scripts/quickstart.py      trains, or goes on, in outputs/demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    overrides = ["experiment=scenes", f"run_dir={RUN}", "resume=true"]
+    train(compose_config("train", overrides, configs=CONFIGS))
+    overrides = [f"checkpoint={RUN / 'best.pt'}", "split=test"]
+    evaluation = evaluate_checkpoint(compose_config("evaluate", overrides, configs=CONFIGS))
+
+    shown = list(zip(evaluation.images, evaluation.captions, strict=True))[:SHOWN]
+    for image, captions in shown:
+        print(f"\n{image.path}\n  caption    {captions[0].text}")
+        for reference in image.captions:
+            print(f"  reference  {reference}")
+    print("\nscenes never seen in training, five references, beam search:")
+    for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "attribute_accuracy", "all_attributes"):
+        print(f"  {name:20} {evaluation.scores[name]:6.2f}")
+    print(f"\npictures with their captions: {evaluation.folder / 'report.html'}")
+    print(f"try it on a page: python scripts/demo.py checkpoint={RUN / 'best.pt'}")
+
+
+if __name__ == "__main__":
+    main()

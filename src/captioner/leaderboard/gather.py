@@ -1,0 +1,177 @@
+"""Runs as their folders tell of them: small files only, no checkpoint is opened.
+
+Whatever state a folder is in, it gives a run or a note that says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from captioner.config import TEXT_METRICS
+from captioner.errors import DataError
+from captioner.files import read_json
+from captioner.outcome import OUTCOME, is_training, read_outcome
+from captioner.run_folder import CONFIG, flat
+
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """95 % bounds of a score, from an evaluation of the run's best checkpoint."""
+
+    low: float
+    high: float
+    score: float
+    source: str  # the evaluation's folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its state, its best score and epoch so far, and its settings by dotted key.
+
+    `state` is finished, running, stopped or failed; `seconds` counts training, validation aside.
+    """
+
+    folder: Path
+    state: str
+    metric: str
+    settings: Mapping[str, Any]
+    history: Sequence[Mapping[str, float]] = ()
+    reason: str | None = None
+    interval: Interval | None = None
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller score wins: a language model's figures."""
+        return self.metric in TEXT_METRICS
+
+    @property
+    def best(self) -> Mapping[str, float] | None:
+        """The figures of the best epoch; None before the first has ended."""
+        sign = -1 if self.lower_is_better else 1
+        return max(self.history, key=lambda one: sign * one[self.metric], default=None)
+
+    @property
+    def score(self) -> float | None:
+        """The best epoch's value of `metric`."""
+        return None if self.best is None else self.best[self.metric]
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all epochs so far."""
+        return sum(one.get("seconds", 0.0) for one in self.history)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The best epoch's weights, if they are there."""
+        path = self.folder / "best.pt"
+        return path if self.best is not None and path.exists() else None
+
+    @property
+    def data(self) -> str:
+        """What it was trained on: scores of other data are not to be compared."""
+        kind = str(self.settings.get("data.kind", "unknown data"))
+        if kind != "text":
+            return kind
+        source = self.settings.get("data.source")
+        name = source if source not in (None, "path") else self.settings.get("data.path")
+        return f"{name}, by {self.settings.get('data.unit')}"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The runs that were found, and a line about every folder that could not be read as one."""
+
+    runs: list[Run] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def gather(folders: Sequence[Path | str]) -> Gathered:
+    """All runs in and below `folders`, by name; DataError when one of these is no folder."""
+    gathered = Gathered()
+    for top in map(Path, folders):
+        if not top.is_dir():
+            raise DataError(f"there is no folder {top}")
+        for folder in _run_folders(top):
+            try:
+                run = _read(folder)
+            except DataError as error:
+                gathered.notes.append(f"{folder} is left out: {error}")
+                continue
+            gathered.runs.append(run)
+    return gathered
+
+
+def _run_folders(top: Path) -> Iterator[Path]:
+    """Folders with a run's files; none within a run, whose own folders hold evaluations."""
+    for parent, below, files in os.walk(top):
+        below.sort()
+        if {CONFIG, HISTORY, OUTCOME} & set(files):
+            below.clear()
+            yield Path(parent)
+        else:
+            below[:] = [name for name in below if not name.startswith(".")]
+
+
+def _read(folder: Path) -> Run:
+    outcome = read_outcome(folder)
+    if (folder / CONFIG).exists():
+        config = read_json(folder / CONFIG)
+    elif outcome is not None and not outcome.finished:
+        config = outcome.config or {}
+    else:
+        raise DataError(f"it has no {CONFIG}")
+    settings = flat(config) if isinstance(config, dict) else {}
+    if (folder / CONFIG).exists() and "trainer.best_metric" not in settings:
+        raise DataError(f"{CONFIG} is not that of a training run")
+    metric = str(settings.get("trainer.best_metric", "unknown"))
+    history = _history(folder, metric)
+    state = outcome.state if outcome else "stopped"
+    if outcome is None and history and len(history) >= settings.get("trainer.epochs", 0):
+        state = "finished"  # by a version that wrote no outcome
+    if is_training(folder):
+        state = "running"
+    return Run(
+        folder=folder,
+        state=state,
+        metric=metric,
+        settings=settings,
+        history=history,
+        reason=outcome.reason if outcome and state == "failed" else None,
+        interval=_interval(folder, metric, settings),
+    )
+
+
+def _history(folder: Path, metric: str) -> list[dict[str, float]]:
+    path = folder / HISTORY
+    if not path.exists():
+        return []
+    history = read_json(path)
+    if not isinstance(history, list) or not all(
+        isinstance(one, dict) and isinstance(one.get(metric), (int, float)) for one in history
+    ):
+        raise DataError(f"{HISTORY} is no list of epochs with {metric}")
+    return history
+
+
+def _interval(folder: Path, metric: str, settings: Mapping[str, Any]) -> Interval | None:
+    """Of an evaluation of best.pt on dev; one with the run's own decoder goes before others."""
+    found = []
+    for path in sorted(folder.glob("*/scores.json")):
+        try:
+            scores = read_json(path)
+            card = scores["protocol"]
+            low, high = scores["intervals"][metric]
+            interval = Interval(float(low), float(high), float(scores[metric]), path.parent.name)
+            dev = card["split"] == "dev" and "best.pt" in card["checkpoint"]
+        except (DataError, LookupError, TypeError, ValueError):
+            continue  # anybody's scores, or an evaluation without intervals
+        same = flat({"decode": card.get("decode", {})})
+        if dev:
+            found.append((all(settings.get(k) == v for k, v in same.items()), interval))
+    return max(found, key=lambda one: one[0])[1] if found else None

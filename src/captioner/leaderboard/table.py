@@ -1,0 +1,208 @@
+"""Runs ranked: a board for each metric and data set, as text, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from captioner.leaderboard.gather import Gathered, Run
+from captioner.run_folder import FREE
+
+# What differs between any two runs and decides nothing.
+_NOT_SHOWN = (*FREE, "name", "device")
+
+
+@dataclass(frozen=True)
+class Board:
+    """Runs whose scores can be compared, best first, and the settings in which they differ."""
+
+    metric: str
+    data: str
+    lower_is_better: bool
+    runs: Sequence[Run]
+    differing: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        """Such as `BLEU-4 on scenes, 8 runs`."""
+        count = f"{len(self.runs)} run{'s' if len(self.runs) != 1 else ''}"
+        better = ", lower is better" if self.lower_is_better else ""
+        return f"{self.metric} on {self.data}: {count}{better}"
+
+    @property
+    def best(self) -> Run | None:
+        """The first run whose best checkpoint is there."""
+        return next((run for run in self.runs if run.checkpoint is not None), None)
+
+    def short(self, key: str) -> str:
+        """The last parts of a key, as few as tell it from the other columns."""
+        parts = key.split(".")
+        for count in range(1, len(parts) + 1):
+            name = ".".join(parts[-count:])
+            if sum(f".{other}".endswith(f".{name}") for other in self.differing) == 1:
+                return name
+        return key
+
+
+def make_boards(runs: Sequence[Run]) -> list[Board]:
+    """Boards by metric and data, each with its runs ranked; runs without a score come last."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.metric, run.data), []).append(run)
+    boards = []
+    for (metric, data), members in sorted(groups.items()):
+        lower = members[0].lower_is_better
+        ranked = sorted(members, key=lambda run, lower=lower: _rank(run, lower))  # type: ignore[misc]
+        boards.append(Board(metric, data, lower, ranked, _differing(ranked)))
+    return boards
+
+
+def _rank(run: Run, lower: bool) -> tuple[bool, float, str]:
+    score = run.score
+    return (score is None, 0.0 if score is None else score if lower else -score, str(run.folder))
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Keys whose values are not the same in all runs that have settings at all."""
+    known = [run.settings for run in runs if run.settings]
+    keys = dict.fromkeys(key for settings in known for key in settings)
+    return [
+        key
+        for key in keys
+        if key not in _NOT_SHOWN and len({repr(settings.get(key)) for settings in known}) > 1
+    ]
+
+
+# -- as text ------------------------------------------------------------------------------------
+
+
+def format_boards(boards: Sequence[Board], notes: Sequence[str] = ()) -> str:
+    """Tables, what failed and was left out, and on the last lines each board's best checkpoint."""
+    parts = []
+    for board in boards:
+        heads = ["", board.metric, "95 %", "epoch", "time", "state"]
+        heads += [*map(board.short, board.differing), "run"]
+        rows = [_row(place, run, board) for place, run in enumerate(board.runs, 1)]
+        parts.append(f"{board.title}\n{_aligned([heads, *rows])}")
+    failed = [run for board in boards for run in board.runs if run.reason]
+    tail = [f"failed: {run.folder}: {run.reason}" for run in failed]
+    tail += [f"note: {note}" for note in notes]
+    tail += [best_line(board) for board in boards if board.best is not None]
+    return "\n\n".join([*parts, "\n".join(tail or ["no run has a checkpoint yet"])])
+
+
+def best_line(board: Board) -> str:
+    """Where the best checkpoint of a board lies."""
+    assert board.best is not None and board.best.score is not None
+    score = number(board.best.score)
+    return f"best {board.metric} on {board.data}: {score}, {board.best.checkpoint}"
+
+
+def _row(place: int, run: Run, board: Board) -> list[str]:
+    settings = [value(run.settings.get(key, "")) for key in board.differing]
+    ranked = run.score is not None
+    return [
+        str(place) if ranked else "", number(run.score), interval(run), epochs(run),
+        duration(run.seconds) if ranked else "", run.state, *settings, str(run.folder),
+    ]  # fmt: skip
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def number(score: float | None) -> str:
+    """A score with four digits, or nothing; BLEU's stand-in for "no match at all" is 0."""
+    return "" if score is None else f"{score if abs(score) > 1e-6 else 0:.4g}"
+
+
+def interval(run: Run) -> str:
+    """The interval and the evaluation that it is from; "none" without one."""
+    one = run.interval
+    if one is None:
+        return "none"
+    return f"{one.low:.2f} to {one.high:.2f} ({one.source})"
+
+
+def epochs(run: Run) -> str:
+    """The best epoch, how many have ended and, where they are not all, how many there shall be."""
+    if run.best is None:
+        return ""
+    ended, planned = len(run.history), run.settings.get("trainer.epochs")
+    left = f", {planned} planned" if run.state != "finished" and planned != ended else ""
+    return f"{run.best['epoch']:.0f} of {ended}{left}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def value(setting: Any) -> str:
+    """A setting as a command line has it, real numbers with four digits."""
+    if setting is None:
+        return "null"
+    if isinstance(setting, bool):
+        return str(setting).lower()
+    if isinstance(setting, float):
+        return f"{setting:.4g}"
+    return str(setting) if isinstance(setting, (str, int)) else json.dumps(setting)
+
+
+# -- for other programs -------------------------------------------------------------------------
+
+
+def as_records(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    """A flat record of each run, in the boards' order; the settings that differ by their keys."""
+    return [
+        {
+            "metric": board.metric,
+            "data": board.data,
+            "place": place if run.score is not None else None,
+            "score": run.score,
+            "low": run.interval.low if run.interval else None,
+            "high": run.interval.high if run.interval else None,
+            "epoch": run.best["epoch"] if run.best else None,
+            "seconds": run.seconds,
+            "state": run.state,
+            "reason": run.reason,
+            "folder": str(run.folder),
+            "checkpoint": str(run.checkpoint) if run.checkpoint else None,
+            **{key: run.settings.get(key) for key in board.differing},
+        }
+        for board in boards
+        for place, run in enumerate(board.runs, 1)
+    ]
+
+
+def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as CSV, a column for every key that one of them has."""
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def summary_json(boards: Sequence[Board], gathered: Gathered) -> dict[str, Any]:
+    """Everything that the page shows, for other programs."""
+    return {
+        "runs": as_records(boards),
+        "best": {
+            f"{board.metric} on {board.data}": str(board.best.checkpoint)
+            for board in boards
+            if board.best is not None
+        },
+        "notes": gathered.notes,
+    }

@@ -1,0 +1,132 @@
+"""An Optuna study that survives its process: trials are stored, and unfinished ones taken up again.
+
+A trial is drawn from its number and what the study holds, so that a study that was killed goes on
+with the trials that it would have had.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override
+
+from captioner.checks import in_range, one_of
+from captioner.errors import ConfigError
+from captioner.outcome import Outcome
+from captioner.run_folder import FolderTaken
+
+SAMPLERS = ("tpe", "random")
+
+
+def import_optuna() -> Any:
+    """The library; ConfigError that names the extra when it is missing or too old."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(
+            "hydra/sweeper=optuna needs Optuna: pip install 'captioner[sweeps]'"
+        ) from error
+    if int(optuna.__version__.split(".")[0]) < 4:
+        raise ConfigError(
+            f"hydra/sweeper=optuna needs Optuna 4 or newer, here is {optuna.__version__}: "
+            "pip install 'captioner[sweeps]'"
+        )
+    optuna.logging.set_verbosity(logging.WARNING)
+    return optuna
+
+
+class Study:
+    """A stored study of `n_trials` trials over the swept overrides `space`.
+
+    `storage` is an Optuna storage's address. One process works at a study at a time: `lock` is a
+    file that it holds, and FolderTaken says that another does.
+    """
+
+    def __init__(
+        self,
+        space: Sequence[Override],
+        *,
+        storage: str,
+        name: str,
+        n_trials: int,
+        lower_is_better: bool,
+        sampler: str,
+        seed: int,
+        lock: Path,
+    ) -> None:
+        one_of("hydra.sweeper.sampler", sampler, SAMPLERS)
+        in_range("hydra.sweeper.n_trials", n_trials, 1)
+        self.optuna = import_optuna()
+        self.space, self.n_trials, self.sampler, self.seed = space, n_trials, sampler, seed
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = lock.open("wb")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTaken(f"another process works at the study in {lock.parent}") from None
+        try:
+            self.study = self.optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction="minimize" if lower_is_better else "maximize",
+                load_if_exists=True,
+            )
+        except Exception as error:  # SQLAlchemy's and Optuna's, of many kinds
+            raise ConfigError(f"cannot open the study {name} in {storage}: {error}") from error
+        # What the process before this one left: nobody else can be at them.
+        running = self.optuna.trial.TrialState.RUNNING
+        self.unfinished = [
+            self.optuna.trial.Trial(self.study, one._trial_id)
+            for one in self.study.get_trials(deepcopy=False, states=(running,))
+        ]
+
+    def next_trials(self, most: int) -> list[tuple[Any, list[str]]]:
+        """At most so many trials to run now, each with its overrides; none when all are told."""
+        trials: list[tuple[Any, list[str]]] = []
+        while len(trials) < most and (self.unfinished or self._count() < self.n_trials):
+            trial = self.unfinished.pop(0) if self.unfinished else self._ask()
+            try:
+                trials.append((trial, [self._suggest(trial, one) for one in self.space]))
+            except ValueError as error:
+                raise ConfigError(
+                    f"the study {self.study.study_name} was begun with other values: {error}"
+                ) from error
+        return trials
+
+    def tell(self, trial: Any, outcome: Outcome) -> None:
+        """Store the score of a finished run, or that it failed."""
+        if outcome.finished:
+            self.study.tell(trial, outcome.best)
+        else:
+            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+
+    def _count(self) -> int:
+        return len(self.study.get_trials(deepcopy=False))
+
+    def _ask(self) -> Any:
+        seed = 1000 * self.seed + self._count()
+        samplers = self.optuna.samplers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = (
+                samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5)
+                if self.sampler == "tpe"
+                else samplers.RandomSampler(seed=seed)
+            )
+        return self.study.ask()
+
+    def _suggest(self, trial: Any, override: Override) -> str:
+        """The trial's value of a key, drawn unless it is already stored, as an override."""
+        key, value = override.get_key_element(), override.value()
+        if isinstance(value, IntervalSweep):
+            log = "log" in value.tags
+            whole = isinstance(value.start, int) and isinstance(value.end, int)
+            suggest = trial.suggest_int if whole else trial.suggest_float
+            return f"{key}={suggest(key, value.start, value.end, log=log)!r}"
+        # Hydra's own spelling of each value: it comes back from the storage as it was.
+        return f"{key}={trial.suggest_categorical(key, list(override.sweep_string_iterator()))}"

@@ -1,0 +1,177 @@
+"""A sweep: its runs' folders, what is left to do in them, and how each of them ended.
+
+All that a sweep knows lies in its runs' folders, so that it can be killed anywhere: the same
+command finds finished runs finished and hands the others to the launcher, which go on where their
+last checkpoints are.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from captioner.cli import explain
+from captioner.config import parse
+from captioner.errors import ConfigError, DataError
+from captioner.outcome import Outcome, failure, read_outcome
+from captioner.run_folder import FolderTaken, check_same_run
+from captioner.run_names import run_name, values_of
+from captioner.sweeps.summary import SweepFailed, summary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: its folder and the overrides that make it."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+
+
+class Sweep:
+    """The runs of one command, in the folder `sweep_dir`.
+
+    `fixed` are the overrides that all runs share.
+    """
+
+    def __init__(
+        self, config: DictConfig, context: HydraContext, launcher: Launcher, fixed: Sequence[str]
+    ) -> None:
+        self.config, self.context, self.launcher = config, context, launcher
+        self.folder = Path(config.hydra.sweep.dir)
+        self.fixed = tuple(one for one in fixed if not one.startswith("sweep_dir="))
+        self.launched = 0
+        self.outcomes: dict[Path, Outcome] = {}
+        if any(one.startswith(("run_dir=", "resume=")) for one in fixed):
+            raise ConfigError(
+                "the runs of a sweep lie in sweep_dir=... and are resumed by themselves"
+            )
+
+    def job(self, swept: Sequence[str]) -> Job:
+        """The run that differs from the others in the overrides `swept`."""
+        name = run_name(values_of(swept))
+        folder = self.folder / name
+        own = [
+            f"hydra.sweep.dir={quoted(self.folder)}", f"hydra.sweep.subdir={quoted(name)}",
+            f"sweep_dir={quoted(self.folder)}", f"run_dir={quoted(folder)}", "resume=true",
+        ]  # fmt: skip
+        alone = type(self.launcher).__name__ == "BasicLauncher"
+        if not alone and not any(one.startswith("trainer.progress=") for one in self.fixed):
+            own.append("trainer.progress=false")  # bars of several runs would mix
+        return Job(folder, (*self.fixed, *swept, *own))
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Bring all `jobs` to an end, one that failed too, and return how each ended.
+
+        Raises ConfigError, before anything runs, when there is no such key or when a folder holds
+        a run of another configuration.
+        """
+        distinct = list({job.folder: job for job in jobs}.values())
+        ended = self._refuse(distinct)
+        ended |= {job.folder: one for job in distinct if (one := _finished(job.folder))}
+        waiting = [job for job in distinct if job.folder not in ended]
+        log.info("%s: %d of %d runs to do", self.folder, len(waiting), len(distinct))
+        self.outcomes |= ended | self._launch(waiting)
+        return [self.outcomes[job.folder] for job in jobs]
+
+    def close(self) -> None:
+        """Print what came of the sweep; SweepFailed when one of its runs failed."""
+        print(summary(self.folder))
+        failed = {folder: one for folder, one in self.outcomes.items() if not one.finished}
+        if failed:
+            raise SweepFailed(failed, len(self.outcomes))
+
+    def _refuse(self, jobs: Sequence[Job]) -> dict[Path, Outcome]:
+        """The jobs with a value that cannot be, each with the reason kept in its folder."""
+        refused = {}
+        for job in jobs:
+            composed = None
+            try:
+                composed = self._compose(job)
+                check_same_run(job.folder, dataclasses.asdict(parse(composed)))
+            except FolderTaken:
+                raise
+            except (ConfigError, HydraException, OmegaConfBaseException) as error:
+                if "Could not override" in str(error):  # no such key, so no run can have it
+                    raise
+                reason = error if isinstance(error, ConfigError) else explain(error, "train")
+                refused[job.folder] = failure(ConfigError(str(reason)), _plain(composed))
+        for folder, outcome in refused.items():
+            log.warning("%s: %s", folder, outcome.reason)
+            outcome.save(folder)
+        return refused
+
+    def _compose(self, job: Job) -> DictConfig:
+        """A job's configuration as its task will see it."""
+        load = self.context.config_loader.load_sweep_config
+        composed = copy.deepcopy(load(self.config, list(job.overrides)))
+        with read_write(composed), open_dict(composed):
+            del composed["hydra"]
+        return composed
+
+    def _launch(self, waiting: Sequence[Job]) -> dict[Path, Outcome]:
+        """Run the jobs and say how each ended, whatever becomes of the launcher."""
+        if not waiting:
+            return {}
+        returns: Sequence[JobReturn | None] = [None] * len(waiting)
+        lost = DataError("the process ended before the run did")
+        try:
+            returns = self.launcher.launch(
+                [list(job.overrides) for job in waiting], initial_job_idx=self.launched
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "stopped; nothing finished is lost. Go on with the same command and "
+                f"sweep_dir={self.folder}"
+            ) from None
+        except Exception as error:  # a killed worker, a lost node: the folders know what finished
+            log.warning("%s: %s", type(error).__name__, error)
+            lost = DataError(f"the launcher failed: {failure(error).reason}")
+        self.launched += len(waiting)
+        return {
+            job.folder: _ending(job, one, lost) for job, one in zip(waiting, returns, strict=True)
+        }
+
+
+def _finished(folder: Path) -> Outcome | None:
+    outcome = read_outcome(folder)
+    return outcome if outcome is not None and outcome.finished else None
+
+
+def _ending(job: Job, returned: JobReturn | None, lost: Exception) -> Outcome:
+    """How a launched job ended: what its folder says, else what its process did."""
+    raised = returned._return_value if returned and returned.status is JobStatus.FAILED else None
+    if isinstance(raised, FolderTaken):  # that folder is not this job's to write in
+        return failure(raised)
+    outcome = read_outcome(job.folder)
+    if outcome is None:
+        outcome = failure(raised if isinstance(raised, Exception) else lost)
+        outcome.save(job.folder)
+    return outcome
+
+
+def _plain(composed: DictConfig | None) -> dict[str, Any] | None:
+    """A refused configuration as far as it can be read."""
+    try:
+        tree: Any = OmegaConf.to_container(composed, resolve=True) if composed is not None else None
+    except OmegaConfBaseException:
+        return None
+    return tree
+
+
+def quoted(text: Path | str) -> str:
+    """A text as Hydra takes it whatever stands in it."""
+    return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"

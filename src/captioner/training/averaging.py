@@ -1,0 +1,89 @@
+"""Averages of weights: over the steps of a run, and over checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import CheckpointError
+from captioner.training.checkpoint import Checkpoint, load_checkpoint
+
+
+class MovingAverage:
+    """The exponential moving average of a model's weights (Polyak & Juditsky 1992).
+
+    After step t: average += (1 - d) (weights - average), d = min(decay, (1 + t) / (10 + t)), so
+    that the first weights are soon forgotten. Buffers such as those of BatchNorm are averaged
+    too, but for whole numbers.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self._live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+        self._average = {name: tensor.clone() for name, tensor in self._live.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_([*self._average.values()], [*self._live.values()], share)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While open, the model has the averaged weights."""
+        raw = {name: tensor.clone() for name, tensor in self._live.items()}
+        _overwrite(self._live, self._average)
+        try:
+            yield
+        finally:
+            _overwrite(self._live, raw)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs to go on."""
+        return {"steps": self.steps, "average": self._average}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; KeyError where something of it is missing."""
+        self.steps = state["steps"]
+        _overwrite(self._average, state["average"])
+
+
+@torch.no_grad()
+def _overwrite(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
+
+
+def average_checkpoints(paths: Sequence[Path]) -> Checkpoint:
+    """One model whose weights are the means of those of several checkpoints of one run.
+
+    Sums are kept in float64. Raises CheckpointError where a file is damaged or of another model or
+    vocabulary than the first.
+    """
+    first = load_checkpoint(paths[0])
+    sums = {name: _wide(tensor) for name, tensor in first.model.items()}
+    for path in paths[1:]:
+        other = load_checkpoint(path)
+        same_shapes = {k: v.shape for k, v in other.model.items()} == {
+            k: v.shape for k, v in first.model.items()
+        }
+        if not same_shapes or other.texts.get("vocabulary") != first.texts.get("vocabulary"):
+            raise CheckpointError(f"{path} is not of the model and vocabulary of {paths[0]}")
+        for name, tensor in other.model.items():
+            if tensor.is_floating_point():
+                sums[name] += tensor
+    means = {
+        name: (sums[name] / len(paths)).to(tensor.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in first.model.items()
+    }
+    return Checkpoint(means, first.texts)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor

@@ -1,0 +1,80 @@
+"""Where a run's random numbers come from, and how they are saved and found again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from captioner.ops.dropout import drawing_from
+
+
+class Randomness:
+    """torch's own generators, from which a run that is alone in its process draws."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def state(self) -> dict[str, Tensor]:
+        """What `load` needs to go on with the same numbers."""
+        states = {"random_state": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda_random_state"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave; KeyError where something of it is missing."""
+        torch.set_rng_state(state["random_state"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random_state"].cpu(), self.device)
+
+    def used(self) -> AbstractContextManager[None]:
+        """A context around whatever draws for the run."""
+        return nullcontext()
+
+
+class OwnRandomness(Randomness):
+    """Numbers that other runs in the process have no part in, from where torch's stand now.
+
+    So a replica's dropout draws what it would draw alone. On a CPU any number of threads may draw
+    at the same time; a GPU's generator is lent from one run to the next.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self._generator = torch.Generator()
+        self.load(super().state())
+
+    def state(self) -> dict[str, Tensor]:
+        """What `load` needs to go on with the same numbers."""
+        states = {"random_state": self._generator.get_state()}
+        if self.device.type == "cuda":
+            states["cuda_random_state"] = self._on_gpu
+        return states
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave; KeyError where something of it is missing."""
+        self._generator.set_state(state["random_state"].cpu())
+        if self.device.type == "cuda":
+            self._on_gpu = state["cuda_random_state"].cpu()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """A context around whatever draws for the run."""
+        with drawing_from(self._generator), self._lent_by_the_gpu():
+            yield
+
+    @contextmanager
+    def _lent_by_the_gpu(self) -> Iterator[None]:
+        if self.device.type != "cuda":
+            yield
+            return
+        others = torch.cuda.get_rng_state(self.device)
+        torch.cuda.set_rng_state(self._on_gpu, self.device)
+        try:
+            yield
+        finally:
+            self._on_gpu = torch.cuda.get_rng_state(self.device)
+            torch.cuda.set_rng_state(others, self.device)

@@ -1,0 +1,216 @@
+"""Several models trained side by side in one process, on the same batches in the same order.
+
+Every replica is an ordinary trainer with a folder of its own. A batch is gathered once for all of
+them, and each thread takes whole steps of one replica after another, its kernels single-threaded:
+a small model's step keeps one thread busy with far less waiting than two.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner.errors import NumericsError
+from captioner.files import atomic_write, write_json
+from captioner.training.interrupt import Interruption
+from captioner.training.progress import progress_bar
+from captioner.training.trainer import Batch, Order, Trainer, TrainerSettings
+
+log = logging.getLogger(__name__)
+# Steps that a replica takes at a time: its weights stay in the thread's cache, and threads seldom
+# wait for one another.
+TURN = 8
+
+
+@dataclass
+class Replica:
+    """A trainer and what tells it from the others (key -> value); `failure` ends it alone."""
+
+    trainer: Trainer
+    differs: dict[str, Any]
+    failure: str | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and position of the batch that comes next."""
+        return self.trainer.progress.epoch, self.trainer.progress.position
+
+    @property
+    def active(self) -> bool:
+        """Whether it still trains."""
+        return self.failure is None and not self.trainer.progress.finished
+
+
+class ReplicaTrainer:
+    """Trains `replicas` on the batches of one `loader` in one `order`.
+
+    A replica whose loss or weights are no longer finite is left out from there on, and one may stop
+    early; the others go on. The best by dev score becomes best.pt in `folder`, where replicas.json
+    says how each ended. On a CPU as many replicas train at a time as torch has threads; a GPU's
+    take their steps one after another.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        *,
+        loader: Iterable[Batch],
+        order: Order,
+        folder: Path,
+        device: torch.device,
+        show_progress: bool = True,
+    ) -> None:
+        self.replicas, self.loader, self.order = replicas, loader, order
+        self.folder, self.show_progress = folder, show_progress
+        self.on_cpu = device.type == "cpu"
+        threads = torch.get_num_threads() if self.on_cpu else 1
+        self._pool = ThreadPoolExecutor(threads, initializer=self._begin_thread)
+
+    @property
+    def settings(self) -> TrainerSettings:
+        """Of the loop, which are the same for all."""
+        return self.replicas[0].trainer.settings
+
+    def resume(self) -> bool:
+        """Continue each replica from its last.pt, wherever it stands; whether there was one."""
+        found = [replica.trainer.resume() for replica in self.replicas]
+        return any(found)
+
+    def run(self) -> list[dict[str, float]]:
+        """Train all to the end; the figures of every epoch of each, with the replica's number.
+
+        Raises KeyboardInterrupt after saving when a signal asked to stop, NumericsError when no
+        replica is left.
+        """
+        with self._bar() as self._shown, self._pool, Interruption() as interruption:
+            while any(replica.active for replica in self.replicas):
+                self._train_epoch(interruption)
+                self._side_by_side(self._at_the_end(), lambda one: one.trainer.finish_epoch())
+                self._keep_best()
+                if interruption.requested:
+                    raise KeyboardInterrupt
+        if all(replica.failure for replica in self.replicas):
+            raise NumericsError(f"no replica is left: {self.replicas[0].failure}")
+        return [
+            {"replica": number, **figures}
+            for number, replica in enumerate(self.replicas)
+            for figures in replica.trainer.progress.history
+        ]
+
+    def _begin_thread(self) -> None:
+        if self.on_cpu:
+            torch.set_num_threads(1)  # of this thread's operations
+
+    def _bar(self) -> Any:
+        trainers = [replica.trainer for replica in self.replicas]
+        self._done = sum(one.progress.step for one in trainers)
+        total = sum(one.total_steps for one in trainers)
+        return progress_bar(total=total, done=self._done, show=self.show_progress)
+
+    def _active(self) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.active]
+
+    def _at_the_end(self) -> list[Replica]:
+        return [one for one in self._active() if one.place[1] == len(self.order)]
+
+    def _train_epoch(self, interruption: Interruption) -> None:
+        """Take the remaining steps of the epoch that the last replica is in.
+
+        After a kill some replicas may have saved later than others: these wait for the batch that
+        they have not seen.
+        """
+        epoch, position = min(replica.place for replica in self._active())
+        self.order.epoch, self.order.position = epoch, position
+        for replica in self._active():
+            replica.trainer.begin_epoch()
+        batches = iter(self.loader)
+        size = self.settings.accumulation
+        while turn := list(islice(batches, TURN * size)):
+            self.take_turn((epoch, position), turn)
+            position += len(turn)
+            self._show()
+            if interruption.requested:
+                self._side_by_side(self._active(), lambda one: one.trainer.stop())
+                raise KeyboardInterrupt
+        self._side_by_side(self._at_the_end(), lambda one: one.trainer.save())
+
+    def take_turn(self, place: tuple[int, int], batches: Sequence[Batch]) -> None:
+        """Several steps of every replica over `batches`, the first of which is at `place`."""
+        epoch, position = place
+        size = self.settings.accumulation
+        starts = range(0, len(batches), size)
+
+        def take(replica: Replica) -> None:
+            for start in starts:
+                if replica.place == (epoch, position + start):
+                    replica.trainer.take(list(batches[start : start + size]))
+
+        self._side_by_side(self._active(), take)
+
+    def _side_by_side(self, replicas: Sequence[Replica], work: Callable[[Replica], None]) -> None:
+        """Do the work of each on some thread; NumericsError is the end of that replica only."""
+
+        def guarded(replica: Replica) -> None:
+            try:
+                work(replica)
+            except NumericsError as error:
+                replica.failure = str(error)
+                log.warning("%s is left out: %s", replica.trainer.name, error)
+
+        for _ in self._pool.map(guarded, replicas):
+            pass
+
+    def _show(self) -> None:
+        done = sum(replica.trainer.progress.step for replica in self.replicas)
+        self._shown.update(done - self._done)
+        self._done = done
+        losses = [
+            one.trainer.progress.loss_sum / one.trainer.progress.tokens
+            for one in self._active()
+            if one.trainer.progress.tokens
+        ]
+        if losses:
+            self._shown.set_postfix_str(f"losses {min(losses):.3f} to {max(losses):.3f}")
+
+    # -- what remains -------------------------------------------------------------------------
+
+    def best(self) -> Replica | None:
+        """The replica with the best dev score so far, the first of equals."""
+        scored = [one for one in self.replicas if one.trainer.progress.best is not None]
+        sign = -1 if self.settings.lower_is_better else 1
+        return max(
+            scored, key=lambda one: sign * float(one.trainer.progress.best or 0), default=None
+        )
+
+    def _keep_best(self) -> None:
+        """Write replicas.json, and best.pt of the best replica beside it."""
+        best = self.best()
+        name = self.settings.best_metric
+        rows = [
+            {
+                "folder": replica.trainer.folder.name,
+                **replica.differs,
+                f"best {name}": replica.trainer.progress.best,
+                "epochs": replica.trainer.progress.epoch,
+                "failure": replica.failure,
+            }
+            for replica in self.replicas
+        ]
+        if best is not None:
+            kept = best.trainer.folder / "best.pt"
+            with kept.open("rb") as source, atomic_write(self.folder / "best.pt") as copy:
+                shutil.copyfileobj(source, copy)
+            log.info("best %s so far: %.4g of %s", name, best.trainer.progress.best,
+                     best.trainer.name)  # fmt: skip
+        write_json(
+            self.folder / "replicas.json",
+            {"best": None if best is None else best.trainer.folder.name, "replicas": rows},
+        )

@@ -1,0 +1,170 @@
+"""Sweeps that are killed and go on, runs that fail, and studies that are kept: real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+TINY = (
+    "experiment=words", "data.path=text.txt", "data.unit=character", "vocabulary.min_count=1",
+    "decoder.embedding_dim=8", "decoder.hidden_size=8", "decoder.num_layers=1",
+    "decoder.tie_embeddings=false",
+    "trainer.epochs=3", "trainer.batch_size=4", "trainer.window=8", "trainer.epoch_windows=60",
+    "trainer.checkpoint_steps=5", "trainer.progress=false", "data.cache_dir=cache",
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A place to run in, with a text to learn."""
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and the dog ran off\n" * 400)
+    return tmp_path
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), "-m", *TINY, "sweep_dir=sweep", *overrides],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=240)
+    return said
+
+
+def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    """SIGKILL for the whole process group as soon as something has happened."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, f"over before it was killed: {finish(process)[-2000:]}"
+        assert time.monotonic() < deadline, "waited two minutes in vain"
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def outcomes(folder: Path) -> dict[str, int]:
+    """The finished runs, and when each was."""
+    found = (folder / "sweep").glob("*/outcome.json")
+    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+
+
+def under_way(folder: Path) -> bool:
+    """Whether one run is finished and another has saved a checkpoint."""
+    saved = {path.parent.name for path in (folder / "sweep").glob("*/last.pt")}
+    ended = set(outcomes(folder))
+    return bool(saved & ended) and bool(saved - ended)
+
+
+def histories(folder: Path) -> dict[str, list[dict[str, float]]]:
+    return {
+        path.parent.name: [
+            {key: value for key, value in one.items() if key != "seconds"}
+            for one in json.loads(path.read_text())
+        ]
+        for path in (folder / "sweep").glob("*/history.json")
+    }
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path) -> None:
+    """One of its values is bad: that run fails alone, in one line, and is in the table."""
+    grid = ("optimizer.lr=1e-3,3e-3,-1", "decoder.hidden_size=8,16")
+    process = start(folder, *grid)
+    kill_when(process, lambda: under_way(folder))
+    before = outcomes(folder)
+    interrupted = {path.parent.name for path in (folder / "sweep").glob("*/last.pt")} - set(before)
+    again = start(folder, *grid)
+    said = finish(again)
+    assert again.returncode == 1, said
+    names = {f"hidden_size={size},lr={lr}" for size in (8, 16) for lr in (0.001, 0.003, -1)}
+    after = outcomes(folder)
+    assert set(after) == names
+    done = [name for name in before if "-1" not in name]
+    assert done and all(after[name] == before[name] for name in done), "a finished run was touched"
+    for name in interrupted:
+        assert "resuming at step" in (folder / "sweep" / name / "train.log").read_text()
+    assert "2 of 6 runs failed" in said and "optimizer.lr must be greater than 0" in said
+    assert "Traceback" not in said
+    best = [line for line in said.splitlines() if line.startswith("best perplexity on")]
+    assert best and best[-1].endswith("best.pt")
+
+    # The same runs alone have the same curves.
+    whole = folder / "whole"
+    whole.mkdir()
+    (whole / "text.txt").write_text((folder / "text.txt").read_text())
+    os.utime(whole / "text.txt")
+    alone = start(whole, "optimizer.lr=3e-3", "decoder.hidden_size=16")
+    finish(alone)
+    assert alone.returncode == 0
+    assert histories(whole)["run"] == histories(folder)["hidden_size=16,lr=0.003"]
+
+
+@pytest.mark.slow
+def test_a_killed_study_counts_every_trial_once(folder: Path) -> None:
+    pytest.importorskip("optuna", minversion="4", reason="the extra [sweeps] is not installed")
+    study = (
+        "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4",
+        "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "decoder.hidden_size=8,16",
+    )  # fmt: skip
+    process = start(folder, *study)
+    kill_when(process, lambda: under_way(folder))
+    before = outcomes(folder)
+    assert "RUNNING" in [state for _, state, _ in trials(folder)]
+    again = start(folder, *study)
+    said = finish(again)
+    assert again.returncode == 0, said
+    after = outcomes(folder)
+    assert all(after[name] == before[name] for name in before), "a finished run was touched"
+    assert [(number, state) for number, state, _ in trials(folder)] == [
+        (number, "COMPLETE") for number in range(4)
+    ]
+    scores = {
+        json.loads(path.read_text())["best"] for path in (folder / "sweep").glob("*/outcome.json")
+    }
+    assert {value for _, _, value in trials(folder)} == scores
+    assert len(after) == 4
+
+    # Told to go to five, it adds one and leaves the others.
+    more = start(folder, *study, "hydra.sweeper.n_trials=5")
+    finish(more)
+    assert more.returncode == 0 and len(trials(folder)) == 5
+    assert all(outcomes(folder)[name] == after[name] for name in after)
+
+
+def trials(folder: Path) -> list[tuple[int, str, float | None]]:
+    """Number, state and value of every trial in the study's file."""
+    with sqlite3.connect(folder / "sweep" / "study.db") as base:
+        rows = base.execute(
+            "select number, state, value from trials left join trial_values using (trial_id)"
+            " order by number"
+        )
+        return list(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    process = start(folder, f"hydra/launcher={launcher}", *jobs, "decoder.hidden_size=8,16")
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert set(outcomes(folder)) == {"hidden_size=8", "hidden_size=16"}
+    assert len(list((folder / "cache").glob("*/text.json"))) == 1
