@@ -1,5 +1,3 @@
-#include "persistent.h"
-
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -8,6 +6,7 @@
 #include "../lstm_cell.h"
 #include "instructions.h"
 #include "launch.h"
+#include "persistent.h"
 
 namespace captioner::cuda {
 namespace {
@@ -15,7 +14,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kMaxWarps = 8;
 constexpr int kThreads = kWarp * kMaxWarps;
-constexpr int kTile = 8;         // sequences of one product of a warp
+constexpr int kTile = 8;          // sequences of one product of a warp
 constexpr int kRows = 2 * kTile;  // sequences between two barriers of a block
 constexpr int kElements = 4;      // cells of a thread among them, at most
 // A chunk is 64 bytes of each operand's row: 16 bytes a lane, the operands of two instructions.
@@ -32,7 +31,6 @@ struct alignas(16) Words {
 
 template <typename Scalar>
 struct Numbers {
-  static constexpr int kPerWord = 4 / sizeof(Scalar);
   static constexpr int kPerLane = 16 / sizeof(Scalar);
   static constexpr int kPerChunk = kChunkBytes / sizeof(Scalar);
 };
@@ -79,8 +77,8 @@ __device__ __forceinline__ void multiply_chunk(float (&d)[4], const Words& low, 
                                                const Words& sequences) {
 #pragma unroll
   for (int k = 0; k < 4; k += 2) {
-    multiply_add(Scalar{}, d, low.at[k], high.at[k], low.at[k + 1], high.at[k + 1],
-                 sequences.at[k], sequences.at[k + 1]);
+    multiply_add(Scalar{}, d, low.at[k], high.at[k], low.at[k + 1], high.at[k + 1], sequences.at[k],
+                 sequences.at[k + 1]);
   }
 }
 
@@ -237,9 +235,9 @@ __global__ void __launch_bounds__(kThreads)
         const auto product = [&](int gate) {
           return partial.sum(deal.splits, row - row0, gate * deal.units + column);
         };
-        const Gates<float> gates = activate(Gates<float>{
-            sums[k].i + product(0), sums[k].f + product(1), sums[k].g + product(2),
-            sums[k].o + product(3)});
+        const Gates<float> gates =
+            activate(Gates<float>{sums[k].i + product(0), sums[k].f + product(1),
+                                  sums[k].g + product(2), sums[k].o + product(3)});
         float& cell = cells[row * deal.units + column];
         const CellState<float> state =
             cell_forward(gates, t == 0 ? pass.cx[sequence * hidden + unit] : cell);
@@ -273,7 +271,8 @@ __device__ __forceinline__ int64_t count_tokens(const int64_t* batch_sizes, int6
   return tokens;
 }
 
-// The product of the gate gradients [rows, 4H] of 8 sequences with the block's columns of weight_hh.
+// The product of the gate gradients [rows, 4H] of 8 sequences with the block's columns of
+// weight_hh.
 template <typename Scalar>
 __device__ __forceinline__ void multiply_gradients(const Words (&weights)[kBackwardChunks][2],
                                                    const Scalar* gradients, int64_t length,
@@ -355,11 +354,10 @@ __global__ void __launch_bounds__(kThreads)
         const Gates<float> gates{saved[0], saved[hidden], saved[2 * hidden], saved[3 * hidden]};
         const bool stays = row < rows_after;
         float& grad_cell = grad_cells[row * deal.units + column];
-        const float dh =
-            static_cast<float>(pass.grad_output[at]) +
-            (stays ? static_cast<float>(static_cast<Scalar>(
-                         partial.sum(deal.splits, row - row0, column)))
-                   : static_cast<float>(pass.grad_hy[at_first]));
+        const float dh = static_cast<float>(pass.grad_output[at]) +
+                         (stays ? static_cast<float>(static_cast<Scalar>(
+                                      partial.sum(deal.splits, row - row0, column)))
+                                : static_cast<float>(pass.grad_hy[at_first]));
         const float dc = stays ? grad_cell : static_cast<float>(pass.grad_cy[at_first]);
         const CellGradient<float> found = cell_backward(
             gates, t == 0 ? pass.cx[at_first] : pass.cells[at_before], pass.cells[at], dh, dc);
@@ -403,8 +401,7 @@ __global__ void __launch_bounds__(kThreads)
 
 size_t shared_bytes(const Deal& deal, int columns, int64_t batch) {
   const int64_t rows = (batch + deal.groups - 1) / deal.groups;
-  return sizeof(float) *
-         (int64_t{deal.splits} * kRows * (columns + 4) + rows * deal.units);
+  return sizeof(float) * (int64_t{deal.splits} * kRows * (columns + 4) + rows * deal.units);
 }
 
 int device_attribute(cudaDeviceAttr attribute) {
@@ -420,8 +417,9 @@ Deal deal_out(int64_t batch, int64_t hidden, int64_t length, int number_bytes, i
               int team_units, int columns_a_unit) {
   constexpr Deal kNone{};
   const int64_t chunks = (length * number_bytes + kChunkBytes - 1) / kChunkBytes;
-  const int64_t splits = std::max<int64_t>((chunks + max_chunks - 1) / max_chunks,
-                                           (kRows * team_units + kElements * kWarp - 1) / (kElements * kWarp));
+  const int64_t splits =
+      std::max<int64_t>((chunks + max_chunks - 1) / max_chunks,
+                        (kRows * team_units + kElements * kWarp - 1) / (kElements * kWarp));
   if (hidden * number_bytes % 16 != 0 || splits > kMaxWarps) return kNone;
   const int64_t teams = (hidden + team_units - 1) / team_units;
   const int64_t unit_warps = std::min<int64_t>(kMaxWarps / splits, teams);
@@ -440,9 +438,9 @@ cudaError_t launch_together(void (*kernel)(Pass), const Pass& pass, int columns,
                             cudaStream_t stream) {
   const Deal& deal = pass.deal;
   const size_t bytes = shared_bytes(deal, columns, pass.batch);
-  const cudaError_t allowed = cudaFuncSetAttribute(
-      reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-      static_cast<int>(bytes));
+  const cudaError_t allowed =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (allowed != cudaSuccess) return allowed;
   return launch_cooperative(kernel, dim3(deal.groups * deal.blocks),
                             dim3(kWarp * deal.splits * deal.unit_warps), bytes, stream, pass);
@@ -473,12 +471,12 @@ cudaError_t launch_persistent_backward(const PersistentBackward<Scalar>& pass,
   return launch_together(persistent_backward<Scalar>, pass, pass.deal.units, stream);
 }
 
-#define CAPTIONER_PERSISTENT(Scalar)                                                             \
-  template Deal deal_forward<Scalar>(int64_t, int64_t);                                          \
-  template Deal deal_backward<Scalar>(int64_t, int64_t);                                         \
-  template cudaError_t launch_persistent_forward<Scalar>(const PersistentForward<Scalar>&,       \
-                                                         cudaStream_t);                          \
-  template cudaError_t launch_persistent_backward<Scalar>(const PersistentBackward<Scalar>&,     \
+#define CAPTIONER_PERSISTENT(Scalar)                                                         \
+  template Deal deal_forward<Scalar>(int64_t, int64_t);                                      \
+  template Deal deal_backward<Scalar>(int64_t, int64_t);                                     \
+  template cudaError_t launch_persistent_forward<Scalar>(const PersistentForward<Scalar>&,   \
+                                                         cudaStream_t);                      \
+  template cudaError_t launch_persistent_backward<Scalar>(const PersistentBackward<Scalar>&, \
                                                           cudaStream_t)
 CAPTIONER_PERSISTENT(float);
 CAPTIONER_PERSISTENT(c10::BFloat16);

@@ -6,9 +6,9 @@
 // [m U, (m + 1) U) of all of the group's sequences: it holds the rows of weight_hh (forward) or its
 // columns (backward) that belong to them, keeps their cells, and writes their results. Everybody in
 // the group needs everybody's h (forward) or gate gradients (backward) of the step before: a block
-// that has stored its own raises its flag to the number of steps it has done, and waits for the flags
-// of the others. Every step has memory of its own for them, so nobody can overwrite what another
-// still reads. tests/ops/test_persistent_protocol.py walks through all interleavings.
+// that has stored its own raises its flag to the number of steps it has done, and waits for the
+// flags of the others. Every step has memory of its own for them, so nobody can overwrite what
+// another still reads. tests/ops/test_persistent_protocol.py walks through all interleavings.
 //
 // batch_sizes is read on the device: a CUDA graph that holds the launch serves any lengths.
 //

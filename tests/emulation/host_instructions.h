@@ -1,5 +1,5 @@
-// csrc/cuda/instructions.h on the host: a lane gives its words to the warp and computes its own part
-// of the product from everybody's.
+// csrc/cuda/instructions.h on the host: a lane gives its words to the warp and computes its own
+// part of the product from everybody's.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
