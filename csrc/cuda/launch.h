@@ -10,6 +10,9 @@
 #ifndef CAPTIONER_SHARED
 #define CAPTIONER_SHARED(T, name, count) __shared__ T name[count]
 #endif
+#ifndef CAPTIONER_DYNAMIC_SHARED
+#define CAPTIONER_DYNAMIC_SHARED(T, name) extern __shared__ T name[]
+#endif
 
 namespace captioner::cuda {
 
@@ -24,6 +27,23 @@ cudaError_t launch(void (*kernel)(Expected...), dim3 grid, dim3 block, cudaStrea
   config.gridDim = grid;
   config.blockDim = block;
   config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...);
+}
+
+// All blocks run at the same time, or the launch is refused.
+template <typename... Expected, typename... Actual>
+cudaError_t launch_cooperative(void (*kernel)(Expected...), dim3 grid, dim3 block, size_t shared,
+                               cudaStream_t stream, Actual&&... arguments) {
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &together;
+  config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...);
 }
 

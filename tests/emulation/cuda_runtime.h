@@ -85,6 +85,11 @@ T atomicCAS(T* address, T expected, T value) {
   return emulated_atomic(address, [=](T before) { return before == expected ? value : before; });
 }
 
+// ---- instructions: what csrc/cuda/instructions.h has for a device -------------------------------
+
+#define CAPTIONER_EMULATION
+#include "host_instructions.h"
+
 // ---- launching ----------------------------------------------------------------------------------
 
 using cudaStream_t = struct CUstream_st*;
@@ -106,6 +111,24 @@ struct cudaLaunchConfig_t {
   cudaLaunchAttribute* attrs;
   unsigned numAttrs;
 };
+
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+// An H100's, but for its 132 multiprocessors: as many as CUDA_EMULATION_MULTIPROCESSORS says.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const bool count = attribute == cudaDevAttrMultiProcessorCount;
+  *value = count ? ::emulation::multiprocessors() : 227 * 1024;
+  return cudaSuccess;
+}
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 
 template <typename... Expected, typename... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Expected...),

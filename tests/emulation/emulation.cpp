@@ -1,6 +1,7 @@
 #include "emulation.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <map>
@@ -254,6 +255,11 @@ bool run(const Launch& launch, const std::function<void()>& body) {
     alive.run();
   }
   return true;
+}
+
+int multiprocessors() {
+  const char* text = std::getenv("CUDA_EMULATION_MULTIPROCESSORS");
+  return text ? std::atoi(text) : 8;
 }
 
 int lane() { return group->current()->lane; }

@@ -34,6 +34,8 @@ struct Launch {
 // that names kernel, block and threads where they cannot go on together or trap.
 bool run(const Launch& launch, const std::function<void()>& body);
 
+int multiprocessors();  // CUDA_EMULATION_MULTIPROCESSORS, else 8
+
 // ---- what a thread may call
 // -----------------------------------------------------------------------
 

@@ -131,3 +131,45 @@ def test_planted_faults_are_caught(compiler: Compiler, fault: str) -> None:
         compiler.program(faulty.stem, [compiler.emulation / "sanitized.cpp", *kernels])
     )
     assert status != 0 and re.search(message, said), said
+
+
+# -- the persistent kernels, which are not behind the operator yet ---------------------------------
+
+# Of 1 + |expected|. tf32 has ten bits of mantissa, as half has, bfloat16 seven.
+TOLERANCE = {"float": 2e-3, "half": 2e-3, "bfloat16": 1e-2}
+PERSISTENT_LAYOUTS = ["5", "1,1,1", "4,4,2,1", "20,17,9,9,3,1", "37,20,2"]
+
+
+@pytest.fixture(scope="session")
+def persistent(compiler: Compiler) -> Path:
+    source = compiler.kernels[0].with_name("persistent.cu")
+    return compiler.program("persistent", [source, compiler.emulation / "persistent.cpp"])
+
+
+def differences(program: Path, *case: str, schedule: str = "forward") -> list[float]:
+    status, said = execute(program, *case, schedule=schedule)
+    assert status == 0, said
+    return [float(x) for x in re.findall(r"(?:forward|backward) (\S+)", said)]
+
+
+@pytest.mark.parametrize("layout", PERSISTENT_LAYOUTS)
+@pytest.mark.parametrize(("kind", "hidden"), [("float", 20), ("bfloat16", 32), ("half", 72)])
+def test_steps_in_one_launch_give_what_the_formulas_give(
+    persistent: Path, kind: str, hidden: int, layout: str
+) -> None:
+    found = differences(persistent, kind, str(hidden), layout)
+    assert max(found) < TOLERANCE[kind], found
+
+
+@pytest.mark.parametrize("schedule", ["reversed", "random:1", "random:2"])
+def test_no_order_of_blocks_and_threads_matters(persistent: Path, schedule: str) -> None:
+    """Three blocks a group and two groups, which wait for one another in any order."""
+    case = ("half", "136", "9,5,1")
+    assert differences(persistent, *case, schedule=schedule) == differences(persistent, *case)
+
+
+def test_what_a_device_cannot_hold_is_refused(persistent: Path) -> None:
+    """Rows that no lane can read by 16 bytes; more blocks than run at once."""
+    for case in (("half", "33", "2"), ("half", "1024", "2")):
+        status, said = execute(persistent, *case)
+        assert (status, said.strip()) == (2, "does not fit")

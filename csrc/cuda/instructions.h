@@ -1,0 +1,69 @@
+// The instructions that CUDA C++ has no name for, each a function. tests/emulation/cuda_runtime.h
+// has the same functions for the host.
+//
+// The products are those of a warp: D [16, 8] += A [16, K] B [K, 8] in float, where a row of A and
+// a column of B are K / 2 ... see below. With g = lane / 4 and q = lane % 4 a lane holds
+//     of D: rows g (d[0], d[1]) and g + 8 (d[2], d[3]), columns 2q and 2q + 1;
+//     of A: words a[0], a[2] of row g and a[1], a[3] of row g + 8;
+//     of B: words b0, b1 of column g;
+// a word is two half numbers or one tf32 number. Which of the K numbers a word is does not matter
+// for the sum, as long as A and B agree on it: a[0], a[1] go with b0, and a[2], a[3] with b1.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+
+#ifndef CAPTIONER_EMULATION
+
+namespace captioner::cuda {
+
+__device__ __forceinline__ void multiply_add(c10::BFloat16, float (&d)[4], uint32_t a0, uint32_t a1,
+                                             uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void multiply_add(c10::Half, float (&d)[4], uint32_t a0, uint32_t a1,
+                                             uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void multiply_add(float, float (&d)[4], uint32_t a0, uint32_t a1,
+                                             uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// A float's 32 bits rounded to tf32's ten bits of mantissa, ties away from zero.
+__device__ __forceinline__ uint32_t rounded_to_tf32(uint32_t bits) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+  return rounded;
+}
+
+// What another block has stored before it released a value of `flag` is seen after this has read
+// that value, by every thread that meets this one at a barrier afterwards.
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+
+// Likewise: after a barrier it releases what all threads of the block have stored before it.
+__device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+
+}  // namespace captioner::cuda
+
+#endif

@@ -1,0 +1,191 @@
+// The persistent kernels against the formulas of lstm_cell.h in double, on a few layouts:
+//     persistent TYPE HIDDEN SIZE,SIZE,...      TYPE float, bfloat16 or half; SIZEs are batch_sizes
+// prints the largest difference, relative to 1 + |expected|, forward and backward.
+#include "../../csrc/cuda/persistent.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../csrc/lstm_cell.h"
+
+using namespace captioner;
+using namespace captioner::cuda;
+
+namespace {
+
+std::mt19937 generator(1);
+
+// Dense, aligned to 16 bytes, exactly as large as it says; NaN until it is written.
+template <typename T>
+struct Array {
+  explicit Array(size_t size) : size(size), at(static_cast<T*>(operator new(size * sizeof(T)))) {
+    for (size_t k = 0; k < size; ++k) at[k] = static_cast<T>(NAN);
+  }
+  Array(size_t size, double scale) : Array(size) {
+    std::normal_distribution<double> normal(0, scale);
+    for (size_t k = 0; k < size; ++k) at[k] = static_cast<T>(static_cast<float>(normal(generator)));
+  }
+  Array(const Array&) = delete;
+  ~Array() { operator delete(at); }
+  double operator[](size_t k) const { return static_cast<float>(at[k]); }
+  size_t size;
+  T* at;
+};
+
+struct Worst {
+  double value = 0;
+  void compare(double found, double expected) {
+    const double difference = std::abs(found - expected) / (1 + std::abs(expected));
+    value = difference <= value ? value : difference;  // NaN is kept
+  }
+};
+
+template <typename Scalar>
+int check(size_t hidden, const std::vector<int64_t>& sizes) {
+  const size_t steps = sizes.size(), batch = sizes[0];
+  std::vector<size_t> offsets{0};
+  for (const int64_t size : sizes) offsets.push_back(offsets.back() + size);
+  const size_t tokens = offsets.back(), gates = 4 * hidden;
+
+  const Array<Scalar> sums(tokens * gates, 1), weight(gates * hidden, 1 / std::sqrt(hidden)),
+      bias_ih(gates, 0.1), bias_hh(gates, 0.1), hx(batch * hidden, 0.5),
+      grad_output(tokens * hidden, 1), grad_hy(batch * hidden, 1), grad_cy(batch * hidden, 1);
+  const Array<float> cx(batch * hidden, 0.5);
+  Array<Scalar> output(tokens * hidden), hy(batch * hidden), cy(batch * hidden),
+      grad_gates(tokens * gates), h_before(tokens * hidden), grad_hx(batch * hidden),
+      grad_cx(batch * hidden);
+  Array<float> saved(tokens * gates), cells(tokens * hidden);
+
+  PersistentForward<Scalar> forward{};
+  forward.deal = deal_forward<Scalar>(batch, hidden);
+  PersistentBackward<Scalar> backward{};
+  backward.deal = deal_backward<Scalar>(batch, hidden);
+  if (forward.deal.groups == 0 || backward.deal.groups == 0) return std::puts("does not fit"), 2;
+  forward.steps = backward.steps = steps;
+  forward.batch = backward.batch = batch;
+  forward.hidden_size = backward.hidden_size = hidden;
+  forward.batch_sizes = backward.batch_sizes = sizes.data();
+  forward.weight_hh = backward.weight_hh = weight.at;
+  forward.hx = backward.hx = hx.at;
+  forward.cx = backward.cx = cx.at;
+  forward.sums_rows = tokens;
+  forward.input_sums = sums.at;
+  forward.bias_ih = bias_ih.at;
+  forward.bias_hh = bias_hh.at;
+  forward.hy = hy.at;
+  forward.cy = cy.at;
+  backward.gates = forward.gates = saved.at;
+  backward.cells = forward.cells = cells.at;
+  backward.output = forward.output = output.at;
+  backward.grad_output = grad_output.at;
+  backward.grad_hy = grad_hy.at;
+  backward.grad_cy = grad_cy.at;
+  backward.grad_gates = grad_gates.at;
+  backward.h_before = h_before.at;
+  backward.grad_hx = grad_hx.at;
+  backward.grad_cx = grad_cx.at;
+  std::vector<uint32_t> up(forward.deal.groups * forward.deal.blocks);
+  std::vector<uint32_t> down(backward.deal.groups * backward.deal.blocks);
+  forward.flags = up.data();
+  backward.flags = down.data();
+  if (launch_persistent_forward(forward, nullptr) != cudaSuccess ||
+      launch_persistent_backward(backward, nullptr) != cudaSuccess) {
+    return std::puts("refused"), 2;
+  }
+
+  Worst there, back;
+  std::vector<double> h(tokens * hidden), c(tokens * hidden), gradients(tokens * gates);
+  std::vector<Gates<double>> activated(tokens * hidden);
+  const auto before = [&](size_t t, size_t b, size_t unit, const std::vector<double>& packed,
+                          const auto& initial) {
+    return t ? packed[(offsets[t - 1] + b) * hidden + unit] : initial[b * hidden + unit];
+  };
+  for (size_t t = 0; t < steps; ++t) {
+    const size_t staying = t + 1 < steps ? sizes[t + 1] : 0, rows = sizes[t];
+    for (size_t b = 0; b < rows; ++b) {
+      for (size_t unit = 0; unit < hidden; ++unit) {
+        const size_t token = offsets[t] + b, at = token * hidden + unit;
+        const auto sum = [&](size_t gate) {
+          const size_t row = gate * hidden + unit;
+          double total = sums[token * gates + row] + bias_ih[row] + bias_hh[row];
+          for (size_t k = 0; k < hidden; ++k) {
+            total += before(t, b, k, h, hx) * weight[row * hidden + k];
+          }
+          return total;
+        };
+        activated[at] = activate(Gates<double>{sum(0), sum(1), sum(2), sum(3)});
+        const auto state = cell_forward(activated[at], before(t, b, unit, c, cx));
+        h[at] = state.h;
+        c[at] = state.c;
+        there.compare(output[at], state.h);
+        there.compare(cells[at], state.c);
+        there.compare(saved[token * gates + 2 * hidden + unit], activated[at].g);
+        if (b >= staying) {
+          there.compare(hy[b * hidden + unit], state.h);
+          there.compare(cy[b * hidden + unit], state.c);
+        }
+      }
+    }
+  }
+  std::vector<double> grad_cell(batch * hidden);
+  const auto to_hidden = [&](size_t token, size_t unit) {
+    double total = 0;
+    for (size_t row = 0; row < gates; ++row) {
+      total += gradients[token * gates + row] * weight[row * hidden + unit];
+    }
+    return total;
+  };
+  for (size_t t = steps; t-- > 0;) {
+    const size_t staying = t + 1 < steps ? sizes[t + 1] : 0, rows = sizes[t];
+    for (size_t b = 0; b < rows; ++b) {
+      for (size_t unit = 0; unit < hidden; ++unit) {
+        const size_t token = offsets[t] + b, at = token * hidden + unit, first = b * hidden + unit;
+        const bool stays = b < staying;
+        const double dh = stays ? to_hidden(offsets[t + 1] + b, unit) : grad_hy[first];
+        const auto found =
+            cell_backward(activated[at], before(t, b, unit, c, cx), c[at], grad_output[at] + dh,
+                          stays ? grad_cell[first] : grad_cy[first]);
+        grad_cell[first] = found.c_before;
+        const double sums_of[] = {found.sums.i, found.sums.f, found.sums.g, found.sums.o};
+        for (size_t gate = 0; gate < 4; ++gate) {
+          const size_t column = token * gates + gate * hidden + unit;
+          gradients[column] = sums_of[gate];
+          back.compare(grad_gates[column], sums_of[gate]);
+        }
+        back.compare(h_before[at], before(t, b, unit, h, hx));
+        if (t == 0) back.compare(grad_cx[first], found.c_before);
+      }
+    }
+  }
+  for (size_t b = 0; b < batch; ++b) {
+    for (size_t unit = 0; unit < hidden; ++unit) {
+      back.compare(grad_hx[b * hidden + unit], to_hidden(b, unit));
+    }
+  }
+  std::printf("groups %d %d blocks %d %d forward %.3g backward %.3g\n", forward.deal.groups,
+              backward.deal.groups, forward.deal.blocks, backward.deal.blocks, there.value,
+              back.value);
+  return 0;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count != 4) return 2;
+  std::vector<int64_t> sizes;
+  for (char* part = std::strtok(words[3], ","); part; part = std::strtok(nullptr, ",")) {
+    sizes.push_back(std::atoll(part));
+  }
+  const std::string type = words[1];
+  const size_t hidden = std::atoll(words[2]);
+  if (type == "float") return check<float>(hidden, sizes);
+  return type == "half" ? check<c10::Half>(hidden, sizes) : check<c10::BFloat16>(hidden, sizes);
+}
