@@ -1,13 +1,13 @@
 // The instructions that CUDA C++ has no name for, each a function. tests/emulation/cuda_runtime.h
 // has the same functions for the host.
 //
-// The products are those of a warp: D [16, 8] += A [16, K] B [K, 8] in float, where a row of A and
-// a column of B are K / 2 ... see below. With g = lane / 4 and q = lane % 4 a lane holds
+// The products are those of a warp: D [16, 8] += A [16, K] B [K, 8] in float, K 16 half numbers or 8
+// of tf32. With g = lane / 4 and q = lane % 4 a lane holds
 //     of D: rows g (d[0], d[1]) and g + 8 (d[2], d[3]), columns 2q and 2q + 1;
-//     of A: words a[0], a[2] of row g and a[1], a[3] of row g + 8;
+//     of A: words a0, a2 of row g and a1, a3 of row g + 8;
 //     of B: words b0, b1 of column g;
-// a word is two half numbers or one tf32 number. Which of the K numbers a word is does not matter
-// for the sum, as long as A and B agree on it: a[0], a[1] go with b0, and a[2], a[3] with b1.
+// a word is two half numbers or one of tf32. Which of the K numbers a word is does not matter for
+// the sum as long as A and B agree on it: a0 and a1 go with b0, a2 and a3 with b1.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -7,8 +7,9 @@
 // columns (backward) that belong to them, keeps their cells, and writes their results. Everybody in
 // the group needs everybody's h (forward) or gate gradients (backward) of the step before: a block
 // that has stored its own raises its flag to the number of steps it has done, and waits for the
-// flags of the others. Every step has memory of its own for them, so nobody can overwrite what
-// another still reads. tests/ops/test_persistent_protocol.py walks through all interleavings.
+// flags of the others. Every step has
+// memory of its own for them, so nobody can overwrite what another still reads. Not behind the
+// operator yet: lstm.cpp launches a kernel a step (recurrence.cu).
 //
 // batch_sizes is read on the device: a CUDA graph that holds the launch serves any lengths.
 //
