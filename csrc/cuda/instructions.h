@@ -1,8 +1,8 @@
 // The instructions that CUDA C++ has no name for, each a function. tests/emulation/cuda_runtime.h
 // has the same functions for the host.
 //
-// The products are those of a warp: D [16, 8] += A [16, K] B [K, 8] in float, K 16 half numbers or 8
-// of tf32. With g = lane / 4 and q = lane % 4 a lane holds
+// The products are those of a warp: D [16, 8] += A [16, K] B [K, 8] in float, K 16 half numbers or
+// 8 of tf32. With g = lane / 4 and q = lane % 4 a lane holds
 //     of D: rows g (d[0], d[1]) and g + 8 (d[2], d[3]), columns 2q and 2q + 1;
 //     of A: words a0, a2 of row g and a1, a3 of row g + 8;
 //     of B: words b0, b1 of column g;
