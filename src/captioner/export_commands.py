@@ -47,7 +47,8 @@ def export_folder(config: schema.ExportConfig) -> Path:
     tree = json.loads(checkpoint.texts["config"])
     sentence = None
     if not is_language_model(checkpoint):
-        trained = load_captioner(config.checkpoint, device=torch.device("cpu"))
+        device = torch.device("cpu")
+        trained = load_captioner(config.checkpoint, device=device, checkpoint=checkpoint)
         checkpoint = _with_encoder(checkpoint, trained, tree, always=config.include_encoder)
         sentence = _about_encoder(checkpoint, tree)
     out = Path(config.out)
@@ -114,12 +115,14 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
     out = Path(config.out)
     if out.exists() and not config.overwrite:
         raise ConfigError(f"{out} is there already; take another, or add overwrite=true")
-    if is_language_model(open_checkpoint(config.checkpoint)):
+    checkpoint = open_checkpoint(config.checkpoint)
+    if is_language_model(checkpoint):
         raise ConfigError(
             f"{config.checkpoint} is a language model of text: format=onnx exports captioners; "
             "format=folder takes both"
         )
-    trained = load_captioner(config.checkpoint, device=torch.device("cpu"))
+    device = torch.device("cpu")
+    trained = load_captioner(config.checkpoint, device=device, checkpoint=checkpoint)
     encoder = trained.features.encoder
     if encoder is None:
         raise ConfigError(

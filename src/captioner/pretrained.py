@@ -109,8 +109,8 @@ def load_model(path: Path | str, device: str | None = None) -> CaptionModel | Te
     where = pick_device(device or "auto")
     checkpoint = open_checkpoint(path)
     if is_language_model(checkpoint):
-        return TextModel(load_language_model(path, device=where))
-    trained = load_captioner(path, device=where)
+        return TextModel(load_language_model(path, device=where, checkpoint=checkpoint))
+    trained = load_captioner(path, device=where, checkpoint=checkpoint)
     settings = json.loads(checkpoint.texts["config"]).get("decode", {})
     return CaptionModel(trained, schema.DecodeConfig(**settings))
 

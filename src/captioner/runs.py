@@ -226,13 +226,16 @@ class TrainedCaptioner:
         return CaptionGenerator(self.model, self.vocabulary, build_decoder(config, self.vocabulary))
 
 
-def load_captioner(path: Path | str, *, device: torch.device) -> TrainedCaptioner:
+def load_captioner(
+    path: Path | str, *, device: torch.device, checkpoint: Checkpoint | None = None
+) -> TrainedCaptioner:
     """Rebuild a trained captioner from its checkpoint alone, or from a folder that holds one.
 
-    Raises CheckpointError when a file is damaged, or when the frozen encoder that it was trained on
+    Whoever has opened `path` gives what it holds. Raises CheckpointError when a file is damaged, or when the frozen encoder that it was trained on
     is neither in it nor the one that this machine has (other weights or another transform).
     """
-    checkpoint = open_checkpoint(path)
+    if checkpoint is None:
+        checkpoint = open_checkpoint(path)
     if is_language_model(checkpoint):
         raise CheckpointError(f"{path} is a language model of text: it captions no pictures")
     try:

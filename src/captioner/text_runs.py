@@ -173,12 +173,15 @@ def is_language_model(checkpoint: Checkpoint) -> bool:
         return False
 
 
-def load_language_model(path: Path | str, *, device: torch.device) -> TrainedLanguageModel:
+def load_language_model(
+    path: Path | str, *, device: torch.device, checkpoint: Checkpoint | None = None
+) -> TrainedLanguageModel:
     """Rebuild a trained language model from its checkpoint alone; CheckpointError if it is none.
 
-    `path` is as `open_checkpoint` takes it.
+    `path` is as `open_checkpoint` takes it; whoever has opened it gives what it holds.
     """
-    checkpoint = open_checkpoint(path)
+    if checkpoint is None:
+        checkpoint = open_checkpoint(path)
     if not is_language_model(checkpoint):
         raise CheckpointError(f"{path} is no language model of text (a captioner, perhaps)")
     try:

@@ -20,7 +20,8 @@ from captioner.runs import TrainedCaptioner, load_captioner
 from captioner.text_generation import TextGenerator
 from captioner.text_runs import TrainedLanguageModel, is_language_model, load_language_model
 from captioner.text_stream import stream_text
-from captioner.training.checkpoint import Checkpoint, load_checkpoint
+from captioner.training.checkpoint import Checkpoint
+from captioner.training.model_folder import open_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def load_models(checkpoints: Sequence[str], *, device: torch.device) -> Models:
     captioners: list[CaptionerModel] = []
     writers: list[WritingModel] = []
     for path in checkpoints:
-        checkpoint = load_checkpoint(path)
+        checkpoint = open_checkpoint(path)
         if is_language_model(checkpoint):
             writers.append(_writer(Path(path), checkpoint, device))
         else:
@@ -108,7 +109,7 @@ def read_upload(path: Path, name: str) -> Image.Image:
 
 
 def _captioner(path: Path, checkpoint: Checkpoint, device: torch.device) -> CaptionerModel:
-    trained = load_captioner(path, device=device)
+    trained = load_captioner(path, device=device, checkpoint=checkpoint)
     if trained.features.encoder is None:
         raise ConfigError(
             f"{path} was trained on your own features (encoder.kind=features): without the network "
@@ -124,7 +125,7 @@ def _captioner(path: Path, checkpoint: Checkpoint, device: torch.device) -> Capt
 
 
 def _writer(path: Path, checkpoint: Checkpoint, device: torch.device) -> WritingModel:
-    trained = load_language_model(path, device=device)
+    trained = load_language_model(path, device=device, checkpoint=checkpoint)
     size = sum(parameter.numel() for parameter in trained.model.parameters())
     facts = [
         f"{len(trained.codec.vocabulary):,} {trained.codec.unit}s",
