@@ -82,6 +82,13 @@ __device__ __forceinline__ void multiply_chunk(float (&d)[4], const Words& low, 
   }
 }
 
+// One unit of one of the group's sequences; `held` unless there is none.
+struct Cell {
+  int row, column;  // among the group's sequences, among the block's units
+  int64_t unit;
+  bool held;
+};
+
 // A thread's place in the group's work.
 struct Place {
   int group, member;
@@ -105,6 +112,14 @@ struct Place {
   }
   __device__ __forceinline__ int64_t sequence(const Deal& deal, int row) const {
     return group + static_cast<int64_t>(row) * deal.groups;
+  }
+  // The k-th cell that is the thread's among kRows sequences from row0 on.
+  __device__ __forceinline__ Cell cell(const Deal& deal, int k, int row0, int rows,
+                                       int64_t hidden) const {
+    const int element = threadIdx.x + k * blockDim.x;
+    const int row = row0 + element / deal.units, column = element % deal.units;
+    const int64_t unit = int64_t{member} * deal.units + column;
+    return {row, column, unit, element < kRows * deal.units && row < rows && unit < hidden};
   }
 };
 
@@ -181,11 +196,9 @@ __global__ void __launch_bounds__(kThreads)
       Gates<float> sums[kElements];
 #pragma unroll
       for (int k = 0; k < kElements; ++k) {
-        const int element = threadIdx.x + k * blockDim.x;
-        const int row = row0 + element / deal.units;
-        const int64_t unit = first_unit + element % deal.units;
-        if (element >= kRows * deal.units || row >= rows || unit >= hidden) continue;
-        const int64_t token = first + place.sequence(deal, row);
+        const Cell own = place.cell(deal, k, row0, rows, hidden);
+        if (!own.held) continue;
+        const int64_t unit = own.unit, token = first + place.sequence(deal, own.row);
         const int64_t source = pass.input_rows ? pass.input_rows[token] : token;
         if (source < 0 || source >= pass.sums_rows) __trap();
         const Scalar* input = pass.input_sums + source * 4 * hidden + unit;
@@ -227,10 +240,10 @@ __global__ void __launch_bounds__(kThreads)
 
 #pragma unroll
       for (int k = 0; k < kElements; ++k) {
-        const int element = threadIdx.x + k * blockDim.x;
-        const int row = row0 + element / deal.units, column = element % deal.units;
-        const int64_t unit = first_unit + column;
-        if (element >= kRows * deal.units || row >= rows || unit >= hidden) continue;
+        const Cell own = place.cell(deal, k, row0, rows, hidden);
+        if (!own.held) continue;
+        const int row = own.row, column = own.column;
+        const int64_t unit = own.unit;
         const int64_t sequence = place.sequence(deal, row), token = first + sequence;
         const auto product = [&](int gate) {
           return partial.sum(deal.splits, row - row0, gate * deal.units + column);
@@ -262,7 +275,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The sum of batch_sizes and the group's number of steps, known to all threads of a warp.
+// The sum of batch_sizes, known to all threads of a warp.
 __device__ __forceinline__ int64_t count_tokens(const int64_t* batch_sizes, int64_t steps) {
   int64_t tokens = 0;
   for (int64_t t = threadIdx.x % kWarp; t < steps; t += kWarp) tokens += batch_sizes[t];
@@ -343,10 +356,10 @@ __global__ void __launch_bounds__(kThreads)
 
 #pragma unroll
       for (int k = 0; k < kElements; ++k) {
-        const int element = threadIdx.x + k * blockDim.x;
-        const int row = row0 + element / deal.units, column = element % deal.units;
-        const int64_t unit = first_unit + column;
-        if (element >= kRows * deal.units || row >= rows || unit >= hidden) continue;
+        const Cell own = place.cell(deal, k, row0, rows, hidden);
+        if (!own.held) continue;
+        const int row = own.row, column = own.column;
+        const int64_t unit = own.unit;
         const int64_t sequence = place.sequence(deal, row), token = first + sequence;
         const int64_t at = token * hidden + unit, at_first = sequence * hidden + unit;
         const int64_t at_before = (before + sequence) * hidden + unit;
@@ -388,12 +401,12 @@ __global__ void __launch_bounds__(kThreads)
                                  tile);
     }
     __syncthreads();
-    for (int element = threadIdx.x; element < kRows * deal.units; element += blockDim.x) {
-      const int row = row0 + element / deal.units, column = element % deal.units;
-      const int64_t unit = first_unit + column;
-      if (row >= rows || unit >= hidden) continue;
-      pass.grad_hx[place.sequence(deal, row) * hidden + unit] =
-          static_cast<Scalar>(partial.sum(deal.splits, row - row0, column));
+#pragma unroll
+    for (int k = 0; k < kElements; ++k) {
+      const Cell own = place.cell(deal, k, row0, rows, hidden);
+      if (!own.held) continue;
+      pass.grad_hx[place.sequence(deal, own.row) * hidden + own.unit] =
+          static_cast<Scalar>(partial.sum(deal.splits, own.row - row0, own.column));
     }
     __syncthreads();
   }
