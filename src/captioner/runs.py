@@ -231,8 +231,9 @@ def load_captioner(
 ) -> TrainedCaptioner:
     """Rebuild a trained captioner from its checkpoint alone, or from a folder that holds one.
 
-    Whoever has opened `path` gives what it holds. Raises CheckpointError when a file is damaged, or when the frozen encoder that it was trained on
-    is neither in it nor the one that this machine has (other weights or another transform).
+    Whoever has opened `path` gives what it holds. Raises CheckpointError when a file is damaged, or
+    when the frozen encoder that it was trained on is neither in it nor the one that this machine
+    has (other weights or another transform).
     """
     if checkpoint is None:
         checkpoint = open_checkpoint(path)
