@@ -27,9 +27,9 @@ using LossGradients = std::tuple<Tensor,   // grad_hidden [N, H]
                                  Tensor,   // grad_weight [V, H]
                                  Tensor>;  // grad_bias [V]
 
-// hidden [N, H], weight [V, H], bias [V], targets [N] int64 from 0 to V - 1. label_smoothing moves
-// that share of a target's probability evenly over the vocabulary. Throws where a shape, a type or
-// a target is another.
+// hidden [N, H], weight [V, H], bias [V], targets [N] int64 from 0 to V - 1; a token whose target
+// is -100 counts for nothing. label_smoothing moves that share of a target's probability evenly
+// over the vocabulary. Throws where a shape, a type or a target is another.
 LossOutputs linear_cross_entropy(Tensor hidden, Tensor weight, Tensor bias, Tensor targets,
                                  double label_smoothing, bool wants_gradient);
 

@@ -11,6 +11,11 @@
 // (sorted by length, longest first) have a step t. The 4H gate columns are four blocks of H in the
 // order i, f, g, o, as in torch.nn.LSTM.
 //
+// The capacity form, for CUDA graphs, has fixed shapes of which a batch fills a part: batch_sizes
+// lies on the device of the other arguments, may begin with fewer than B, end in zeros and sum to
+// less than N. Rows of output beyond the sum are 0, and a sequence without a step keeps its state
+// (hy = hx, cy = cx); gradients are those of that.
+//
 // Types: Scalar, the type of all arguments, is double, float, bfloat16 or float16. State, the type
 // of gates, cells and running sums, is float for the two half types, otherwise Scalar. Products of
 // half types take Scalar operands and sum in float.
@@ -78,7 +83,7 @@ using LstmOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 // either bias [4H] (both have the same), all Scalar.
 using LstmGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Each device's kernel has these two forms.
+// Each device's kernel has these two forms, and behind the operator also the capacity form.
 //
 // Packed token n reads row input_rows[n] of input, or row n where input_rows is not given: tokens
 // that read the same row (an embedding's) share its product with weight_ih.

@@ -10,6 +10,8 @@
 
 namespace captioner::cpu {
 
+constexpr int64_t kIgnored = -100;  // the target of a token that counts for nothing
+
 template <typename T>
 struct LossPass {
   int64_t hidden_size, vocab_size;

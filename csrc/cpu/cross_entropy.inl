@@ -59,6 +59,13 @@ template <typename T>
 void softmax_loss(const LossPass<T>& pass, int64_t token, int64_t row, T* grad_bias) {
   T* first = pass.logits + row * kPanel<T>;
   const int64_t target = pass.targets[token];
+  if (target == kIgnored) {
+    pass.losses[token] = T(0);
+    if (pass.wants_gradient) {
+      for_words(pass, first, [](T* place, int64_t, int64_t) { store(place, Vector<T>{}); });
+    }
+    return;
+  }
   T* at_target = first + target / kPanel<T> * pass.logits_rows * kPanel<T> + target % kPanel<T>;
   const T chosen = *at_target;
   const T least_number = -__builtin_huge_val();

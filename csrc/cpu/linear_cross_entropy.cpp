@@ -38,8 +38,9 @@ void check(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const
   const Tensor dense_targets = dense(targets);
   const auto* words = values<const int64_t>(dense_targets);
   for (int64_t n = 0; n < targets.size(0); ++n) {
-    STD_TORCH_CHECK(words[n] >= 0 && words[n] < weight.size(0), "targets must be from 0 to ",
-                    weight.size(0) - 1, ", got ", words[n], " for token ", n);
+    STD_TORCH_CHECK(words[n] == kIgnored || (words[n] >= 0 && words[n] < weight.size(0)),
+                    "targets must be from 0 to ", weight.size(0) - 1, " or ", kIgnored, ", got ",
+                    words[n], " for token ", n);
   }
 }
 

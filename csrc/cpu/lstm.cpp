@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "../capacity.h"
 #include "../tensors.h"
 #include "kernels.h"
 #include "product.h"
@@ -150,10 +151,10 @@ struct Recurrent {
 };
 
 template <typename T>
-Recurrent run_backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
-                       const Tensor& grad_cy, const Tensor& hx, const Tensor& cx,
-                       const Tensor& weight_hh, const Tensor& output, const Tensor& workspace,
-                       bool wants_hx) {
+Recurrent recurrent_backward(const LstmShape& shape, const Tensor& grad_output,
+                             const Tensor& grad_hy, const Tensor& grad_cy, const Tensor& hx,
+                             const Tensor& cx, const Tensor& weight_hh, const Tensor& output,
+                             const Tensor& workspace, bool wants_hx) {
   const ScalarType state = workspace.scalar_type();
   const int64_t hidden = shape.hidden_size;
   const std::vector<int64_t> bounds = ranges_for_threads(shape);
@@ -201,8 +202,8 @@ LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const 
                        const Tensor& output, const Tensor& workspace, const int64_t* input_rows,
                        bool wants_hx) {
   const ScalarType scalar = input.scalar_type();
-  Recurrent found = run_backward<T>(shape, grad_output, grad_hy, grad_cy, hx, cx, weight_hh, output,
-                                    workspace, wants_hx);
+  Recurrent found = recurrent_backward<T>(shape, grad_output, grad_hy, grad_cy, hx, cx, weight_hh,
+                                          output, workspace, wants_hx);
   Tensor by_token = dense(found.grad_gates, scalar);
   const int64_t read = found.h_before.size(0);
   const Tensor grad_weight_hh =
@@ -220,7 +221,7 @@ LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const 
           dense(found.grad_bias, scalar)};
 }
 
-LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
+LstmOutputs run_forward(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
                         std::optional<Tensor> input_rows) {
   const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
@@ -231,10 +232,10 @@ LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, 
   return run(shape, input, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh, rows);
 }
 
-LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
-                                   Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
-                                   Tensor weight_hh, Tensor output, Tensor workspace,
-                                   std::optional<Tensor> input_rows, bool wants_hx) {
+LstmGradients run_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
+                           Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
+                           Tensor weight_hh, Tensor output, Tensor workspace,
+                           std::optional<Tensor> input_rows, bool wants_hx) {
   const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
   check_saved(shape, input, grad_output, grad_hy, grad_cy, output, workspace);
   if (input_rows) input_rows = dense(*input_rows);
@@ -242,6 +243,26 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
   const auto run = input.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
   return run(shape, grad_output, grad_hy, grad_cy, input, hx, cx, weight_ih, weight_hh, output,
              workspace, rows, wants_hx);
+}
+
+LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
+                        Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
+                        std::optional<Tensor> input_rows, bool capacity) {
+  return capacity ? forward_within(run_forward, input, batch_sizes, hx, cx, weight_ih, weight_hh,
+                                   bias_ih, bias_hh, input_rows)
+                  : run_forward(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh,
+                                input_rows);
+}
+
+LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
+                                   Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
+                                   Tensor weight_hh, Tensor output, Tensor workspace,
+                                   std::optional<Tensor> input_rows, bool wants_hx, bool capacity) {
+  return capacity
+             ? backward_within(run_backward, grad_output, grad_hy, grad_cy, input, batch_sizes, hx,
+                               cx, weight_ih, weight_hh, output, workspace, input_rows, wants_hx)
+             : run_backward(grad_output, grad_hy, grad_cy, input, batch_sizes, hx, cx, weight_ih,
+                            weight_hh, output, workspace, input_rows, wants_hx);
 }
 
 template <typename T>

@@ -190,9 +190,14 @@ std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
 }
 using captioner::dense;
 
+void refuse(bool capacity) {
+  STD_TORCH_CHECK(!capacity, "a kernel a step needs batch_sizes on the host: no capacity form");
+}
+
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
-                        std::optional<Tensor> input_rows) {
+                        std::optional<Tensor> input_rows, bool capacity) {
+  refuse(capacity);
   const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
   check_biases(shape, input, bias_ih, bias_hh);
   const OnDevice device(input);
@@ -212,7 +217,8 @@ LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, 
 LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
                                    Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                                    Tensor weight_hh, Tensor output, Tensor workspace,
-                                   std::optional<Tensor> input_rows, bool wants_hx) {
+                                   std::optional<Tensor> input_rows, bool wants_hx, bool capacity) {
+  refuse(capacity);
   const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
   check_saved(shape, input, grad_output, grad_hy, grad_cy, output, workspace);
   const OnDevice device(input);

@@ -89,21 +89,25 @@ class Captioner(nn.Module):
         targets: Tensor,  # [N] the token after each
         *,
         label_smoothing: float = 0.0,
+        capacity: bool = False,
     ) -> Tensor:
-        """Summed cross-entropy of the targets in nats."""
-        context = self._context(images, image_rows)
+        """Summed cross-entropy of the targets in nats; `capacity` as in `LanguageModel.hidden`."""
+        context = self._context(images, image_rows, capacity)
         return self.language_model.loss(
-            token_ids, batch_sizes, targets, label_smoothing=label_smoothing, **context
-        )[0]
+            token_ids, batch_sizes, targets, label_smoothing=label_smoothing, capacity=capacity,
+            **context,
+        )[0]  # fmt: skip
 
-    def _context(self, images: Tensor, image_rows: Tensor) -> dict[str, Any]:
+    def _context(
+        self, images: Tensor, image_rows: Tensor, capacity: bool = False
+    ) -> dict[str, Any]:
         """What stands before each caption: its image's embeddings, or the state after them."""
         with span("image"):
             prefix = self.embed_images(images)
         if len(image_rows) < 2 * prefix.shape[1]:
             return {"prefix": prefix.index_select(1, image_rows)}
         # Batches by picture: each image is read once, and its captions go on from that state.
-        read = self.language_model.read(prefix)[1]
+        read = self.language_model.read(prefix, capacity=capacity)[1]
         return {"state": tuple(one.index_select(1, image_rows) for one in read)}
 
     def start(self, images: Tensor) -> State:

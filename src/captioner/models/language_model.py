@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from captioner.models.lstm import LSTM
 from captioner.models.rnn import make_rnn
 from captioner.ops import dropout, linear_cross_entropy
+from captioner.ops.packing import packed_places
 from captioner.spans import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
@@ -96,12 +97,14 @@ class LanguageModel(nn.Module):
         prefix: Tensor | None = None,  # [P, B, E]
         state: State | None = None,  # h and c, each [L, B, H]
         label_smoothing: float = 0.0,
+        capacity: bool = False,
     ) -> tuple[Tensor, State]:
         """Summed cross-entropy of the targets in nats, and the state after the last token.
 
-        The logits that `forward` returns are never kept: see `ops.linear_cross_entropy`.
+        Targets of -100 are left out. The logits that `forward` returns are never kept: see
+        `ops.linear_cross_entropy`. `capacity` as in `hidden`.
         """
-        hidden, state = self.hidden(token_ids, batch_sizes, prefix, state)
+        hidden, state = self.hidden(token_ids, batch_sizes, prefix, state, capacity=capacity)
         backward_ends("vocabulary and loss, backward", hidden)
         with span("vocabulary and loss"):
             loss = linear_cross_entropy(
@@ -120,45 +123,64 @@ class LanguageModel(nn.Module):
         batch_sizes: Tensor,  # [T] on the CPU
         prefix: Tensor | None = None,  # [P, B, E]
         state: State | None = None,  # h and c, each [L, B, H]
+        *,
+        capacity: bool = False,
     ) -> tuple[Tensor, State]:
-        """What the output layer reads after each input token, [N, H], and the state at the end."""
+        """What the output layer reads after each input token, [N, H], and the state at the end.
+
+        With `capacity` (see `lstm_packed`) batch_sizes lies on the device; N and the prefix's or
+        the state's B, one of which must be there, are room. A prefix is read by all B sequences,
+        also by those without a word.
+        """
         with span("embedding"):
-            data, batch_sizes, rows, steps = self._read_words(token_ids, batch_sizes, prefix)
-            drop = self._dropout(batch_sizes)
+            data, batch_sizes, rows, before = self._read_words(
+                token_ids, batch_sizes, prefix, shares=not capacity
+            )
+            if capacity and state is None and prefix is not None:
+                state = self._zero_state(data, prefix.shape[1])
+            drop = self._dropout(batch_sizes, state, before + len(token_ids))
             data = drop(data, self.input_dropout)
         backward_ends("LSTM, backward", data)
         with span("LSTM"):
             output, state = self.lstm.forward_packed(
-                data, batch_sizes, state, input_rows=rows,
+                data, batch_sizes, state, input_rows=rows, capacity=capacity,
                 between=lambda rows: drop(rows, self.lstm.dropout),
             )  # fmt: skip
-            words = output[steps * int(batch_sizes[0]) :]
-            return drop(words, self.output_dropout), state
+            return drop(output[before:], self.output_dropout), state
 
     def _read_words(
-        self, token_ids: Tensor, batch_sizes: Tensor, prefix: Tensor | None
+        self, token_ids: Tensor, batch_sizes: Tensor, prefix: Tensor | None, *, shares: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-        """The embeddings [U, E], batch_sizes [P + T], which row each token reads, and P."""
+        """The embeddings [U, E], batch_sizes [P + T], which row each token reads, and how many rows
+        stand before the words."""
         rows = None
-        if self._shares_words():
+        if shares and self._shares_words():
             token_ids, rows = token_ids.unique(return_inverse=True)
         data = self.embedding(token_ids)
-        steps = 0
+        before = 0
         if prefix is not None:
             steps, batch = prefix.shape[:2]
+            before = steps * batch
             data = torch.cat([prefix.flatten(0, 1), data])
-            batch_sizes = torch.cat([torch.full((steps,), batch), batch_sizes])
+            batch_sizes = torch.cat([batch_sizes.new_full((steps,), batch), batch_sizes])
             if rows is not None:
-                rows = torch.cat([torch.arange(steps * batch), rows + steps * batch])
-        return data, batch_sizes, rows, steps
+                rows = torch.cat([torch.arange(before), rows + before])
+        return data, batch_sizes, rows, before
 
-    def read(self, embeddings: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after."""
+    def read(
+        self, embeddings: Tensor, state: State | None = None, *, capacity: bool = False
+    ) -> tuple[Tensor, State]:
+        """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after.
+
+        With `capacity` nothing is read on the host, as in `hidden`.
+        """
         steps, batch = embeddings.shape[:2]
-        sizes = torch.full((steps,), batch)
-        drop = self._dropout(sizes)
+        sizes = torch.full((steps,), batch, device=embeddings.device if capacity else None)
+        if capacity and state is None:
+            state = self._zero_state(embeddings, batch)
+        drop = self._dropout(sizes, state, steps * batch)
         output, state = self.lstm.forward_packed(
-            drop(embeddings.flatten(0, 1), self.input_dropout), sizes, state,
+            drop(embeddings.flatten(0, 1), self.input_dropout), sizes, state, capacity=capacity,
             between=lambda rows: drop(rows, self.lstm.dropout),
         )  # fmt: skip
         return output.view(steps, batch, -1), state
@@ -186,16 +208,25 @@ class LanguageModel(nn.Module):
             finally:
                 self._sums = None
 
-    def _dropout(self, batch_sizes: Tensor) -> Callable[[Tensor, float], Tensor]:
-        """Dropout of packed rows [N, ...], or the last of them: a mask a row, or a sequence."""
+    def _zero_state(self, like: Tensor, batch: int) -> State:
+        zeros = like.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size)
+        return (zeros, zeros)
+
+    def _dropout(
+        self, batch_sizes: Tensor, state: State | None, rows: int
+    ) -> Callable[[Tensor, float], Tensor]:
+        """Dropout of `rows` packed rows [N, ...], or the last of them: a mask a row, or a sequence,
+        of which there are as many as the state has, or else batch_sizes."""
         if not (self.training and self.variational):
             return lambda rows, rate: dropout(rows, rate, self.training)
-        sequences = packed_sequences(batch_sizes).to(self.embedding.weight.device)
+        batch = int(batch_sizes[0]) if state is None else state[0].shape[1]
+        _, sequences, _ = packed_places(batch_sizes, rows)
+        sequences = sequences.to(self.embedding.weight.device)
 
         def drop(rows: Tensor, rate: float) -> Tensor:
             if rate == 0:
                 return rows
-            masks = dropout(rows.new_ones(int(batch_sizes[0]), rows.shape[1]), rate, True)
+            masks = dropout(rows.new_ones(batch, rows.shape[1]), rate, True)
             return rows * masks[sequences[len(sequences) - len(rows) :]]
 
         return drop
@@ -220,12 +251,6 @@ class LanguageModel(nn.Module):
             copies = [weight.detach().clone() for weight in weights]
             self._table = (copies, self.lstm.project(self.embedding.weight))
         return self._table[1]
-
-
-def packed_sequences(batch_sizes: Tensor) -> Tensor:
-    """For every packed row the sequence it belongs to, [N] int64 on the CPU."""
-    offsets = batch_sizes.cumsum(0) - batch_sizes
-    return torch.arange(int(batch_sizes.sum())) - offsets.repeat_interleave(batch_sizes)
 
 
 def _equal(kept: Tensor, now: Tensor) -> bool:

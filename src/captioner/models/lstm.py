@@ -76,16 +76,21 @@ class LSTM(nn.LSTM):
         *,
         input_rows: Tensor | None = None,  # [N] int64
         between: Callable[[Tensor], Tensor] | None = None,
+        capacity: bool = False,
     ) -> tuple[Tensor, State]:
         """All layers over packed rows: output [N, D * H], (hy, cy) each [L * D, B, H].
 
         `state` is in the packed order (longest sequence first). Token n reads row input_rows[n] of
         `data`, or row n where `input_rows` is not given: tokens that read the same row share its
         product with the first layer's weights. `between` changes the rows between two layers, in
-        the place of dropout.
+        the place of dropout. `capacity` as in `lstm_packed`: `state` must then be given, whose B is
+        the room for sequences, and one direction is all there is; ValueError otherwise.
         """
-        hx, cx = self._initial_state(data, int(batch_sizes[0])) if state is None else state
-        expected = (len(self.all_weights), int(batch_sizes[0]), self.hidden_size)
+        if capacity and (state is None or self.bidirectional):
+            raise ValueError("capacity needs a state, and an LSTM of one direction")
+        batch = len(state[0][0]) if capacity and state is not None else int(batch_sizes[0])
+        hx, cx = self._initial_state(data, batch) if state is None else state
+        expected = (len(self.all_weights), batch, self.hidden_size)
         for name, tensor in (("hx", hx), ("cx", cx)):
             if tuple(tensor.shape) != expected:
                 raise ValueError(
@@ -102,7 +107,7 @@ class LSTM(nn.LSTM):
                 rows, index = data, input_rows
                 if direction == 1:
                     rows, index = _reordered(data, input_rows, reverse)
-                output, hy, cy = self._layer(rows, batch_sizes, hx[k], cx[k], k, index)
+                output, hy, cy = self._layer(rows, batch_sizes, hx[k], cx[k], k, index, capacity)
                 outputs.append(output if direction == 0 else output[reverse])
                 h_out.append(hy)
                 c_out.append(cy)
@@ -133,7 +138,7 @@ class LSTM(nn.LSTM):
         h_out, c_out = [h], [c]
         one = torch.tensor([len(rows)])
         for k in range(1, self.num_layers):
-            _, h, c = self._layer(h, one, hx[k], cx[k], k, None)
+            _, h, c = self._layer(h, one, hx[k], cx[k], k, None, False)
             h_out.append(h)
             c_out.append(c)
         return h, (torch.stack(h_out), torch.stack(c_out))
@@ -146,10 +151,11 @@ class LSTM(nn.LSTM):
         cx: Tensor,
         k: int,
         input_rows: Tensor | None,
+        capacity: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         return lstm_packed(
             rows, batch_sizes, hx, cx, *self._weights(k), input_rows=input_rows,
-            backend=self.backend,
+            capacity=capacity, backend=self.backend,
         )  # fmt: skip
 
     def _weights(self, k: int) -> list[Tensor]:

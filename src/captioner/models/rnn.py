@@ -29,8 +29,14 @@ class _Packed(nn.RNNBase):
         *,
         input_rows: Tensor | None = None,  # [N] int64
         between: Between | None = None,
+        capacity: bool = False,
     ) -> tuple[Tensor, tuple[Tensor]]:
-        """Output [N, H] and the state (h [L, B, H],); arguments as `LSTM.forward_packed`."""
+        """Output [N, H] and the state (h [L, B, H],); arguments as `LSTM.forward_packed`.
+
+        ValueError with `capacity`: torch reads these networks' batch_sizes on the host.
+        """
+        if capacity:
+            raise ValueError(f"capacity needs an LSTM, this is {type(self).__name__}")
         rows = data if input_rows is None else data[input_rows]
         batch = int(batch_sizes[0])
         hx = rows.new_zeros(self.num_layers, batch, self.hidden_size) if state is None else state[0]

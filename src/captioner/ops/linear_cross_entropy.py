@@ -17,6 +17,7 @@ from torch import Tensor
 from captioner.ops.backend import choose_backend
 from captioner.ops.extension import ABSENT, why_not_on
 
+IGNORED = -100  # the target of a token that counts for nothing, torch's own ignore_index
 SHORT_VECTORS = 16  # bytes; with no longer ones torch's BLAS is faster
 
 
@@ -32,10 +33,11 @@ def linear_cross_entropy(
     """Summed cross-entropy of softmax(hidden weight^T + bias) in nats, float32 or float64 [].
 
     `label_smoothing` moves that share of a target's probability evenly over the vocabulary (Szegedy
-    et al. 2016). `backend` as in `lstm_packed`: "auto" and "fused" take the compiled operator for
-    float32 and float64 on a CPU; everything else is torch's. Raises ValueError naming the tensor,
-    what it is and what it should be, RuntimeError or IndexError for a target outside of the
-    vocabulary, ConfigError for a backend that is unknown or not built.
+    et al. 2016). Tokens whose target is IGNORED are left out. `backend` as in `lstm_packed`: "auto"
+    and "fused" take the compiled operator for float32 and float64 on a CPU; everything else is
+    torch's. Raises ValueError naming the tensor, what it is and what it should be, RuntimeError or
+    IndexError for a target outside of the vocabulary, ConfigError for a backend that is unknown or
+    not built.
     """
     _check(hidden, weight, bias, targets)
     if _is_compiled(hidden, backend):
@@ -47,7 +49,9 @@ def linear_cross_entropy(
     logits = F.linear(hidden, weight, bias)
     if logits.dtype.itemsize < 4:
         logits = logits.float()
-    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+    return F.cross_entropy(
+        logits, targets, reduction="sum", label_smoothing=label_smoothing, ignore_index=IGNORED
+    )
 
 
 def _is_compiled(hidden: Tensor, backend: str) -> bool:

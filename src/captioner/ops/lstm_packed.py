@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from captioner.ops import reference
+from captioner.ops import padded, reference
 from captioner.ops.backend import choose_backend
 from captioner.ops.extension import ABSENT
 
@@ -33,12 +33,13 @@ def _reference(
     bias_ih: Tensor,  # [4H]
     bias_hh: Tensor,  # [4H]
     input_rows: Tensor | None = None,  # [N] int64
+    capacity: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tokens = input.shape[0] if input_rows is None else input_rows.numel()
-    _check_batch_sizes(batch_sizes, tokens)  # a compiled caller could not
-    return reference.forward(
-        input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh, input_rows
-    )
+    run = reference.forward_within if capacity else reference.forward
+    if not capacity:
+        tokens = input.shape[0] if input_rows is None else input_rows.numel()
+        _check_batch_sizes(batch_sizes, tokens)  # a compiled caller could not
+    return run(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh, input_rows)
 
 
 @torch.library.custom_op("captioner::lstm_packed_reference_backward", mutates_args=())
@@ -56,8 +57,10 @@ def _reference_backward(
     workspace: Tensor,
     input_rows: Tensor | None = None,
     wants_hx: bool = True,
+    capacity: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return reference.backward(
+    run = reference.backward_within if capacity else reference.backward
+    return run(
         grad_output, grad_hy, grad_cy, input, batch_sizes, hx, cx, weight_ih, weight_hh, output,
         workspace, input_rows, wants_hx,
     )  # fmt: skip
@@ -73,6 +76,7 @@ def _fake(
     bias_ih: Tensor,
     bias_hh: Tensor,
     input_rows: Tensor | None = None,
+    capacity: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens = input.shape[0] if input_rows is None else input_rows.shape[0]
     hidden = weight_hh.shape[1]
@@ -100,6 +104,7 @@ def _fake_backward(
     workspace: Tensor,
     input_rows: Tensor | None = None,
     wants_hx: bool = True,
+    capacity: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     likes = (input, hx, cx, weight_ih, weight_hh)
     bias = weight_ih.new_empty(weight_ih.shape[0])
@@ -111,7 +116,8 @@ def _register(name: str) -> None:
     backward = getattr(torch.ops.captioner, f"{name}_backward").default
 
     def save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        input, batch_sizes, hx, cx, weight_ih, weight_hh, _, _, input_rows = inputs
+        input, batch_sizes, hx, cx, weight_ih, weight_hh, _, _, input_rows, capacity = inputs
+        ctx.capacity = capacity
         out, _, _, workspace = output
         ctx.mark_non_differentiable(workspace)
         ctx.set_materialize_grads(False)  # else zeros as large as the workspace are made for it
@@ -123,12 +129,12 @@ def _register(name: str) -> None:
         _, _, hx, cx, _, _, output, _, _ = ctx.saved_tensors
         pairs = ((grad_output, output), (grad_hy, hx), (grad_cy, cx))
         wanted = [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
-        found = backward(*wanted, *ctx.saved_tensors, ctx.needs_input_grad[2])
+        found = backward(*wanted, *ctx.saved_tensors, ctx.needs_input_grad[2], ctx.capacity)
         grad_input, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias = found
         # The two biases share one gradient, but an accumulated .grad must not share memory.
         return (
             grad_input, None, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias,
-            grad_bias.clone(), None,
+            grad_bias.clone(), None, None,
         )  # fmt: skip
 
     def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
@@ -162,13 +168,21 @@ def lstm_packed(
     bias_hh: Tensor,  # [4H]
     *,
     input_rows: Tensor | None = None,  # [N] int64
+    capacity: bool = False,
     backend: str = "auto",
 ) -> Outputs:
     """One LSTM layer over packed sequences: output [N, H], hy [B, H], cy [B, H].
 
     The layout is that of torch.nn.utils.rnn.PackedSequence, gates in the order i, f, g, o. Token n
     reads row input_rows[n] of `input`, or row n where `input_rows` is not given: tokens that read
-    the same row, as the same word's do, share its product with weight_ih. Under autocast all but
+    the same row, as the same word's do, share its product with weight_ih.
+
+    With `capacity`, for CUDA graphs, the shapes are room of which a batch fills a part: batch_sizes
+    lies where `input` does, may begin with fewer than B, end in zeros and sum to less than N. Rows
+    of output beyond are 0, and a sequence without a step keeps its state. Nothing is read on the
+    host where the device is a GPU.
+
+    Under autocast all but
     float64 is cast to the autocast type first, as cuDNN's LSTM does. Raises ValueError naming the
     tensor, what it is and what it should be; ConfigError for a backend that is unknown or not
     built.
@@ -178,23 +192,30 @@ def lstm_packed(
     if torch.is_autocast_enabled(device_type):
         tensors = [_autocast(tensor, device_type) for tensor in tensors]
     input, hx, cx, *weights = tensors
-    _check(input, batch_sizes, input_rows, hx, cx, *weights)
+    _check(input, batch_sizes, input_rows, hx, cx, *weights, capacity=capacity)
     chosen = choose_backend(backend, device_type)
     if chosen == "torch":
-        # cuDNN refuses a backward of what did not run in training mode; without dropout the mode
-        # changes nothing else.
-        train = torch.is_grad_enabled()
         rows = input if input_rows is None else input[input_rows]
-        output, hy, cy = torch._VF.lstm(
-            rows, batch_sizes, (hx[None], cx[None]), weights, True, 1, 0.0, train, False
-        )
-        return output, hy[0], cy[0]
+        run = padded.lstm_within if capacity else _packed_by_torch
+        return run(rows, batch_sizes, hx, cx, weights)
     operator = (
         torch.ops.captioner.lstm_packed if chosen == "fused"
         else torch.ops.captioner.lstm_packed_reference
     )  # fmt: skip
-    output, hy, cy, _ = operator(input, batch_sizes, hx, cx, *weights, input_rows)
+    output, hy, cy, _ = operator(input, batch_sizes, hx, cx, *weights, input_rows, capacity)
     return output, hy, cy
+
+
+def _packed_by_torch(
+    rows: Tensor, batch_sizes: Tensor, hx: Tensor, cx: Tensor, weights: list[Tensor]
+) -> Outputs:
+    # cuDNN refuses a backward of what did not run in training mode; without dropout the mode
+    # changes nothing else.
+    train = torch.is_grad_enabled()
+    output, hy, cy = torch._VF.lstm(
+        rows, batch_sizes, (hx[None], cx[None]), weights, True, 1, 0.0, train, False
+    )
+    return output, hy[0], cy[0]
 
 
 def _autocast(tensor: Tensor, device_type: str) -> Tensor:
@@ -213,6 +234,8 @@ def _check(
     weight_hh: Tensor,
     bias_ih: Tensor,
     bias_hh: Tensor,
+    *,
+    capacity: bool,
 ) -> None:
     """Refuse what does not fit, for all backends alike: shapes, types, devices, packed layout."""
     if input.dim() != 2:
@@ -224,7 +247,9 @@ def _check(
     # What batch_sizes holds is not known while compiling; the operator looks when it runs.
     compiling = torch.compiler.is_compiling()
     tokens = input.shape[0] if input_rows is None else _check_rows(input_rows, input)
-    batch = hx.shape[0] if compiling else _check_batch_sizes(batch_sizes, tokens)
+    if capacity:
+        _check_room(batch_sizes, input)
+    batch = hx.shape[0] if compiling or capacity else _check_batch_sizes(batch_sizes, tokens)
     hidden = weight_hh.shape[1]
     expected = {
         "hx": (hx, "[B, H]", (batch, hidden)),
@@ -252,6 +277,19 @@ def _check_rows(input_rows: Tensor, input: Tensor) -> int:
     if input_rows.device != input.device:
         raise ValueError(f"input_rows must be on {input.device}, got {input_rows.device}")
     return input_rows.shape[0]
+
+
+def _check_room(batch_sizes: Tensor, input: Tensor) -> None:
+    """Refuse batch sizes of another form or place; what they hold is for the kernel to check."""
+    if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64:
+        raise ValueError(
+            f"batch_sizes must be [T] of int64, "
+            f"got {list(batch_sizes.shape)} of {batch_sizes.dtype}"
+        )
+    if batch_sizes.device != input.device:
+        raise ValueError(
+            f"batch_sizes must be on {input.device} with capacity, got {batch_sizes.device}"
+        )
 
 
 def _check_batch_sizes(batch_sizes: Tensor, tokens: int) -> int:

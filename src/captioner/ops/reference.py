@@ -9,9 +9,13 @@ Formulas (Hochreiter & Schmidhuber 1997 with forget gates, in torch.nn.LSTM's or
     i, f, o = sigmoid(.), g = tanh(.) of  x W_ih' + b_ih + h W_hh' + b_hh
     c_t = f c_{t-1} + i g,    h_t = o tanh(c_t)
 For bfloat16 and float16 the products take the half type and everything else is float32.
+
+`forward_within` and `backward_within` take the capacity form: see `lstm_packed`.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -137,6 +141,84 @@ def backward(
         narrow.t() @ h_before,
         grad_gates.sum(0).to(dtype),
     )
+
+
+def filled_part(batch_sizes: Tensor, batch: int, tokens: int) -> tuple[Tensor, int, int]:
+    """Of a batch in the capacity form: batch_sizes of its steps, its sequences and its tokens.
+
+    ValueError where it does not fit into the room for `batch` sequences and `tokens` tokens.
+    """
+    sizes = batch_sizes.tolist()
+    if any(a < b for a, b in pairwise(sizes)) or min(sizes, default=0) < 0:
+        raise ValueError(f"batch_sizes must not be negative and never increase, got {sizes}")
+    if sum(sizes) > tokens or max(sizes, default=0) > batch:
+        raise ValueError(
+            f"batch_sizes must sum to at most N = {tokens} and begin with at most B = {batch}, "
+            f"got {sizes}"
+        )
+    steps = sum(size > 0 for size in sizes)
+    return batch_sizes[:steps], max(sizes, default=0), sum(sizes)
+
+
+def forward_within(
+    input: Tensor,  # [U, E]
+    batch_sizes: Tensor,  # [T] int64 on the CPU
+    hx: Tensor,  # [B, H]
+    cx: Tensor,  # [B, H]
+    weight_ih: Tensor,  # [4H, E]
+    weight_hh: Tensor,  # [4H, H]
+    bias_ih: Tensor,  # [4H]
+    bias_hh: Tensor,  # [4H]
+    input_rows: Tensor | None = None,  # [N] int64
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`forward` of the part that is filled, its results set into tensors of the full room."""
+    room, hidden = len(input if input_rows is None else input_rows), weight_hh.shape[1]
+    sizes, batch, tokens = filled_part(batch_sizes, len(hx), room)
+    output = input.new_zeros(room, hidden)
+    hy, cy = _working_copy(hx, hx.dtype), _working_copy(cx, cx.dtype)
+    workspace = input.new_zeros(5 * room * hidden, dtype=state_dtype(input.dtype))
+    if tokens:
+        rows = (input[:tokens], None) if input_rows is None else (input, input_rows[:tokens])
+        weights = (weight_ih, weight_hh, bias_ih, bias_hh)
+        found = forward(rows[0], sizes, hx[:batch], cx[:batch], *weights, rows[1])
+        output[:tokens], hy[:batch], cy[:batch] = found[:3]
+        workspace[: len(found[3])] = found[3]
+    return output, hy, cy, workspace
+
+
+def backward_within(
+    grad_output: Tensor,  # [N, H]
+    grad_hy: Tensor,  # [B, H]
+    grad_cy: Tensor,  # [B, H]
+    input: Tensor,  # [U, E]
+    batch_sizes: Tensor,  # [T] int64 on the CPU
+    hx: Tensor,  # [B, H]
+    cx: Tensor,  # [B, H]
+    weight_ih: Tensor,  # [4H, E]
+    weight_hh: Tensor,  # [4H, H]
+    output: Tensor,  # [N, H] as forward_within returned it
+    workspace: Tensor,  # [5 * N * H] as forward_within returned it; not changed
+    input_rows: Tensor | None = None,  # [N] int64
+    wants_hx: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`backward` of the part that is filled; the rest of the room has gradients of 0."""
+    sizes, batch, tokens = filled_part(batch_sizes, len(hx), len(output))
+    likes = (input, weight_ih, weight_hh)
+    grad_input, grad_weight_ih, grad_weight_hh = (x.new_zeros(x.shape) for x in likes)
+    grad_bias = weight_ih.new_zeros(len(weight_ih))
+    grad_hx, grad_cx = _working_copy(grad_hy, hx.dtype), _working_copy(grad_cy, cx.dtype)
+    if not wants_hx:
+        grad_hx.zero_()
+    if tokens:
+        rows = (input[:tokens], None) if input_rows is None else (input, input_rows[:tokens])
+        found = backward(
+            grad_output[:tokens], grad_hy[:batch], grad_cy[:batch], rows[0], sizes, hx[:batch],
+            cx[:batch], weight_ih, weight_hh, output[:tokens],
+            workspace[: 5 * tokens * weight_hh.shape[1]], rows[1], wants_hx,
+        )  # fmt: skip
+        grad_input[: len(found[0])], grad_hx[:batch], grad_cx[:batch] = found[:3]
+        grad_weight_ih, grad_weight_hh, grad_bias = found[3:]
+    return grad_input, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias
 
 
 def _summed_by_row(grad_gates: Tensor, input_rows: Tensor, input: Tensor) -> Tensor:

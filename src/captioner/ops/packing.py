@@ -1,0 +1,23 @@
+"""The packed layout as an index: where each row of it belongs.
+
+Shapes: N packed rows there is room for, T steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def packed_places(batch_sizes: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of `tokens` packed rows: its step, its sequence, and whether it is one at all, [N].
+
+    Rows that the batch does not fill get step T - 1 and sequence 0. Index arithmetic alone.
+    """
+    ends = batch_sizes.cumsum(0)
+    row = torch.arange(tokens, device=batch_sizes.device)
+    step = torch.searchsorted(ends, row, right=True)
+    filled = step < len(batch_sizes)
+    step = step.clamp(max=len(batch_sizes) - 1)
+    sequence = row - (ends - batch_sizes).index_select(0, step)
+    return step, torch.where(filled, sequence, 0), filled
