@@ -159,6 +159,24 @@ struct Partial {
   }
 };
 
+// The sum of batch_sizes, known to all threads of a warp.
+__device__ __forceinline__ int64_t count_tokens(const int64_t* batch_sizes, int64_t steps) {
+  int64_t tokens = 0;
+  for (int64_t t = threadIdx.x % kWarp; t < steps; t += kWarp) tokens += batch_sizes[t];
+#pragma unroll
+  for (int k = kWarp / 2; k > 0; k /= 2) tokens += __shfl_xor_sync(0xffffffffu, tokens, k);
+  return tokens;
+}
+
+// Calls run(k) for every k from `first` to `last`, each in one thread of the launch.
+template <typename Run>
+__device__ __forceinline__ void for_each(int64_t first, int64_t last, const Run& run) {
+  const int64_t threads = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t k = first + int64_t{blockIdx.x} * blockDim.x + threadIdx.x; k < last; k += threads) {
+    run(k);
+  }
+}
+
 template <typename Scalar>
 __global__ void __launch_bounds__(kThreads)
     persistent_forward(const PersistentForward<Scalar> pass) {
@@ -184,6 +202,15 @@ __global__ void __launch_bounds__(kThreads)
       weights[c][gate] = load_words<Scalar>(held ? row : nullptr, hidden, first_chunk + c);
     }
   }
+
+  const int64_t filled = count_tokens(pass.batch_sizes, pass.steps);
+  if (filled > pass.tokens || pass.batch_sizes[0] > pass.batch) __trap();
+  for_each(filled * hidden, pass.tokens * hidden,
+           [&](int64_t k) { pass.output[k] = Scalar(0.0f); });
+  for_each(pass.batch_sizes[0] * hidden, pass.batch * hidden, [&](int64_t k) {
+    pass.hy[k] = pass.hx[k];
+    pass.cy[k] = static_cast<Scalar>(pass.cx[k]);
+  });
 
   int64_t before = 0, first = 0;  // first packed rows of the step before and of this one
   for (int64_t t = 0; t < pass.steps; ++t) {
@@ -275,15 +302,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The sum of batch_sizes, known to all threads of a warp.
-__device__ __forceinline__ int64_t count_tokens(const int64_t* batch_sizes, int64_t steps) {
-  int64_t tokens = 0;
-  for (int64_t t = threadIdx.x % kWarp; t < steps; t += kWarp) tokens += batch_sizes[t];
-#pragma unroll
-  for (int k = kWarp / 2; k > 0; k /= 2) tokens += __shfl_xor_sync(0xffffffffu, tokens, k);
-  return tokens;
-}
-
 // The product of the gate gradients [rows, 4H] of 8 sequences with the block's columns of
 // weight_hh.
 template <typename Scalar>
@@ -334,8 +352,19 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 
+  const int64_t filled = count_tokens(pass.batch_sizes, pass.steps);
+  if (filled > pass.tokens || pass.batch_sizes[0] > pass.batch) __trap();
+  for_each(filled * length, pass.tokens * length,
+           [&](int64_t k) { pass.grad_gates[k] = Scalar(0.0f); });
+  for_each(filled * hidden, pass.tokens * hidden,
+           [&](int64_t k) { pass.h_before[k] = Scalar(0.0f); });
+  for_each(pass.batch_sizes[0] * hidden, pass.batch * hidden, [&](int64_t k) {
+    if (pass.grad_hx != nullptr) pass.grad_hx[k] = pass.grad_hy[k];
+    pass.grad_cx[k] = pass.grad_cy[k];
+  });
+
   uint32_t done = 0;  // steps of this group
-  int64_t first = count_tokens(pass.batch_sizes, pass.steps), after = first, staying = 0;
+  int64_t first = filled, after = first, staying = 0;
   for (int64_t t = pass.steps - 1; t >= 0; --t) {
     const int64_t sequences = pass.batch_sizes[t];
     after = first;

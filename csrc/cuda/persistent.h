@@ -7,11 +7,12 @@
 // columns (backward) that belong to them, keeps their cells, and writes their results. Everybody in
 // the group needs everybody's h (forward) or gate gradients (backward) of the step before: a block
 // that has stored its own raises its flag to the number of steps it has done, and waits for the
-// flags of the others. Every step has
-// memory of its own for them, so nobody can overwrite what another still reads. Not behind the
-// operator yet: lstm.cpp launches a kernel a step (recurrence.cu).
+// flags of the others. Every step has memory of its own for them, so nobody can overwrite what
+// another still reads.
 //
-// batch_sizes is read on the device: a CUDA graph that holds the launch serves any lengths.
+// batch_sizes is read on the device: a CUDA graph that holds the launch serves any lengths. All are
+// in the capacity form of ../lstm.h, which the ordinary one is a case of; a launch whose sizes do
+// not fit the room ends with an error.
 //
 // Letters as in ../lstm.h. Pointers are dense, row-major and on the device; those of Scalar and
 // float are aligned to 16 bytes.
@@ -37,10 +38,11 @@ template <typename Scalar>
 struct PersistentForward {
   Deal deal;
   int64_t steps;               // T
-  int64_t batch;               // B
+  int64_t batch;               // B, the room
+  int64_t tokens;              // N, the room
   int64_t hidden_size;         // H
   const int64_t* batch_sizes;  // [T] never increasing; 0 after the last step
-  int64_t sums_rows;           // U, or N without input_rows
+  int64_t sums_rows;           // U; N without input_rows
   const Scalar* input_sums;    // [U, 4H] input times weight_ih
   const int64_t* input_rows;   // [N] the row of input_sums that a token takes; nullptr: its own
   const Scalar* weight_hh;     // [4H, H]
@@ -48,8 +50,8 @@ struct PersistentForward {
   const Scalar* bias_hh;       // [4H]
   const Scalar* hx;            // [B, H]
   const float* cx;             // [B, H]
-  float* gates;                // [N, 4H] written
-  float* cells;                // [N, H] written
+  float* gates;                // [N, 4H] written, rows beyond the last token are not
+  float* cells;                // [N, H] likewise
   Scalar* output;              // [N, H] written
   Scalar* hy;                  // [B, H] written
   Scalar* cy;                  // [B, H] written
@@ -60,7 +62,8 @@ template <typename Scalar>
 struct PersistentBackward {
   Deal deal;
   int64_t steps;               // T
-  int64_t batch;               // B
+  int64_t batch;               // B, the room
+  int64_t tokens;              // N, the room
   int64_t hidden_size;         // H
   const int64_t* batch_sizes;  // [T] never increasing; 0 after the last step
   const Scalar* weight_hh;     // [4H, H]

@@ -1,5 +1,6 @@
 // The persistent kernels against the formulas of lstm_cell.h in double, on a few layouts:
-//     persistent TYPE HIDDEN SIZE,SIZE,...      TYPE float, bfloat16 or half; SIZEs are batch_sizes
+//     persistent TYPE HIDDEN SIZE,SIZE,... [TOKENS BATCH]
+// with TYPE float, bfloat16 or half; SIZEs are batch_sizes, TOKENS and BATCH the room for them,
 // prints the largest difference, relative to 1 + |expected|, forward and backward.
 #include "../../csrc/cuda/persistent.h"
 
@@ -48,12 +49,18 @@ struct Worst {
   }
 };
 
+struct Layout {
+  std::vector<int64_t> sizes;
+  size_t tokens, batch;  // the room
+};
+
 template <typename Scalar>
-int check(size_t hidden, const std::vector<int64_t>& sizes) {
-  const size_t steps = sizes.size(), batch = sizes[0];
+int check(size_t hidden, const Layout& layout) {
+  const std::vector<int64_t>& sizes = layout.sizes;
+  const size_t steps = sizes.size(), batch = layout.batch, tokens = layout.tokens;
   std::vector<size_t> offsets{0};
   for (const int64_t size : sizes) offsets.push_back(offsets.back() + size);
-  const size_t tokens = offsets.back(), gates = 4 * hidden;
+  const size_t filled = offsets.back(), present = sizes[0], gates = 4 * hidden;
 
   const Array<Scalar> sums(tokens * gates, 1), weight(gates * hidden, 1 / std::sqrt(hidden)),
       bias_ih(gates, 0.1), bias_hh(gates, 0.1), hx(batch * hidden, 0.5),
@@ -71,6 +78,7 @@ int check(size_t hidden, const std::vector<int64_t>& sizes) {
   if (forward.deal.groups == 0 || backward.deal.groups == 0) return std::puts("does not fit"), 2;
   forward.steps = backward.steps = steps;
   forward.batch = backward.batch = batch;
+  forward.tokens = backward.tokens = tokens;
   forward.hidden_size = backward.hidden_size = hidden;
   forward.batch_sizes = backward.batch_sizes = sizes.data();
   forward.weight_hh = backward.weight_hh = weight.at;
@@ -135,6 +143,11 @@ int check(size_t hidden, const std::vector<int64_t>& sizes) {
       }
     }
   }
+  for (size_t k = filled * hidden; k < tokens * hidden; ++k) there.compare(output[k], 0);
+  for (size_t k = present * hidden; k < batch * hidden; ++k) {
+    there.compare(hy[k], hx[k]);
+    there.compare(cy[k], static_cast<float>(static_cast<Scalar>(cx.at[k])));
+  }
   std::vector<double> grad_cell(batch * hidden);
   const auto to_hidden = [&](size_t token, size_t unit) {
     double total = 0;
@@ -165,11 +178,17 @@ int check(size_t hidden, const std::vector<int64_t>& sizes) {
       }
     }
   }
-  for (size_t b = 0; b < batch; ++b) {
+  for (size_t b = 0; b < present; ++b) {
     for (size_t unit = 0; unit < hidden; ++unit) {
       back.compare(grad_hx[b * hidden + unit], to_hidden(b, unit));
     }
   }
+  for (size_t k = present * hidden; k < batch * hidden; ++k) {
+    back.compare(grad_hx[k], grad_hy[k]);
+    back.compare(grad_cx[k], grad_cy[k]);
+  }
+  for (size_t k = filled * gates; k < tokens * gates; ++k) back.compare(grad_gates[k], 0);
+  for (size_t k = filled * hidden; k < tokens * hidden; ++k) back.compare(h_before[k], 0);
   std::printf("groups %d %d blocks %d %d forward %.3g backward %.3g\n", forward.deal.groups,
               backward.deal.groups, forward.deal.blocks, backward.deal.blocks, there.value,
               back.value);
@@ -179,13 +198,16 @@ int check(size_t hidden, const std::vector<int64_t>& sizes) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count != 4) return 2;
-  std::vector<int64_t> sizes;
+  if (count != 4 && count != 6) return 2;
+  Layout layout{};
   for (char* part = std::strtok(words[3], ","); part; part = std::strtok(nullptr, ",")) {
-    sizes.push_back(std::atoll(part));
+    layout.sizes.push_back(std::atoll(part));
+    layout.tokens += layout.sizes.back();
   }
+  layout.batch = layout.sizes[0];
+  if (count == 6) layout.tokens = std::atoll(words[4]), layout.batch = std::atoll(words[5]);
   const std::string type = words[1];
   const size_t hidden = std::atoll(words[2]);
-  if (type == "float") return check<float>(hidden, sizes);
-  return type == "half" ? check<c10::Half>(hidden, sizes) : check<c10::BFloat16>(hidden, sizes);
+  if (type == "float") return check<float>(hidden, layout);
+  return type == "half" ? check<c10::Half>(hidden, layout) : check<c10::BFloat16>(hidden, layout);
 }

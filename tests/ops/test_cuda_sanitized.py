@@ -161,6 +161,24 @@ def test_steps_in_one_launch_give_what_the_formulas_give(
     assert max(found) < TOLERANCE[kind], found
 
 
+ROOMS = {"4,2,1": "12 6", "3,3,0,0": "6 5", "0,0": "3 2", "2,1,0": "40 2", "17,3": "20 20"}
+
+
+@pytest.mark.parametrize("layout", ROOMS)
+@pytest.mark.parametrize(("kind", "hidden"), [("float", 20), ("half", 72)])
+def test_a_batch_may_fill_a_part_of_the_room(
+    persistent: Path, kind: str, hidden: int, layout: str
+) -> None:
+    case = (kind, str(hidden), layout, *ROOMS[layout].split())
+    assert max(differences(persistent, *case)) < TOLERANCE[kind]
+
+
+@pytest.mark.parametrize("room", ["6 4", "7 3"])
+def test_a_batch_beyond_the_room_ends_the_launch(persistent: Path, room: str) -> None:
+    status, said = execute(persistent, "half", "72", "4,2,1", *room.split())
+    assert status != 0 and "trapped at persistent" in said
+
+
 @pytest.mark.parametrize("schedule", ["reversed", "random:1", "random:2"])
 def test_no_order_of_blocks_and_threads_matters(persistent: Path, schedule: str) -> None:
     """Three blocks a group and two groups, which wait for one another in any order."""
