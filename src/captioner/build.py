@@ -24,7 +24,7 @@ from captioner.decoding import beam_search, greedy, sample
 from captioner.errors import ConfigError
 from captioner.evaluation.attributes import attribute_accuracy
 from captioner.generation import Decoder
-from captioner.image_features import ImageFeatures
+from captioner.image_features import ImageFeatures, choose_reader
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel, initialise
@@ -185,6 +185,7 @@ def image_features(
         cache_dir=config.cache_dir,
         batch_size=config.batch_size,
         workers=config.workers,
+        reader=choose_reader(config.reader, device),
     )
 
 

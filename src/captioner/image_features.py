@@ -6,6 +6,8 @@ Shapes: I images, R regions, F image feature, S picture side.
 from __future__ import annotations
 
 import functools
+import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captioner.data.batch_transform import transform_batch
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import ImageSource, Pictures
+from captioner.data.encoding import Encoded, Images, encoded_ahead, encoded_blocks
 from captioner.data.features import FeatureStore, extract_features, load_features
+from captioner.data.jpeg import pixels_of
 from captioner.errors import ConfigError
 from captioner.models.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+
+def choose_reader(wanted: str, device: torch.device) -> str:
+    """pil or torchvision; auto is pil until torchvision's reader has been measured on a GPU."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        log.info(
+            "pictures are read by Pillow: encoder.reader=torchvision decodes on the GPU, and has "
+            "not been measured on one"
+        )
+    return "pil"
 
 
 @dataclass(frozen=True)
@@ -42,8 +61,10 @@ class ImageFeatures:
 
     With a frozen `encoder`, which must then stay as it is, its features are computed once and
     cached in `cache_dir`; an encoder with a trainable part belongs to the model, which then takes
-    pictures; without one the features come from the file `path`. `workers` are the
-    processes that read pictures for a GPU.
+    pictures; without one the features come from the file `path`. `reader`, as chosen by
+    `choose_reader`: pil reads and resizes by Pillow and encodes in float32; torchvision does so on
+    the device and encodes in bfloat16, so that the features differ a little and are cached apart.
+    `workers` are pil's processes for a GPU, or torchvision's threads.
     """
 
     encoder: Encoder | None
@@ -52,6 +73,7 @@ class ImageFeatures:
     cache_dir: str = ".cache/features"
     batch_size: int = 32
     workers: int = 2
+    reader: str = "pil"
 
     @property
     def trained(self) -> bool:
@@ -60,9 +82,12 @@ class ImageFeatures:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The frozen encoder's, read once: it goes through all the weights."""
+        """The frozen encoder's with its reader, read once: it goes through all the weights."""
         assert self.encoder is not None
-        return self.encoder.fingerprint()
+        own = self.encoder.fingerprint()
+        if self.reader == "pil":
+            return own
+        return hashlib.sha256(f"{own} {self.reader} bfloat16".encode()).hexdigest()
 
     @property
     def reading_processes(self) -> int:
@@ -75,7 +100,8 @@ class ImageFeatures:
             return {"kind": "features"}
         if self.trained:
             return {"kind": "trained", "name": self.encoder.name}
-        return {"kind": "frozen", "name": self.encoder.name, "fingerprint": self.fingerprint}
+        known = {"kind": "frozen", "name": self.encoder.name, "fingerprint": self.fingerprint}
+        return known if self.reader == "pil" else {**known, "reader": self.reader}
 
     def source(self, images: Sequence[CaptionedImage]) -> ImageSource:
         """A function from rows of `images` [I] to features [I, R, F] or pictures [I, 3, S, S]."""
@@ -102,21 +128,47 @@ class ImageFeatures:
                 "this captioner was trained on your own features (encoder.kind=features): without "
                 "the network that made them it cannot read a picture"
             )
-        pixels = self.encoder.transform(picture).unsqueeze(0).to(self.device)
-        return pixels if self.trained else self.encoder.to(self.device).eval()(pixels)
+        if self.reader == "torchvision" and not self.trained:
+            pixels = transform_batch(self.encoder.transform, [pixels_of(picture).to(self.device)])
+        else:
+            pixels = self.encoder.transform(picture).unsqueeze(0).to(self.device)
+        return pixels if self.trained else self._encode(pixels)
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """Features [B, R, F] of pictures [B, 3, S, S] by the frozen encoder, in float32."""
+        half = self.reader == "torchvision"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            features: Tensor = self._ready(pictures.to(self.device))
+        return features.float()
+
+    @functools.cached_property
+    def _ready(self) -> Encoder:
+        """The encoder where and as it computes."""
+        assert self.encoder is not None
+        return self.encoder.to(self.device).eval()
+
+    def _encoded(self, blocks: Sequence[range], images: Images) -> Encoded:
+        """Blocks of rows with their features, by way of the reader."""
+        assert self.encoder is not None
+        if self.reader == "torchvision":
+            return encoded_ahead(
+                blocks, images, transform=self.encoder.transform, encode=self._encode,
+                device=self.device, threads=self.workers,
+            )  # fmt: skip
+        return encoded_blocks(
+            blocks, images, transform=self.encoder.transform, encode=self._encode,
+            num_workers=self.reading_processes,
+        )  # fmt: skip
 
     def _store(self, images: Sequence[CaptionedImage]) -> FeatureStore:
         """The features of all images, extracted where the cache lacks them."""
         if self.encoder is None:
             return load_features(str(self.path), names=[image.name for image in images])
-        encoder = self.encoder.to(self.device).eval()
         return extract_features(
             key=self.fingerprint,
-            encode=lambda pictures: encoder(pictures.to(self.device)).cpu(),
-            shape=(encoder.regions, encoder.feature_dim),
-            transform=encoder.transform,
+            encoded=self._encoded,
+            shape=(self.encoder.regions, self.encoder.feature_dim),
             images=[(image.name, image.path) for image in images],
             cache_dir=self.cache_dir,
             batch_size=self.batch_size,
-            num_workers=self.reading_processes,
         )

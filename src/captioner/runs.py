@@ -243,7 +243,9 @@ def load_captioner(
         tree = json.loads(checkpoint.texts["config"])
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
         identity = json.loads(checkpoint.texts["encoder"])
-        encoder_config = schema.EncoderConfig(**tree["encoder"])
+        # What auto chose there, whatever it would choose here.
+        reader = {"reader": identity.get("reader", "pil")}
+        encoder_config = schema.EncoderConfig(**{**tree["encoder"], **reader})
         decoder_config = schema.DecoderConfig(**tree["decoder"])
         rnn_config = schema.RnnConfig(**tree.get("rnn", {}))  # none in version 0.1.0
         data = schema.data_config(tree["data"])

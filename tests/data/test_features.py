@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from captioner.data.encoding import encoded_blocks
 from captioner.data.features import FeatureStore, extract_features, load_features
 from captioner.data.transforms import ImageTransform
 from captioner.errors import DataError, ImageError, NumericsError
@@ -46,15 +48,15 @@ def pictures(folder: Path, count: int) -> list[tuple[str, Path]]:
 
 
 def extract(images: Sequence[tuple[str, Path]], cache: Path, **changes: object) -> FeatureStore:
+    how: dict = {"encode": encode, "transform": TRANSFORM, "num_workers": 0}
+    how.update({name: changes.pop(name) for name in how if name in changes})
     settings: dict = {
         "key": "k",
-        "encode": encode,
+        "encoded": functools.partial(encoded_blocks, **how),
         "shape": (4, 5),
-        "transform": TRANSFORM,
         "images": images,
         "cache_dir": cache,
         "batch_size": 4,
-        "num_workers": 0,
         "progress": False,
     }
     return extract_features(**{**settings, **changes})

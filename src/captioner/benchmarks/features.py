@@ -21,6 +21,7 @@ from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
 from captioner.benchmarks.workload import captioned_images, draw_pictures
 from captioner.build import build_encoder
 from captioner.config import EncoderConfig
+from captioner.data.encoding import encoded_blocks
 from captioner.data.features import extract_features
 from captioner.data.images import load_image
 from captioner.image_features import ImageFeatures
@@ -145,13 +146,16 @@ class _Sides:
         with tempfile.TemporaryDirectory() as cache:
             store = extract_features(
                 key="benchmark",
-                encode=lambda batch: self.encoder(batch.to(self.device)),
+                encoded=functools.partial(
+                    encoded_blocks,
+                    transform=self.encoder.transform,
+                    encode=lambda batch: self.encoder(batch.to(self.device)),
+                    num_workers=self.workers,
+                ),
                 shape=(self.encoder.regions, self.encoder.feature_dim),
-                transform=self.encoder.transform,
                 images=files,
                 cache_dir=cache,
                 batch_size=self.batch_size,
-                num_workers=self.workers,
                 progress=False,
             )
             return store.gather(torch.arange(len(files)))

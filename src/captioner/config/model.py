@@ -14,6 +14,7 @@ from captioner.models.rnn import RNN_KINDS
 from captioner.ops import BACKENDS
 
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
+READERS = ("auto", "pil", "torchvision")
 
 
 @dataclass
@@ -26,8 +27,9 @@ class EncoderConfig:
     size: the side in pixels; resize: the short side before the centre crop, or squash for the whole
     picture; null takes the network's own. train_from: a stage's name trains it and all after it
     with learning rate lr; null freezes the network and caches its features in cache_dir, batch_size
-    pictures at a time. workers: processes that read pictures for a GPU; on a CPU each thread reads
-    its own.
+    pictures at a time. reader: pil; torchvision, which decodes, resizes and crops on the device and
+    encodes in bfloat16; or auto, which says what it takes. workers: processes (torchvision:
+    threads) that read pictures for a GPU; on a CPU each thread reads its own.
     """
 
     kind: str = MISSING
@@ -42,11 +44,18 @@ class EncoderConfig:
     path: str | None = None
     cache_dir: str = ".cache/features"
     batch_size: int = 32
+    reader: str = "auto"
     workers: int = 2
 
     def __post_init__(self) -> None:
         one_of("encoder.kind", self.kind, ENCODERS)
         one_of("encoder.output", self.output, ("pooled", "grid"))
+        one_of("encoder.reader", self.reader, READERS)
+        if self.reader == "torchvision" and self.train_from is not None:
+            raise ConfigError(
+                "encoder.reader=torchvision reads for a frozen encoder's cache, but "
+                f"encoder.train_from={self.train_from} trains it; take auto"
+            )
         if self.resize not in (None, "squash") and not isinstance(self.resize, int):
             raise ConfigError(
                 f"encoder.resize must be squash, a number of pixels or null, got {self.resize!r}"

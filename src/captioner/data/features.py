@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
-from captioner.data.encoding import encoded_blocks
+from captioner.data.encoding import Encoded, Images
 from captioner.data.feature_store import FeatureStore, load_features
 from captioner.errors import DataError, ImageError, NumericsError
 from captioner.files import atomic_write, read_json, write_json
@@ -43,25 +41,21 @@ _FORMAT = 1
 def extract_features(
     *,
     key: str,
-    encode: Callable[[Tensor], Tensor],
+    encoded: Callable[[Sequence[range], Images], Encoded],
     shape: tuple[int, int],
-    transform: Callable[[Image.Image], Tensor],
-    images: Sequence[tuple[str, Path]],
+    images: Images,
     cache_dir: Path | str,
     batch_size: int = 32,
-    num_workers: int = 0,
     dtype: str = "float32",
     progress: bool = True,
 ) -> FeatureStore:
     """Features of all `images` (name, path), from the cache where they are there already.
 
     `key` stands for everything that decides a picture's features (the encoder's fingerprint);
-    `encode` maps a channels-last batch [B, 3, S, S] to [B, R, F] with `shape` = (R, F), and is
-    called in inference mode; `dtype`, float32 or float16, is the file's. `num_workers` = 0 is the
-    way of a CPU: `torch.get_num_threads()` threads call `encode`, each with one thread of its own.
-    More are processes that read pictures while `encode` runs, the way of a GPU. A kill loses at
-    most the two blocks that each thread has in hand; what is computed after it has the same bits
-    as without it. A second process waits for the first.
+    `encoded` makes them, [B, R, F] with `shape` = (R, F) for each block of rows in order
+    (`encoded_blocks`, `encoded_ahead`); `dtype`, float32 or float16, is the file's. A kill loses at
+    most the blocks that `encoded` has in hand; what is computed after it has the same bits as
+    without it. A second process waits for the first.
     Raises ImageError naming an unreadable picture (the finished rows are kept), DataError for a
     cache that cannot be written, NumericsError for features that are not finite.
     """
@@ -81,11 +75,11 @@ def extract_features(
     if not cache.complete():
         with cache.lock():
             batch_size = cache.open(batch_size)
-            _fill(cache, images, encode, transform, batch_size, num_workers, progress)
+            _fill(cache, images, encoded, batch_size, progress)
     return FeatureStore(names, cache.features())
 
 
-def _picture_set(images: Sequence[tuple[str, Path]]) -> str:
+def _picture_set(images: Images) -> str:
     """A hash of the names and of each file's size and times.
 
     The time of the last change of the inode is among them: unlike the file's own time, a copying
@@ -205,20 +199,15 @@ def _overwrite(path: Path, start: int, rows: np.ndarray) -> None:
 
 def _fill(
     cache: _Cache,
-    images: Sequence[tuple[str, Path]],
-    encode: Callable[[Tensor], Tensor],
-    transform: Callable[[Image.Image], Tensor],
+    images: Images,
+    encoded: Callable[[Sequence[range], Images], Encoded],
     batch_size: int,
-    num_workers: int,
     progress: bool,
 ) -> None:
     """Compute the missing rows, a whole block of `batch_size` rows at a time, in order."""
     done = cache.done()
     blocks = [range(i, min(i + batch_size, len(done))) for i in range(0, len(done), batch_size)]
     blocks = [block for block in blocks if not done[block.start : block.stop].all()]
-    encoded = encoded_blocks(
-        blocks, images, transform=transform, encode=encode, num_workers=num_workers
-    )
     missing = sum(map(len, blocks))
     with (
         tqdm(
@@ -228,17 +217,15 @@ def _fill(
             unit="image",
             disable=not progress or not blocks,
         ) as bar,
-        contextlib.closing(encoded),
+        contextlib.closing(encoded(blocks, images)) as found,
     ):
-        for block, features in encoded:
+        for block, features in found:
             _check(features, block, images, cache)
             cache.write(block.start, features)
             bar.update(len(block))
 
 
-def _check(
-    features: np.ndarray, block: range, images: Sequence[tuple[str, Path]], cache: _Cache
-) -> None:
+def _check(features: np.ndarray, block: range, images: Images, cache: _Cache) -> None:
     """Refuse features of another shape and, in the file's own precision, without a value."""
     expected = (len(block), *cache.shape[1:])
     if features.shape != expected:

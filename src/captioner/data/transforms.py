@@ -71,19 +71,27 @@ class ImageTransform:
         # One multiplication and one addition instead of /255, -mean, /std; by whole rows of the
         # picture, which is several times faster than by three channels.
         std = torch.tensor(self.std, dtype=torch.float64)
-        scale = (1 / (255 * std)).float().repeat(self.size)
+        scale = (1 / (255 * std)).float().repeat(self.size).to(pixels.device)
         shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).float().repeat(self.size)
-        rows = pixels.flatten(-2).float().mul_(scale).add_(shift)
+        rows = pixels.flatten(-2).float().mul_(scale).add_(shift.to(pixels.device))
         return rows.view(pixels.shape).movedim(-1, -3)
 
-    def _square(self, image: Image.Image) -> Image.Image:
-        """The picture at S x S; resizing and rounding as torchvision's presets do them."""
-        resample = Image.Resampling[self.interpolation.upper()]
+    def scaled(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
+        """What a picture of these sides is resized to (width, height), and the crop's left and top.
+
+        Rounded as torchvision's presets do it.
+        """
         if isinstance(self.resize, str):
-            return image.resize((self.size, self.size), resample)
-        width, height = image.size
+            return (self.size, self.size), 0, 0
         short = min(width, height)
-        scaled = (int(self.resize * width / short), int(self.resize * height / short))
-        image = image.resize(scaled, resample)
-        left, top = (round((side - self.size) / 2) for side in scaled)
+        sides = (int(self.resize * width / short), int(self.resize * height / short))
+        left, top = (round((side - self.size) / 2) for side in sides)
+        return sides, left, top
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        """The picture at S x S."""
+        sides, left, top = self.scaled(*image.size)
+        image = image.resize(sides, Image.Resampling[self.interpolation.upper()])
+        if sides == (self.size, self.size):
+            return image
         return image.crop((left, top, left + self.size, top + self.size))
