@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import torch
 from PIL import Image
 
 from captioner.build import build_encoder
+from captioner.cli import compose_config
 from captioner.config import EncoderConfig
 from captioner.data.captions import CaptionedImage
-from captioner.errors import ConfigError
+from captioner.errors import CheckpointError, ConfigError
 from captioner.image_features import CachedFeatures, ImageFeatures, choose_reader
+from captioner.runs import build_trainer, load_captioner
+from captioner.training.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+CONFIGS = Path(__file__).parents[1] / "configs"
 CPU = torch.device("cpu")
 
 
@@ -79,3 +84,23 @@ def test_a_trained_encoder_reads_by_pillow() -> None:
         )
     with pytest.raises(ConfigError, match="did you mean 'torchvision'"):
         EncoderConfig(kind="plain", name="plain", weights="random", reader="torchvison")
+
+
+def test_a_checkpoint_knows_its_reader(tmp_path: Path) -> None:
+    overrides = [
+        f"run_dir={tmp_path}/run", f"data.root={tmp_path}/scenes", f"encoder.cache_dir={tmp_path}",
+        "data.train=8", "data.dev=4", "data.test=4", "data.size=32", "vocabulary.min_count=1",
+        "encoder=plain", "encoder.name=plain_small", "encoder.size=32", "encoder.train_from=null",
+        "encoder.reader=torchvision", "decoder.embedding_dim=8", "decoder.hidden_size=8",
+        "trainer.epochs=1", "trainer.progress=false", "decode.max_length=5",
+    ]  # fmt: skip
+    build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()
+    path = tmp_path / "run" / "best.pt"
+    assert load_captioner(path, device=CPU).features.reader == "torchvision"
+    whole = load_checkpoint(path)
+    identity = json.loads(whole.texts["encoder"])
+    del identity["reader"]  # as if Pillow had read its pictures
+    other = dataclasses.replace(whole, texts={**whole.texts, "encoder": json.dumps(identity)})
+    save_checkpoint(tmp_path / "other.pt", other)
+    with pytest.raises(CheckpointError, match="features of another encoder"):
+        load_captioner(tmp_path / "other.pt", device=CPU)
