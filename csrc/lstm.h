@@ -59,6 +59,12 @@ LstmShape lstm_shape(const Tensor& input,                       // [U, E]
                      const Tensor& weight_hh,                   // [4H, H]
                      const std::optional<Tensor>& input_rows);  // [N] int64, or none: N = U
 
+// Likewise for the capacity form, whose shape is the room: B and N are those of the tensors, and
+// batch_sizes, which may be on a device, is not read.
+LstmShape room_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
+                     const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
+                     const std::optional<Tensor>& input_rows);
+
 // Refuses biases that do not fit, likewise.
 void check_biases(const LstmShape& shape, const Tensor& input,
                   const Tensor& bias_ih,   // [4H]
@@ -83,7 +89,8 @@ using LstmOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 // either bias [4H] (both have the same), all Scalar.
 using LstmGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Each device's kernel has these two forms, and behind the operator also the capacity form.
+// Each device's kernel has these two forms. The operator has two switches more: `capacity`, and
+// `persistent`, which on a CUDA device chooses the way through the steps (cuda/passes.h).
 //
 // Packed token n reads row input_rows[n] of input, or row n where input_rows is not given: tokens
 // that read the same row (an embedding's) share its product with weight_ih.

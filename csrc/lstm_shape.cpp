@@ -56,6 +56,40 @@ void read_batch_sizes(const Tensor& batch_sizes, LstmShape& shape) {
   shape.batch = shape.batch_sizes.front();
 }
 
+// What all arguments must fit, once T, B and the sizes of the steps are known.
+void check_shape(LstmShape& shape, const Tensor& input, const Tensor& hx, const Tensor& cx,
+                 const Tensor& weight_ih, const Tensor& weight_hh,
+                 const std::optional<Tensor>& input_rows) {
+  expect_shape("hx", "[B, H]", hx, {shape.batch, shape.hidden_size});
+  expect_shape("cx", "[B, H]", cx, {shape.batch, shape.hidden_size});
+  expect_shape("weight_ih", "[4H, E]", weight_ih, {4 * shape.hidden_size, shape.input_size});
+  expect_like("hx", hx, input);
+  expect_like("cx", cx, input);
+  expect_like("weight_ih", weight_ih, input);
+  expect_like("weight_hh", weight_hh, input);
+  if (input_rows) {
+    expect_shape("input_rows", "[N]", *input_rows, {shape.tokens});
+    STD_TORCH_CHECK(input_rows->scalar_type() == torch::headeronly::ScalarType::Long,
+                    "input_rows must be of int64");
+    STD_TORCH_CHECK(input_rows->device() == input.device(),
+                    "input_rows must be on the device of input");
+  }
+}
+
+// The sizes that stand in the shapes of input and weights.
+LstmShape sizes_of(const Tensor& input, const Tensor& weight_hh,
+                   const std::optional<Tensor>& input_rows) {
+  STD_TORCH_CHECK(input.dim() == 2, "input must be [U, E], got ", text(shape_of(input)));
+  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) == 4 * weight_hh.size(1),
+                  "weight_hh must be [4H, H], got ", text(shape_of(weight_hh)));
+  LstmShape shape{};
+  shape.input_rows = input.size(0);
+  shape.input_size = input.size(1);
+  shape.hidden_size = weight_hh.size(1);
+  shape.tokens = input_rows ? input_rows->numel() : shape.input_rows;
+  return shape;
+}
+
 }  // namespace
 
 void check_saved(const LstmShape& shape, const Tensor& input, const Tensor& grad_output,
@@ -80,31 +114,28 @@ void check_saved(const LstmShape& shape, const Tensor& input, const Tensor& grad
 LstmShape lstm_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
                      const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
                      const std::optional<Tensor>& input_rows) {
-  STD_TORCH_CHECK(input.dim() == 2, "input must be [U, E], got ", text(shape_of(input)));
-  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) == 4 * weight_hh.size(1),
-                  "weight_hh must be [4H, H], got ", text(shape_of(weight_hh)));
-  LstmShape shape{};
+  LstmShape shape = sizes_of(input, weight_hh, input_rows);
   read_batch_sizes(batch_sizes, shape);
-  shape.input_rows = input.size(0);
-  shape.input_size = input.size(1);
-  shape.hidden_size = weight_hh.size(1);
-  shape.tokens = input_rows ? input_rows->numel() : shape.input_rows;
   STD_TORCH_CHECK(shape.offsets.back() == shape.tokens,
                   "batch_sizes must sum to N = ", shape.tokens, ", got ", shape.offsets.back());
-  expect_shape("hx", "[B, H]", hx, {shape.batch, shape.hidden_size});
-  expect_shape("cx", "[B, H]", cx, {shape.batch, shape.hidden_size});
-  expect_shape("weight_ih", "[4H, E]", weight_ih, {4 * shape.hidden_size, shape.input_size});
-  expect_like("hx", hx, input);
-  expect_like("cx", cx, input);
-  expect_like("weight_ih", weight_ih, input);
-  expect_like("weight_hh", weight_hh, input);
-  if (input_rows) {
-    expect_shape("input_rows", "[N]", *input_rows, {shape.tokens});
-    STD_TORCH_CHECK(input_rows->scalar_type() == torch::headeronly::ScalarType::Long,
-                    "input_rows must be of int64");
-    STD_TORCH_CHECK(input_rows->device() == input.device(),
-                    "input_rows must be on the device of input");
-  }
+  check_shape(shape, input, hx, cx, weight_ih, weight_hh, input_rows);
+  return shape;
+}
+
+LstmShape room_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
+                     const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
+                     const std::optional<Tensor>& input_rows) {
+  LstmShape shape = sizes_of(input, weight_hh, input_rows);
+  STD_TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.numel() > 0 &&
+                      batch_sizes.scalar_type() == torch::headeronly::ScalarType::Long,
+                  "batch_sizes must be [T] of int64 with T >= 1, got ",
+                  text(shape_of(batch_sizes)));
+  STD_TORCH_CHECK(batch_sizes.device() == input.device(),
+                  "batch_sizes must be on the device of input where it is given room");
+  STD_TORCH_CHECK(hx.dim() == 2, "hx must be [B, H], got ", text(shape_of(hx)));
+  shape.steps = batch_sizes.numel();
+  shape.batch = hx.size(0);
+  check_shape(shape, input, hx, cx, weight_ih, weight_hh, input_rows);
   return shape;
 }
 

@@ -245,9 +245,14 @@ LstmGradients run_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, T
              workspace, rows, wants_hx);
 }
 
+void refuse(bool persistent) {
+  STD_TORCH_CHECK(!persistent, "the persistent LSTM is for tensors on a CUDA device");
+}
+
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
-                        std::optional<Tensor> input_rows, bool capacity) {
+                        std::optional<Tensor> input_rows, bool capacity, bool persistent) {
+  refuse(persistent);
   return capacity ? forward_within(run_forward, input, batch_sizes, hx, cx, weight_ih, weight_hh,
                                    bias_ih, bias_hh, input_rows)
                   : run_forward(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh,
@@ -257,7 +262,9 @@ LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, 
 LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
                                    Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                                    Tensor weight_hh, Tensor output, Tensor workspace,
-                                   std::optional<Tensor> input_rows, bool wants_hx, bool capacity) {
+                                   std::optional<Tensor> input_rows, bool wants_hx, bool capacity,
+                                   bool persistent) {
+  refuse(persistent);
   return capacity
              ? backward_within(run_backward, grad_output, grad_hy, grad_cy, input, batch_sizes, hx,
                                cx, weight_ih, weight_hh, output, workspace, input_rows, wants_hx)

@@ -177,9 +177,10 @@ __device__ __forceinline__ void for_each(int64_t first, int64_t last, const Run&
   }
 }
 
+}  // namespace
+
 template <typename Scalar>
-__global__ void __launch_bounds__(kThreads)
-    persistent_forward(const PersistentForward<Scalar> pass) {
+__global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForward<Scalar> pass) {
   CAPTIONER_DYNAMIC_SHARED(float, shared);
   const Deal& deal = pass.deal;
   const Place place(deal, pass.flags);
@@ -302,6 +303,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+namespace {
+
 // The product of the gate gradients [rows, 4H] of 8 sequences with the block's columns of
 // weight_hh.
 template <typename Scalar>
@@ -326,9 +329,10 @@ __device__ __forceinline__ void multiply_gradients(const Words (&weights)[kBackw
   }
 }
 
+}  // namespace
+
 template <typename Scalar>
-__global__ void __launch_bounds__(kThreads)
-    persistent_backward(const PersistentBackward<Scalar> pass) {
+__global__ void __launch_bounds__(kThreads) backward_steps(const PersistentBackward<Scalar> pass) {
   CAPTIONER_DYNAMIC_SHARED(float, shared);
   const Deal& deal = pass.deal;
   const Place place(deal, pass.flags);
@@ -441,6 +445,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+namespace {
+
 size_t shared_bytes(const Deal& deal, int columns, int64_t batch) {
   const int64_t rows = (batch + deal.groups - 1) / deal.groups;
   return sizeof(float) * (int64_t{deal.splits} * kRows * (columns + 4) + rows * deal.units);
@@ -504,13 +510,13 @@ Deal deal_backward(int64_t batch, int64_t hidden_size) {
 
 template <typename Scalar>
 cudaError_t launch_persistent_forward(const PersistentForward<Scalar>& pass, cudaStream_t stream) {
-  return launch_together(persistent_forward<Scalar>, pass, 4 * pass.deal.units, stream);
+  return launch_together(forward_steps<Scalar>, pass, 4 * pass.deal.units, stream);
 }
 
 template <typename Scalar>
 cudaError_t launch_persistent_backward(const PersistentBackward<Scalar>& pass,
                                        cudaStream_t stream) {
-  return launch_together(persistent_backward<Scalar>, pass, pass.deal.units, stream);
+  return launch_together(backward_steps<Scalar>, pass, pass.deal.units, stream);
 }
 
 #define CAPTIONER_PERSISTENT(Scalar)                                                         \

@@ -3,7 +3,7 @@
 What this cannot show is said in tests/emulation/README.md. The same kernels under sanitizers, and
 the emulation itself, are tested in test_cuda_sanitized.py; a real GPU's turn is test_lstm_cuda.py.
 
-Shapes: B sequences, T longest, N packed tokens, U rows of input, E input size, H hidden size.
+The persistent kernels' turn is test_persistent_emulation.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from emulated_lstm import FLOATS, RESULTS, Arguments, draw, run, torch_lstm
+from torch import Tensor
 
 from captioner.ops import reference
 from captioner.ops.lstm_step import reference_step
@@ -34,72 +34,6 @@ LAYOUTS = {
 }
 # 5 and 33 take the kernels that move single numbers, 32 those that move vectors.
 HIDDEN = [5, 32, 33]
-FLOATS = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih", "bias_hh"]
-GRADIENTS = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih"]
-RESULTS = ["output", "hy", "cy", *GRADIENTS]
-Arguments = dict[str, Tensor]
-
-
-def draw(
-    sizes: list[int],
-    *,
-    hidden: int = 5,
-    dtype: torch.dtype = torch.float64,
-    rows: int | None = None,
-    inputs: int = 3,
-) -> Arguments:
-    """Arguments and gradients of the outputs; with `rows`, that many of input and input_rows."""
-    generator = torch.Generator().manual_seed(len(sizes))
-    tokens, batch = sum(sizes), sizes[0]
-    shapes = {
-        "input": (tokens if rows is None else rows, inputs), "hx": (batch, hidden),
-        "cx": (batch, hidden), "weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden),
-        "bias_ih": (4 * hidden,), "bias_hh": (4 * hidden,), "grad_output": (tokens, hidden),
-        "grad_hy": (batch, hidden), "grad_cy": (batch, hidden),
-    }  # fmt: skip
-    drawn = {
-        name: torch.randn(shape, generator=generator, dtype=torch.float64)
-        for name, shape in shapes.items()
-    }
-    drawn["weight_hh"] /= hidden**0.5  # else the recurrence is chaotic and tells nothing
-    drawn = {name: x.to(dtype) for name, x in drawn.items()}
-    drawn["batch_sizes"] = torch.tensor(sizes)
-    if rows is not None:  # the last row of input stays unread
-        drawn["input_rows"] = torch.randint(max(rows - 1, 1), (tokens,), generator=generator)
-    return drawn
-
-
-def run(emulated: Emulated, x: Arguments) -> dict[str, Tensor]:
-    """Outputs and gradients of the emulated operators, by name."""
-    head = (x["input"], x["batch_sizes"], x["hx"], x["cx"], x["weight_ih"], x["weight_hh"])
-    rows = x.get("input_rows")
-    outputs = emulated.ops.lstm_packed(*head, x["bias_ih"], x["bias_hh"], rows)
-    gradients = emulated.ops.lstm_packed_backward(
-        x["grad_output"], x["grad_hy"], x["grad_cy"], *head, outputs[0], outputs[3], rows
-    )
-    return dict(zip(RESULTS, (*outputs[:3], *gradients), strict=True))
-
-
-def torch_lstm(x: Arguments) -> dict[str, Tensor]:
-    """The same of torch.nn.LSTM in float64."""
-    leaves = {name: x[name].detach().double().requires_grad_() for name in FLOATS}
-    module = nn.LSTM(x["input"].shape[1], x["hx"].shape[1], dtype=torch.float64)
-    weights = {f"{name}_l0": leaves[name] for name in FLOATS[3:]}
-    tokens = leaves["input"][x["input_rows"]] if "input_rows" in x else leaves["input"]
-    output, (hy, cy) = torch.func.functional_call(
-        module,
-        weights,
-        (PackedSequence(tokens, x["batch_sizes"]), (leaves["hx"][None], leaves["cx"][None])),
-    )
-    outputs = (output.data, hy[0], cy[0])
-    gradients = torch.autograd.grad(
-        outputs,
-        [leaves[name] for name in GRADIENTS],
-        [x[name].double() for name in ("grad_output", "grad_hy", "grad_cy")],
-    )
-    return dict(zip(RESULTS, (*(out.detach() for out in outputs), *gradients), strict=True))
-
-
 def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, wanted in expected.items():
         torch.testing.assert_close(
@@ -242,6 +176,7 @@ def test_every_kernel_is_executed(emulated: Emulated, compiler: Compiler) -> Non
     names = [
         name
         for source in compiler.kernels
+        if source.stem in ("recurrence", "segment_sum")
         for name in re.findall(r"__global__.*?(\w+)\((?:const|\w+<)", source.read_text(), re.S)
     ]
     assert names == ["forward_step", "backward_step", "segment_starts", "segment_sums"]

@@ -1,0 +1,230 @@
+"""The persistent CUDA kernels behind the operator, run on the host by tests/emulation.
+
+Their device has eight multiprocessors here; test_lstm_cuda.py has a real one's turn. Tensor cores
+take bfloat16, float16 and, of float32, TF32.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from emulated_lstm import FLOATS, RESULTS, Arguments, draw, run, torch_lstm
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from conftest import Emulated
+
+# What one in the last place of the largest figure is: TF32 has ten bits, as float16 has.
+UNITS = {torch.float32: 2**-11, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+DTYPES = pytest.mark.parametrize("dtype", UNITS, ids=str)
+LAYOUTS = {
+    "ragged": [4, 4, 2, 1, 1],
+    "all of length one": [5],
+    "all equal": [3, 3, 3],
+    "one sequence": [1, 1, 1, 1],
+    "one token": [1],
+    "long outlier": [3] + [1] * 30,
+    "two groups": [19, 17, 9, 8, 1],
+}
+
+
+def assert_near(found: dict[str, Tensor], x: Arguments, units: float = 4) -> None:
+    """Operands of products round to the type, as does what a step hands to the next; gates, cells
+    and sums are float32. The errors of some five steps add up."""
+    dtype = x["input"].dtype
+    for name, wanted in torch_lstm(x).items():
+        assert found[name].dtype == dtype
+        error = (found[name].double() - wanted).abs().max()
+        assert error <= units * UNITS[dtype] * wanted.abs().max().clamp(min=1), f"{name}: {error}"
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("hidden", [8, 40])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_outputs_and_gradients_are_those_of_torch(
+    emulated: Emulated, layout: str, hidden: int, rows: int | None, dtype: torch.dtype
+) -> None:
+    arguments = draw(LAYOUTS[layout], hidden=hidden, rows=rows, dtype=dtype)
+    assert_near(run(emulated, arguments, persistent=True), arguments)
+
+
+@DTYPES
+def test_several_blocks_share_a_state(emulated: Emulated, dtype: torch.dtype) -> None:
+    arguments = draw([20, 18, 3], hidden=136, inputs=16, dtype=dtype)
+    assert_near(run(emulated, arguments, persistent=True), arguments)
+
+
+@DTYPES
+@pytest.mark.parametrize("schedule", ["reversed", "random:1", "random:2"])
+def test_repeats_under_any_schedule_are_bit_identical(
+    emulated: Emulated, dtype: torch.dtype, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = draw([9, 7, 7, 2, 1], hidden=72, dtype=dtype, rows=4)
+    first = run(emulated, arguments, persistent=True)
+    monkeypatch.setenv("CUDA_EMULATION_SCHEDULE", schedule)
+    again = run(emulated, arguments, persistent=True)
+    assert all(torch.equal(first[name], again[name]) for name in RESULTS)
+
+
+@DTYPES
+def test_either_way_back_follows_either_way_there(emulated: Emulated, dtype: torch.dtype) -> None:
+    x = draw([5, 3, 3, 1], hidden=16, dtype=dtype)
+    head = [x[name] for name in ("input", "hx", "cx", "weight_ih", "weight_hh")]
+    head.insert(1, x["batch_sizes"])
+    grads = [x[name] for name in ("grad_output", "grad_hy", "grad_cy")]
+    for there, back in ((True, False), (False, True)):
+        outputs = emulated.ops.lstm_packed(*head, x["bias_ih"], x["bias_hh"], None, False, there)
+        gradients = emulated.ops.lstm_packed_backward(
+            *grads, *head, outputs[0], outputs[3], None, True, False, back
+        )
+        assert_near(dict(zip(RESULTS, (*outputs[:3], *gradients), strict=True)), x)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """New tensors start as NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+ROOM, BATCH, STEPS = 30, 7, 6
+SIZES = [[7, 5, 4, 2, 1, 1], [7, 7, 7, 7, 2, 0], [3, 2, 0, 0, 0, 0], [0] * 6, [1] * 6]
+
+
+def in_room(sizes: list[int], whole: Arguments) -> Arguments:
+    """The part of `whole` that `sizes` fill, in the ordinary form."""
+    filled = [size for size in sizes if size]
+    tokens, batch = sum(filled), filled[0]
+    part = dict(whole)
+    rows = ("grad_output", "input_rows") if "input_rows" in whole else ("input", "grad_output")
+    part |= {name: whole[name][:tokens] for name in rows}
+    part |= {name: whole[name][:batch] for name in ("hx", "cx", "grad_hy", "grad_cy")}
+    return {**part, "batch_sizes": torch.tensor(filled)}
+
+
+@DTYPES
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("rows", [None, 4])
+def test_one_set_of_buffers_serves_any_lengths(
+    emulated: Emulated, dtype: torch.dtype, rows: int | None
+) -> None:
+    """As a replayed graph does: the arguments stay where they are, only batch_sizes is written."""
+    whole = draw([BATCH] * 4 + [2], hidden=24, dtype=dtype, rows=rows)
+    assert len(whole["grad_output"]) == ROOM
+    whole["batch_sizes"] = torch.zeros(STEPS, dtype=torch.int64)
+    for sizes in [*SIZES, *reversed(SIZES)]:
+        whole["batch_sizes"].copy_(torch.tensor(sizes))
+        found = run(emulated, whole, capacity=True, persistent=True)
+        assert all(value.isfinite().all() for value in found.values())
+        tokens, batch = sum(sizes), sizes[0]
+        assert not found["output"][tokens:].any()
+        states = {"hy": "hx", "cy": "cx", "hx": "grad_hy", "cx": "grad_cy"}
+        for result, kept in states.items():
+            assert torch.equal(found[result][batch:], whole[kept][batch:]), result
+        if not tokens:
+            weights = ("weight_ih", "weight_hh", "bias_ih", "input")
+            assert not any(found[name].any() for name in weights)
+            continue
+        part = in_room(sizes, whole)
+        fresh = run(emulated, part, persistent=True)
+        for name in ("output", "hy", "cy", "hx", "cx"):
+            count = len(fresh[name])
+            assert torch.equal(found[name][:count], fresh[name]), name
+        found |= {name: found[name][: len(fresh[name])] for name in RESULTS}
+        assert_near(found, part)
+        plain = run(emulated, part)
+        for name in RESULTS:
+            scale = plain[name].abs().max().clamp(min=1)
+            assert (found[name] - plain[name]).abs().max() <= 4 * UNITS[dtype] * scale, name
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@DTYPES
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_everything_promised_is_written(
+    emulated: Emulated, layout: str, dtype: torch.dtype
+) -> None:
+    arguments = draw(LAYOUTS[layout], hidden=16, dtype=dtype, rows=4)
+    for name, found in run(emulated, arguments, persistent=True).items():
+        assert found.isfinite().all(), name
+
+
+def test_arguments_may_lie_in_memory_as_they_like(emulated: Emulated) -> None:
+    plain = draw([4, 3, 1], hidden=16, dtype=torch.bfloat16, rows=6)
+    expected = run(emulated, plain, persistent=True)
+
+    def strided(x: Tensor) -> Tensor:
+        return x.t().contiguous().t() if x.dim() == 2 else x.repeat_interleave(2)[::2]
+
+    def unaligned(x: Tensor) -> Tensor:
+        return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+    for change in (strided, unaligned):
+        changed = {n: x if n == "batch_sizes" else change(x) for n, x in plain.items()}
+        found = run(emulated, changed, persistent=True)
+        for name in RESULTS:
+            torch.testing.assert_close(found[name], expected[name])
+
+
+def test_every_kernel_is_executed(emulated: Emulated) -> None:
+    emulated.reset()
+    for dtype in UNITS:
+        run(emulated, draw([2, 1], hidden=8, dtype=dtype), persistent=True)
+    launched = [name for name in emulated.launches() if re.search("(for|back)ward_steps<", name)]
+    assert len(launched) == 2 * len(UNITS), launched
+
+
+def test_what_a_device_does_not_hold_is_refused_in_numbers(emulated: Emulated) -> None:
+    fits = emulated.ops.lstm_persistent_fits
+    cases = {
+        "H = 36 must be a multiple of 8": draw([2, 1], hidden=36, dtype=torch.bfloat16),
+        "H = 1024 .* fit the registers": draw([1], hidden=1024, dtype=torch.bfloat16),
+        "takes float32": draw([2, 1], hidden=16, dtype=torch.float64),
+    }
+    for message, arguments in cases.items():
+        assert not fits(arguments["weight_hh"], len(arguments["hx"]))
+        with pytest.raises(RuntimeError, match=message):
+            run(emulated, arguments, persistent=True)
+    assert fits(draw([1], hidden=64, dtype=torch.bfloat16)["weight_hh"], 64)
+
+
+def test_the_capacity_form_needs_the_persistent_kernels(emulated: Emulated) -> None:
+    with pytest.raises(RuntimeError, match="the capacity form needs the persistent LSTM"):
+        run(emulated, draw([2, 1], dtype=torch.float32), capacity=True)
+
+
+def test_a_batch_beyond_the_room_ends_the_launch(emulated: Emulated) -> None:
+    for sizes in ([4, 3], [5, 0]):
+        arguments = draw([4, 2], hidden=8, dtype=torch.bfloat16)
+        arguments["batch_sizes"] = torch.tensor(sizes)
+        with pytest.raises(RuntimeError, match=r"forward_steps<.* trapped at persistent"):
+            run(emulated, arguments, capacity=True, persistent=True)
+
+
+def test_rows_beyond_the_input_are_not_read(emulated: Emulated) -> None:
+    for wrong in (-1, 4):
+        arguments = draw([2, 1], hidden=8, rows=4, dtype=torch.bfloat16)
+        arguments["input_rows"][1] = wrong
+        with pytest.raises(RuntimeError, match=r"forward_steps<.* trapped at persistent"):
+            run(emulated, arguments, persistent=True)
+
+
+def test_shapes_that_do_not_fit_are_refused(emulated: Emulated) -> None:
+    for name, shape, message in (
+        ("hx", (2, 9), r"hx must be \[B, H\] = \[2, 8\], got \[2, 9\]"),
+        ("batch_sizes", (2, 1), r"batch_sizes must be \[T\] of int64 with T >= 1"),
+        ("grad_output", (4, 8), r"grad_output must be \[N, H\] = \[3, 8\]"),
+    ):
+        arguments = draw([2, 1], hidden=8, dtype=torch.bfloat16)
+        arguments[name] = torch.zeros(shape).to(arguments[name].dtype)
+        with pytest.raises(RuntimeError, match=message):
+            run(emulated, arguments, capacity=True, persistent=True)
+    assert set(FLOATS) < set(arguments)
