@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from emulated_lstm import FLOATS, RESULTS, Arguments, draw, run, torch_lstm
+from emulated_lstm import FLOATS, RESULTS, draw, run, torch_lstm
 from torch import Tensor
 
 from captioner.ops import reference
@@ -34,6 +34,8 @@ LAYOUTS = {
 }
 # 5 and 33 take the kernels that move single numbers, 32 those that move vectors.
 HIDDEN = [5, 32, 33]
+
+
 def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, wanted in expected.items():
         torch.testing.assert_close(

@@ -11,14 +11,17 @@ import torch
 from captioner.errors import ConfigError
 from captioner.ops.extension import why_not_on
 
-BACKENDS = ("auto", "reference", "torch", "fused")
+ONLY_CUDA = ("plain", "persistent")  # ways through the steps: ops/paths.py chooses for "fused"
+FUSED = ("fused", *ONLY_CUDA)
+BACKENDS = ("auto", "reference", "torch", *FUSED)
 log = logging.getLogger(__name__)
 
 
 def choose_backend(requested: str, device_type: str) -> str:
-    """The backend that runs: "reference", "torch" or "fused".
+    """The backend that runs: one of BACKENDS but "auto".
 
-    "auto" is settled by the environment variable CAPTIONER_LSTM where it is set, otherwise by
+    "plain" and "persistent" are "fused" on a CUDA device, one way through the steps or the other
+    (csrc/cuda/passes.h). "auto" is settled by the environment variable CAPTIONER_LSTM where it is set, otherwise by
     device; which one was taken, and why, is logged once. Raises ConfigError for a name that is
     unknown or a backend that this installation does not have.
     """
@@ -48,7 +51,13 @@ def _automatic(device_type: str, environment: str) -> str:
 def _available(name: str, device_type: str) -> str:
     if name not in BACKENDS[1:]:
         raise ConfigError(f"unknown LSTM backend {name!r}; there are {', '.join(BACKENDS)}")
-    absent = why_not_on(device_type) if name == "fused" else None
+    if name in ONLY_CUDA and device_type != "cuda":
+        raise ConfigError(
+            f"LSTM backend {name!r} is for CUDA devices, this one is {device_type}; take 'fused'"
+        )
+    absent = why_not_on(device_type) if name in FUSED else None
     if absent is not None:
-        raise ConfigError(f"LSTM backend 'fused' cannot run: {absent}; take 'reference' or 'torch'")
+        raise ConfigError(
+            f"LSTM backend {name!r} cannot run: {absent}; take 'reference' or 'torch'"
+        )
     return name

@@ -8,7 +8,13 @@ import os
 import torch
 
 HOW_TO_BUILD = "`python setup.py build_ext --inplace` builds it"
-OPERATORS = ("lstm_packed", "lstm_step", "linear_cross_entropy", "cpu_vector_bytes")
+OPERATORS = (
+    "lstm_packed",
+    "lstm_persistent_fits",
+    "lstm_step",
+    "linear_cross_entropy",
+    "cpu_vector_bytes",
+)
 
 
 def _load() -> str | None:

@@ -5,7 +5,8 @@ size.
 
 The backend "fused" is the operator `captioner::lstm_packed` of csrc/; "reference" is its twin
 `captioner::lstm_packed_reference`, plain PyTorch of ops/reference.py. Both get their fake kernels
-(for torch.compile) and autograd here. "torch" bypasses them for ATen's or cuDNN's LSTM.
+(for torch.compile) and autograd here. "torch" bypasses them for ATen's or cuDNN's LSTM. On a CUDA
+device "fused" goes one of two ways through the steps, "plain" or "persistent": see ops/paths.py.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from captioner.ops import padded, reference
-from captioner.ops.backend import choose_backend
+from captioner.ops.backend import FUSED, choose_backend
 from captioner.ops.extension import ABSENT
+from captioner.ops.paths import goes_persistent
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 
@@ -34,6 +36,7 @@ def _reference(
     bias_hh: Tensor,  # [4H]
     input_rows: Tensor | None = None,  # [N] int64
     capacity: bool = False,
+    persistent: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     run = reference.forward_within if capacity else reference.forward
     if not capacity:
@@ -58,6 +61,7 @@ def _reference_backward(
     input_rows: Tensor | None = None,
     wants_hx: bool = True,
     capacity: bool = False,
+    persistent: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     run = reference.backward_within if capacity else reference.backward
     return run(
@@ -77,6 +81,7 @@ def _fake(
     bias_hh: Tensor,
     input_rows: Tensor | None = None,
     capacity: bool = False,
+    persistent: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens = input.shape[0] if input_rows is None else input_rows.shape[0]
     hidden = weight_hh.shape[1]
@@ -105,6 +110,7 @@ def _fake_backward(
     input_rows: Tensor | None = None,
     wants_hx: bool = True,
     capacity: bool = False,
+    persistent: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     likes = (input, hx, cx, weight_ih, weight_hh)
     bias = weight_ih.new_empty(weight_ih.shape[0])
@@ -116,8 +122,8 @@ def _register(name: str) -> None:
     backward = getattr(torch.ops.captioner, f"{name}_backward").default
 
     def save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        input, batch_sizes, hx, cx, weight_ih, weight_hh, _, _, input_rows, capacity = inputs
-        ctx.capacity = capacity
+        input, batch_sizes, hx, cx, weight_ih, weight_hh, _, _, input_rows, *switches = inputs
+        ctx.switches = switches
         out, _, _, workspace = output
         ctx.mark_non_differentiable(workspace)
         ctx.set_materialize_grads(False)  # else zeros as large as the workspace are made for it
@@ -129,12 +135,12 @@ def _register(name: str) -> None:
         _, _, hx, cx, _, _, output, _, _ = ctx.saved_tensors
         pairs = ((grad_output, output), (grad_hy, hx), (grad_cy, cx))
         wanted = [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
-        found = backward(*wanted, *ctx.saved_tensors, ctx.needs_input_grad[2], ctx.capacity)
+        found = backward(*wanted, *ctx.saved_tensors, ctx.needs_input_grad[2], *ctx.switches)
         grad_input, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias = found
         # The two biases share one gradient, but an accumulated .grad must not share memory.
         return (
             grad_input, None, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias,
-            grad_bias.clone(), None, None,
+            grad_bias.clone(), None, *(None for _ in ctx.switches),
         )  # fmt: skip
 
     def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
@@ -198,11 +204,13 @@ def lstm_packed(
         rows = input if input_rows is None else input[input_rows]
         run = padded.lstm_within if capacity else _packed_by_torch
         return run(rows, batch_sizes, hx, cx, weights)
-    operator = (
-        torch.ops.captioner.lstm_packed if chosen == "fused"
-        else torch.ops.captioner.lstm_packed_reference
-    )  # fmt: skip
-    output, hy, cy, _ = operator(input, batch_sizes, hx, cx, *weights, input_rows, capacity)
+    operators, persistent = torch.ops.captioner, False
+    if chosen in FUSED and device_type == "cuda":
+        persistent = goes_persistent(chosen, weights[1], len(hx), capacity=capacity)
+    operator = operators.lstm_packed if chosen in FUSED else operators.lstm_packed_reference
+    output, hy, cy, _ = operator(
+        input, batch_sizes, hx, cx, *weights, input_rows, capacity, persistent
+    )
     return output, hy, cy
 
 

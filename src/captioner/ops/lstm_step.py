@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captioner.ops.backend import choose_backend
+from captioner.ops.backend import FUSED, choose_backend
 from captioner.ops.extension import ABSENT
 from captioner.ops.reference import state_dtype
 
@@ -54,7 +54,7 @@ def lstm_step(
     for name, (tensor, letters, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must be {letters} = {list(shape)}, got {list(tensor.shape)}")
-    if choose_backend(backend, hx.device.type) == "fused":
+    if choose_backend(backend, hx.device.type) in FUSED:
         h, c = torch.ops.captioner.lstm_step(sums, rows, hx, cx, weight_hh)
         return h, c
     return reference_step(sums, rows, hx, cx, weight_hh)
