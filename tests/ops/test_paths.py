@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,12 +53,8 @@ def invented_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     paths._say.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A")
     monkeypatch.setattr(paths, "_table", lambda: TABLE)
-    monkeypatch.setattr(
-        torch.ops.captioner,
-        "lstm_persistent_fits",
-        lambda weight, batch: batch < 200,
-        raising=False,
-    )
+    fits = {"lstm_persistent_fits": lambda weight, batch: batch < 200}
+    monkeypatch.setattr(torch.ops, "captioner", SimpleNamespace(**fits))
 
 
 def go(chosen: str, batch: int = 16, dtype: Any = torch.bfloat16, capacity: bool = False) -> bool:
@@ -80,16 +77,16 @@ def test_names_force_and_the_table_decides_for_fused(caplog: pytest.LogCaptureFi
 @pytest.mark.usefixtures("invented_gpu")
 def test_float32_follows_torchs_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "_table", lambda: {"A": {"float32": TABLE["A"]["bfloat16"]}})
-    before = torch.backends.cuda.matmul.allow_tf32
+    before = torch.get_float32_matmul_precision()
     try:
-        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
         assert not go("fused", dtype=torch.float32)
         with pytest.raises(ConfigError, match="multiplies float32 as TF32, which"):
             go("persistent", dtype=torch.float32)
-        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
         assert go("fused", dtype=torch.float32) and go("persistent", dtype=torch.float32)
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_float32_matmul_precision(before)
 
 
 def test_the_table_that_is_installed_has_the_right_form() -> None:

@@ -21,9 +21,9 @@ def choose_backend(requested: str, device_type: str) -> str:
     """The backend that runs: one of BACKENDS but "auto".
 
     "plain" and "persistent" are "fused" on a CUDA device, one way through the steps or the other
-    (csrc/cuda/passes.h). "auto" is settled by the environment variable CAPTIONER_LSTM where it is set, otherwise by
-    device; which one was taken, and why, is logged once. Raises ConfigError for a name that is
-    unknown or a backend that this installation does not have.
+    (csrc/cuda/passes.h). "auto" is settled by the environment variable CAPTIONER_LSTM where it is
+    set, otherwise by device; which one was taken, and why, is logged once. Raises ConfigError for a
+    name that is unknown or a backend that this installation does not have.
     """
     if requested == "auto":
         return _automatic(device_type, os.environ.get("CAPTIONER_LSTM", "auto"))
