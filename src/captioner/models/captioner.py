@@ -7,16 +7,18 @@ packed tokens, T longest length, E embedding, V vocabulary.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel, State
 from captioner.ops import dropout
 from captioner.spans import span
+
+if TYPE_CHECKING:  # a machine that trains on features alone needs no library of pictures
+    from captioner.models.encoder import Encoder
 
 FEATURE_NORMS = ("standardise", "l2", "none")
 

@@ -1,0 +1,125 @@
+"""Measurements in a process of their own, one after another, until a deadline.
+
+A job that hangs, or loses the process its GPU, takes that process with it: it is noted, and the
+jobs after it go on in a fresh one. What each found is in a file before the next begins.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner.benchmarks.gpu_stages import Checkout
+from captioner.benchmarks.processes import Finished, run_process
+from captioner.files import read_json, write_json
+
+BROKEN = 3  # exit status of a process whose GPU is lost to it
+GRACE = 15.0  # seconds past the deadline that the last job may still take
+Arguments = Mapping[str, Any]  # as JSON has it
+
+
+@dataclass
+class Found:
+    """By job: what it returned, or why it failed; and the jobs that no time was left for."""
+
+    results: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
+def run_jobs(
+    checkout: Checkout,
+    module: str,
+    jobs: Mapping[str, Arguments],
+    *,
+    device: str,
+    deadline: float,
+    job_seconds: float,
+    note: Callable[[Found], None] = lambda found: None,
+) -> Found:
+    """Do `jobs` by `python -m module ASKED OUT`, which calls `do_jobs`; `note` after each process.
+
+    `deadline` is of time.time(): no job begins after it. A job ends after `job_seconds`.
+    """
+    found, idle = Found(), 0
+    while (left := _left(jobs, found)) and time.time() < deadline and idle < 2:
+        asked = {"jobs": left, "device": device, "deadline": deadline, "job_seconds": job_seconds}
+        finished, out = _run(checkout, module, asked)
+        idle = 0 if out["results"] or out["failed"] or out["running"] else idle + 1
+        found.results.update(out["results"])
+        found.failed.update(out["failed"])
+        why = f"{finished.ending}: {finished.output[-2000:]}"
+        if out["running"] is not None:
+            found.failed[out["running"]] = why
+        elif finished.code not in (0, BROKEN):
+            found.failed["the process"] = why
+        note(found)
+        if finished.code == 0:
+            break
+    found.skipped = list(_left(jobs, found))
+    return found
+
+
+def _left(jobs: Mapping[str, Arguments], found: Found) -> dict[str, Arguments]:
+    return {
+        name: arguments
+        for name, arguments in jobs.items()
+        if name not in found.results and name not in found.failed
+    }
+
+
+def _run(
+    checkout: Checkout, module: str, asked: Mapping[str, Any]
+) -> tuple[Finished, dict[str, Any]]:
+    """One process, and what it has written."""
+    with tempfile.TemporaryDirectory() as folder:
+        question, out = Path(folder) / "asked.json", Path(folder) / "out.json"
+        write_json(question, asked)
+        finished = run_process(
+            [checkout.python, "-m", module, str(question), str(out)],
+            folder=checkout.root, environment=checkout.environment,
+            timeout=max(0.0, asked["deadline"] - time.time()) + GRACE + 5,
+        )  # fmt: skip
+        nothing: dict[str, Any] = {"results": {}, "failed": {}, "running": None}
+        return finished, read_json(out) if out.is_file() else nothing
+
+
+def do_jobs(do: Callable[..., Any], question: Path, out: Path) -> int:
+    """In the process of its own: `do(device=..., **arguments)` of each job; the exit status."""
+    asked = read_json(question)
+    device = torch.device(asked["device"])
+    found: dict[str, Any] = {"results": {}, "failed": {}, "running": None}
+    for name, arguments in asked["jobs"].items():
+        if time.time() > asked["deadline"]:
+            break
+        write_json(out, {**found, "running": name})
+        limit = min(asked["job_seconds"], asked["deadline"] - time.time() + GRACE)
+        faulthandler.dump_traceback_later(limit, exit=True)
+        try:
+            found["results"][name] = do(device=device, **arguments)
+        except Exception as error:
+            found["failed"][name] = f"{type(error).__name__}: {error}"
+        faulthandler.cancel_dump_traceback_later()
+        write_json(out, found)
+        if not _works(device):
+            return BROKEN
+    return 0
+
+
+def _works(device: torch.device) -> bool:
+    """Whether the device still computes; what the job held of its memory is given back."""
+    try:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return float(torch.ones(2, device=device).sum()) == 2
+    except RuntimeError:
+        return False
