@@ -17,10 +17,11 @@ from torch import Tensor
 
 from captioner.data.batch_transform import transform_batch
 from captioner.data.captions import CaptionedImage
-from captioner.data.dataset import ImageSource, Pictures
+from captioner.data.dataset import ImageSource
 from captioner.data.encoding import Encoded, Images, encoded_ahead, encoded_blocks
 from captioner.data.features import FeatureStore, extract_features, load_features
 from captioner.data.jpeg import pixels_of
+from captioner.data.pictures import Pictures
 from captioner.errors import ConfigError
 from captioner.models.encoder import Encoder
 

@@ -25,7 +25,8 @@ from captioner.build import (
     trainer_settings,
 )
 from captioner.data.captions import CaptionedImage
-from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, Pictures, make_loader
+from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, make_loader
+from captioner.data.pictures import Pictures
 from captioner.data.shares import Share
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary

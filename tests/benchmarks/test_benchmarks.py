@@ -15,6 +15,7 @@ import torch
 from captioner import config as schema
 from captioner.benchmarks import scale
 from captioner.benchmarks.command import run_benchmark
+from captioner.benchmarks.drawn_pictures import draw_pictures
 from captioner.benchmarks.epoch_settings import CASES, StepSettings
 from captioner.benchmarks.epoch_sides import COMPILED, PLAIN, PRODUCTS, Parts, Workload, build_side
 from captioner.benchmarks.lengths import caption_lengths
@@ -26,7 +27,6 @@ from captioner.benchmarks.train_memory import peak_bytes, peak_memory_of_trainin
 from captioner.benchmarks.workload import (
     build_vocabulary,
     captioned_images,
-    draw_pictures,
     synthetic_images,
 )
 from captioner.cli import compose_config

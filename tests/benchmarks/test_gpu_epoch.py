@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from captioner.benchmarks import epoch_floor
-from captioner.benchmarks.epoch_data import batches_of, draw_captions
+from captioner.benchmarks.epoch_data import draw_captions
 from captioner.benchmarks.epoch_floor import step_floor
 from captioner.benchmarks.gpu_stages import Checkout
 from captioner.benchmarks.job_process import Found, run_jobs
@@ -38,23 +38,11 @@ def test_drawn_captions_are_flickr8ks_likeness() -> None:
     data = draw_captions(400, 8, seed=1)
     assert data.features.shape == (400, 1, 8) and data.features.dtype == torch.float32
     assert abs(float(data.features.mean())) < 0.1 and abs(float(data.features.std()) - 1) < 0.1
-    lengths = data.store.lengths - 1
+    lengths = data.dataset.store.lengths - 1
     assert len(lengths) == 2000 and int(lengths.max()) == LONGEST
     assert abs(float(lengths.float().mean()) - MEAN) < 0.3
     assert data.tokens == int(lengths.sum()) + 2000
-    assert data.image_rows.tolist() == [row for row in range(400) for _ in range(5)]
-    assert sum(data.vocabulary.counts) == data.tokens
-    first = data.store.tokens[: int(data.store.lengths[0]) + 1].tolist()
-    assert first == [data.vocabulary.bos, *data.captions[0], data.vocabulary.eos]
-    assert len(data.references()) == 400 and data.references()[0][0].startswith("word")
-    assert torch.equal(draw_captions(400, 8, seed=1).features, data.features)
-
-
-def test_a_pass_of_batches_has_every_caption_once() -> None:
-    batches = batches_of(10, 4, seed=0)
-    for _ in range(2):
-        rows = [row for _ in range(3) for row in next(batches)]
-        assert sorted(rows) == list(range(10))
+    assert len(data.order(128, seed=0)) == 16
 
 
 def test_the_floor_counts_every_product(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from captioner.data.captions import CaptionedImage
-from captioner.data.dataset import BatchOrder, CaptionDataset, Pictures, make_loader
+from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.packed import CaptionBatch
+from captioner.data.pictures import Pictures
 from captioner.data.transforms import ImageTransform
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError, ImageError

@@ -13,7 +13,6 @@ import torch
 from captioner.benchmarks.epoch_settings import ASKED, CASES, StepSettings
 from captioner.benchmarks.epoch_sides import (
     COMPILED,
-    MAX_LENGTH,
     PLAIN,
     PRODUCTS,
     Workload,
@@ -23,7 +22,7 @@ from captioner.benchmarks.record import Axes, Figure, Requirement, SuiteResult
 from captioner.benchmarks.side_process import SideProcess
 from captioner.benchmarks.timing import Spread, paired_ratio, shown
 from captioner.benchmarks.train_memory import peak_memory_of_training
-from captioner.benchmarks.workload import captioned_images
+from captioner.benchmarks.workload import MAX_LENGTH, captioned_images
 from captioner.data.tokenize import tokenize
 from captioner.errors import CaptionerError
 

@@ -18,7 +18,13 @@ from torch import Tensor
 from captioner.benchmarks.epoch_settings import StepSettings
 from captioner.benchmarks.plain_loop import PlainCaptioner, PlainCaptions, PlainLoop
 from captioner.benchmarks.side_process import Side
-from captioner.benchmarks.workload import build_vocabulary, captioned_images, random_features
+from captioner.benchmarks.workload import (
+    MAX_LENGTH,
+    Endless,
+    build_vocabulary,
+    captioned_images,
+    random_features,
+)
 from captioner.build import build_captioner
 from captioner.config import DecoderConfig
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
@@ -30,7 +36,6 @@ from captioner.training.optimisation import OPTIMIZERS, parameter_groups
 from captioner.training.trainer import Trainer, TrainerSettings
 
 PLAIN, COMPILED, PRODUCTS = "plain PyTorch", "compiled plain PyTorch", "its products alone"
-MAX_LENGTH = 50
 # Names of the same weights: the peer's, then the captioner's.
 PARTS = {
     "projection.": "image_projection.",
@@ -164,18 +169,6 @@ class Parts:
 def _own_name(name: str) -> str:
     prefix = next(prefix for prefix in PARTS if name.startswith(prefix))
     return PARTS[prefix] + name[len(prefix) :]
-
-
-class Endless:
-    """The batches of one epoch after another."""
-
-    def __init__(self, order: BatchOrder) -> None:
-        self.order = order
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for epoch in itertools.count():
-            self.order.epoch = epoch
-            yield from self.order
 
 
 class OwnLoop:

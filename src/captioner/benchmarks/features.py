@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from captioner.benchmarks.drawn_pictures import draw_pictures
 from captioner.benchmarks.record import Figure, Requirement, SuiteResult
 from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
-from captioner.benchmarks.workload import captioned_images, draw_pictures
+from captioner.benchmarks.workload import captioned_images
 from captioner.build import build_encoder
 from captioner.config import EncoderConfig
 from captioner.data.encoding import encoded_blocks

@@ -70,27 +70,29 @@ def make_record(suite: str, result: SuiteResult, *, machine: dict[str, Any]) -> 
         "versions": versions(),
         "command": shlex.join(["python", *sys.argv]),
         "settings": result.settings,
-        "figures": [
-            {**_common(figure), "side": figure.side} for figure in result.figures
-        ],
-        "requirements": [
-            {
-                **_common(one),
-                "at_least": one.at_least,
-                "at_most": one.at_most,
-                "met": one.met,
-            }
-            for one in result.requirements
-        ],
-    }  # fmt: skip
+        **measured(result.figures, result.requirements),
+    }
 
 
-def _common(measured: Figure | Requirement) -> dict[str, Any]:
-    spread = measured.spread
+def measured(
+    figures: Sequence[Figure], requirements: Sequence[Requirement]
+) -> dict[str, list[dict[str, Any]]]:
+    """A record's `figures` and `requirements`, as JSON has them."""
     return {
-        "what": measured.what,
-        "axes": measured.axes,
-        "unit": measured.unit,
+        "figures": [{**_common(one), "side": one.side} for one in figures],
+        "requirements": [
+            {**_common(one), "at_least": one.at_least, "at_most": one.at_most, "met": one.met}
+            for one in requirements
+        ],
+    }
+
+
+def _common(one: Figure | Requirement) -> dict[str, Any]:
+    spread = one.spread
+    return {
+        "what": one.what,
+        "axes": one.axes,
+        "unit": one.unit,
         "median": spread.median,
         "min": spread.low,
         "max": spread.high,

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from captioner.benchmarks.epoch_settings import CASES, StepSettings
-from captioner.benchmarks.epoch_sides import Endless, Parts, Workload, build_side
+from captioner.benchmarks.epoch_sides import Parts, Workload, build_side
 from captioner.benchmarks.record import Axes, Figure, Requirement, SuiteResult
 from captioner.benchmarks.side_process import SideProcess
 from captioner.benchmarks.timing import Spread, paired_ratio, shown
+from captioner.benchmarks.workload import Endless
 from captioner.training.memory import keep_freed_memory
 from captioner.training.randomness import OwnRandomness
 from captioner.training.replicas import TURN, Replica, ReplicaTrainer

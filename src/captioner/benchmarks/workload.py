@@ -1,18 +1,19 @@
-"""Captions, features and pictures to measure on: Flickr8k where it is given, else its likeness.
+"""Captions and features to measure on: Flickr8k where it is given, else its likeness.
 
 Shapes: n images, R regions, F image feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from captioner.benchmarks.lengths import caption_lengths, word_ranks
 from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import BatchOrder
 from captioner.data.feature_store import FeatureStore
 from captioner.data.flickr8k import load_flickr8k
 from captioner.data.tokenize import tokenize
@@ -20,6 +21,7 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
 
 CAPTIONS_EACH = 5
+MAX_LENGTH = 50  # words of a caption that are trained on
 
 
 def synthetic_images(count: int, *, seed: int, prefix: str = "train") -> list[CaptionedImage]:
@@ -71,16 +73,13 @@ def random_features(
     return FeatureStore([image.name for image in images], values)
 
 
-def draw_pictures(folder: Path, count: int, *, side: int, seed: int) -> list[tuple[str, Path]]:
-    """JPEG files with a photograph's coarse shapes and some grain: (name, path) of each."""
-    generator = np.random.default_rng([seed, 3])
-    pictures = []
-    for row in range(count):
-        coarse = generator.integers(0, 256, (side // 16, side // 16, 3), np.uint8)
-        smooth = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
-        grain = generator.normal(0, 6, (side, side, 3))
-        pixels = np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)
-        path = folder / f"{row}.jpg"
-        Image.fromarray(pixels).save(path, quality=90)
-        pictures.append((path.name, path))
-    return pictures
+class Endless:
+    """The batches of one epoch after another."""
+
+    def __init__(self, order: BatchOrder) -> None:
+        self.order = order
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for epoch in itertools.count():
+            self.order.epoch = epoch
+            yield from self.order
