@@ -15,7 +15,8 @@ from captioner.errors import ConfigError
 from captioner.run_folder import claim_run_folder
 from captioner.training.distributed import World
 from captioner.training.replicas import Replica, ReplicaTrainer
-from captioner.training.trainer import Batch, Order, Trainer
+from captioner.training.step import Batch
+from captioner.training.trainer import Order, Trainer
 
 # Where each list of ReplicasConfig belongs in a configuration.
 PLACES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from captioner.build import (
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, make_loader
 from captioner.data.pictures import Pictures
+from captioner.data.resident import PlannedLoader
 from captioner.data.shares import Share
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
@@ -41,6 +42,7 @@ from captioner.replica_runs import (
     refuse_shared_draws,
     train_side_by_side,
 )
+from captioner.resident_runs import resident_captions
 from captioner.run_folder import summary_writer, write_vocabulary
 from captioner.text_runs import TextParts, is_language_model
 from captioner.training.checkpoint import Checkpoint, load_weights
@@ -100,11 +102,16 @@ class CaptionParts:
         share: Any = training
         if world.size > 1:
             share = Share(training, rank=world.rank, size=world.size)
-        self.loader = make_loader(
-            share,
-            self.order,
-            workers=config.trainer.workers if _reads_files(training.source) else 0,
-            pin_memory=device.type == "cuda",
+        self.resident = resident_captions(config, training, self.order, device, world)
+        self.loader: Iterable[Any] = (
+            PlannedLoader(self.resident)
+            if self.resident is not None
+            else make_loader(
+                share,
+                self.order,
+                workers=config.trainer.workers if _reads_files(training.source) else 0,
+                pin_memory=device.type == "cuda",
+            )
         )
 
     def trainer(self, config: schema.TrainConfig, *, replica: str = "") -> Trainer:
@@ -132,6 +139,7 @@ class CaptionParts:
             random=random,
             name=replica,
             world=self.world,
+            data=self.resident,
         )
 
     def _validator(

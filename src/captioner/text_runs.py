@@ -27,6 +27,7 @@ from captioner.errors import CheckpointError, ConfigError
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
 from captioner.replica_runs import order_seed
+from captioner.resident_runs import wants_graph
 from captioner.run_folder import summary_writer, write_vocabulary
 from captioner.text_validation import TextValidator
 from captioner.training.checkpoint import Checkpoint, load_weights
@@ -43,6 +44,7 @@ class TextParts:
 
     def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
         self.device, self.world = device, world
+        wants_graph(config, device, "a text's windows carry a state from step to step")
         streams = world.share(config.trainer.batch_size)
         if config.trainer.batch_size < world.size:
             raise ConfigError(

@@ -22,6 +22,7 @@ from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.randomness import OwnRandomness
 from captioner.training.replicas import Replica, ReplicaTrainer
+from captioner.training.step import PlainStep
 from captioner.training.trainer import Trainer, TrainerSettings
 
 CPU = torch.device("cpu")
@@ -134,14 +135,16 @@ def alone(folder: Path, one: Sequence[Any], **other: Any) -> Trainer:
 def record_losses(trainer: Trainer) -> list[float]:
     """The loss of every step from here on."""
     losses: list[float] = []
-    step = trainer._step
 
-    def recorded(group: Any) -> Any:
-        loss, tokens = step(group)
-        losses.append(float(loss))
-        return loss, tokens
+    class Recorded(PlainStep):
+        def __call__(self, group: Any, step: int, running: Tensor) -> int:
+            loss = torch.zeros_like(running)
+            tokens = super().__call__(group, step, loss)
+            losses.append(float(loss))
+            running += loss
+            return tokens
 
-    trainer._step = recorded  # type: ignore[method-assign]
+    trainer.step.__class__ = Recorded
     return losses
 
 

@@ -214,7 +214,9 @@ class OwnLoop:
     def steps(self, count: int) -> None:
         """Take `count` optimiser steps."""
         for _ in range(count):
-            loss, tokens = self.trainer._step([next(self.batches)])  # type: ignore[list-item]
+            loss = torch.zeros((), dtype=torch.float64, device=self.trainer.device)
+            tokens = self.trainer.step([next(self.batches)], self.trainer.progress.step, loss)
+            self.trainer.progress.step += 1
             self.losses.append(float(loss) / tokens)
 
 

@@ -53,7 +53,8 @@ class TrainerConfig:
     Perfetto. replicas trains so many models side by side on the same batches, see ReplicasConfig;
     order_seed decides the order of the batches (null: seed). ema, such as 0.999: the decay of a
     moving average of the weights, which is validated and kept as best.pt; keep_epochs keeps the
-    weights of so many last epochs as epoch_N.pt, for scripts/average.py.
+    weights of so many last epochs as epoch_N.pt, for scripts/average.py. graph=on takes each step
+    whole, as one CUDA graph, over data that lie on the GPU; auto says which is taken and why.
     """
 
     epochs: int = 10
@@ -77,6 +78,7 @@ class TrainerConfig:
     order_seed: int | None = None
     ema: float | None = None
     keep_epochs: int = 0
+    graph: str = "auto"
 
     def __post_init__(self) -> None:
         for key in (
@@ -92,6 +94,7 @@ class TrainerConfig:
         in_range("trainer.shown_pictures", self.shown_pictures, 0)
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
+        one_of("trainer.graph", self.graph, ("auto", "on", "off"))
         one_of("trainer.precision", self.precision, ("float32", "bf16"))
         metrics = (
             "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", *TEXT_METRICS,

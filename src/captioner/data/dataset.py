@@ -77,6 +77,18 @@ class CaptionDataset(Dataset[CaptionBatch]):
         images, image_rows = self.image_rows[order].unique(return_inverse=True)
         return CaptionBatch(self.source(images), image_rows, tokens)
 
+    def captions_by_row(self) -> Tensor:
+        """The captions of each row, [rows, C] int64, with -1 where a row has fewer than C."""
+        if not self.by_picture:
+            return torch.arange(len(self.store)).unsqueeze(1)
+        within = torch.arange(int(self._counts.max()))
+        captions = self._starts.unsqueeze(1) + within
+        return captions.masked_fill(within >= self._counts.unsqueeze(1), -1)
+
+    def image_of_row(self) -> Tensor:
+        """The image that each row's captions describe, [rows] int64."""
+        return self.image_rows[self._starts] if self.by_picture else self.image_rows
+
     def _captions_of(self, pictures: Tensor) -> Tensor:
         counts = self._counts[pictures]
         within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(
@@ -100,12 +112,15 @@ class BatchOrder:
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
+    def rows(self) -> Tensor:
+        """All rows of the epoch in the order of its batches, [size] int64."""
+        if not self.shuffle:
+            return torch.arange(self.size)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return torch.randperm(self.size, generator=generator)
+
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(self.size)
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.size, generator=generator)
-        for batch in order.split(self.batch_size)[self.position :]:
+        for batch in self.rows().split(self.batch_size)[self.position :]:
             yield batch.tolist()
 
 

@@ -27,12 +27,27 @@ class MovingAverage:
         self._live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
         self._average = {name: tensor.clone() for name, tensor in self._live.items()}
 
-    @torch.no_grad()
+    def share(self, step: int) -> float:
+        """The part that the weights after step number `step` (from 1) have in the average."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
     def update(self) -> None:
         """Take in the weights after a step."""
         self.steps += 1
-        share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_([*self._average.values()], [*self._live.values()], share)
+        self.mix(self.share(self.steps))
+
+    @torch.no_grad()
+    def mix(self, share: float | Tensor) -> None:
+        """Move the average by `share` of the way to the weights; a Tensor [] may be on the GPU."""
+        average, live = [*self._average.values()], [*self._live.values()]
+        if isinstance(share, Tensor):
+            torch._foreach_lerp_(average, live, [share.to(x.dtype) for x in live])
+        else:
+            torch._foreach_lerp_(average, live, share)
+
+    def tensors(self) -> list[Tensor]:
+        """The averages, which `mix` changes in place."""
+        return [*self._average.values()]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

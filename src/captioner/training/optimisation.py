@@ -39,8 +39,9 @@ class FusedRMSprop(torch.optim.RMSprop):
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
+                on_device = parameter.device if group["capturable"] else None
                 self.state[parameter] = {
-                    "step": torch.tensor(0.0),
+                    "step": torch.zeros((), device=on_device),
                     "square_avg": torch.zeros_like(parameter),
                 }
             self.state[parameter]["step"] += 1
@@ -101,6 +102,35 @@ def schedule_factor(
     done = min(1.0, step / max(1, total_steps))
     shape = {"constant": 1.0, "cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done}
     return warm * shape[schedule]
+
+
+def take_rates_from_device(optimizer: torch.optim.Optimizer, device: torch.device) -> list[Tensor]:
+    """Give every group's learning rate a place on the device, and return these tensors [].
+
+    A CUDA graph reads them anew whenever it is replayed. So that one may hold the update, step
+    counts move to the device as well, and the groups are marked as torch asks for (`capturable`).
+    """
+    rates = []
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], Tensor) or group["lr"].device != device:
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+        rates.append(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = device.type == "cuda"
+    for state in optimizer.state.values():
+        if "step" in state and device.type == "cuda":
+            state["step"] = state["step"].to(device)
+    return rates
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state_dict as it is where nothing was changed for a graph: rates are numbers."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = False
+    return state
 
 
 def clip_gradients(

@@ -22,7 +22,8 @@ from captioner.errors import NumericsError
 from captioner.files import atomic_write, write_json
 from captioner.training.interrupt import Interruption
 from captioner.training.progress import progress_bar
-from captioner.training.trainer import Batch, Order, Trainer, TrainerSettings
+from captioner.training.step import Batch
+from captioner.training.trainer import Order, Trainer, TrainerSettings
 
 log = logging.getLogger(__name__)
 # Steps that a replica takes at a time: its weights stay in the thread's cache, and threads seldom

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from captioner.errors import CheckpointError, ConfigError, NumericsError
 from captioner.files import write_json
-from captioner.spans import span
 from captioner.training.averaging import MovingAverage
 from captioner.training.checkpoint import (
     Checkpoint,
@@ -31,28 +30,15 @@ from captioner.training.checkpoint import (
     save_checkpoint,
 )
 from captioner.training.distributed import World
+from captioner.training.graph_step import GraphStep, ResidentData
 from captioner.training.interrupt import Interruption
-from captioner.training.optimisation import clip_gradients, schedule_factor
+from captioner.training.optimisation import optimizer_state
 from captioner.training.progress import SilentBar, progress_bar
 from captioner.training.randomness import Randomness
+from captioner.training.step import Batch, PlainStep, StepSettings
 from captioner.training.timing import Timing
 
 log = logging.getLogger(__name__)
-
-
-class Batch(Protocol):
-    """What the trainer needs of a batch."""
-
-    @property
-    def model_inputs(self) -> tuple[Any, ...]:
-        """The arguments of the model's `loss` before the targets."""
-
-    @property
-    def targets(self) -> Tensor:
-        """The tokens to predict, [N]."""
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on another device."""
 
 
 class Order(Protocol):
@@ -107,6 +93,18 @@ class TrainerSettings:
     ema: float | None = None
     keep_epochs: int = 0
 
+    def of_a_step(self, total_steps: int) -> StepSettings:
+        """Those that concern a single step of a run of so many."""
+        return StepSettings(
+            total_steps=total_steps,
+            label_smoothing=self.label_smoothing,
+            clip_norm=self.clip_norm,
+            clip_value=self.clip_value,
+            schedule=self.schedule,
+            warmup_steps=self.warmup_steps,
+            bf16=self.bf16,
+        )
+
 
 @dataclass
 class Progress:
@@ -132,6 +130,7 @@ class Trainer:
     where the model's numbers come from, torch's own generators unless given; `name` stands before
     what is logged. In a `world` of several processes each has such a trainer, whose loader gives
     its share of every batch, None for an empty one; they take the same steps, and rank 0 writes.
+    With `data` on the device, which then is the loader's, steps are such as a CUDA graph can hold.
 
     `run` does it all. Whoever trains several models side by side calls the steps that it consists
     of: `begin_epoch`, `take` for each group of batches, `save`, `finish_epoch`.
@@ -154,10 +153,10 @@ class Trainer:
         random: Randomness | None = None,
         name: str = "",
         world: World | None = None,
+        data: ResidentData | None = None,
     ) -> None:
         self.world = world or World()
         self.model, self.optimizer = model, optimizer
-        self.summed_loss = self.world.summed_loss(model)
         self.loader, self.order, self.validate = loader, order, validate
         self.folder, self.settings, self.texts = folder, settings, texts
         self.device, self.writer = device, writer
@@ -167,6 +166,9 @@ class Trainer:
         self.average = MovingAverage(model, settings.ema) if settings.ema is not None else None
         self._bar: Any = SilentBar()
         self._running = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps_per_epoch = math.ceil(len(order) / settings.accumulation)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.step = self._make_step(data)
         self.timing = Timing(
             folder,
             device=device,
@@ -176,9 +178,15 @@ class Trainer:
         )
         if not self.world.main:  # which must not draw rank 0's dropout
             self.world.draw_apart(step=0)
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.steps_per_epoch = math.ceil(len(order) / settings.accumulation)
-        self.total_steps = settings.epochs * self.steps_per_epoch
+
+    def _make_step(self, data: ResidentData | None) -> PlainStep:
+        common: dict[str, Any] = {
+            "model": self.model, "optimizer": self.optimizer, "device": self.device,
+            "average": self.average, "settings": self.settings.of_a_step(self.total_steps),
+        }  # fmt: skip
+        if data is None:
+            return PlainStep(**common, world=self.world)
+        return GraphStep(data, **common)
 
     # -- resuming ---------------------------------------------------------------------------
 
@@ -207,6 +215,7 @@ class Trainer:
                 self.average.load(training["ema"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
+        self.step.prepare()
         self.timing.resume(self.progress.epoch)
         self._say("resuming at step %d of %d", self.progress.step, self.total_steps)
         return True
@@ -229,7 +238,7 @@ class Trainer:
 
     def _write_last(self) -> None:
         training: dict[str, Any] = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "progress": asdict(self.progress),
         }
         own, *others = self.world.gather(self.random.state())
@@ -303,8 +312,9 @@ class Trainer:
         process was asked to stop, for which all have then saved."""
         state, settings = self.progress, self.settings
         with self.timing.step(), self.random.used():
-            loss, tokens = self._step(group)
-        self._running += loss
+            tokens = self.step(group, state.step, self._running)
+        state.step += 1
+        state.position += len(group)
         state.tokens += tokens
         self._bar.update()
         last = state.position == len(self.order)
@@ -323,44 +333,6 @@ class Trainer:
         """Save within an epoch, for a resume to go on from."""
         self._account()
         self.save()
-
-    def _step(self, group: Sequence[Batch | None]) -> tuple[Tensor, int]:
-        """One optimiser step over a group of batches: this rank's summed loss (on the device), and
-        the tokens of all ranks, over which the gradients are a mean."""
-        state, settings = self.progress, self.settings
-        factor = schedule_factor(
-            state.step,
-            total_steps=self.total_steps,
-            warmup_steps=settings.warmup_steps,
-            schedule=settings.schedule,
-        )
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = parameters["base_lr"] * factor
-        own = sum(batch.targets.numel() for batch in group if batch is not None)
-        tokens = int(self.world.total(own)[0])
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number, batch in enumerate(group, 1):
-            with span("copy to the device"):
-                batch = None if batch is None else batch.to(self.device)
-            # The ranks' gradients are added up once, after the last batch of the step.
-            with nullcontext() if number == len(group) else self.summed_loss.no_sync():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
-                    loss: Tensor = self.summed_loss(batch, settings.label_smoothing)
-                with span("embedding and image, backward"):
-                    # Divided by the size too: the ranks' gradients are averaged, not summed.
-                    (loss / (tokens / self.world.size)).backward()
-            total += loss.detach()
-        with span("clipping"):
-            clip_gradients(self.parameters, norm=settings.clip_norm, value=settings.clip_value)
-        with span("optimizer"):
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            with span("average of the weights"):
-                self.average.update()
-        state.step += 1
-        state.position += len(group)
-        return total, tokens
 
     def _account(self) -> None:
         """Read the loss from the device, refuse what is not finite, show it."""
@@ -381,7 +353,9 @@ class Trainer:
         self._bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
         if self.writer is not None:
             self.writer.add_scalar("train/loss", loss, state.step)
-            self.writer.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], state.step)
+            factor = self.step.settings.rate_factor(state.step - 1)
+            base = self.optimizer.param_groups[0]["base_lr"]
+            self.writer.add_scalar("train/lr", base * factor, state.step)
             self.writer.add_scalar("train/tokens_per_second", rate, state.step)
 
     def finish_epoch(self) -> None:

@@ -1,0 +1,111 @@
+"""One optimiser step, as a loop over batches takes it: forward, backward, clipping, update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from captioner.spans import span
+from captioner.training.averaging import MovingAverage
+from captioner.training.distributed import World
+from captioner.training.optimisation import clip_gradients, schedule_factor
+
+
+class Batch(Protocol):
+    """What a step needs of a batch."""
+
+    @property
+    def model_inputs(self) -> tuple[Any, ...]:
+        """The arguments of the model's `loss` before the targets."""
+
+    @property
+    def targets(self) -> Tensor:
+        """The tokens to predict, [N]."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """How a step is taken; see TrainerSettings."""
+
+    total_steps: int
+    label_smoothing: float
+    clip_norm: float | None
+    clip_value: float | None
+    schedule: str
+    warmup_steps: int
+    bf16: bool
+
+    def rate_factor(self, step: int) -> float:
+        """The learning rate's multiple at `step`, from 0."""
+        return schedule_factor(
+            step, total_steps=self.total_steps, warmup_steps=self.warmup_steps,
+            schedule=self.schedule,
+        )  # fmt: skip
+
+
+class PlainStep:
+    """Takes steps of `optimizer` over batches that the host hands on."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: StepSettings,
+        device: torch.device,
+        average: MovingAverage | None,
+        world: World,
+    ) -> None:
+        self.optimizer, self.settings, self.device = optimizer, settings, device
+        self.average, self.world = average, world
+        self.summed_loss = world.summed_loss(model)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def prepare(self) -> None:
+        """Make ready once the state that the run begins with is loaded."""
+
+    def __call__(self, group: Sequence[Any], step: int, running: Tensor) -> int:
+        """Step number `step` over a group of batches: adds this rank's summed loss to `running` []
+        and returns the tokens of all ranks, over which the gradients are a mean."""
+        settings = self.settings
+        factor = settings.rate_factor(step)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = parameters["base_lr"] * factor
+        own = sum(batch.targets.numel() for batch in group if batch is not None)
+        tokens = int(self.world.total(own)[0])
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for number, batch in enumerate(group, 1):
+            with span("copy to the device"):
+                batch = None if batch is None else batch.to(self.device)
+            # The ranks' gradients are added up once, after the last batch of the step.
+            with nullcontext() if number == len(group) else self.summed_loss.no_sync():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
+                    loss: Tensor = self.summed_loss(batch, settings.label_smoothing)
+                with span("embedding and image, backward"):
+                    # Divided by the size too: the ranks' gradients are averaged, not summed.
+                    (loss / (tokens / self.world.size)).backward()
+            total += loss.detach()
+        self.update()
+        if self.average is not None:
+            with span("average of the weights"):
+                self.average.update()
+        running += total
+        return tokens
+
+    def update(self) -> None:
+        """Clip the gradients, change the weights, forget the gradients."""
+        with span("clipping"):
+            clip_gradients(
+                self.parameters, norm=self.settings.clip_norm, value=self.settings.clip_value
+            )
+        with span("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)

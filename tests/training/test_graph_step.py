@@ -1,0 +1,307 @@
+"""The step that a CUDA graph can hold, run as it is on the CPU: the plain loop's curve, nothing
+read by the host, exact resume. On a GPU, where it is captured, test_graph_capture.py has its turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from host_reads import HostRead, no_host_reads
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
+from captioner.data.resident import PlannedLoader, ResidentCaptions, measure_rooms
+from captioner.data.vocabulary import Vocabulary
+from captioner.models.captioner import Captioner
+from captioner.models.language_model import LanguageModel
+from captioner.training.checkpoint import load_checkpoint
+from captioner.training.optimisation import make_optimizer, parameter_groups
+from captioner.training.trainer import Trainer, TrainerSettings
+
+WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
+VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
+PICTURES = 23  # of two or three captions
+FEATURES = torch.randn(PICTURES, 1, 6, generator=torch.Generator().manual_seed(11))
+CPU = torch.device("cpu")
+
+
+def pictures() -> list[CaptionedImage]:
+    """Captions of many lengths; every seventh is far longer than the others."""
+    generator = torch.Generator().manual_seed(3)
+    number = itertools.count()
+
+    def caption() -> str:
+        length = 14 if next(number) % 7 == 0 else 1 + int(torch.randint(5, (), generator=generator))
+        picked = torch.randint(len(WORDS), (length,), generator=generator)
+        return " ".join(WORDS[k] for k in picked.tolist())
+
+    return [
+        CaptionedImage(f"{k}.jpg", Path(f"{k}.jpg"), tuple(caption() for _ in range(2 + k % 2)), k)
+        for k in range(PICTURES)
+    ]
+
+
+def make_dataset(by_picture: bool = False) -> CaptionDataset:
+    return CaptionDataset(
+        pictures(), vocabulary=VOCABULARY, source=lambda rows: FEATURES[rows], max_length=20,
+        by_picture=by_picture,
+    )  # fmt: skip
+
+
+def make_data(
+    dataset: CaptionDataset, order: BatchOrder, *, group: int = 1, device: torch.device = CPU
+) -> ResidentCaptions:
+    # Half of the batches fit the usual room: the other one is needed, too.
+    rooms = measure_rooms(dataset.tokens_per_row, order.batch_size, seed=1, quantile=0.5)
+    return ResidentCaptions(
+        dataset, order, features=FEATURES, device=device, rooms=rooms, group=group
+    )
+
+
+def make_trainer(
+    folder: Path,
+    *,
+    graph: bool,
+    optimizer: str = "adam",
+    dropout: float = 0.0,
+    by_picture: bool = False,
+    device: torch.device = CPU,
+    precise: bool = False,
+    **settings: Any,
+) -> Trainer:
+    torch.manual_seed(0)
+    language_model = LanguageModel(
+        vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, num_layers=2,
+        input_dropout=dropout, output_dropout=dropout, layer_dropout=dropout,
+    )  # fmt: skip
+    model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none").to(device)
+    if precise:
+        model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
+    dataset = make_dataset(by_picture)
+    order = BatchOrder(len(dataset), batch_size=5 if by_picture else 8, seed=5)
+    all_settings = TrainerSettings(**{"epochs": 3, "log_steps": 2, **settings})
+    data = make_data(dataset, order, group=all_settings.accumulation, device=device)
+    return Trainer(
+        model=model,
+        optimizer=make_optimizer(optimizer, parameter_groups(
+            model, lr=0.01, weight_decay=0.01, lr_by_prefix={"image_projection": 0.003}
+        )),
+        loader=PlannedLoader(data) if graph else make_loader(dataset, order, workers=0),
+        order=order,
+        validate=lambda step: {"BLEU-4": float(step)},
+        folder=folder,
+        settings=all_settings,
+        texts={},
+        device=device,
+        show_progress=False,
+        data=data if graph else None,
+    )  # fmt: skip
+
+
+def losses(trainer: Trainer, steps: int) -> list[float]:
+    """The loss a token of each step, epoch after epoch."""
+    curve = []
+    batches = _epochs(trainer)
+    trainer.model.train()
+    for step in range(steps):
+        loss = torch.zeros((), dtype=torch.float64, device=trainer.device)
+        tokens = trainer.step(next(batches), step, loss)
+        curve.append(float(loss) / tokens)
+    return curve
+
+
+def _epochs(trainer: Trainer) -> Iterator[list[Any]]:
+    size = trainer.settings.accumulation
+    for epoch in itertools.count():
+        trainer.order.epoch, trainer.order.position = epoch, 0
+        batches = iter(trainer.loader)
+        while group := list(itertools.islice(batches, size)):
+            yield group
+
+
+def rooms_taken(trainer: Trainer, epochs: int) -> set[int]:
+    found = set()
+    for trainer.order.epoch in range(epochs):
+        found |= {batch.room for batch in trainer.loader}  # type: ignore[union-attr]
+    return found
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "adam, clipped": {"clip_norm": 0.5, "schedule": "cosine", "warmup_steps": 7},
+    "rmsprop, clipped by value": {
+        "optimizer": "rmsprop", "clip_value": 0.02, "label_smoothing": 0.1,
+    },
+    "sgd": {"optimizer": "sgd", "schedule": "linear"},
+    "by picture": {"by_picture": True, "label_smoothing": 0.1},
+    "accumulated": {"accumulation": 3, "clip_norm": 1.0},
+    "accumulated by picture": {"accumulation": 2, "by_picture": True},
+    "averaged": {"ema": 0.9},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_the_loss_curve_is_that_of_the_plain_loop(case: str, tmp_path: Path) -> None:
+    """In float64, over 100 steps: epochs end in a smaller batch, or in a smaller group of them, and
+    some batches need the larger room."""
+    settings = {"epochs": 60, "precise": True, **SETTINGS[case]}
+    plain = make_trainer(tmp_path, graph=False, **settings)
+    graph = make_trainer(tmp_path, graph=True, **settings)
+    assert len(graph.order) % settings.get("accumulation", 1) or "acc" not in case
+    assert graph.order.size % graph.order.batch_size
+    assert rooms_taken(graph, 3) == set(graph.step.data.rooms)  # type: ignore[attr-defined]
+    expected, found = losses(plain, 100), losses(graph, 100)
+    # The learning rate alone is a float32 number on the device, and a double on the host.
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=2e-6, atol=0)
+    assert expected[-1] < expected[0] - 0.02
+    pairs = [(plain.model.state_dict(), graph.model.state_dict())]
+    if plain.average is not None and graph.average is not None:
+        assert plain.average.steps == graph.average.steps == 100
+        pairs.append((plain.average.state()["average"], graph.average.state()["average"]))
+    for wanted, own in pairs:
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(own[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("by_picture", [False, True])
+def test_batches_are_those_of_the_plain_loader(by_picture: bool) -> None:
+    dataset = make_dataset(by_picture)
+    order = BatchOrder(len(dataset), batch_size=5, seed=2)
+    order.epoch, order.position = 4, 1
+    data = make_data(dataset, order)
+    for planned, batch in zip(data.planned(), make_loader(dataset, order, workers=0), strict=True):
+        found = data.gather(planned.room)
+        tokens, sizes = len(batch.targets), batch.tokens.batch_sizes
+        assert planned.tokens == int(found.tokens) == tokens
+        assert torch.equal(found.inputs[:tokens], batch.tokens.inputs)
+        assert torch.equal(found.targets[:tokens], batch.targets)
+        assert found.targets[tokens:].eq(-100).all()
+        assert torch.equal(found.batch_sizes[: len(sizes)], sizes)
+        assert not found.batch_sizes[len(sizes) :].any()
+        seen = found.images[found.image_rows]
+        assert torch.equal(seen[: sizes[0]], batch.images[batch.image_rows])
+
+
+def test_rooms_hold_what_they_should() -> None:
+    lengths = torch.randint(1, 20, (3000,), generator=torch.Generator().manual_seed(0))
+    usual, largest = measure_rooms(lengths, 64, seed=7)
+    assert usual % 64 == largest % 64 == 0
+    assert largest >= int(lengths.sort(descending=True)[0][:64].sum()) > largest - 64
+    order = BatchOrder(3000, batch_size=64, seed=1)
+    fits = []
+    for order.epoch in range(30):
+        fits += [int(lengths[rows].sum()) <= usual for rows in order]
+    assert sum(fits) / len(fits) > 0.99
+    assert usual < 1.35 * 64 * float(lengths.double().mean())
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_a_step_reads_nothing_on_the_host(case: str, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, graph=True, **{"dropout": 0.2, "epochs": 9, **SETTINGS[case]})
+    groups = _epochs(trainer)
+    first = next(groups)
+    trainer.step(first, 0, torch.zeros((), dtype=torch.float64))  # optimisers make their state
+    with no_host_reads():
+        trainer.step.take(max(trainer.step.data.rooms))  # type: ignore[attr-defined]
+
+
+def test_the_plain_step_does_read_on_the_host(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, graph=False)
+    group = next(_epochs(trainer))
+    with pytest.raises(HostRead), no_host_reads():
+        trainer.step(group, 0, torch.zeros((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("by_picture", [False, True])
+def test_batch_and_loss_are_made_on_the_device(by_picture: bool) -> None:
+    """Of a GPU that is not there: a tensor left on the CPU cannot meet those on the device."""
+    dataset = make_dataset(by_picture)
+    order = BatchOrder(len(dataset), batch_size=4, seed=2)
+    data = make_data(dataset, order)
+    with FakeTensorMode() as mode, torch.device("cuda"):
+        for name, value in vars(data).items():
+            if isinstance(value, Tensor) and name != "_tokens_per_row":
+                setattr(data, name, mode.from_tensor(value).to("cuda"))
+        model = Captioner(
+            language_model=LanguageModel(
+                vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, input_dropout=0.1,
+                backend="reference",
+            ),
+            feature_dim=6,
+        )  # fmt: skip
+    with mode:
+        batch = data.gather(data.rooms[0])
+        loss = model.loss(*batch.model_inputs, batch.targets, label_smoothing=0.1, capacity=True)
+        assert loss.device.type == batch.tokens.device.type == "cuda"
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return dict(load_checkpoint(folder / "last.pt").model)
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    """With dropout, schedule, average and groups of batches, stopped in the middle of an epoch."""
+    settings: dict[str, Any] = {
+        "graph": True, "optimizer": optimizer, "dropout": 0.3, "ema": 0.9, "accumulation": 2,
+        "schedule": "cosine", "checkpoint_steps": 1,
+    }  # fmt: skip
+    whole = make_trainer(tmp_path / "whole", **settings)
+    whole.run()
+
+    stopped = make_trainer(tmp_path / "stopped", **settings)
+    loader, given = stopped.loader, itertools.count()
+
+    class Stops:
+        def __iter__(self) -> Iterator[Any]:
+            for batch in loader:
+                if next(given) == 6:
+                    raise RuntimeError("stopped")
+                yield batch
+
+    stopped.loader = Stops()
+    with pytest.raises(RuntimeError, match="stopped"):
+        stopped.run()
+    assert load_checkpoint(tmp_path / "stopped" / "last.pt").training["progress"]["position"] > 0  # type: ignore[index]
+    again = make_trainer(tmp_path / "stopped", **settings)
+    assert again.resume()
+    again.run()
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    assert [x["train_loss"] for x in again.progress.history] == [
+        x["train_loss"] for x in whole.progress.history
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+@pytest.mark.parametrize("first", [True, False])
+def test_either_kind_of_run_goes_on_from_the_other(
+    first: bool, optimizer: str, tmp_path: Path
+) -> None:
+    make_trainer(tmp_path, graph=first, optimizer=optimizer, epochs=1).run()
+    other = make_trainer(tmp_path, graph=not first, optimizer=optimizer, epochs=2)
+    other.progress.finished = False
+    assert other.resume()
+    other.progress.finished = False
+    history = other.run()
+    whole = make_trainer(tmp_path / "whole", graph=False, optimizer=optimizer, epochs=2)
+    whole.run()
+    for mine, theirs in zip(history, whole.progress.history, strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+
+
+def test_checkpoints_hold_plain_numbers(tmp_path: Path) -> None:
+    make_trainer(tmp_path, graph=True, epochs=1).run()
+    training = load_checkpoint(tmp_path / "last.pt").training
+    assert training is not None
+    for group in training["optimizer"]["param_groups"]:
+        assert isinstance(group["lr"], float) and group["capturable"] is False
