@@ -382,3 +382,178 @@ def test_a_step_of_decoding_is_the_readable_one(dtype: torch.dtype) -> None:
         assert mine.dtype == dtype
         error = (mine.double() - wanted).abs().max()
         assert error <= 16 * torch.finfo(dtype).eps * wanted.abs().max().clamp(min=1)
+
+
+# -- the persistent kernels ------------------------------------------------------------------------
+
+# What one in the last place of the largest figure is; float32 is multiplied as TF32 here.
+UNITS = {torch.float32: 2**-11, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+PERSISTENT = pytest.mark.parametrize("dtype", UNITS, ids=str)
+
+
+@pytest.fixture
+def tf32_allowed() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def persistent(x: Arguments, *, capacity: bool = False) -> tuple[Tensor, ...]:
+    weights = (x["weight_ih"], x["weight_hh"], x["bias_ih"], x["bias_hh"])
+    return lstm_packed(
+        x["input"], x["batch_sizes"], x["hx"], x["cx"], *weights,
+        input_rows=x.get("input_rows"), capacity=capacity, backend="persistent",
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+@PERSISTENT
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("hidden", [8, 72, 128, 256, 512, 1024])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_persistent_stays_near_float64(
+    layout: str, hidden: int, rows: int | None, dtype: torch.dtype
+) -> None:
+    """Operands round to the type, and what a step hands on; gates, cells and sums are float32."""
+    arguments = draw(LAYOUTS[layout], hidden=hidden, dtype=dtype, rows=rows)
+    if not torch.ops.captioner.lstm_persistent_fits(arguments["weight_hh"], len(arguments["hx"])):
+        pytest.skip(f"this GPU does not hold H = {hidden} in {dtype}")
+    found = everything(persistent, arguments)
+    assert all(value.dtype == dtype for value in found.values())
+    steps = 8 if len(LAYOUTS[layout]) < 20 else 32
+    assert_near(found, everything(torch_lstm, exact(arguments)), steps * UNITS[dtype])
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+@PERSISTENT
+@pytest.mark.parametrize("batch", [1, 16, 64, 257, 1024])
+def test_persistent_repeats_are_bit_identical(batch: int, dtype: torch.dtype) -> None:
+    sizes = [batch] * 10 + [(batch + 1) // 2] * 5 + [1]
+    arguments = draw(sizes, hidden=256, inputs=64, dtype=dtype, rows=50)
+    first = everything(persistent, arguments)
+    for _ in range(5):
+        again = everything(persistent, arguments)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.usefixtures("tf32_allowed", "poisoned_memory")
+@PERSISTENT
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_persistent_writes_everything_promised(layout: str, dtype: torch.dtype) -> None:
+    arguments = draw(LAYOUTS[layout], hidden=128, dtype=dtype, rows=4)
+    for name, found in everything(persistent, arguments).items():
+        assert found.isfinite().all(), name
+
+
+def in_room(batch: int, tokens: int, steps: int, dtype: torch.dtype) -> Arguments:
+    """Arguments in the capacity form, batch_sizes on the GPU."""
+    arguments = draw([batch] * (tokens // batch), hidden=128, inputs=32, dtype=dtype, rows=6)
+    arguments["batch_sizes"] = torch.zeros(steps, dtype=torch.int64, device="cuda")
+    return arguments
+
+
+def filled(whole: Arguments, sizes: list[int]) -> Arguments:
+    """The part that `sizes` fill, in the ordinary form, as leaves of its own."""
+    sizes = [size for size in sizes if size]
+    part = {name: value.detach() for name, value in whole.items()}
+    part["input_rows"] = part["input_rows"][: sum(sizes)]
+    part |= {name: part[name][: sizes[0]] for name in ("hx", "cx")}
+    part |= {name: part[name].clone().requires_grad_() for name in NAMES}
+    return {**part, "batch_sizes": torch.tensor(sizes)}
+
+
+LENGTHS = [[8, 8, 5, 3, 1, 0], [8, 1, 1, 1, 1, 1], [5, 5, 0, 0, 0, 0], [0] * 6, [8] * 6]
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+@PERSISTENT
+def test_one_graph_serves_any_lengths(dtype: torch.dtype) -> None:
+    """Captured once, forward and backward, and replayed with batch_sizes written anew."""
+    whole = in_room(8, 48, 6, dtype)
+    leaves = [whole[name] for name in NAMES]
+    weights = [torch.randn_like(out) for out in persistent(whole, capacity=True)]
+
+    def step() -> list[Tensor]:
+        outputs = persistent(whole, capacity=True)
+        found = [*outputs, *torch.autograd.grad(outputs, leaves, weights)]
+        return [value.detach() for value in found]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for sizes in [*LENGTHS, *reversed(LENGTHS)]:
+        whole["batch_sizes"].copy_(torch.tensor(sizes))
+        graph.replay()
+        torch.cuda.synchronize()
+        for mine, eager in zip(captured, step(), strict=True):
+            torch.testing.assert_close(mine, eager)
+        tokens, batch = sum(sizes), sizes[0]
+        assert not captured[0][tokens:].any()
+        assert torch.equal(captured[1][batch:], whole["hx"][batch:])
+        if tokens:
+            part = filled(whole, sizes)
+            outputs = persistent(part)
+            rows = (tokens, batch, batch)
+            wanted = [
+                *outputs,
+                *torch.autograd.grad(
+                    outputs,
+                    [part[name] for name in NAMES],
+                    [weight[:count] for weight, count in zip(weights, rows, strict=True)],
+                ),
+            ]
+            for mine, fresh in zip(captured, wanted, strict=True):
+                torch.testing.assert_close(mine[: len(fresh)], fresh.detach())
+
+
+def test_persistent_does_not_wait_for_the_gpu() -> None:
+    whole = in_room(8, 48, 6, torch.bfloat16)
+    whole["batch_sizes"].copy_(torch.tensor(LENGTHS[0]))
+    leaves = [whole[name] for name in NAMES]
+    persistent(whole, capacity=True)
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outputs = persistent(whole, capacity=True)
+        torch.autograd.grad(outputs, leaves, [torch.ones_like(out) for out in outputs])
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def test_two_streams_of_persistent_kernels_give_what_each_gives_alone() -> None:
+    """Launches that each fill the GPU wait for one another, they do not deadlock."""
+    drawn = [
+        draw([64] * 8 + [9, 2], hidden=512, dtype=torch.bfloat16, seed=seed) for seed in (1, 2)
+    ]
+    expected = [everything(persistent, arguments) for arguments in drawn]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in drawn]
+    found: list[dict[str, Tensor]] = [{}, {}]
+    for _ in range(5):
+        for k, stream in enumerate(streams):
+            with torch.cuda.stream(stream):
+                found[k] = everything(persistent, drawn[k])
+    torch.cuda.synchronize()
+    for mine, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_persistent_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(RuntimeError, match=r"H = 36 must be a multiple of 8"):
+        persistent(draw([2, 1], hidden=36, dtype=torch.bfloat16))
+    with pytest.raises(RuntimeError, match="takes float32"):
+        persistent(draw([2, 1], hidden=16))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with pytest.raises(ConfigError, match="multiplies float32 as TF32"):
+            persistent(draw([2, 1], hidden=16, dtype=torch.float32))
+    finally:
+        torch.set_float32_matmul_precision(before)

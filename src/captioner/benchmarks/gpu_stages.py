@@ -21,6 +21,7 @@ CUDA_TESTS = (
     ("tests/ops/test_lstm_cuda.py", None),
     ("tests/ops/test_lstm_packed.py", "cuda"),
     ("tests/models/test_lstm.py", None),
+    ("tests/training/test_graph_capture.py", None),
 )
 BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 900.0, 600.0, 300.0
 TOOLS = ("memcheck", "racecheck")

@@ -1,0 +1,123 @@
+"""A small captioner's trainer, of the plain kind or in the form of a CUDA graph, and its losses.
+
+Needs nothing but torch and numpy, so that it also runs on a bare machine with a GPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
+from captioner.data.resident import PlannedLoader, ResidentCaptions, measure_rooms
+from captioner.data.vocabulary import Vocabulary
+from captioner.models.captioner import Captioner
+from captioner.models.language_model import LanguageModel
+from captioner.training.optimisation import make_optimizer, parameter_groups
+from captioner.training.trainer import Trainer, TrainerSettings
+
+WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
+VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
+PICTURES = 23  # of two or three captions
+FEATURES = torch.randn(PICTURES, 1, 6, generator=torch.Generator().manual_seed(11))
+CPU = torch.device("cpu")
+
+
+def pictures() -> list[CaptionedImage]:
+    """Captions of many lengths; every seventh is far longer than the others."""
+    generator = torch.Generator().manual_seed(3)
+    number = itertools.count()
+
+    def caption() -> str:
+        length = 14 if next(number) % 7 == 0 else 1 + int(torch.randint(5, (), generator=generator))
+        picked = torch.randint(len(WORDS), (length,), generator=generator)
+        return " ".join(WORDS[k] for k in picked.tolist())
+
+    return [
+        CaptionedImage(f"{k}.jpg", Path(f"{k}.jpg"), tuple(caption() for _ in range(2 + k % 2)), k)
+        for k in range(PICTURES)
+    ]
+
+
+def make_dataset(by_picture: bool = False) -> CaptionDataset:
+    return CaptionDataset(
+        pictures(), vocabulary=VOCABULARY, source=lambda rows: FEATURES[rows], max_length=20,
+        by_picture=by_picture,
+    )  # fmt: skip
+
+
+def make_data(
+    dataset: CaptionDataset, order: BatchOrder, *, group: int = 1, device: torch.device = CPU
+) -> ResidentCaptions:
+    # Half of the batches fit the usual room: the other one is needed, too.
+    rooms = measure_rooms(dataset.tokens_per_row, order.batch_size, seed=1, quantile=0.5)
+    return ResidentCaptions(
+        dataset, order, features=FEATURES, device=device, rooms=rooms, group=group
+    )
+
+
+def make_trainer(
+    folder: Path,
+    *,
+    graph: bool,
+    optimizer: str = "adam",
+    dropout: float = 0.0,
+    by_picture: bool = False,
+    device: torch.device = CPU,
+    backend: str = "auto",
+    precise: bool = False,
+    **settings: Any,
+) -> Trainer:
+    torch.manual_seed(0)
+    language_model = LanguageModel(
+        vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, num_layers=2,
+        input_dropout=dropout, output_dropout=dropout, layer_dropout=dropout, backend=backend,
+    )  # fmt: skip
+    model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none").to(device)
+    if precise:
+        model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
+    dataset = make_dataset(by_picture)
+    order = BatchOrder(len(dataset), batch_size=5 if by_picture else 8, seed=5)
+    all_settings = TrainerSettings(**{"epochs": 3, "log_steps": 2, **settings})
+    data = make_data(dataset, order, group=all_settings.accumulation, device=device)
+    return Trainer(
+        model=model,
+        optimizer=make_optimizer(optimizer, parameter_groups(
+            model, lr=0.01, weight_decay=0.01, lr_by_prefix={"image_projection": 0.003}
+        )),
+        loader=PlannedLoader(data) if graph else make_loader(dataset, order, workers=0),
+        order=order,
+        validate=lambda step: {"BLEU-4": float(step)},
+        folder=folder,
+        settings=all_settings,
+        texts={},
+        device=device,
+        show_progress=False,
+        data=data if graph else None,
+    )  # fmt: skip
+
+
+def losses(trainer: Trainer, steps: int) -> list[float]:
+    """The loss a token of each step, epoch after epoch."""
+    curve = []
+    batches = epochs(trainer)
+    trainer.model.train()
+    for step in range(steps):
+        loss = torch.zeros((), dtype=torch.float64, device=trainer.device)
+        tokens = trainer.step(next(batches), step, loss)
+        curve.append(float(loss) / tokens)
+    return curve
+
+
+def epochs(trainer: Trainer) -> Iterator[list[Any]]:
+    size = trainer.settings.accumulation
+    for epoch in itertools.count():
+        trainer.order.epoch, trainer.order.position = epoch, 0
+        batches = iter(trainer.loader)
+        while group := list(itertools.islice(batches, size)):
+            yield group
