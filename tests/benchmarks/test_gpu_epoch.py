@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from captioner.benchmarks import epoch_floor
+from captioner.benchmarks import epoch_jobs as epoch_jobs_module
 from captioner.benchmarks.epoch_data import draw_captions
 from captioner.benchmarks.epoch_floor import step_floor
+from captioner.benchmarks.epoch_jobs import _asked_of_graphs, compare_losses
+from captioner.benchmarks.epoch_passes import PLAIN, PassSettings, build_passes
+from captioner.benchmarks.gpu_epoch import (
+    CUDNN,
+    OURS,
+    Jobs,
+    _judged,
+    epoch_jobs,
+    format_epoch,
+    run_epoch_stage,
+    timed_run,
+)
 from captioner.benchmarks.gpu_stages import Checkout
 from captioner.benchmarks.job_process import Found, run_jobs
 from captioner.benchmarks.lengths import LONGEST, MEAN
+from captioner.benchmarks.record import Axes
 from captioner.benchmarks.timeline import (
     Bar,
     busy_microseconds,
@@ -26,6 +43,7 @@ from captioner.benchmarks.timeline import (
     read_bars,
     take_trace,
 )
+from captioner.benchmarks.timing import Spread
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -71,7 +89,7 @@ def test_the_floor_counts_every_product(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_rates_are_measured() -> None:
-    assert 1e7 < epoch_floor.bytes_a_second(CPU, copied=1 << 20) < 1e13
+    assert 1e7 < epoch_floor.bytes_a_second(CPU) < 1e13
     slow = epoch_floor.seconds_a_call(lambda: time.sleep(0.001), CPU, calls=2, repeats=2)
     assert 0.001 <= slow < 0.1
 
@@ -180,3 +198,124 @@ def test_an_empty_trace_is_a_page_too() -> None:
     assert "0 bars" in draw_timeline([], "nothing")
     assert kind_of("void a::(anonymous namespace)::f<3>(int)") == "a::f"
     assert busy_microseconds([Bar("a", "0", 0, 5), Bar("b", "0", 1, 2)]) == 5
+
+
+# -- the jobs -----------------------------------------------------------------------------------
+
+TINY = {"images": 12, "feature_dim": 6}
+
+
+def tiny(jobs: Jobs) -> Jobs:
+    """The very jobs of a GPU, at a size for a CPU; the fused LSTM stands in for the persistent."""
+    smaller = {"sizes": TINY, "hidden_size": 8, "repeats": 1, "steps": 20, "looks": 2, "passes": 2,
+               "dev_images": 4}  # fmt: skip
+    text = json.dumps(
+        {
+            name: {**job, "batch_size": 16, **{k: v for k, v in smaller.items() if k in job}}
+            | {"hidden_size": 8}
+            for name, job in jobs.items()
+        }
+    )
+    found: Jobs = json.loads(text.replace("persistent", "fused"))
+    return found
+
+
+def test_every_job_runs_and_is_recorded(tmp_path: Path) -> None:
+    groups = [tiny(timed_run()), tiny(epoch_jobs(tmp_path))]
+    noted: list[str] = []
+    part = run_epoch_stage(
+        Checkout(ROOT, sys.executable, "9.0"), groups, seconds=120, device="cpu",
+        note=lambda now: noted.append(now["summary"]),
+    )  # fmt: skip
+    assert part["status"] == "passed", part
+    assert json.loads(json.dumps(part)) == part
+    jobs = sum(map(len, groups))
+    assert part["summary"].startswith(f"{jobs} jobs done; ") and len(noted) == 2
+    assert noted[0].startswith("1 jobs done") and not part["skipped"]
+    sides = {one["side"] for one in part["figures"] if one["what"] == "a pass"}
+    assert sides == {
+        "plain PyTorch", "eager torch", "eager fused", "graph torch", "graph fused"
+    }  # fmt: skip
+    shares = [one for one in part["figures"] if one["what"] == "share of the floor"]
+    assert len(shares) == 6 * 2 + 4 * 3 and all(0 < one["median"] < 2 for one in shares)
+    clock = {one["side"]: one["median"] for one in part["figures"] if "each scored" in one["what"]}
+    assert clock["warm"] < clock["cold"]  # which had torch to import
+    assert {"BLEU-4", "CIDEr-D"} <= set(part["details"]["run"]["scores"][-1])
+    assert len(part["details"]["run"]["scores"]) == 2
+    for name in ("graph-fused", "graph-torch"):
+        assert "<rect" in (tmp_path / f"{name}-bfloat16-B16.html").read_text()
+        assert (tmp_path / f"{name}-bfloat16-B16.trace.json").exists()
+    table = "\n".join(format_epoch(part))
+    assert "losses of graph fused apart from those of eager fused, 20 steps" in table
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_sides_take_the_same_steps(dtype: str) -> None:
+    data = draw_captions(12, 6, seed=0)
+    settings: dict[str, Any] = {"batch_size": 16, "hidden_size": 8, "dtype": dtype}
+    losses = {
+        side: build_passes(PassSettings(side=side, **settings), data, CPU).losses(12)
+        for side in (PLAIN, "eager reference", "graph reference", "graph fused")
+    }
+    apart = 1e-5 if dtype == "float32" else 2e-2
+    for side, curve in losses.items():
+        np.testing.assert_allclose(curve, losses[PLAIN], atol=apart, err_msg=side)
+    assert losses[PLAIN][-1] < losses[PLAIN][0]
+
+
+def test_losses_that_differ_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        def __init__(self, side: str) -> None:
+            self.worse = 0.01 if side == OURS else 0.0
+
+        def losses(self, count: int) -> list[float]:
+            return [1.0] * (count - 1) + [1.0 + self.worse]
+
+    monkeypatch.setattr(epoch_jobs_module, "build_passes", lambda one, *_: Wrong(one.side))
+    data = draw_captions(12, 6, seed=0)
+    for dtype, met in (("tf32", False), ("bfloat16", True)):
+        found = compare_losses(data, CPU, sides=[PLAIN, OURS], steps=5, batch_size=4, dtype=dtype)
+        assert found["requirements"][0]["met"] is met
+
+
+def test_what_is_asked_of_the_graphs() -> None:
+    taken = {CUDNN: Spread((0.3, 0.3)), OURS: Spread((0.1, 0.2))}
+
+    def asked(batch: int, dtype: str = "bfloat16", hidden: int = 512) -> list[tuple[float, bool]]:
+        axes: Axes = {"dtype": dtype, "H": hidden, "B": batch}
+        return [(one.spread.median, one.met) for one in _asked_of_graphs(taken, axes)]
+
+    (a_pass,) = asked(128)
+    assert a_pass == (pytest.approx(0.15), False)
+    (speed,) = asked(64)
+    assert speed == (pytest.approx(2.25), True)  # each repeat's own ratio: 3 and 1.5
+    assert not asked(256) and not asked(64, "tf32") and not asked(64, hidden=8)
+    assert not _asked_of_graphs({PLAIN: taken[OURS]}, {"dtype": "bfloat16", "H": 512, "B": 64})
+
+
+def test_the_stage_fails_where_a_job_does() -> None:
+    good = {"figures": [], "requirements": [{"met": True}]}
+    assert _judged(Found(results={"a": good}))["status"] == "passed"
+    missed = {"figures": [], "requirements": [{"met": False}]}
+    part = _judged(Found(results={"a": good, "b": missed}, skipped=["c"]))
+    assert part["status"] == "failed"
+    assert part["summary"] == ("2 jobs done, 1 left out for want of time; 1 of 2 requirements met")
+    nothing = {"figures": [], "requirements": []}
+    broken = _judged(Found(results={"a": nothing}, failed={"b": "CUDA error\nmore"}))
+    assert broken["status"] == "failed" and format_epoch(broken) == ["FAILED b: CUDA error"]
+    assert _judged(Found())["status"] == "failed" and format_epoch({}) == []
+
+
+def test_a_machine_needs_no_library_of_pictures_or_settings() -> None:
+    absent = ("PIL", "torchvision", "hydra", "omegaconf", "nltk", "tqdm", "safetensors")
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({absent}))\n"
+        "import captioner.benchmarks.epoch_jobs, captioner.benchmarks.own_passes\n"
+        "import captioner.benchmarks.gpu_check\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -22,6 +22,13 @@ from typing import Any
 import torch
 
 from captioner.benchmarks.gpu_benchmark import run_benchmark_stage
+from captioner.benchmarks.gpu_epoch import (
+    EPOCH_SECONDS,
+    epoch_jobs,
+    format_epoch,
+    run_epoch_stage,
+    timed_run,
+)
 from captioner.benchmarks.gpu_stages import (
     Checkout,
     Part,
@@ -35,7 +42,7 @@ from captioner.errors import CaptionerError
 from captioner.files import write_json
 
 ROOT = Path(__file__).parents[3]
-STAGES = ("build", "tests", "sanitizer", "benchmark")
+STAGES = ("build", "tests", "sanitizer", "benchmark", "epoch")
 Stage = Callable[[Callable[[Part], None]], Part]
 
 
@@ -51,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda", torch.cuda.current_device())
     major, minor = torch.cuda.get_device_capability(device)
     checkout = Checkout(ROOT, sys.executable, options.architecture or f"{major}.{minor}")
+    machine = describe_gpu(device)
+    out = Path(options.out or default_out(machine["device"]))
     every: dict[str, Stage] = {
         "build": lambda note: build_extension(checkout),
         "tests": lambda note: run_tests(checkout),
@@ -58,9 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "benchmark": lambda note: run_benchmark_stage(
             checkout, seconds=60 * options.minutes, note=note
         ),
+        # Pictures of the time line go beside the record.
+        "epoch": lambda note: run_epoch_stage(
+            checkout,
+            (timed_run(), epoch_jobs(out.absolute().with_suffix(""))),
+            seconds=EPOCH_SECONDS,
+            note=note,
+        ),
     }
-    machine = describe_gpu(device)
-    out = Path(options.out or default_out(machine["device"]))
     stages = {name: every[name] for name in STAGES if name in options.stages}
     try:
         record = run_check(stages, head=record_head(ROOT, machine), out=out)
@@ -187,6 +201,7 @@ def format_check(record: Mapping[str, Any]) -> str:
     measured = stages.get("benchmark", {}).get("record")
     if measured is not None:
         lines += [format_lstm(measured), ""]
+    lines += format_epoch(stages.get("epoch", {}))
     for path, part in stages.get("tests", {}).get("files", {}).items():
         lines += [f"FAILED {one['test']} ({path})" for one in part.get("failures", ())]
     for cell, why in stages.get("benchmark", {}).get("failed", {}).items():

@@ -142,11 +142,16 @@ def versions() -> dict[str, str]:
 
 def format_record(record: dict[str, Any]) -> str:
     """The record as two tables: what was measured, and what was required."""
-    measured = [("measured", "sizes", "side", "median", "min", "max", "unit")]
-    for one in record["figures"]:
-        measured.append((one["what"], _sizes(one), one["side"], *_numbers(one), one["unit"]))
-    lines = [format_head(record), "", *aligned(measured), "", *format_requirements(record)]
+    lines = [format_head(record), "", *format_figures(record), "", *format_requirements(record)]
     return "\n".join(lines)
+
+
+def format_figures(record: dict[str, Any]) -> list[str]:
+    """The lines of the first table."""
+    found = [("measured", "sizes", "side", "median", "min", "max", "unit")]
+    for one in record["figures"]:
+        found.append((one["what"], _sizes(one), one["side"], *_numbers(one), one["unit"]))
+    return aligned(found)
 
 
 def format_head(record: dict[str, Any]) -> str:
