@@ -306,16 +306,21 @@ def test_the_stage_fails_where_a_job_does() -> None:
     assert _judged(Found())["status"] == "failed" and format_epoch({}) == []
 
 
-def test_a_machine_needs_no_library_of_pictures_or_settings() -> None:
+def test_a_process_knows_its_age_and_needs_no_library_of_pictures_or_settings() -> None:
     absent = ("PIL", "torchvision", "hydra", "omegaconf", "nltk", "tqdm", "safetensors")
     program = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({absent}))\n"
         "import captioner.benchmarks.epoch_jobs, captioner.benchmarks.own_passes\n"
         "import captioner.benchmarks.gpu_check\n"
+        "from captioner.benchmarks.job_process import process_age\n"
+        "print(process_age())\n"
     )
+    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    age, taken = float(done.stdout), time.monotonic() - started
+    assert 0.3 * taken < age < taken + 0.1  # it ends soon after it has told its age
