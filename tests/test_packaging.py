@@ -136,7 +136,9 @@ def test_help_of_a_command(tmp_path: Path) -> None:
 
 
 # A bare GPU machine's benchmark; the other suites need data, pictures and configuration.
-BENCHMARK = "captioner.benchmarks.gpu_check,captioner.benchmarks.lstm_small_case"
+BENCHMARK = ",".join(
+    f"captioner.benchmarks.{name}" for name in ("gpu_check", "lstm_small_case", "epoch_jobs")
+)
 
 
 @pytest.mark.parametrize(

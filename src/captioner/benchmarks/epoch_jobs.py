@@ -17,8 +17,15 @@ import torch
 
 from captioner.benchmarks.epoch_data import DrawnCaptions, draw_captions
 from captioner.benchmarks.epoch_floor import step_floor, synchronize
-from captioner.benchmarks.epoch_passes import PassSettings, build_passes, float32_products
+from captioner.benchmarks.epoch_passes import (
+    PLAIN,
+    Passes,
+    PassSettings,
+    PlainPasses,
+    float32_products,
+)
 from captioner.benchmarks.job_process import do_jobs, process_age
+from captioner.benchmarks.own_passes import OWN
 from captioner.benchmarks.record import Axes, Figure, Requirement, measured
 from captioner.benchmarks.scored_run import ScoredRun
 from captioner.benchmarks.timeline import (
@@ -50,6 +57,12 @@ def do(device: torch.device, what: str, sizes: dict[str, int], **settings: Any) 
     }  # fmt: skip
     with float32_products(settings["dtype"]):
         return jobs[what](data, device, **settings)
+
+
+def build_passes(settings: PassSettings, data: DrawnCaptions, device: torch.device) -> Passes:
+    """The side, ready for its first step. All begin with the same weights, drawn from the seed."""
+    kinds: dict[str, Callable[..., Passes]] = {PLAIN: PlainPasses, **OWN}
+    return kinds[settings.way](settings, data, device)
 
 
 def _axes(settings: PassSettings) -> Axes:

@@ -42,13 +42,13 @@ class PassSettings:
 
     @property
     def way(self) -> str:
-        """eager or graph."""
-        return self.side.split()[0]
+        """PLAIN, eager or graph."""
+        return PLAIN if self.side == PLAIN else self.side.split()[0]
 
     @property
     def backend(self) -> str:
-        """Of the LSTM."""
-        return self.side.split()[-1]
+        """Of the LSTM; PLAIN has torch's."""
+        return "torch" if self.side == PLAIN else self.side.split()[-1]
 
 
 class Passes(Protocol):
@@ -59,15 +59,6 @@ class Passes(Protocol):
 
     def losses(self, count: int) -> list[float]:
         """Take `count` steps and give the mean loss a token of each."""
-
-
-def build_passes(settings: PassSettings, data: DrawnCaptions, device: torch.device) -> Passes:
-    """The side, ready for its first step. All begin with the same weights, drawn from the seed."""
-    if settings.side == PLAIN:
-        return PlainPasses(settings, data, device)
-    from captioner.benchmarks.own_passes import OWN
-
-    return OWN[settings.way](settings, data, device)
 
 
 @contextmanager
@@ -94,7 +85,7 @@ def build_model(settings: PassSettings, data: DrawnCaptions) -> Captioner:
             hidden_size=settings.hidden_size,
             input_dropout=settings.dropout,
             output_dropout=settings.dropout,
-            backend="torch" if settings.side == PLAIN else settings.backend,
+            backend=settings.backend,
         )
         model = Captioner(language_model=language_model, feature_dim=data.features.shape[2])
         for parameter in model.parameters():
