@@ -29,6 +29,7 @@ from captioner.benchmarks.gpu_epoch import (
     run_epoch_stage,
     timed_run,
 )
+from captioner.benchmarks.gpu_features import format_features, run_features_stage
 from captioner.benchmarks.gpu_stages import (
     Checkout,
     Part,
@@ -42,7 +43,7 @@ from captioner.errors import CaptionerError
 from captioner.files import write_json
 
 ROOT = Path(__file__).parents[3]
-STAGES = ("build", "tests", "sanitizer", "benchmark", "epoch")
+STAGES = ("build", "tests", "sanitizer", "benchmark", "epoch", "features")
 Stage = Callable[[Callable[[Part], None]], Part]
 
 
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds=EPOCH_SECONDS,
             note=note,
         ),
+        "features": lambda note: run_features_stage(checkout),
     }
     stages = {name: every[name] for name in STAGES if name in options.stages}
     try:
@@ -201,7 +203,7 @@ def format_check(record: Mapping[str, Any]) -> str:
     measured = stages.get("benchmark", {}).get("record")
     if measured is not None:
         lines += [format_lstm(measured), ""]
-    lines += format_epoch(stages.get("epoch", {}))
+    lines += format_epoch(stages.get("epoch", {})) + format_features(stages.get("features", {}))
     for path, part in stages.get("tests", {}).get("files", {}).items():
         lines += [f"FAILED {one['test']} ({path})" for one in part.get("failures", ())]
     for cell, why in stages.get("benchmark", {}).get("failed", {}).items():
