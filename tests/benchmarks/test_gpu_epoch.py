@@ -110,6 +110,8 @@ def do(device, what):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "hangs":
         time.sleep(60)
+    if what == "slow":
+        time.sleep(1.5)
     if what == "loses":
         job_process._works = lambda device: False
     return [what, str(device), os.getpid()]
@@ -128,22 +130,23 @@ def jobs_in(
         patch.setenv("PYTHONPATH", f"{folder}:{ROOT / 'src'}")
         return run_jobs(
             checkout, "some_jobs", {name: {"what": name} for name in names}, device="cpu",
-            deadline=time.time() + seconds, job_seconds=1.0,
+            deadline=time.time() + seconds, job_seconds=2.5,
             note=lambda now: found.append(len(now.results)),
         )  # fmt: skip
 
 
 def test_a_job_that_takes_its_process_along_is_noted_and_the_rest_done(tmp_path: Path) -> None:
     noted: list[int] = []
-    found = jobs_in(tmp_path, "a", "breaks", "crashes", "b", "loses", "hangs", "c", noted=noted)
-    assert list(found.results) == ["a", "b", "loses", "c"] and not found.skipped
+    names = ("a", "breaks", "crashes", "b", "loses", "slow", "hangs", "c")
+    found = jobs_in(tmp_path, *names, noted=noted)
+    assert list(found.results) == ["a", "b", "loses", "slow", "c"] and not found.skipped
     assert found.results["a"][:2] == ["a", "cpu"]
     process = {name: result[2] for name, result in found.results.items()}
-    assert len(set(process.values())) == 3 and process["b"] == process["loses"]
+    assert len(set(process.values())) == 4 and process["b"] == process["loses"]
     assert found.failed["breaks"] == "ValueError: no such kernel"
     assert found.failed["crashes"].startswith("killed by SIGKILL: an illegal address")
     assert found.failed["hangs"].startswith("exit status 1: Timeout")
-    assert noted == [1, 3, 3, 4]
+    assert noted == sorted(noted) and {1, 3, 4, 5} <= set(noted)  # 4 while the next one hangs
 
 
 def test_no_job_begins_after_the_deadline(tmp_path: Path) -> None:
@@ -230,7 +233,7 @@ def test_every_job_runs_and_is_recorded(tmp_path: Path) -> None:
     assert part["status"] == "passed", part
     assert json.loads(json.dumps(part)) == part
     jobs = sum(map(len, groups))
-    assert part["summary"].startswith(f"{jobs} jobs done; ") and len(noted) == 2
+    assert part["summary"].startswith(f"{jobs} jobs done; ") and len(noted) >= 2
     assert noted[0].startswith("1 jobs done") and not part["skipped"]
     sides = {one["side"] for one in part["figures"] if one["what"] == "a pass"}
     assert sides == {

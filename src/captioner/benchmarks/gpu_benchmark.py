@@ -1,17 +1,14 @@
-"""The last stage of `make gpu-check`: suite=lstm on the GPU, cell by cell, until a deadline.
+"""The stage `benchmark` of `make gpu-check`: suite=lstm on the GPU, cell by cell, until a deadline.
 
-The cells run in a process of their own, as `python -m captioner.benchmarks.gpu_benchmark JOB OUT`.
-It writes OUT after each. A cell that hangs or breaks the GPU's context ends that process; the stage
-notes the cell and goes on with the next in a fresh one.
+A cell is a job of benchmarks/job_process.py: one that hangs or breaks the GPU's context is noted,
+and the next is measured in a fresh process.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,18 +17,16 @@ from typing import Any
 import torch
 
 from captioner.benchmarks.gpu_stages import Checkout, Part
+from captioner.benchmarks.job_process import Found, do_jobs, run_jobs
 from captioner.benchmarks.lstm import measure, present_sides, suite_settings
 from captioner.benchmarks.lstm_case import Cell, grid
 from captioner.benchmarks.lstm_sides import BOTH, FUSED, PADDED, PEER
-from captioner.benchmarks.processes import Finished, run_process
-from captioner.benchmarks.record import SuiteResult, describe_machine, make_record
-from captioner.files import read_json, write_json
+from captioner.benchmarks.record import SuiteResult, describe_machine, make_record, measured
 
+MODULE = "captioner.benchmarks.gpu_benchmark"
 BACKENDS = (PADDED, FUSED)
 REPEATS, MIN_SECONDS = 5, 0.03
-CELL_SECONDS = 90  # what takes longer hangs
-GRACE = 25  # seconds past the deadline that the last cell may still take
-BROKEN = 3  # exit status of a process whose GPU context is lost
+CELL_SECONDS = 90.0  # what takes longer hangs
 
 
 def gpu_grid() -> list[Cell]:
@@ -57,76 +52,42 @@ def run_benchmark_stage(
     note: Callable[[Part], None] = lambda part: None,
 ) -> Part:
     """Measure as many cells as `seconds` allow; `note` is given the part after each of them."""
-    cells = gpu_grid() if cells is None else list(cells)
-    deadline = time.time() + seconds
-    part: Part = {"status": "failed", "summary": "nothing was measured", "failed": {}}
-    part["skipped"] = [str(cell) for cell in cells]
-    done, empty = 0, 0
-    while done < len(cells) and time.time() < deadline and empty < 2:
-        job = {
-            "cells": [dataclasses.astuple(cell) for cell in cells[done:]],
-            "deadline": deadline, "device": device,
-        }  # fmt: skip
-        before = part
-
-        def merge(found: dict[str, Any], before: Part = before, done: int = done) -> Part:
-            return _merged(before, found, [str(cell) for cell in cells[done + found["done"] :]])
-
-        finished, found = _run_cells(checkout, job, lambda new: note(_judged(merge(new))))
-        part = merge(found)
-        done += found["done"]
-        if finished.code == 0:
-            break
-        empty = empty + 1 if not found["done"] else 0
-        if found["running"] is not None:  # it took the process with it
-            part["failed"][found["running"]] = f"{finished.ending}: {finished.output[-2000:]}"
-            done += 1
-            part["skipped"] = [str(cell) for cell in cells[done:]]
-        elif finished.code != BROKEN:
-            part["failed"]["the process"] = f"{finished.ending}: {finished.output[-2000:]}"
-    return _judged(part)
+    cells = gpu_grid() if cells is None else cells
+    machine = describe_machine(torch.device(device))
+    found = run_jobs(
+        checkout, MODULE, {str(cell): dataclasses.asdict(cell) for cell in cells},
+        device=device, deadline=time.time() + seconds, job_seconds=CELL_SECONDS,
+        note=lambda so_far: note(_judged(_part(so_far, machine))),
+    )  # fmt: skip
+    return _judged(_part(found, machine))
 
 
-def _run_cells(
-    checkout: Checkout, job: dict[str, Any], note: Callable[[dict[str, Any]], None]
-) -> tuple[Finished, dict[str, Any]]:
-    """One process over the cells of `job`; `note` is given what it has written so far."""
-    nothing: dict[str, Any] = {"done": 0, "running": None, "failed": {}, "record": None}
-    with tempfile.TemporaryDirectory() as folder:
-        asked, out = Path(folder) / "job.json", Path(folder) / "out.json"
-        write_json(asked, job)
-        noted = 0
-
-        def look() -> None:
-            nonlocal noted
-            found = read_json(out) if out.is_file() else nothing
-            if found["done"] > noted:
-                noted = found["done"]
-                note(found)
-
-        finished = run_process(
-            [checkout.python, "-m", "captioner.benchmarks.gpu_benchmark", str(asked), str(out)],
-            folder=checkout.root, environment=checkout.environment, while_running=look,
-            timeout=max(0.0, job["deadline"] - time.time()) + GRACE + 5,
-        )  # fmt: skip
-        return finished, read_json(out) if out.is_file() else nothing
+def measure_cell(device: torch.device, **cell: Any) -> dict[str, Any]:
+    """In the process of its own: a cell's figures, its batch, and the sides that cannot run."""
+    names, absent = present_sides(BACKENDS, device)
+    result = measure(
+        Cell(**cell), names, repeats=REPEATS, device=device, seed=0, min_seconds=MIN_SECONDS
+    )
+    return {
+        **measured(result.figures, result.requirements), "batch": result.settings,
+        "absent": absent,
+    }  # fmt: skip
 
 
-def _merged(part: Part, found: dict[str, Any], skipped: list[str]) -> Part:
-    """`part` with what a further process found."""
-    merged = {**part, "failed": {**part["failed"], **found["failed"]}, "skipped": skipped}
-    record, before = found["record"], part.get("record")
-    if record is not None and before is not None:
-        record = {
-            **before,
-            "figures": before["figures"] + record["figures"],
-            "requirements": before["requirements"] + record["requirements"],
-            "settings": {
-                **before["settings"],
-                "batches": before["settings"]["batches"] + record["settings"]["batches"],
-            },
-        }
-    return {**merged, "record": record or before}
+def _part(found: Found, machine: dict[str, Any]) -> Part:
+    """The stage's part of the record, but for its verdict; suite=lstm's record is in it."""
+    part: Part = {"failed": found.failed, "skipped": found.skipped, "record": None}
+    results = list(found.results.values())
+    if not results:
+        return part
+    settings = suite_settings(results[-1]["absent"], seed=0, data_root=None)
+    settings["batches"] = [one["batch"] for one in results]
+    part["record"] = {
+        **make_record("lstm", SuiteResult(settings, [], []), machine=machine),
+        "figures": [figure for one in results for figure in one["figures"]],
+        "requirements": [asked for one in results for asked in one["requirements"]],
+    }
+    return part
 
 
 def _judged(part: Part) -> Part:
@@ -156,46 +117,5 @@ def _judged(part: Part) -> Part:
     return {**part, "status": status, "summary": summary}
 
 
-def measure_cells(job: dict[str, Any], out: Path) -> int:
-    """In the process of its own: measure the job's cells, writing `out` before and after each."""
-    device = torch.device(job["device"])
-    names, absent = present_sides(BACKENDS, device)
-    result = SuiteResult(suite_settings(absent, seed=0, data_root=None), [], [])
-    machine = describe_machine(device)
-    found: dict[str, Any] = {"done": 0, "running": None, "failed": {}, "record": None}
-    for cell in (Cell(*one) for one in job["cells"]):
-        if time.time() > job["deadline"]:
-            break
-        found["running"] = str(cell)
-        write_json(out, found)
-        limit = min(CELL_SECONDS, job["deadline"] - time.time() + GRACE)
-        faulthandler.dump_traceback_later(limit, exit=True)
-        try:
-            measured = measure(
-                cell, names, repeats=REPEATS, device=device, seed=0, min_seconds=MIN_SECONDS
-            )
-        except Exception as error:
-            found["failed"][str(cell)] = f"{type(error).__name__}: {error}"
-        else:
-            result.settings["batches"].append(measured.settings)
-            result.figures.extend(measured.figures)
-            result.requirements.extend(measured.requirements)
-            found["record"] = make_record("lstm", result, machine=machine)
-        faulthandler.cancel_dump_traceback_later()
-        found.update(done=found["done"] + 1, running=None)
-        write_json(out, found)
-        if not _works(device):
-            return BROKEN
-    return 0
-
-
-def _works(device: torch.device) -> bool:
-    """Whether the device still computes: an illegal access loses a process its GPU for good."""
-    try:
-        return float(torch.ones(2, device=device).sum()) == 2
-    except RuntimeError:
-        return False
-
-
 if __name__ == "__main__":
-    sys.exit(measure_cells(read_json(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(do_jobs(measure_cell, Path(sys.argv[1]), Path(sys.argv[2])))

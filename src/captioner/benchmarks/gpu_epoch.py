@@ -79,22 +79,14 @@ def run_epoch_stage(
         before = whole
 
         def noted(found: Found, before: Found = before) -> None:
-            note(_judged(_joined(before, found)))
+            note(_judged(before.joined(found)))
 
         found = run_jobs(
             checkout, MODULE, jobs, device=device, deadline=deadline, job_seconds=JOB_SECONDS,
             note=noted,
         )  # fmt: skip
-        whole = _joined(before, found)
+        whole = before.joined(found)
     return _judged(whole)
-
-
-def _joined(first: Found, second: Found) -> Found:
-    return Found(
-        {**first.results, **second.results},
-        {**first.failed, **second.failed},
-        [*first.skipped, *second.skipped],
-    )
 
 
 def _judged(found: Found) -> Part:

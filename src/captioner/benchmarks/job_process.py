@@ -25,15 +25,24 @@ from captioner.files import read_json, write_json
 BROKEN = 3  # exit status of a process whose GPU is lost to it
 GRACE = 15.0  # seconds past the deadline that the last job may still take
 Arguments = Mapping[str, Any]  # as JSON has it
+Out = dict[str, Any]  # a process's file: results, failed, and the job that is running
 
 
-@dataclass
+@dataclass(frozen=True)
 class Found:
-    """By job: what it returned, or why it failed; and the jobs that no time was left for."""
+    """By job: what it returned, or why it failed; and the jobs that were not done."""
 
     results: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+
+    def joined(self, other: Found) -> Found:
+        """With what other jobs found."""
+        return Found(
+            {**self.results, **other.results},
+            {**self.failed, **other.failed},
+            [*self.skipped, *other.skipped],
+        )
 
 
 def run_jobs(
@@ -46,58 +55,75 @@ def run_jobs(
     job_seconds: float,
     note: Callable[[Found], None] = lambda found: None,
 ) -> Found:
-    """Do `jobs` by `python -m module ASKED OUT`, which calls `do_jobs`; `note` after each process.
+    """Do `jobs` by `python -m module ASKED OUT`, which calls `do_jobs`; `note` after each of them.
 
     `deadline` is of time.time(): no job begins after it. A job ends after `job_seconds`.
     """
-    found, idle = Found(), 0
-    while (left := _left(jobs, found)) and time.time() < deadline and idle < 2:
-        asked = {"jobs": left, "device": device, "deadline": deadline, "job_seconds": job_seconds}
-        finished, out = _run(checkout, module, asked)
+    found, idle = Found(skipped=list(jobs)), 0
+    while found.skipped and time.time() < deadline and idle < 2:
+        asked = {
+            "jobs": {name: jobs[name] for name in found.skipped}, "device": device,
+            "deadline": deadline, "job_seconds": job_seconds,
+        }  # fmt: skip
+        before = found
+
+        def noted(out: Out, before: Found = before) -> None:
+            note(_with(before, out))
+
+        finished, out = _run(checkout, module, asked, noted)
         idle = 0 if out["results"] or out["failed"] or out["running"] else idle + 1
-        found.results.update(out["results"])
-        found.failed.update(out["failed"])
         why = f"{finished.ending}: {finished.output[-2000:]}"
-        if out["running"] is not None:
-            found.failed[out["running"]] = why
+        if out["running"] is not None:  # it took the process with it
+            out["failed"][out["running"]] = why
         elif finished.code not in (0, BROKEN):
-            found.failed["the process"] = why
+            out["failed"]["the process"] = why
+        found = _with(before, out)
         note(found)
         if finished.code == 0:
             break
-    found.skipped = list(_left(jobs, found))
     return found
 
 
-def _left(jobs: Mapping[str, Arguments], found: Found) -> dict[str, Arguments]:
-    return {
-        name: arguments
-        for name, arguments in jobs.items()
-        if name not in found.results and name not in found.failed
-    }
+def _with(found: Found, out: Out) -> Found:
+    """`found` with what a process has written."""
+    results, failed = {**found.results, **out["results"]}, {**found.failed, **out["failed"]}
+    return Found(results, failed, [x for x in found.skipped if x not in {*results, *failed}])
 
 
 def _run(
-    checkout: Checkout, module: str, asked: Mapping[str, Any]
-) -> tuple[Finished, dict[str, Any]]:
-    """One process, and what it has written."""
+    checkout: Checkout, module: str, asked: Mapping[str, Any], note: Callable[[Out], None]
+) -> tuple[Finished, Out]:
+    """One process, and what it has written; `note` is given that whenever a job is done."""
     with tempfile.TemporaryDirectory() as folder:
-        question, out = Path(folder) / "asked.json", Path(folder) / "out.json"
+        question, answer = Path(folder) / "asked.json", Path(folder) / "out.json"
         write_json(question, asked)
+        noted = 0
+
+        def look() -> None:
+            nonlocal noted
+            out = _read(answer)
+            if (done := len(out["results"]) + len(out["failed"])) > noted:
+                noted = done
+                note(out)
+
         finished = run_process(
-            [checkout.python, "-m", module, str(question), str(out)],
-            folder=checkout.root, environment=checkout.environment,
+            [checkout.python, "-m", module, str(question), str(answer)],
+            folder=checkout.root, environment=checkout.environment, while_running=look,
             timeout=max(0.0, asked["deadline"] - time.time()) + GRACE + 5,
         )  # fmt: skip
-        nothing: dict[str, Any] = {"results": {}, "failed": {}, "running": None}
-        return finished, read_json(out) if out.is_file() else nothing
+        return finished, _read(answer)
+
+
+def _read(answer: Path) -> Out:
+    nothing: Out = {"results": {}, "failed": {}, "running": None}
+    return read_json(answer) if answer.is_file() else nothing
 
 
 def do_jobs(do: Callable[..., Any], question: Path, out: Path) -> int:
     """In the process of its own: `do(device=..., **arguments)` of each job; the exit status."""
     asked = read_json(question)
     device = torch.device(asked["device"])
-    found: dict[str, Any] = {"results": {}, "failed": {}, "running": None}
+    found: Out = {"results": {}, "failed": {}, "running": None}
     for name, arguments in asked["jobs"].items():
         if time.time() > asked["deadline"]:
             break
