@@ -18,7 +18,12 @@ from captioner.benchmarks import epoch_floor
 from captioner.benchmarks import epoch_jobs as epoch_jobs_module
 from captioner.benchmarks.epoch_data import draw_captions
 from captioner.benchmarks.epoch_floor import step_floor
-from captioner.benchmarks.epoch_jobs import _asked_of_graphs, build_passes, compare_losses
+from captioner.benchmarks.epoch_jobs import (
+    _asked_of_graphs,
+    build_passes,
+    compare_losses,
+    time_passes,
+)
 from captioner.benchmarks.epoch_passes import PLAIN, PassSettings
 from captioner.benchmarks.gpu_epoch import (
     CUDNN,
@@ -264,6 +269,18 @@ def test_all_sides_take_the_same_steps(dtype: str) -> None:
     for side, curve in losses.items():
         np.testing.assert_allclose(curve, losses[PLAIN], atol=apart, err_msg=side)
     assert losses[PLAIN][-1] < losses[PLAIN][0]
+
+
+def test_a_side_that_cannot_start_leaves_the_others() -> None:
+    data = draw_captions(12, 6, seed=0)
+    found = time_passes(
+        data, CPU, sides=["eager persistent", "graph reference"], repeats=1, batch_size=16,
+        hidden_size=8,
+    )  # fmt: skip
+    assert "is for CUDA devices" in found["absent"]["eager persistent"]
+    assert {one["side"] for one in found["figures"]} == {"graph reference", "measured rates"}
+    part = _judged(Found(results={"graphs": found}))
+    assert part["status"] == "failed" and list(part["failed"]) == ["graphs, eager persistent"]
 
 
 def test_losses_that_differ_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:

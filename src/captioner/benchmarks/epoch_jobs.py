@@ -36,6 +36,7 @@ from captioner.benchmarks.timeline import (
 )
 from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
 from captioner.benchmarks.workload import random_features, synthetic_images
+from captioner.errors import CaptionerError
 
 WARM_UP = 20  # steps
 # Nats a token that curves of equal steps may be apart: Adam blows roundings up, and bfloat16 keeps
@@ -74,15 +75,20 @@ def time_passes(
 ) -> Found:
     """Seconds a pass of each side, taken in turn; the floor, and each side's share of it.
 
-    Of two graphs the last is the one of which speed is asked.
+    Of two graphs the last is the one of which speed is asked. A side that cannot start is `absent`.
     """
     settings = PassSettings(side=sides[0], **common)
     a_pass = -(-len(data.dataset) // settings.batch_size)
     calls: dict[str, Callable[[], object]] = {}
+    absent: dict[str, str] = {}
     for name in sides:
-        side = build_passes(PassSettings(side=name, **common), data, device)
-        side.steps(WARM_UP)
-        calls[name] = functools.partial(side.steps, a_pass)
+        try:
+            side = build_passes(PassSettings(side=name, **common), data, device)
+            side.steps(WARM_UP)
+        except (CaptionerError, RuntimeError) as error:
+            absent[name] = f"{type(error).__name__}: {error}"
+        else:
+            calls[name] = functools.partial(side.steps, a_pass)
     taken = interleaved(calls, repeats=repeats, device=device, warmup=0)
     floor = step_floor(
         batch=settings.batch_size, tokens=round(data.tokens / a_pass),
@@ -98,7 +104,7 @@ def time_passes(
     for part, seconds in (("products", floor.products), ("optimizer", floor.optimizer)):
         found = Spread((a_pass * seconds,))
         figures.append(Figure(f"floor of a pass, {part}", "measured rates", "s", found, axes))
-    return measured(figures, _asked_of_graphs(taken, axes))
+    return {**measured(figures, _asked_of_graphs(taken, axes)), "absent": absent}
 
 
 def _asked_of_graphs(taken: dict[str, Spread], axes: Axes) -> list[Requirement]:
