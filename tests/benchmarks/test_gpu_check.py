@@ -10,20 +10,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from captioner.benchmarks import gpu_benchmark, gpu_check, gpu_stages
+from captioner.benchmarks import gpu_benchmark, gpu_check, gpu_stages, lstm_sides
 from captioner.benchmarks.gpu_benchmark import gpu_grid, run_benchmark_stage
 from captioner.benchmarks.gpu_stages import Checkout, build_extension, read_junit, run_tests
 from captioner.benchmarks.lstm_case import Cell
+from captioner.benchmarks.lstm_sides import BOTH
 from captioner.benchmarks.lstm_small_case import run_small_case
 from captioner.benchmarks.lstm_table import format_lstm
 from captioner.benchmarks.processes import run_process, shortened
 from captioner.errors import CaptionerError
 from captioner.files import read_json
+from captioner.ops.paths import check_table, is_faster
 
 ROOT = Path(__file__).parents[2]
 HERE = Checkout(ROOT, sys.executable, "9.0")
@@ -310,6 +313,47 @@ def test_the_verdict_on_a_benchmark() -> None:
     absent = {**record, "settings": {"batches": [{}], "skipped": {"fused": "not built"}}}
     without = gpu_benchmark._judged({**part, "record": absent})
     assert without["status"] == "failed" and "fused is absent: not built" in without["summary"]
+
+
+def test_the_measured_paths_are_the_operators_table() -> None:
+    def figure(side: str, median: float, batch: int, **other: Any) -> dict[str, Any]:
+        axes = {"lengths": "flickr8k", "dtype": "bfloat16", "H": 512, "B": batch}
+        one = {"what": BOTH, "unit": "ms", "side": side, "median": median, "axes": axes}
+        return {**one, **other}
+
+    figures = [
+        figure("plain", 3.0, 64), figure("persistent", 1.0, 64), figure("torch", 9.0, 64),
+        figure("plain", 5.0, 1024),  # too large for the other
+        figure("persistent", 0.1, 64, what="forward"),
+        figure("plain", 7.0, 64, axes={**figure("", 0, 64)["axes"], "lengths": "equal"}),
+        figure("persistent", 80.0, 64, unit="tokens/s"),
+    ]  # fmt: skip
+    record = {"machine": {"device": "NVIDIA H100"}, "figures": figures}
+    table = gpu_benchmark.measured_paths(record)
+    cell = {"hidden_size": 512, "batch_size": 64, "plain_ms": 3.0, "persistent_ms": 1.0}
+    assert table == {"NVIDIA H100": {"bfloat16": [cell]}}
+    assert is_faster(check_table(table), "NVIDIA H100", torch.bfloat16, 512, 64)[0]
+
+
+def test_persistent_sides_leave_out_cells_that_they_do_not_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[tuple[int, ...], int]] = []
+
+    def fits(weight: torch.Tensor, batch: int) -> bool:
+        asked.append((tuple(weight.shape), batch))
+        return batch < 1000
+
+    operators = SimpleNamespace(lstm_persistent_fits=fits)
+    monkeypatch.setattr(lstm_sides.torch.ops, "captioner", operators)
+    cpu = torch.device("cpu")
+
+    def taken(dtype: str, batch: int, name: str = "persistent") -> bool:
+        return lstm_sides.takes(name, Cell("equal", dtype, 4, batch), cpu)
+
+    assert taken("bfloat16", 64) and not taken("bfloat16", 1024) and not taken("float32", 64)
+    assert asked == [((16, 4), 64), ((16, 4), 1024)]
+    assert taken("float32", 1024, "plain")
 
 
 def test_the_gpus_grid_begins_with_what_says_most() -> None:

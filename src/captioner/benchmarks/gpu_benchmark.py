@@ -20,11 +20,11 @@ from captioner.benchmarks.gpu_stages import Checkout, Part
 from captioner.benchmarks.job_process import Found, do_jobs, run_jobs
 from captioner.benchmarks.lstm import measure, present_sides, suite_settings
 from captioner.benchmarks.lstm_case import Cell, grid
-from captioner.benchmarks.lstm_sides import BOTH, FUSED, PADDED, PEER
+from captioner.benchmarks.lstm_sides import BOTH, FUSED, PADDED, PEER, PERSISTENT, STEPWISE
 from captioner.benchmarks.record import SuiteResult, describe_machine, make_record, measured
 
 MODULE = "captioner.benchmarks.gpu_benchmark"
-BACKENDS = (PADDED, FUSED)
+BACKENDS = (PADDED, FUSED, STEPWISE, PERSISTENT)
 REPEATS, MIN_SECONDS = 5, 0.03
 CELL_SECONDS = 90.0  # what takes longer hangs
 
@@ -87,7 +87,25 @@ def _part(found: Found, machine: dict[str, Any]) -> Part:
         "figures": [figure for one in results for figure in one["figures"]],
         "requirements": [asked for one in results for asked in one["requirements"]],
     }
+    part["paths"] = measured_paths(part["record"])
     return part
+
+
+def measured_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """The record's times of captions as ops/lstm_paths.json wants them (see ops/paths.py)."""
+    times: dict[tuple[str, int, int], dict[str, float]] = {}
+    for one in record["figures"]:
+        axes = one["axes"]
+        wanted = (one["what"], one["unit"], axes["lengths"]) == (BOTH, "ms", "flickr8k")
+        if wanted and one["side"] in (STEPWISE, PERSISTENT):
+            cell = (axes["dtype"], axes["H"], axes["B"])
+            times.setdefault(cell, {})[f"{one['side']}_ms"] = one["median"]
+    table: dict[str, list[dict[str, float]]] = {}
+    for (dtype, hidden, batch), both in times.items():
+        if len(both) == 2:
+            sizes = {"hidden_size": hidden, "batch_size": batch}
+            table.setdefault(dtype, []).append({**sizes, **both})
+    return {record["machine"]["device"]: table}
 
 
 def _judged(part: Part) -> Part:

@@ -30,6 +30,7 @@ from captioner.benchmarks.lstm_sides import (
     SIDES,
     Side,
     products,
+    takes,
     transfers,
     why_absent,
 )
@@ -115,7 +116,7 @@ def measure(
 ) -> SuiteResult:
     """Times, ratios, memory and agreement of the sides `names`, with the peer, on one cell."""
     case = make_case(cell, device=device, seed=seed, data_root=data_root)
-    sides = {name: SIDES[name](case) for name in names}
+    sides = {name: SIDES[name](case) for name in names if takes(name, cell, device)}
     with without_tf32():
         requirements = _differences(case, sides, cell)
         figures = _memory(sides, cell.axes, device)

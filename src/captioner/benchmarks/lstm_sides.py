@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from captioner.benchmarks.lstm_case import Case
+from captioner.benchmarks.lstm_case import DTYPES, Case, Cell
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend, lstm_packed
 from captioner.ops.reference import state_dtype
 
 PEER, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct tokens"
+STEPWISE, PERSISTENT = "plain", "persistent"  # the two ways that "fused" may go on CUDA
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
 
 
@@ -148,19 +149,34 @@ SIDES: dict[str, Callable[[Case], Side]] = {
     "reference": _own_side("reference"),
     FUSED: _own_side(FUSED),
     DISTINCT: _distinct_side,
+    STEPWISE: _own_side(STEPWISE),
+    PERSISTENT: _own_side(PERSISTENT),
 }
 
 
 def why_absent(name: str, device: torch.device) -> str | None:
     """Why a side cannot run in this installation, or None."""
-    if name in (FUSED, DISTINCT):
+    if name in (FUSED, DISTINCT, STEPWISE, PERSISTENT):
         try:
-            choose_backend(FUSED, device.type)
+            choose_backend(FUSED if name == DISTINCT else name, device.type)
         except ConfigError as error:
             return str(error)
     if name == DISTINCT and "input_rows" not in inspect.signature(lstm_packed).parameters:
         return "this version's lstm_packed has no input_rows"
     return None
+
+
+def takes(name: str, cell: Cell, device: torch.device) -> bool:
+    """Whether a side that is there can run on a cell: persistent kernels hold so much and no more,
+    and multiply on tensor cores, which know no strict float32."""
+    if name != PERSISTENT:
+        return True
+    if cell.dtype not in ("bfloat16", "float16"):
+        return False
+    weight = torch.empty(
+        4 * cell.hidden_size, cell.hidden_size, device=device, dtype=DTYPES[cell.dtype]
+    )
+    return bool(torch.ops.captioner.lstm_persistent_fits(weight, cell.batch_size))
 
 
 def products(case: Case) -> dict[str, Callable[[], object]]:

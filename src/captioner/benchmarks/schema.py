@@ -11,7 +11,7 @@ from captioner.errors import ConfigError
 from captioner.ops import BACKENDS
 
 LSTM_DTYPES = ("float32", "float64", "bfloat16", "float16")
-LSTM_BACKENDS = ("reference", "torch", "padded", "fused")
+LSTM_BACKENDS = ("reference", "torch", "padded", "fused", "plain", "persistent")
 
 
 @dataclass
