@@ -90,7 +90,8 @@ using LstmOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using LstmGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Each device's kernel has these two forms. The operator has two switches more: `capacity`, and
-// `persistent`, which on a CUDA device chooses the way through the steps (cuda/passes.h).
+// `path`, which on a CUDA device chooses the way through the steps (cuda/passes.h) and is 0
+// elsewhere.
 //
 // Packed token n reads row input_rows[n] of input, or row n where input_rows is not given: tokens
 // that read the same row (an embedding's) share its product with weight_ih.

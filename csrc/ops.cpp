@@ -6,16 +6,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
   library.def(
       "lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, "
       "Tensor weight_hh, Tensor bias_ih, Tensor bias_hh, Tensor? input_rows=None, "
-      "bool capacity=False, bool persistent=False) "
+      "bool capacity=False, int path=0) "
       "-> (Tensor output, Tensor hy, Tensor cy, Tensor workspace)");
   library.def(
       "lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input, "
       "Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, Tensor weight_hh, "
       "Tensor output, Tensor workspace, Tensor? input_rows=None, bool wants_hx=True, "
-      "bool capacity=False, bool persistent=False) "
+      "bool capacity=False, int path=0) "
       "-> (Tensor grad_input, Tensor grad_hx, Tensor grad_cx, Tensor grad_weight_ih, "
       "Tensor grad_weight_hh, Tensor grad_bias)");
-  library.def("lstm_persistent_fits(Tensor weight_hh, int batch) -> bool");
+  library.def("lstm_path_fits(Tensor weight_hh, int batch, int path) -> bool");
   library.def(
       "lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx, Tensor weight_hh) "
       "-> (Tensor hy, Tensor cy)");

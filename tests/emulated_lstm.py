@@ -48,11 +48,11 @@ def draw(
 
 
 def run(
-    emulated: Emulated, x: Arguments, *, capacity: bool = False, persistent: bool = False
+    emulated: Emulated, x: Arguments, *, capacity: bool = False, path: int = 0
 ) -> dict[str, Tensor]:
     """Outputs and gradients of the emulated operators, by name."""
     head = (x["input"], x["batch_sizes"], x["hx"], x["cx"], x["weight_ih"], x["weight_hh"])
-    rows, switches = x.get("input_rows"), (capacity, persistent)
+    rows, switches = x.get("input_rows"), (capacity, path)
     outputs = emulated.ops.lstm_packed(*head, x["bias_ih"], x["bias_hh"], rows, *switches)
     gradients = emulated.ops.lstm_packed_backward(
         *(x[name] for name in ("grad_output", "grad_hy", "grad_cy")), *head, outputs[0],

@@ -245,14 +245,15 @@ LstmGradients run_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, T
              workspace, rows, wants_hx);
 }
 
-void refuse(bool persistent) {
-  STD_TORCH_CHECK(!persistent, "the persistent LSTM is for tensors on a CUDA device");
+void refuse(int64_t path) {
+  STD_TORCH_CHECK(path == 0, "path must be 0 on the CPU, got ", path,
+                  ": the persistent LSTM is for tensors on a CUDA device");
 }
 
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
-                        std::optional<Tensor> input_rows, bool capacity, bool persistent) {
-  refuse(persistent);
+                        std::optional<Tensor> input_rows, bool capacity, int64_t path) {
+  refuse(path);
   return capacity ? forward_within(run_forward, input, batch_sizes, hx, cx, weight_ih, weight_hh,
                                    bias_ih, bias_hh, input_rows)
                   : run_forward(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh,
@@ -263,8 +264,8 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
                                    Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                                    Tensor weight_hh, Tensor output, Tensor workspace,
                                    std::optional<Tensor> input_rows, bool wants_hx, bool capacity,
-                                   bool persistent) {
-  refuse(persistent);
+                                   int64_t path) {
+  refuse(path);
   return capacity
              ? backward_within(run_backward, grad_output, grad_hy, grad_cy, input, batch_sizes, hx,
                                cx, weight_ih, weight_hh, output, workspace, input_rows, wants_hx)

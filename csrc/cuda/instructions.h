@@ -64,6 +64,45 @@ __device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
 
+// ---- clusters: sm_90 and later; a launch of one is refused elsewhere
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define CAPTIONER_NO_CLUSTERS
+#endif
+
+// All threads of a cluster arrive, and what each has stored before is seen by those that have
+// waited. Between the two a thread may do what does not concern the others.
+__device__ __forceinline__ void cluster_arrive() {
+#ifdef CAPTIONER_NO_CLUSTERS
+  __trap();
+#else
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void cluster_wait() {
+#ifdef CAPTIONER_NO_CLUSTERS
+  __trap();
+#else
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+// Where `own`, in this block's shared memory, lies in that of the cluster's block `rank`.
+template <typename T>
+__device__ __forceinline__ T* in_block(T* own, unsigned rank) {
+#ifdef CAPTIONER_NO_CLUSTERS
+  __trap();
+  return own;
+#else
+  T* there;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(own), "r"(rank));
+  return there;
+#endif
+}
+
+#undef CAPTIONER_NO_CLUSTERS
+
 }  // namespace captioner::cuda
 
 #endif

@@ -30,13 +30,25 @@ cudaError_t launch(void (*kernel)(Expected...), dim3 grid, dim3 block, cudaStrea
   return cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...);
 }
 
-// All blocks run at the same time, or the launch is refused.
+// All blocks run at the same time, or the launch is refused; or clusters of `cluster` blocks do.
 template <typename... Expected, typename... Actual>
-cudaError_t launch_cooperative(void (*kernel)(Expected...), dim3 grid, dim3 block, size_t shared,
-                               cudaStream_t stream, Actual&&... arguments) {
+cudaError_t launch_together(void (*kernel)(Expected...), unsigned cluster, dim3 grid, dim3 block,
+                            size_t shared, cudaStream_t stream, Actual&&... arguments) {
+  const void* const address = reinterpret_cast<const void*>(kernel);
+  cudaError_t error = cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(shared));
   cudaLaunchAttribute together{};
-  together.id = cudaLaunchAttributeCooperative;
-  together.val.cooperative = 1;
+  if (cluster == 0) {
+    together.id = cudaLaunchAttributeCooperative;
+    together.val.cooperative = 1;
+  } else {
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim = {cluster, 1, 1};
+    if (error == cudaSuccess && cluster > 8) {
+      error = cudaFuncSetAttribute(address, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    }
+  }
+  if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

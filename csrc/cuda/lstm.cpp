@@ -47,15 +47,24 @@ Tensor beside(const Tensor& input, const Tensor& batch_sizes) {
   return there;
 }
 
+Path checked_path(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number <= 2, "path must be 0, 1 or 2, got ", number);
+  return static_cast<Path>(number);
+}
+
+Exchange exchange_of(Path path) {
+  return path == Path::clusters ? Exchange::cluster : Exchange::flags;
+}
+
 Sequences sequences_of(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
                        const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
-                       const std::optional<Tensor>& input_rows, bool capacity, bool persistent) {
-  STD_TORCH_CHECK(persistent || !capacity,
+                       const std::optional<Tensor>& input_rows, bool capacity, Path path) {
+  STD_TORCH_CHECK(path != Path::plain || !capacity,
                   "the capacity form needs the persistent LSTM: a kernel a step is steered by the "
                   "host, which does not know batch_sizes");
   const auto shape_of = capacity ? room_shape : lstm_shape;
   return {shape_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows),
-          persistent ? beside(input, batch_sizes) : batch_sizes,
+          path == Path::plain ? batch_sizes : beside(input, batch_sizes),
           dense(hx),
           dense(cx, state_type(input.scalar_type())),
           dense(weight_hh),
@@ -65,10 +74,11 @@ Sequences sequences_of(const Tensor& input, const Tensor& batch_sizes, const Ten
 
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
-                        std::optional<Tensor> input_rows, bool capacity, bool persistent) {
+                        std::optional<Tensor> input_rows, bool capacity, int64_t path_number) {
+  const Path path = checked_path(path_number);
   const OnDevice device(input);
-  Sequences sequences = sequences_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows,
-                                     capacity, persistent);
+  Sequences sequences =
+      sequences_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows, capacity, path);
   sequences.stream = device.stream();
   const LstmShape& shape = sequences.shape;
   check_biases(shape, input, bias_ih, bias_hh);
@@ -79,7 +89,11 @@ LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, 
                             empty(input, {5 * shape.tokens * shape.hidden_size}, state_type(type))};
   const InputSums sums{product(dense(input), transposed(dense(weight_ih))), dense(bias_ih),
                        dense(bias_hh)};
-  (persistent ? persistent_forward : plain_forward)(sequences, sums, outputs);
+  if (path == Path::plain) {
+    plain_forward(sequences, sums, outputs);
+  } else {
+    persistent_forward(sequences, sums, outputs, exchange_of(path));
+  }
   return outputs;
 }
 
@@ -87,17 +101,19 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
                                    Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                                    Tensor weight_hh, Tensor output, Tensor workspace,
                                    std::optional<Tensor> input_rows, bool wants_hx, bool capacity,
-                                   bool persistent) {
+                                   int64_t path_number) {
+  const Path path = checked_path(path_number);
   const OnDevice device(input);
-  Sequences sequences = sequences_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows,
-                                     capacity, persistent);
+  Sequences sequences =
+      sequences_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows, capacity, path);
   sequences.stream = device.stream();
   const LstmShape& shape = sequences.shape;
   check_saved(shape, input, grad_output, grad_hy, grad_cy, output, workspace);
   const Saved saved{dense(grad_output), dense(grad_hy), dense(grad_cy), dense(output),
                     dense(workspace)};
-  const Recurrent found =
-      (persistent ? persistent_backward : plain_backward)(sequences, saved, wants_hx);
+  const Recurrent found = path == Path::plain
+                              ? plain_backward(sequences, saved, wants_hx)
+                              : persistent_backward(sequences, saved, wants_hx, exchange_of(path));
   Tensor by_input = found.grad_gates;
   if (sequences.input_rows) {
     with_scalar(input.scalar_type(), [&](auto scalar) {
@@ -113,9 +129,11 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
           sum_of_rows(found.grad_gates)};
 }
 
-bool lstm_persistent_fits(Tensor weight_hh, int64_t batch) {
+bool lstm_path_fits(Tensor weight_hh, int64_t batch, int64_t path_number) {
+  const Path path = checked_path(path_number);
   const OnDevice device(weight_hh);
-  return persistent_fits(weight_hh.scalar_type(), batch, weight_hh.size(1));
+  return path == Path::plain ||
+         persistent_fits(weight_hh.scalar_type(), batch, weight_hh.size(1), exchange_of(path));
 }
 
 std::tuple<Tensor, Tensor> lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx,
@@ -156,7 +174,7 @@ STABLE_TORCH_LIBRARY_IMPL(captioner, CAPTIONER_CUDA_KEY, library) {
   library.impl("lstm_step", TORCH_BOX(&lstm_step));
   library.impl("lstm_packed", TORCH_BOX(&lstm_packed));
   library.impl("lstm_packed_backward", TORCH_BOX(&lstm_packed_backward));
-  library.impl("lstm_persistent_fits", TORCH_BOX(&lstm_persistent_fits));
+  library.impl("lstm_path_fits", TORCH_BOX(&lstm_path_fits));
 }
 
 }  // namespace captioner::cuda

@@ -9,8 +9,12 @@
 #include <cuda_runtime.h>
 
 #include "../lstm.h"
+#include "persistent.h"
 
 namespace captioner::cuda {
+
+// What the operator's `path` is.
+enum class Path : int64_t { plain = 0, persistent = 1, clusters = 2 };
 
 struct Sequences {
   LstmShape shape;
@@ -45,10 +49,11 @@ Recurrent plain_backward(const Sequences& sequences, const Saved& saved, bool wa
 
 // Refuses, with the reason, what does not fit the device.
 void persistent_forward(const Sequences& sequences, const InputSums& input,
-                        const LstmOutputs& outputs);
-Recurrent persistent_backward(const Sequences& sequences, const Saved& saved, bool wants_hx);
+                        const LstmOutputs& outputs, Exchange exchange);
+Recurrent persistent_backward(const Sequences& sequences, const Saved& saved, bool wants_hx,
+                              Exchange exchange);
 
 // Whether both directions fit the current device.
-bool persistent_fits(ScalarType type, int64_t batch, int64_t hidden_size);
+bool persistent_fits(ScalarType type, int64_t batch, int64_t hidden_size, Exchange exchange);
 
 }  // namespace captioner::cuda

@@ -1,14 +1,18 @@
 // The steps of an LSTM in one launch each way: weight_hh stays in registers from the first step to
-// the last, and what a step passes to the next goes through the second-level cache.
+// the last.
 //
 // The sequences are dealt out to P groups of G thread blocks, sequence b to group b % P, so that
 // sorted lengths balance. A group knows nothing of the others. Its block m owns the units
 // [m U, (m + 1) U) of all of the group's sequences: it holds the rows of weight_hh (forward) or its
 // columns (backward) that belong to them, keeps their cells, and writes their results. Everybody in
-// the group needs everybody's h (forward) or gate gradients (backward) of the step before: a block
-// that has stored its own raises its flag to the number of steps it has done, and waits for the
-// flags of the others. Every step has memory of its own for them, so nobody can overwrite what
-// another still reads.
+// the group needs everybody's h (forward) or gate gradients (backward) of the step before, which
+// are handed on in one of two ways (exchange.h):
+//   - flags: through the second-level cache. A block that has stored its own raises its flag to the
+//     number of steps it has done, and waits for the flags of the others. Every step has memory of
+//     its own, so nobody can overwrite what another still reads. All blocks run at once.
+//   - cluster (sm_90 on): a group is a cluster, and a block pushes its own into the shared memory
+//   of
+//     the others, where steps alternate between two places; a barrier of the cluster ends the step.
 //
 // batch_sizes is read on the device: a CUDA graph that holds the launch serves any lengths. All are
 // in the capacity form of ../lstm.h, which the ordinary one is a case of; a launch whose sizes do
@@ -24,13 +28,17 @@
 
 namespace captioner::cuda {
 
+enum class Exchange { flags, cluster };
+
 // How the work is dealt out. Within a block, `splits` warps share the sum over k of the same units,
-// and `unit_warps` such teams stand side by side.
+// and `teams` of them stand side by side.
 struct Deal {
+  Exchange exchange;
   int groups;      // P
   int blocks;      // G, of a group
   int splits;      // warps that share a sum
-  int unit_warps;  // teams of a block
+  int teams;       // of a block
+  int team_units;  // whose sums a team has: 8, or 16 on the way back
   int units;       // U, of a block
 };
 
@@ -82,12 +90,12 @@ struct PersistentBackward {
   uint32_t* flags;             // [P G] zeros
 };
 
-// How a device would deal out the work, or no groups where it cannot hold weight_hh, or where H is
-// not a multiple of as many numbers as 16 bytes hold.
+// How a device would deal out the work, or no groups where it cannot hold weight_hh and what is
+// exchanged, or where H is not a multiple of as many numbers as 16 bytes hold.
 template <typename Scalar>
-Deal deal_forward(int64_t batch, int64_t hidden_size);
+Deal deal_forward(int64_t batch, int64_t hidden_size, Exchange exchange);
 template <typename Scalar>
-Deal deal_backward(int64_t batch, int64_t hidden_size);
+Deal deal_backward(int64_t batch, int64_t hidden_size, Exchange exchange);
 
 template <typename Scalar>
 cudaError_t launch_persistent_forward(const PersistentForward<Scalar>& pass, cudaStream_t stream);

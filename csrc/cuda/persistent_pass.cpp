@@ -22,12 +22,13 @@ void with_tensor_core_scalar(ScalarType type, Function function) {
 }
 
 template <typename Scalar>
-Deal fitting(const Deal& deal, const LstmShape& shape, const char* direction) {
+Deal fitting(const Deal& deal, const LstmShape& shape, Exchange exchange, const char* direction) {
   STD_TORCH_CHECK(deal.groups > 0, "the persistent LSTM does not fit this device ", direction,
                   ": H = ", shape.hidden_size, " must be a multiple of ", 16 / sizeof(Scalar),
                   ", and weight_hh [", 4 * shape.hidden_size, ", ", shape.hidden_size,
-                  "] fit the registers, with the cells of B = ", shape.batch,
-                  " sequences in shared memory");
+                  "] fit the registers, with what B = ", shape.batch,
+                  " sequences keep and exchange in shared memory",
+                  exchange == Exchange::cluster ? ", and a group be one cluster" : "");
   return deal;
 }
 
@@ -37,11 +38,13 @@ Tensor lowered_flags(const Tensor& like, const Deal& deal) {
 }
 
 template <typename Scalar>
-void forward(const Sequences& sequences, const InputSums& input, const LstmOutputs& outputs) {
+void forward(const Sequences& sequences, const InputSums& input, const LstmOutputs& outputs,
+             Exchange exchange) {
   const auto& [shape, batch_sizes, hx, cx, weight_hh, input_rows, stream] = sequences;
   const auto& [output, hy, cy, workspace] = outputs;
   PersistentForward<Scalar> pass{};
-  pass.deal = fitting<Scalar>(deal_forward<Scalar>(shape.batch, shape.hidden_size), shape, "there");
+  pass.deal = fitting<Scalar>(deal_forward<Scalar>(shape.batch, shape.hidden_size, exchange), shape,
+                              exchange, "there");
   const Tensor flags = lowered_flags(hx, pass.deal);
   pass.steps = shape.steps;
   pass.batch = shape.batch;
@@ -66,11 +69,13 @@ void forward(const Sequences& sequences, const InputSums& input, const LstmOutpu
 }
 
 template <typename Scalar>
-Recurrent backward(const Sequences& sequences, const Saved& saved, bool wants_hx) {
+Recurrent backward(const Sequences& sequences, const Saved& saved, bool wants_hx,
+                   Exchange exchange) {
   const auto& [shape, batch_sizes, hx, cx, weight_hh, input_rows, stream] = sequences;
   const int64_t tokens = shape.tokens, batch = shape.batch, hidden = shape.hidden_size;
   PersistentBackward<Scalar> pass{};
-  pass.deal = fitting<Scalar>(deal_backward<Scalar>(batch, hidden), shape, "and back");
+  pass.deal =
+      fitting<Scalar>(deal_backward<Scalar>(batch, hidden, exchange), shape, exchange, "and back");
   const Tensor flags = lowered_flags(hx, pass.deal);
   Recurrent found{empty(hx, {tokens, 4 * hidden}), empty(hx, {tokens, hidden}),
                   empty(hx, {batch, hidden}), empty(hx, {batch, hidden})};
@@ -101,27 +106,28 @@ Recurrent backward(const Sequences& sequences, const Saved& saved, bool wants_hx
 }  // namespace
 
 void persistent_forward(const Sequences& sequences, const InputSums& input,
-                        const LstmOutputs& outputs) {
+                        const LstmOutputs& outputs, Exchange exchange) {
   with_tensor_core_scalar(sequences.hx.scalar_type(), [&](auto scalar) {
-    forward<decltype(scalar)>(sequences, input, outputs);
+    forward<decltype(scalar)>(sequences, input, outputs, exchange);
   });
 }
 
-Recurrent persistent_backward(const Sequences& sequences, const Saved& saved, bool wants_hx) {
+Recurrent persistent_backward(const Sequences& sequences, const Saved& saved, bool wants_hx,
+                              Exchange exchange) {
   Recurrent found;
   with_tensor_core_scalar(sequences.hx.scalar_type(), [&](auto scalar) {
-    found = backward<decltype(scalar)>(sequences, saved, wants_hx);
+    found = backward<decltype(scalar)>(sequences, saved, wants_hx, exchange);
   });
   return found;
 }
 
-bool persistent_fits(ScalarType type, int64_t batch, int64_t hidden_size) {
+bool persistent_fits(ScalarType type, int64_t batch, int64_t hidden_size, Exchange exchange) {
   if (type == ScalarType::Double) return false;
   bool fits = false;
   with_tensor_core_scalar(type, [&](auto scalar) {
     using Scalar = decltype(scalar);
-    fits = deal_forward<Scalar>(batch, hidden_size).groups > 0 &&
-           deal_backward<Scalar>(batch, hidden_size).groups > 0;
+    fits = deal_forward<Scalar>(batch, hidden_size, exchange).groups > 0 &&
+           deal_backward<Scalar>(batch, hidden_size, exchange).groups > 0;
   });
   return fits;
 }

@@ -96,11 +96,17 @@ using cudaStream_t = struct CUstream_st*;
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeCooperative = 2,
+  cudaLaunchAttributeClusterDimension = 4,
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     int cooperative;
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
   } val;
 };
 
@@ -114,30 +120,47 @@ struct cudaLaunchConfig_t {
 
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributeNonPortableClusterSizeAllowed = 13,
+};
 
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-// An H100's, but for its 132 multiprocessors: as many as CUDA_EMULATION_MULTIPROCESSORS says.
+// An H100's, but for its 132 multiprocessors; all can be set (emulation.h).
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  const bool count = attribute == cudaDevAttrMultiProcessorCount;
-  *value = count ? ::emulation::multiprocessors() : 227 * 1024;
-  return cudaSuccess;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      return *value = ::emulation::multiprocessors(), cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      return *value = ::emulation::compute_capability(), cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      return *value = ::emulation::shared_kilobytes() * 1024, cudaSuccess;
+  }
+  return cudaErrorInvalidValue;
 }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 
 template <typename... Expected, typename... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Expected...),
                                Actual&&... arguments) {
-  ::emulation::Launch launch{reinterpret_cast<const void*>(kernel), config->gridDim,
-                             config->blockDim, config->dynamicSmemBytes, false};
+  ::emulation::Launch launch{reinterpret_cast<const void*>(kernel),
+                             config->gridDim,
+                             config->blockDim,
+                             config->dynamicSmemBytes,
+                             false,
+                             0};
   for (unsigned k = 0; k < config->numAttrs; ++k) {
     launch.cooperative |= config->attrs[k].id == cudaLaunchAttributeCooperative &&
                           config->attrs[k].val.cooperative != 0;
+    if (config->attrs[k].id == cudaLaunchAttributeClusterDimension) {
+      launch.cluster = config->attrs[k].val.clusterDim.x;
+    }
   }
   // Converted once, here, as the values that CUDA copies to the device.
   return [&](Expected... values) {

@@ -35,6 +35,8 @@ struct Thread {
   Meeting* waits_at = nullptr;
   Place place{};
   uint64_t given = 0, seen[kWarp] = {};
+  size_t rounds = 0;  // arrivals at the cluster's barrier
+  bool arrived = false;
 };
 
 // A barrier: nobody goes on before all members have come.
@@ -45,12 +47,13 @@ struct Meeting {
 };
 
 struct Memory {
-  explicit Memory(size_t bytes) : start(::operator new(bytes, std::align_val_t(16))) {
+  explicit Memory(size_t bytes) : bytes(bytes), start(::operator new(bytes, std::align_val_t(16))) {
     std::memset(start, 0xff, bytes);  // NaN in every floating type
   }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   ~Memory() { ::operator delete(start, std::align_val_t(16)); }
+  size_t bytes;
   void* start;
 };
 
@@ -84,6 +87,9 @@ class Group {
 
   const Launch& launch() const { return launch_; }
   Meeting& grid() { return grid_; }
+  std::deque<Block>& blocks() { return blocks_; }
+  void count_arrival();
+  size_t rounds() const { return rounds_; }
   Thread* current() const { return current_; }
   [[noreturn]] void fail(const std::string& what) const {
     throw std::runtime_error("CUDA emulation: " + name_of(launch_.kernel) + ": " + what);
@@ -103,7 +109,8 @@ class Group {
   std::deque<Thread*> ready_;
   Thread* current_ = nullptr;
   std::exception_ptr thrown_;
-  size_t passes_ = 0;  // calls of pass_on() since anything else has happened
+  size_t passes_ = 0;                 // calls of pass_on() since anything else has happened
+  size_t arrivals_ = 0, rounds_ = 0;  // of the cluster's barrier
 };
 
 thread_local Group* group = nullptr;
@@ -182,6 +189,13 @@ void Group::pass_on() {
   current_->fibre.leave(false);
 }
 
+void Group::count_arrival() {
+  passes_ = 0;
+  if (++arrivals_ < grid_.members.size()) return;
+  arrivals_ = 0;
+  ++rounds_;
+}
+
 void Group::release(Meeting& meeting) {
   std::vector<Thread*> members = meeting.members;
   for (Thread* thread : members) {
@@ -232,20 +246,19 @@ std::map<std::string, long>& counts() {
 bool run(const Launch& launch, const std::function<void()>& body) {
   const bool fits = launch.grid.volume() > 0 && launch.grid.x <= 2147483647u &&
                     launch.grid.y <= 65535u && launch.grid.z <= 65535u &&
-                    launch.block.volume() > 0 && launch.block.volume() <= 1024;
+                    launch.block.volume() > 0 && launch.block.volume() <= 1024 &&
+                    launch.cluster <= kLargestCluster &&
+                    (launch.cluster == 0 || launch.grid.volume() % launch.cluster == 0) &&
+                    launch.dynamic_bytes <= size_t{1024} * shared_kilobytes();
   if (!fits) return false;
   ++counts()[name_of(launch.kernel)];
   Schedule schedule;
-  std::vector<size_t> blocks(launch.grid.volume());
-  std::iota(blocks.begin(), blocks.end(), size_t{0});
-  schedule.arrange(blocks);
-
-  std::vector<std::vector<size_t>> together;
-  if (launch.cooperative) {
-    together.push_back(blocks);
-  } else {
-    for (const size_t number : blocks) together.push_back({number});
-  }
+  // What is alive together: all blocks, those of a cluster, or one alone.
+  const size_t blocks = launch.grid.volume();
+  const size_t size = launch.cooperative ? blocks : std::max(1u, launch.cluster);
+  std::vector<std::vector<size_t>> together(blocks / size, std::vector<size_t>(size));
+  for (size_t k = 0; k < blocks; ++k) together[k / size][k % size] = k;
+  schedule.arrange(together);
   for (const std::vector<size_t>& numbers : together) {
     Group alive(launch, numbers, body, schedule);
     struct Current {
@@ -257,10 +270,18 @@ bool run(const Launch& launch, const std::function<void()>& body) {
   return true;
 }
 
-int multiprocessors() {
-  const char* text = std::getenv("CUDA_EMULATION_MULTIPROCESSORS");
-  return text ? std::atoi(text) : 8;
+namespace {
+
+int setting(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::atoi(text) : otherwise;
 }
+
+}  // namespace
+
+int multiprocessors() { return setting("CUDA_EMULATION_MULTIPROCESSORS", 8); }
+int shared_kilobytes() { return setting("CUDA_EMULATION_SHARED", 227); }
+int compute_capability() { return setting("CUDA_EMULATION_CAPABILITY", 9); }
 
 int lane() { return group->current()->lane; }
 
@@ -297,6 +318,41 @@ const uint64_t* exchange(Place place, uint32_t mask, uint64_t given) {
   own.given = given;
   group->arrive(meeting, place);
   return own.seen;
+}
+
+void arrive_at_cluster(Place place) {
+  Thread& own = *group->current();
+  if (!group->launch().cluster) group->fail("a cluster's barrier needs a launch of clusters");
+  if (own.arrived) group->fail("a thread arrives twice at a cluster's barrier at " + text(place));
+  own.arrived = true;
+  ++own.rounds;
+  group->count_arrival();
+}
+
+void wait_for_cluster(Place place) {
+  Thread& own = *group->current();
+  if (!own.arrived) {
+    group->fail("a thread waits at a cluster's barrier without having arrived at " + text(place));
+  }
+  while (group->rounds() < own.rounds) group->pass_on();
+  own.arrived = false;
+}
+
+void* in_block(void* own, unsigned rank, Place place) {
+  if (rank >= group->launch().cluster) {
+    group->fail("the cluster has no block " + std::to_string(rank) + " at " + text(place));
+  }
+  Block& other = group->blocks()[rank];
+  if (std::all_of(other.threads.begin(), other.threads.end(), [](auto& one) { return one.done; })) {
+    group->fail("the shared memory of block " + text(other.index) + ", which has returned, at " +
+                text(place));
+  }
+  const auto& memory = group->current()->block->dynamic;
+  const ptrdiff_t offset = static_cast<char*>(own) - static_cast<char*>(memory->start);
+  if (offset < 0 || static_cast<size_t>(offset) >= memory->bytes) {
+    group->fail("not in dynamic shared memory at " + text(place));
+  }
+  return static_cast<char*>(other.dynamic->start) + offset;
 }
 
 void pass_on() { group->pass_on(); }

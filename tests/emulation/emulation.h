@@ -28,13 +28,17 @@ struct Launch {
   Extent grid, block;
   size_t dynamic_bytes;
   bool cooperative;  // all blocks are alive at once
+  unsigned cluster;  // blocks of a cluster, which are alive at once; 0: there are none
 };
 
 // Runs `body` once a thread; false where CUDA would refuse the launch. Throws std::runtime_error
 // that names kernel, block and threads where they cannot go on together or trap.
 bool run(const Launch& launch, const std::function<void()>& body);
 
-int multiprocessors();  // CUDA_EMULATION_MULTIPROCESSORS, else 8
+int multiprocessors();     // CUDA_EMULATION_MULTIPROCESSORS, else 8
+int shared_kilobytes();    // of a block: CUDA_EMULATION_SHARED, else 227
+int compute_capability();  // its major number: CUDA_EMULATION_CAPABILITY, else 9
+constexpr unsigned kLargestCluster = 16;
 
 // ---- what a thread may call
 // -----------------------------------------------------------------------
@@ -47,6 +51,12 @@ void* dynamic_shared_memory();
 void sync_block(Place place);
 void sync_grid(Place place);  // of a cooperative launch
 void pass_on();               // lets the others run, in a loop that waits for them
+
+// Of a cluster: every thread arrives, and waits before it arrives again.
+void arrive_at_cluster(Place place);
+void wait_for_cluster(Place place);
+// Where what lies at `own` in this block's shared memory lies in that of another of the cluster.
+void* in_block(void* own, unsigned rank, Place place);
 [[noreturn]] void trap(Place place);
 
 // All lanes of `mask` meet here, each gives a value and sees everybody's.

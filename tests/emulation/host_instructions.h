@@ -55,4 +55,11 @@ inline uint32_t rounded_to_tf32(uint32_t bits) {
 inline uint32_t load_acquire(const uint32_t* flag) { return *flag; }
 inline void store_release(uint32_t* flag, uint32_t value) { *flag = value; }
 
+inline void cluster_arrive() { ::emulation::arrive_at_cluster(EMULATION_HERE); }
+inline void cluster_wait() { ::emulation::wait_for_cluster(EMULATION_HERE); }
+template <typename T>
+T* in_block(T* own, unsigned rank) {
+  return static_cast<T*>(::emulation::in_block(own, rank, EMULATION_HERE));
+}
+
 }  // namespace captioner::cuda

@@ -1,7 +1,8 @@
 // The persistent kernels against the formulas of lstm_cell.h in double, on a few layouts:
-//     persistent TYPE HIDDEN SIZE,SIZE,... [TOKENS BATCH]
-// with TYPE float, bfloat16 or half; SIZEs are batch_sizes, TOKENS and BATCH the room for them,
-// prints the largest difference, relative to 1 + |expected|, forward and backward.
+//     persistent WAY TYPE HIDDEN SIZE,SIZE,... [TOKENS BATCH]
+// with WAY flags, cluster or flags8 (teams of eight columns on the way back), TYPE float, bfloat16
+// or half; SIZEs are batch_sizes, TOKENS and BATCH the room for them, prints the largest
+// difference, relative to 1 + |expected|, forward and backward.
 #include "../../csrc/cuda/persistent.h"
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -52,6 +53,8 @@ struct Worst {
 struct Layout {
   std::vector<int64_t> sizes;
   size_t tokens, batch;  // the room
+  Exchange exchange;
+  bool eights;
 };
 
 template <typename Scalar>
@@ -72,9 +75,15 @@ int check(size_t hidden, const Layout& layout) {
   Array<float> saved(tokens * gates), cells(tokens * hidden);
 
   PersistentForward<Scalar> forward{};
-  forward.deal = deal_forward<Scalar>(batch, hidden);
+  forward.deal = deal_forward<Scalar>(batch, hidden, layout.exchange);
   PersistentBackward<Scalar> backward{};
-  backward.deal = deal_backward<Scalar>(batch, hidden);
+  backward.deal = deal_backward<Scalar>(batch, hidden, layout.exchange);
+  if (layout.eights) {  // as where a sum is too long for teams of 16 columns
+    Deal& deal = backward.deal;
+    deal.team_units = 8;
+    deal.units = 8 * deal.teams;
+    deal.blocks = static_cast<int>((hidden + deal.units - 1) / deal.units);
+  }
   if (forward.deal.groups == 0 || backward.deal.groups == 0) return std::puts("does not fit"), 2;
   forward.steps = backward.steps = steps;
   forward.batch = backward.batch = batch;
@@ -195,19 +204,44 @@ int check(size_t hidden, const Layout& layout) {
   return 0;
 }
 
+// What a device would hold: a line for each of some sizes, "WAY TYPE HIDDEN BATCH there back".
+template <typename Scalar>
+void print_deals(const char* type) {
+  for (const Exchange exchange : {Exchange::flags, Exchange::cluster}) {
+    for (const int64_t hidden : {128, 256, 384, 512, 768, 1000, 1024}) {
+      for (const int64_t batch : {1, 16, 64, 256, 1024}) {
+        const Deal there = deal_forward<Scalar>(batch, hidden, exchange);
+        const Deal back = deal_backward<Scalar>(batch, hidden, exchange);
+        std::printf("%s %s %d %d: %d x %d, %d x %d of %d\n",
+                    exchange == Exchange::flags ? "flags" : "cluster", type,
+                    static_cast<int>(hidden), static_cast<int>(batch), there.groups, there.blocks,
+                    back.groups, back.blocks, back.team_units);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
-  if (count != 4 && count != 6) return 2;
+  if (count == 2 && std::string(words[1]) == "deals") {
+    print_deals<float>("float");
+    print_deals<c10::BFloat16>("bfloat16");
+    return 0;
+  }
+  if (count != 5 && count != 7) return 2;
   Layout layout{};
-  for (char* part = std::strtok(words[3], ","); part; part = std::strtok(nullptr, ",")) {
+  const std::string way = words[1];
+  layout.exchange = way == "cluster" ? Exchange::cluster : Exchange::flags;
+  layout.eights = way == "flags8";
+  for (char* part = std::strtok(words[4], ","); part; part = std::strtok(nullptr, ",")) {
     layout.sizes.push_back(std::atoll(part));
     layout.tokens += layout.sizes.back();
   }
   layout.batch = layout.sizes[0];
-  if (count == 6) layout.tokens = std::atoll(words[4]), layout.batch = std::atoll(words[5]);
-  const std::string type = words[1];
-  const size_t hidden = std::atoll(words[2]);
+  if (count == 7) layout.tokens = std::atoll(words[5]), layout.batch = std::atoll(words[6]);
+  const std::string type = words[2];
+  const size_t hidden = std::atoll(words[3]);
   if (type == "float") return check<float>(hidden, layout);
   return type == "half" ? check<c10::Half>(hidden, layout) : check<c10::BFloat16>(hidden, layout);
 }

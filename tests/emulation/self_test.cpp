@@ -90,6 +90,49 @@ __global__ void trapped() {
   if (threadIdx.x == 3) __trap();
 }
 
+using captioner::cuda::cluster_arrive;
+using captioner::cuda::cluster_wait;
+using captioner::cuda::in_block;
+
+// Every block leaves its number with the next one of its cluster.
+void pass_round(int* seen, bool barrier) {
+  CAPTIONER_DYNAMIC_SHARED(int, inbox);
+  cluster_arrive();
+  cluster_wait();
+  const unsigned size = 2, rank = blockIdx.x % size;
+  in_block(inbox, (rank + 1) % size)[threadIdx.x] = static_cast<int>(blockIdx.x);
+  if (barrier) {
+    cluster_arrive();
+    cluster_wait();
+  }
+  seen[blockIdx.x * blockDim.x + threadIdx.x] = inbox[threadIdx.x];
+}
+
+// The second block goes before it is written to.
+void leave_early() {
+  CAPTIONER_DYNAMIC_SHARED(int, inbox);
+  if (blockIdx.x == 1) return;
+  for (int k = 0; k < 100; ++k) __nanosleep(32);
+  *in_block(inbox, 1) = 1;
+}
+
+void beyond_the_cluster() {
+  CAPTIONER_DYNAMIC_SHARED(int, inbox);
+  *in_block(inbox, 2) = 1;
+}
+
+void some_do_not_arrive() {
+  if (threadIdx.x > 0) {
+    cluster_arrive();
+    cluster_wait();
+  }
+}
+
+void arrive_twice() {
+  cluster_arrive();
+  cluster_arrive();
+}
+
 }  // namespace kernels
 
 namespace {
@@ -97,10 +140,28 @@ namespace {
 template <typename... Expected, typename... Actual>
 void launch(unsigned blocks, unsigned threads, bool cooperative, void (*kernel)(Expected...),
             Actual... arguments) {
-  cudaLaunchAttribute attribute{cudaLaunchAttributeCooperative, {cooperative}};
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = cooperative;
   cudaLaunchConfig_t config{dim3(blocks), dim3(threads), threads * sizeof(float),
                             nullptr,      &attribute,    1};
   if (cudaLaunchKernelEx(&config, kernel, arguments...) != cudaSuccess) std::puts("refused");
+}
+
+template <typename... Arguments>
+void launch_clusters(unsigned blocks, void (*kernel)(Arguments...), Arguments... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {2, 1, 1};
+  cudaLaunchConfig_t config{dim3(blocks), dim3(4), 4 * sizeof(int), nullptr, &attribute, 1};
+  if (cudaLaunchKernelEx(&config, kernel, arguments...) != cudaSuccess) std::puts("refused");
+}
+
+void pass_round(bool barrier) {
+  std::vector<int> seen(16);
+  launch_clusters(4, kernels::pass_round, seen.data(), barrier);
+  for (const int value : seen) std::printf("%d ", value);
+  std::puts("");
 }
 
 void print(const std::vector<int>& values) {
@@ -164,6 +225,14 @@ const std::map<std::string, void (*)()> kCases{
        std::vector<int> flag(1);
        launch(1, 2, false, kernels::spin, flag.data());
      }},
+    {"pass_round", [] { pass_round(true); }},
+    {"pass_round_without_barrier", [] { pass_round(false); }},
+    {"leave_early", [] { launch_clusters(2, kernels::leave_early); }},
+    {"beyond_the_cluster", [] { launch_clusters(2, kernels::beyond_the_cluster); }},
+    {"some_do_not_arrive", [] { launch_clusters(2, kernels::some_do_not_arrive); }},
+    {"arrive_twice", [] { launch_clusters(2, kernels::arrive_twice); }},
+    {"no_cluster", [] { launch(1, 2, false, kernels::arrive_twice); }},
+    {"part_of_a_cluster", [] { launch_clusters(3, kernels::beyond_the_cluster); }},
     {"trapped", [] { launch(2, 32, false, kernels::trapped); }},
     {"too_many_threads", [] { launch(1, 1025, false, kernels::trapped); }},
 };

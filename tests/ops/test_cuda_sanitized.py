@@ -56,6 +56,13 @@ CASES = {
     "meet_alone": (1, "a grid's barrier needs a cooperative launch"),
     "meet_by_flag": (0, "^7 $"),
     "spin": (1, "all threads that are left wait in a loop"),
+    "pass_round": (0, "^" + "1 " * 4 + "0 " * 4 + "3 " * 4 + "2 " * 4 + "$"),
+    "leave_early": (1, r"the shared memory of block \(1, 0, 0\), which has returned, at "),
+    "beyond_the_cluster": (1, "the cluster has no block 2 at "),
+    "some_do_not_arrive": (1, "all threads that are left wait in a loop"),
+    "arrive_twice": (1, "a thread arrives twice at a cluster's barrier at "),
+    "no_cluster": (1, "a cluster's barrier needs a launch of clusters"),
+    "part_of_a_cluster": (0, "^refused$"),
     "trapped": (1, r"thread \(3, 0, 0\) of block \(\d, 0, 0\) trapped at self_test.cpp"),
     "too_many_threads": (0, "^refused$"),
 }  # fmt: skip
@@ -75,6 +82,13 @@ def test_the_emulation_runs_and_refuses_as_it_should(
 def test_a_missing_barrier_shows_under_any_schedule(self_test: Path, schedule: str) -> None:
     _, said = execute(self_test, "reverse_without_barrier", schedule=schedule)
     assert BACKWARDS not in said and "-1" in said
+
+
+@pytest.mark.parametrize("schedule", ["forward", "reversed"])
+def test_a_missing_cluster_barrier_shows_under_any_schedule(self_test: Path, schedule: str) -> None:
+    _, right = execute(self_test, "pass_round", schedule=schedule)
+    _, said = execute(self_test, "pass_round_without_barrier", schedule=schedule)
+    assert right.startswith("1 1 1 1 0 0 0 0 3") and said != right
 
 
 @pytest.fixture(scope="session")
@@ -133,17 +147,20 @@ def test_planted_faults_are_caught(compiler: Compiler, fault: str) -> None:
     assert status != 0 and re.search(message, said), said
 
 
-# -- the persistent kernels, which are not behind the operator yet ---------------------------------
+# -- the persistent kernels -----------------------------------------------------------------------
 
 # Of 1 + |expected|. tf32 has ten bits of mantissa, as half has, bfloat16 seven.
 TOLERANCE = {"float": 2e-3, "half": 2e-3, "bfloat16": 1e-2}
 PERSISTENT_LAYOUTS = ["5", "1,1,1", "4,4,2,1", "20,17,9,9,3,1", "37,20,2"]
+WAYS = pytest.mark.parametrize("way", ["flags", "cluster"])
+SOURCES = ["persistent_forward.cu", "persistent_backward.cu", "deal.cpp"]
 
 
 @pytest.fixture(scope="session")
 def persistent(compiler: Compiler) -> Path:
-    source = compiler.kernels[0].with_name("persistent.cu")
-    return compiler.program("persistent", [source, compiler.emulation / "persistent.cpp"])
+    cuda = compiler.kernels[0].parent
+    sources = [cuda / name for name in SOURCES]
+    return compiler.program("persistent", [*sources, compiler.emulation / "persistent.cpp"])
 
 
 def differences(program: Path, *case: str, schedule: str = "forward") -> list[float]:
@@ -152,42 +169,89 @@ def differences(program: Path, *case: str, schedule: str = "forward") -> list[fl
     return [float(x) for x in re.findall(r"(?:forward|backward) (\S+)", said)]
 
 
+@WAYS
 @pytest.mark.parametrize("layout", PERSISTENT_LAYOUTS)
 @pytest.mark.parametrize(("kind", "hidden"), [("float", 20), ("bfloat16", 32), ("half", 72)])
 def test_steps_in_one_launch_give_what_the_formulas_give(
-    persistent: Path, kind: str, hidden: int, layout: str
+    persistent: Path, kind: str, hidden: int, layout: str, way: str
 ) -> None:
-    found = differences(persistent, kind, str(hidden), layout)
+    found = differences(persistent, way, kind, str(hidden), layout)
     assert max(found) < TOLERANCE[kind], found
 
 
 ROOMS = {"4,2,1": "12 6", "3,3,0,0": "6 5", "0,0": "3 2", "2,1,0": "40 2", "17,3": "20 20"}
 
 
+@WAYS
 @pytest.mark.parametrize("layout", ROOMS)
 @pytest.mark.parametrize(("kind", "hidden"), [("float", 20), ("half", 72)])
 def test_a_batch_may_fill_a_part_of_the_room(
-    persistent: Path, kind: str, hidden: int, layout: str
+    persistent: Path, kind: str, hidden: int, layout: str, way: str
 ) -> None:
-    case = (kind, str(hidden), layout, *ROOMS[layout].split())
+    case = (way, kind, str(hidden), layout, *ROOMS[layout].split())
     assert max(differences(persistent, *case)) < TOLERANCE[kind]
 
 
 @pytest.mark.parametrize("room", ["6 4", "7 3"])
 def test_a_batch_beyond_the_room_ends_the_launch(persistent: Path, room: str) -> None:
-    status, said = execute(persistent, "half", "72", "4,2,1", *room.split())
+    status, said = execute(persistent, "flags", "half", "72", "4,2,1", *room.split())
     assert status != 0 and "trapped at persistent" in said
 
 
 @pytest.mark.parametrize("schedule", ["reversed", "random:1", "random:2"])
-def test_no_order_of_blocks_and_threads_matters(persistent: Path, schedule: str) -> None:
+def test_no_order_of_blocks_and_threads_matters_nor_the_way(
+    persistent: Path, schedule: str
+) -> None:
     """Three blocks a group and two groups, which wait for one another in any order."""
     case = ("half", "136", "9,5,1")
-    assert differences(persistent, *case, schedule=schedule) == differences(persistent, *case)
+    first = differences(persistent, "flags", *case)
+    for way in ("flags", "cluster"):
+        assert differences(persistent, way, *case, schedule=schedule) == first
+
+
+@pytest.mark.parametrize("schedule", ["forward", "random:3"])
+@pytest.mark.parametrize(("kind", "hidden"), [("float", 40), ("half", 136)])
+def test_teams_of_eight_columns_give_the_same(
+    persistent: Path, kind: str, hidden: int, schedule: str
+) -> None:
+    case = (kind, str(hidden), "9,5,1")
+    assert differences(persistent, "flags8", *case, schedule=schedule) == differences(
+        persistent, "flags", *case
+    )
+
+
+def deals(program: Path) -> dict[tuple[str, str, int, int], tuple[bool, bool]]:
+    """By way, type, H and B, whether the forward and the backward pass fit."""
+    status, said = execute(program, "deals")
+    assert status == 0
+    pattern = r"(\w+) (\w+) (\d+) (\d+): (\d+) x \d+, (\d+) x"
+    return {
+        (way, kind, int(hidden), int(batch)): (there != "0", back != "0")
+        for way, kind, hidden, batch, there, back in re.findall(pattern, said)
+    }
+
+
+def test_what_an_h100_and_an_a100_hold(persistent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "132")
+    h100 = deals(persistent)
+    assert len(h100) == 2 * 2 * 7 * 5
+    assert all(fits == (True, True) for key, fits in h100.items() if key[0] == "flags")
+    clusters = {key: fits for key, fits in h100.items() if key[0] == "cluster"}
+    assert all(
+        clusters["cluster", "bfloat16", hidden, 64] == (True, True) for hidden in (128, 256, 512)
+    )
+    assert clusters["cluster", "bfloat16", 1024, 64] == (False, False)  # 64 blocks a group
+    monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "108")
+    monkeypatch.setenv("CUDA_EMULATION_SHARED", "163")
+    monkeypatch.setenv("CUDA_EMULATION_CAPABILITY", "8")
+    a100 = deals(persistent)
+    assert not any(any(fits) for key, fits in a100.items() if key[0] == "cluster")
+    missing = {key[1:3] for key, fits in a100.items() if key[0] == "flags" and not all(fits)}
+    assert missing == {("float", 1000), ("float", 1024)}
 
 
 def test_what_a_device_cannot_hold_is_refused(persistent: Path) -> None:
-    """Rows that no lane can read by 16 bytes; more blocks than run at once."""
-    for case in (("half", "33", "2"), ("half", "1024", "2")):
-        status, said = execute(persistent, *case)
+    """Rows that no lane can read by 16 bytes; more blocks than run at once; larger clusters."""
+    for case in (("flags", "half", "33"), ("flags", "half", "1024"), ("cluster", "half", "1024")):
+        status, said = execute(persistent, *case, "2")
         assert (status, said.strip()) == (2, "does not fit")

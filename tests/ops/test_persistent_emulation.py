@@ -7,6 +7,7 @@ take bfloat16, float16 and, of float32, TF32.
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from conftest import Emulated
 
+PERSISTENT, CLUSTERS = 1, 2  # the operator's numbers for the ways through the steps
+BOTH = pytest.mark.parametrize("path", [PERSISTENT, CLUSTERS], ids=["flags", "clusters"])
 # What one in the last place of the largest figure is: TF32 has ten bits, as float16 has.
 UNITS = {torch.float32: 2**-11, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 DTYPES = pytest.mark.parametrize("dtype", UNITS, ids=str)
@@ -43,20 +46,24 @@ def assert_near(found: dict[str, Tensor], x: Arguments, units: float = 4) -> Non
 
 
 @DTYPES
+@BOTH
 @pytest.mark.parametrize("rows", [None, 4])
 @pytest.mark.parametrize("hidden", [8, 40])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_outputs_and_gradients_are_those_of_torch(
-    emulated: Emulated, layout: str, hidden: int, rows: int | None, dtype: torch.dtype
+    emulated: Emulated, layout: str, hidden: int, rows: int | None, path: int, dtype: torch.dtype
 ) -> None:
     arguments = draw(LAYOUTS[layout], hidden=hidden, rows=rows, dtype=dtype)
-    assert_near(run(emulated, arguments, persistent=True), arguments)
+    assert_near(run(emulated, arguments, path=path), arguments)
 
 
 @DTYPES
 def test_several_blocks_share_a_state(emulated: Emulated, dtype: torch.dtype) -> None:
     arguments = draw([20, 18, 3], hidden=136, inputs=16, dtype=dtype)
-    assert_near(run(emulated, arguments, persistent=True), arguments)
+    found = run(emulated, arguments, path=PERSISTENT)
+    assert_near(found, arguments)
+    clusters = run(emulated, arguments, path=CLUSTERS)
+    assert all(torch.equal(found[name], clusters[name]) for name in RESULTS)
 
 
 @DTYPES
@@ -65,9 +72,9 @@ def test_repeats_under_any_schedule_are_bit_identical(
     emulated: Emulated, dtype: torch.dtype, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = draw([9, 7, 7, 2, 1], hidden=72, dtype=dtype, rows=4)
-    first = run(emulated, arguments, persistent=True)
+    first = run(emulated, arguments, path=PERSISTENT)
     monkeypatch.setenv("CUDA_EMULATION_SCHEDULE", schedule)
-    again = run(emulated, arguments, persistent=True)
+    again = run(emulated, arguments, path=PERSISTENT)
     assert all(torch.equal(first[name], again[name]) for name in RESULTS)
 
 
@@ -77,7 +84,7 @@ def test_either_way_back_follows_either_way_there(emulated: Emulated, dtype: tor
     head = [x[name] for name in ("input", "hx", "cx", "weight_ih", "weight_hh")]
     head.insert(1, x["batch_sizes"])
     grads = [x[name] for name in ("grad_output", "grad_hy", "grad_cy")]
-    for there, back in ((True, False), (False, True)):
+    for there, back in ((1, 0), (0, 1), (2, 1), (0, 2)):
         outputs = emulated.ops.lstm_packed(*head, x["bias_ih"], x["bias_hh"], None, False, there)
         gradients = emulated.ops.lstm_packed_backward(
             *grads, *head, outputs[0], outputs[3], None, True, False, back
@@ -111,10 +118,11 @@ def in_room(sizes: list[int], whole: Arguments) -> Arguments:
 
 
 @DTYPES
+@BOTH
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("rows", [None, 4])
 def test_one_set_of_buffers_serves_any_lengths(
-    emulated: Emulated, dtype: torch.dtype, rows: int | None
+    emulated: Emulated, dtype: torch.dtype, rows: int | None, path: int
 ) -> None:
     """As a replayed graph does: the arguments stay where they are, only batch_sizes is written."""
     whole = draw([BATCH] * 4 + [2], hidden=24, dtype=dtype, rows=rows)
@@ -122,7 +130,7 @@ def test_one_set_of_buffers_serves_any_lengths(
     whole["batch_sizes"] = torch.zeros(STEPS, dtype=torch.int64)
     for sizes in [*SIZES, *reversed(SIZES)]:
         whole["batch_sizes"].copy_(torch.tensor(sizes))
-        found = run(emulated, whole, capacity=True, persistent=True)
+        found = run(emulated, whole, capacity=True, path=path)
         assert all(value.isfinite().all() for value in found.values())
         tokens, batch = sum(sizes), sizes[0]
         assert not found["output"][tokens:].any()
@@ -134,7 +142,7 @@ def test_one_set_of_buffers_serves_any_lengths(
             assert not any(found[name].any() for name in weights)
             continue
         part = in_room(sizes, whole)
-        fresh = run(emulated, part, persistent=True)
+        fresh = run(emulated, part, path=path)
         for name in ("output", "hy", "cy", "hx", "cx"):
             count = len(fresh[name])
             assert torch.equal(found[name][:count], fresh[name]), name
@@ -153,13 +161,13 @@ def test_everything_promised_is_written(
     emulated: Emulated, layout: str, dtype: torch.dtype
 ) -> None:
     arguments = draw(LAYOUTS[layout], hidden=16, dtype=dtype, rows=4)
-    for name, found in run(emulated, arguments, persistent=True).items():
+    for name, found in run(emulated, arguments, path=PERSISTENT).items():
         assert found.isfinite().all(), name
 
 
 def test_arguments_may_lie_in_memory_as_they_like(emulated: Emulated) -> None:
     plain = draw([4, 3, 1], hidden=16, dtype=torch.bfloat16, rows=6)
-    expected = run(emulated, plain, persistent=True)
+    expected = run(emulated, plain, path=PERSISTENT)
 
     def strided(x: Tensor) -> Tensor:
         return x.t().contiguous().t() if x.dim() == 2 else x.repeat_interleave(2)[::2]
@@ -169,31 +177,44 @@ def test_arguments_may_lie_in_memory_as_they_like(emulated: Emulated) -> None:
 
     for change in (strided, unaligned):
         changed = {n: x if n == "batch_sizes" else change(x) for n, x in plain.items()}
-        found = run(emulated, changed, persistent=True)
+        found = run(emulated, changed, path=PERSISTENT)
         for name in RESULTS:
             torch.testing.assert_close(found[name], expected[name])
 
 
-def test_every_kernel_is_executed(emulated: Emulated) -> None:
+def test_every_kernel_is_executed(emulated: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By three types, two ways and, on the way back, teams of 16 and of 8 columns."""
+    monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "132")
     emulated.reset()
     for dtype in UNITS:
-        run(emulated, draw([2, 1], hidden=8, dtype=dtype), persistent=True)
-    launched = [name for name in emulated.launches() if re.search("(for|back)ward_steps<", name)]
-    assert len(launched) == 2 * len(UNITS), launched
+        for path in (PERSISTENT, CLUSTERS):
+            run(emulated, draw([2, 1], hidden=8, dtype=dtype), path=path)
+    symbols = subprocess.run(
+        ["nm", "-C", "--defined-only", emulated.library], capture_output=True, text=True, check=True
+    ).stdout
+    kernels = set(re.findall(r" [TWt] (.*::cuda::(?:for|back)ward_steps<.*)", symbols))
+    assert len(kernels) == 3 * 2 * (1 + 2)
+    launched = {name for name in emulated.launches() if "ward_steps<" in name}
+    left = kernels - launched
+    # Teams of 8 columns are for long sums, which take long here: test_cuda_sanitized.py has them.
+    assert len(launched) == 3 * 2 * 2 and all(", 1>" in name for name in left), left
 
 
 def test_what_a_device_does_not_hold_is_refused_in_numbers(emulated: Emulated) -> None:
-    fits = emulated.ops.lstm_persistent_fits
+    fits = emulated.ops.lstm_path_fits
     cases = {
         "H = 36 must be a multiple of 8": draw([2, 1], hidden=36, dtype=torch.bfloat16),
         "H = 1024 .* fit the registers": draw([1], hidden=1024, dtype=torch.bfloat16),
         "takes float32": draw([2, 1], hidden=16, dtype=torch.float64),
     }
     for message, arguments in cases.items():
-        assert not fits(arguments["weight_hh"], len(arguments["hx"]))
+        assert not fits(arguments["weight_hh"], len(arguments["hx"]), PERSISTENT)
         with pytest.raises(RuntimeError, match=message):
-            run(emulated, arguments, persistent=True)
-    assert fits(draw([1], hidden=64, dtype=torch.bfloat16)["weight_hh"], 64)
+            run(emulated, arguments, path=PERSISTENT)
+    weight = draw([1], hidden=64, dtype=torch.bfloat16)["weight_hh"]
+    assert all(fits(weight, 64, path) for path in (0, PERSISTENT, CLUSTERS))
+    with pytest.raises(RuntimeError, match="path must be 0, 1 or 2, got 3"):
+        fits(weight, 64, 3)
 
 
 def test_the_capacity_form_needs_the_persistent_kernels(emulated: Emulated) -> None:
@@ -206,7 +227,7 @@ def test_a_batch_beyond_the_room_ends_the_launch(emulated: Emulated) -> None:
         arguments = draw([4, 2], hidden=8, dtype=torch.bfloat16)
         arguments["batch_sizes"] = torch.tensor(sizes)
         with pytest.raises(RuntimeError, match=r"forward_steps<.* trapped at persistent"):
-            run(emulated, arguments, capacity=True, persistent=True)
+            run(emulated, arguments, capacity=True, path=PERSISTENT)
 
 
 def test_rows_beyond_the_input_are_not_read(emulated: Emulated) -> None:
@@ -214,7 +235,7 @@ def test_rows_beyond_the_input_are_not_read(emulated: Emulated) -> None:
         arguments = draw([2, 1], hidden=8, rows=4, dtype=torch.bfloat16)
         arguments["input_rows"][1] = wrong
         with pytest.raises(RuntimeError, match=r"forward_steps<.* trapped at persistent"):
-            run(emulated, arguments, persistent=True)
+            run(emulated, arguments, path=PERSISTENT)
 
 
 def test_shapes_that_do_not_fit_are_refused(emulated: Emulated) -> None:
@@ -226,5 +247,5 @@ def test_shapes_that_do_not_fit_are_refused(emulated: Emulated) -> None:
         arguments = draw([2, 1], hidden=8, dtype=torch.bfloat16)
         arguments[name] = torch.zeros(shape).to(arguments[name].dtype)
         with pytest.raises(RuntimeError, match=message):
-            run(emulated, arguments, capacity=True, persistent=True)
+            run(emulated, arguments, capacity=True, path=PERSISTENT)
     assert set(FLOATS) < set(arguments)

@@ -11,7 +11,7 @@ import torch
 from captioner.errors import ConfigError
 from captioner.ops.extension import why_not_on
 
-ONLY_CUDA = ("plain", "persistent")  # ways through the steps: ops/paths.py chooses for "fused"
+ONLY_CUDA = ("plain", "persistent", "clusters")  # of which ops/paths.py chooses for "fused"
 FUSED = ("fused", *ONLY_CUDA)
 BACKENDS = ("auto", "reference", "torch", *FUSED)
 log = logging.getLogger(__name__)
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 def choose_backend(requested: str, device_type: str) -> str:
     """The backend that runs: one of BACKENDS but "auto".
 
-    "plain" and "persistent" are "fused" on a CUDA device, one way through the steps or the other
-    (csrc/cuda/passes.h). "auto" is settled by the environment variable CAPTIONER_LSTM where it is
-    set, otherwise by device; which one was taken, and why, is logged once. Raises ConfigError for a
-    name that is unknown or a backend that this installation does not have.
+    "plain", "persistent" and "clusters" are "fused" on a CUDA device, by one way through the steps
+    or another (csrc/cuda/passes.h). "auto" is settled by the environment variable CAPTIONER_LSTM
+    where it is set, otherwise by device; which one was taken, and why, is logged once. Raises
+    ConfigError for a name that is unknown or a backend that this installation does not have.
     """
     if requested == "auto":
         return _automatic(device_type, os.environ.get("CAPTIONER_LSTM", "auto"))

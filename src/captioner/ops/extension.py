@@ -10,7 +10,7 @@ import torch
 HOW_TO_BUILD = "`python setup.py build_ext --inplace` builds it"
 OPERATORS = (
     "lstm_packed",
-    "lstm_persistent_fits",
+    "lstm_path_fits",
     "lstm_step",
     "linear_cross_entropy",
     "cpu_vector_bytes",

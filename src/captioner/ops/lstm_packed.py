@@ -6,7 +6,7 @@ size.
 The backend "fused" is the operator `captioner::lstm_packed` of csrc/; "reference" is its twin
 `captioner::lstm_packed_reference`, plain PyTorch of ops/reference.py. Both get their fake kernels
 (for torch.compile) and autograd here. "torch" bypasses them for ATen's or cuDNN's LSTM. On a CUDA
-device "fused" goes one of two ways through the steps, "plain" or "persistent": see ops/paths.py.
+device "fused" goes one of several ways through the steps: see ops/paths.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from captioner.ops import padded, reference
 from captioner.ops.backend import FUSED, choose_backend
 from captioner.ops.extension import ABSENT
-from captioner.ops.paths import goes_persistent
+from captioner.ops.paths import choose_path
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 
@@ -36,7 +36,7 @@ def _reference(
     bias_hh: Tensor,  # [4H]
     input_rows: Tensor | None = None,  # [N] int64
     capacity: bool = False,
-    persistent: bool = False,
+    path: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     run = reference.forward_within if capacity else reference.forward
     if not capacity:
@@ -61,7 +61,7 @@ def _reference_backward(
     input_rows: Tensor | None = None,
     wants_hx: bool = True,
     capacity: bool = False,
-    persistent: bool = False,
+    path: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     run = reference.backward_within if capacity else reference.backward
     return run(
@@ -81,7 +81,7 @@ def _fake(
     bias_hh: Tensor,
     input_rows: Tensor | None = None,
     capacity: bool = False,
-    persistent: bool = False,
+    path: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens = input.shape[0] if input_rows is None else input_rows.shape[0]
     hidden = weight_hh.shape[1]
@@ -110,7 +110,7 @@ def _fake_backward(
     input_rows: Tensor | None = None,
     wants_hx: bool = True,
     capacity: bool = False,
-    persistent: bool = False,
+    path: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     likes = (input, hx, cx, weight_ih, weight_hh)
     bias = weight_ih.new_empty(weight_ih.shape[0])
@@ -204,13 +204,11 @@ def lstm_packed(
         rows = input if input_rows is None else input[input_rows]
         run = padded.lstm_within if capacity else _packed_by_torch
         return run(rows, batch_sizes, hx, cx, weights)
-    operators, persistent = torch.ops.captioner, False
+    operators, path = torch.ops.captioner, 0
     if chosen in FUSED and device_type == "cuda":
-        persistent = goes_persistent(chosen, weights[1], len(hx), capacity=capacity)
+        path = choose_path(chosen, weights[1], len(hx), capacity=capacity)
     operator = operators.lstm_packed if chosen in FUSED else operators.lstm_packed_reference
-    output, hy, cy, _ = operator(
-        input, batch_sizes, hx, cx, *weights, input_rows, capacity, persistent
-    )
+    output, hy, cy, _ = operator(input, batch_sizes, hx, cx, *weights, input_rows, capacity, path)
     return output, hy, cy
 
 

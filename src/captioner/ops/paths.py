@@ -1,11 +1,14 @@
-"""Which way the fused LSTM goes through the steps on a CUDA device: plain or persistent.
+"""Which way the fused LSTM goes through the steps on a CUDA device.
 
-"plain" launches a product and a kernel a step and takes any shape and type; "persistent" keeps
-weight_hh on the chip from the first step to the last, where it fits (csrc/cuda/passes.h). Which is
-the faster one is not guessed: lstm_paths.json holds what `make gpu-check` has measured, as
+"plain" launches a product and a kernel a step and takes any shape and type. The others keep
+weight_hh on the chip from the first step to the last, where it fits: "persistent" hands a step's
+results on through the second-level cache, "clusters" (sm_90 on) through the blocks' shared memory
+(csrc/cuda/passes.h). Which is the fastest is not guessed: lstm_paths.json holds what
+`make gpu-check` has measured, as
 
     {"NVIDIA H100 80GB HBM3": {"bfloat16": [
-        {"hidden_size": 512, "batch_size": 64, "plain_ms": 3.1, "persistent_ms": 0.9}, ...]}}
+        {"hidden_size": 512, "batch_size": 64,
+         "milliseconds": {"plain": 3.1, "persistent": 0.9, "clusters": 0.8}}, ...]}}
 
 with the times of forward and backward together. A device, type or size without a record goes plain.
 """
@@ -25,34 +28,31 @@ from torch import Tensor
 
 from captioner.errors import ConfigError
 
-Cell = Mapping[str, float]
-Table = Mapping[str, Mapping[str, Sequence[Cell]]]
+PATHS = ("plain", "persistent", "clusters")  # the numbers that the operator knows them by
+SIZES = ("hidden_size", "batch_size")
+Table = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 log = logging.getLogger(__name__)
 
 
-def goes_persistent(chosen: str, weight_hh: Tensor, batch: int, *, capacity: bool) -> bool:
-    """Whether a call of the backend `chosen` with weight_hh [4H, H] on a GPU goes persistent.
+def choose_path(chosen: str, weight_hh: Tensor, batch: int, *, capacity: bool) -> int:
+    """The number in PATHS by which a call of the backend `chosen` goes, weight_hh [4H, H].
 
-    In the capacity form nothing else can. ConfigError where "persistent" is asked for in float32
-    while torch's products may not be TF32, in which the tensor cores would multiply; the operator
-    itself refuses what does not fit the device.
+    In the capacity form "fused" never goes plain, which could not take it. ConfigError where a path
+    on the chip is asked for in float32 while torch's products may not be TF32, in which the tensor
+    cores would multiply; the operator itself refuses what does not fit the device.
     """
-    if chosen == "persistent" or (capacity and chosen == "fused"):
-        if _needs_tf32(weight_hh):
-            raise ConfigError(
-                "the persistent LSTM multiplies float32 as TF32, which torch does not allow now: "
-                'torch.set_float32_matmul_precision("high") does, or take bfloat16'
-            )
-        return True
-    if chosen == "plain" or torch.compiler.is_compiling():  # which cannot look a device up
-        return False
-    if _needs_tf32(weight_hh):
-        return False
-    device = torch.cuda.get_device_name(weight_hh.device)
-    faster, why = is_faster(_table(), device, weight_hh.dtype, weight_hh.shape[1], batch)
-    persistent = faster and bool(torch.ops.captioner.lstm_persistent_fits(weight_hh, batch))
-    _say("persistent" if persistent else "plain", why)
-    return persistent
+    compiling = torch.compiler.is_compiling()  # which cannot look a device up
+    path = chosen
+    if chosen == "fused":
+        path = "plain" if compiling or _needs_tf32(weight_hh) else _measured(weight_hh, batch)
+        if capacity and path == "plain":
+            path = "persistent"
+    if path != "plain" and _needs_tf32(weight_hh):
+        raise ConfigError(
+            "the persistent LSTM multiplies float32 as TF32, which torch does not allow now: "
+            'torch.set_float32_matmul_precision("high") does, or take bfloat16'
+        )
+    return PATHS.index(path)
 
 
 def _needs_tf32(weight: Tensor) -> bool:
@@ -60,39 +60,54 @@ def _needs_tf32(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
 
 
-def is_faster(
+def _measured(weight_hh: Tensor, batch: int) -> str:
+    """The fastest path of the table that the device can go."""
+    device = torch.cuda.get_device_name(weight_hh.device)
+    times, why = nearest(_table(), device, weight_hh.dtype, weight_hh.shape[1], batch)
+    fits = torch.ops.captioner.lstm_path_fits
+    path = next(
+        (path for path in sorted(times, key=times.__getitem__)
+         if fits(weight_hh, batch, PATHS.index(path))),
+        "plain",
+    )  # fmt: skip
+    _say(path, why)
+    return path
+
+
+def nearest(
     table: Table, device: str, dtype: torch.dtype, hidden_size: int, batch_size: int
-) -> tuple[bool, str]:
-    """Whether the table's nearest cell has persistent ahead, and why, in words.
+) -> tuple[dict[str, float], str]:
+    """Milliseconds by path in the cell nearest to these sizes, and what they say, in words.
 
     Near is meant on logarithmic scales; beyond the smallest and largest sizes that were measured
-    nothing is concluded.
+    nothing is concluded, and there are no times.
     """
     name = str(dtype).removeprefix("torch.")
     cells = table.get(device, {}).get(name, [])
-    sizes = {"hidden_size": hidden_size, "batch_size": batch_size}
+    sizes = dict(zip(SIZES, (hidden_size, batch_size), strict=True))
     if not cells:
-        return False, f"nothing was measured on {device} in {name}"
+        return {}, f"nothing was measured on {device} in {name}"
     for key, size in sizes.items():
         low, high = min(cell[key] for cell in cells), max(cell[key] for cell in cells)
         if not low <= size <= high:
-            return False, f"{key} {size} is beyond what was measured, {low} to {high}"
-    nearest = min(cells, key=lambda cell: sum(math.log(cell[k] / n) ** 2 for k, n in sizes.items()))
-    plain, persistent = nearest["plain_ms"], nearest["persistent_ms"]
-    words = f"plain {plain:.3g} ms, persistent {persistent:.3g} ms measured nearby"
-    return persistent < plain, words
+            return {}, f"{key} {size} is beyond what was measured, {low} to {high}"
+    cell = min(cells, key=lambda cell: sum(math.log(cell[k] / n) ** 2 for k, n in sizes.items()))
+    times: dict[str, float] = cell["milliseconds"]
+    words = ", ".join(f"{path} {time:.3g} ms" for path, time in times.items())
+    return times, f"measured nearby: {words}"
 
 
 def check_table(table: Any) -> Table:
     """`table` if it has the form above, else ConfigError with what is wrong."""
-    keys = {"hidden_size", "batch_size", "plain_ms", "persistent_ms"}
     for device, types in table.items():
         for name, cells in types.items():
             for cell in cells:
-                if set(cell) != keys or min(cell.values()) <= 0:
+                times = cell.get("milliseconds", {})
+                right = set(cell) == {*SIZES, "milliseconds"} and times and set(times) <= {*PATHS}
+                if not right or min(cell[key] for key in SIZES) < 1 or min(times.values()) <= 0:
                     raise ConfigError(
-                        f"lstm_paths.json, {device}, {name}: a cell must have positive "
-                        f"{', '.join(sorted(keys))}, got {cell}"
+                        f"lstm_paths.json, {device}, {name}: a cell must have {', '.join(SIZES)} "
+                        f"and milliseconds of {', '.join(PATHS)}, got {cell}"
                     )
     found: Table = table
     return found
@@ -106,4 +121,4 @@ def _table() -> Table:
 
 @cache
 def _say(path: str, why: str) -> None:
-    log.info("LSTM on CUDA goes %s (%s)", path, why)
+    log.info("LSTM on CUDA: %s (%s)", path, why)
