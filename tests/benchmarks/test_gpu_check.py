@@ -9,24 +9,34 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from captioner.benchmarks import gpu_benchmark, gpu_check, gpu_stages, lstm_sides
+from captioner.benchmarks import (
+    gpu_benchmark,
+    gpu_check,
+    gpu_counters,
+    gpu_stages,
+    lstm_sides,
+)
 from captioner.benchmarks.gpu_benchmark import gpu_grid, run_benchmark_stage
 from captioner.benchmarks.gpu_stages import Checkout, build_extension, read_junit, run_tests
 from captioner.benchmarks.lstm_case import Cell
 from captioner.benchmarks.lstm_sides import BOTH
 from captioner.benchmarks.lstm_small_case import run_small_case
+from captioner.benchmarks.lstm_steps import kernel_times, promises_on_chip
 from captioner.benchmarks.lstm_table import format_lstm
 from captioner.benchmarks.processes import run_process, shortened
+from captioner.benchmarks.record import Figure
+from captioner.benchmarks.timing import Spread
 from captioner.errors import CaptionerError
 from captioner.files import read_json
-from captioner.ops.paths import check_table, is_faster
+from captioner.ops.paths import check_table, nearest
 
 ROOT = Path(__file__).parents[2]
 HERE = Checkout(ROOT, sys.executable, "9.0")
@@ -250,7 +260,7 @@ def test_what_the_sanitizer_finds_fails_the_stage(tmp_path: Path) -> None:
     tool = program(
         tmp_path / "compute-sanitizer",
         "import os, sys\n"
-        "assert sys.argv[3:5] == ['--error-exitcode', '9'] and 'bfloat16' in sys.argv\n"
+        "assert sys.argv[3:5] == ['--error-exitcode', '9'] and 'bfloat16:plain' in sys.argv\n"
         "assert os.environ['PYTORCH_NO_CUDA_MEMORY_CACHING'] == '1'\n"
         "wrong = sys.argv[2] == 'racecheck'\n"
         "print(f'========= ERROR SUMMARY: {int(wrong)} errors')\n"
@@ -259,9 +269,59 @@ def test_what_the_sanitizer_finds_fails_the_stage(tmp_path: Path) -> None:
     part = gpu_stages.run_sanitizer(HERE, tool)
     assert part["status"] == "failed"
     assert (
-        part["summary"] == "memcheck: ERROR SUMMARY: 0 errors; racecheck: ERROR SUMMARY: 1 errors"
+        part["summary"] == "memcheck: ERROR SUMMARY: 0 errors; racecheck: ERROR SUMMARY: 1 errors; "
+        "synccheck: ERROR SUMMARY: 0 errors"
     )
     assert part["tools"]["memcheck"]["status"] == "passed"
+
+
+NCU = """==PROF== Connected
+"ID","Process ID","Kernel Name","Metric Name","Metric Unit","Metric Value"
+"0","7","forward_steps(captioner::cuda::Pass<float>)","lts__t_bytes.sum","byte","1,048,576"
+"0","7","forward_steps(captioner::cuda::Pass<float>)","gpu__time_duration.sum","ns","52,000"
+"1","7","backward_steps(...)","lts__t_bytes.sum","byte","2,000"
+"1","7","backward_steps(...)","another","byte","3"
+"""
+
+
+def test_counters_are_read_from_the_profilers_table() -> None:
+    forward = {
+        "kernel": "forward_steps", "bytes through the second-level cache": 1048576.0,
+        "nanoseconds": 52000.0,
+    }  # fmt: skip
+    backward = {"kernel": "backward_steps", "bytes through the second-level cache": 2000.0}
+    assert gpu_counters.read_counters(NCU) == [forward, backward]
+    assert gpu_counters.read_counters("==ERROR== nothing") == []
+
+
+def test_latencies_are_read_from_the_programs_lines() -> None:
+    one = {"way": "flags", "blocks": 16, "groups": 8, "barrier_us": 0.91, "exchange_us": 1.2}
+    part = gpu_counters.judge_latency(0, json.dumps(one) + "\n")
+    assert part["status"] == "passed" and part["figures"] == [one]
+    assert part["summary"] == "flags, 16 blocks: barrier 0.91 us, exchange 1.20 us"
+    assert gpu_counters.judge_latency(1, json.dumps(one))["status"] == "failed"
+    assert gpu_counters.judge_latency(0, "")["status"] == "failed"
+
+
+@pytest.mark.parametrize("stage", [gpu_counters.run_latency, gpu_counters.run_counters])
+def test_a_stage_without_its_program_is_skipped_aloud(
+    stage: Callable[[Checkout], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_counters, "find_in_toolkit", lambda program: None)
+    part = stage(HERE)
+    assert part["status"] == "skipped" and "is not installed" in part["summary"]
+
+
+def test_a_record_fills_the_table_of_paths(tmp_path: Path) -> None:
+    cell = {"hidden_size": 512, "batch_size": 64, "milliseconds": {"plain": 3.0, "clusters": 1.0}}
+    table, record = tmp_path / "paths.json", tmp_path / "record.json"
+    table.write_text(json.dumps({"old": {"float16": [cell]}, "new": {}}))
+    measured = {"new": {"bfloat16": [cell]}}
+    record.write_text(json.dumps({"stages": {"benchmark": {"paths": measured}}}))
+    gpu_check.fill_paths(record, table)
+    assert json.loads(table.read_text()) == {
+        "old": {"float16": [cell]}, "new": {"bfloat16": [cell]}
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -295,7 +355,7 @@ def test_no_cell_is_begun_after_the_deadline() -> None:
 
 def test_the_verdict_on_a_benchmark() -> None:
     what = "forward and backward, speed to torch"
-    figures = [{"what": what, "side": "fused", "median": median} for median in (2.0, 8.0)]
+    figures = [{"what": what, "side": "persistent", "median": median} for median in (2.0, 8.0)]
     record = {
         "figures": figures, "requirements": [{"met": True}],
         "settings": {"batches": [{}, {}], "skipped": {}},
@@ -304,7 +364,7 @@ def test_the_verdict_on_a_benchmark() -> None:
     good = gpu_benchmark._judged(part)
     assert good["status"] == "passed"
     assert good["summary"] == (
-        "2 cells measured; fused is 4.00 times as fast as packed nn.LSTM (geometric mean)"
+        "2 cells measured; persistent is 4.00 times as fast as packed nn.LSTM (geometric mean)"
     )
     late = gpu_benchmark._judged({**part, "skipped": ["a cell"]})
     assert late["status"] == "passed" and "1 left out for want of time" in late["summary"]
@@ -330,9 +390,10 @@ def test_the_measured_paths_are_the_operators_table() -> None:
     ]  # fmt: skip
     record = {"machine": {"device": "NVIDIA H100"}, "figures": figures}
     table = gpu_benchmark.measured_paths(record)
-    cell = {"hidden_size": 512, "batch_size": 64, "plain_ms": 3.0, "persistent_ms": 1.0}
+    times = {"plain": 3.0, "persistent": 1.0}
+    cell = {"hidden_size": 512, "batch_size": 64, "milliseconds": times}
     assert table == {"NVIDIA H100": {"bfloat16": [cell]}}
-    assert is_faster(check_table(table), "NVIDIA H100", torch.bfloat16, 512, 64)[0]
+    assert nearest(check_table(table), "NVIDIA H100", torch.bfloat16, 512, 64)[0] == times
 
 
 def test_persistent_sides_leave_out_cells_that_they_do_not_take(
@@ -340,11 +401,12 @@ def test_persistent_sides_leave_out_cells_that_they_do_not_take(
 ) -> None:
     asked: list[tuple[tuple[int, ...], int]] = []
 
-    def fits(weight: torch.Tensor, batch: int) -> bool:
+    def fits(weight: torch.Tensor, batch: int, path: int) -> bool:
+        assert path == 1
         asked.append((tuple(weight.shape), batch))
         return batch < 1000
 
-    operators = SimpleNamespace(lstm_persistent_fits=fits)
+    operators = SimpleNamespace(lstm_path_fits=fits)
     monkeypatch.setattr(lstm_sides.torch.ops, "captioner", operators)
     cpu = torch.device("cpu")
 
@@ -356,11 +418,48 @@ def test_persistent_sides_leave_out_cells_that_they_do_not_take(
     assert taken("float32", 1024, "plain")
 
 
+class Event(NamedTuple):
+    name: str
+    device_time_total: float
+
+
+def test_a_time_step_is_a_kernels_time_through_the_steps() -> None:
+    events = [
+        Event("void captioner::cuda::forward_steps<float, ByFlags>(...)", 60.0),
+        Event("ampere_gemm", 500.0), Event("void captioner::cuda::backward_steps<float>()", 90.0),
+        Event("void captioner::cuda::forward_steps<float, ByFlags>(...)", 66.0),
+    ]  # fmt: skip
+    assert kernel_times(events, 30) == {"forward": [2.0, 2.2], "backward": [3.0]}
+    assert kernel_times(events[1:2], 30) == {}
+
+
+@pytest.mark.parametrize(("batch", "count"), [(64, 4), (256, 2), (16, 0)])
+def test_what_the_kernels_on_the_chip_promise(batch: int, count: int) -> None:
+    def figure(side: str, median: float, what: str = BOTH, unit: str = "ms") -> Figure:
+        return Figure(what, side, unit, Spread((median,)))
+
+    figures = [
+        figure("torch", 9.0), figure("padded", 3.9), figure("plain", 5.0),
+        figure("persistent", 5.0), figure("clusters", 4.0),
+        figure("clusters", 2.9, "forward, a time step", "us"),
+        figure("clusters", 4.1, "backward, a time step", "us"),
+    ]  # fmt: skip
+    found = promises_on_chip(figures, Cell("flickr8k", "bfloat16", 512, batch))
+    assert len(found) == count
+    met = {one.what: one.met for one in found}
+    if count:
+        assert met[f"{BOTH}, speed of clusters to torch"]  # 2.25 times
+        assert not met[f"{BOTH}, speed of clusters to padded"]
+    if batch == 64:
+        assert met["forward, a time step of clusters"]
+        assert not met["backward, a time step of clusters"]
+
+
 def test_the_gpus_grid_begins_with_what_says_most() -> None:
     cells = gpu_grid()
-    assert len(set(cells)) == len(cells) == 40
+    assert len(set(cells)) == len(cells) == 54
     assert cells[0] == Cell("flickr8k", "bfloat16", 512, 64)
-    assert {cell.dtype for cell in cells} == {"bfloat16", "float16", "float32"}
+    assert {cell.dtype for cell in cells} == {"bfloat16", "float16", "float32", "tf32"}
     assert {cell.lengths for cell in cells} == {"flickr8k", "equal", "outlier"}
 
 

@@ -249,7 +249,7 @@ def test_promises_hold_for_captions_in_float32_on_two_threads() -> None:
 
 def test_tf32_is_off_while_measuring_and_as_before_afterwards() -> None:
     before = torch.backends.cudnn.allow_tf32
-    with lstm.without_tf32():
+    with lstm.products_of("float32"):
         assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.allow_tf32 == before
 

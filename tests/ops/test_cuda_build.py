@@ -57,6 +57,20 @@ def test_kernels_compile_without_warnings_and_spill_nothing(
     assert set(usage) == {("0", "0", "0")}, said
 
 
+def test_the_program_of_latencies_compiles(nvcc: Path, tmp_path: Path) -> None:
+    source = CSRC.parent / "benchmarks" / "latency.cu"
+    done = subprocess.run(
+        [
+            *(nvcc, "-std=c++17", "-O3", "-arch=sm_90", "-isystem", INCLUDE),
+            *("-I", CSRC / "cuda", "-Werror", "all-warnings", "-c", source),
+            *("-o", tmp_path / "latency.o"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_kernel_source_is_looked_at() -> None:
     with_kernels = {path for path in CSRC.rglob("*") if path.is_file() and _has_kernel(path)}
     assert with_kernels == set(SOURCES)

@@ -192,7 +192,8 @@ def test_every_kernel_is_executed(emulated: Emulated, monkeypatch: pytest.Monkey
     symbols = subprocess.run(
         ["nm", "-C", "--defined-only", emulated.library], capture_output=True, text=True, check=True
     ).stdout
-    kernels = set(re.findall(r" [TWt] (.*::cuda::(?:for|back)ward_steps<.*)", symbols))
+    pattern = r" [TWt] (void captioner_emulated::cuda::(?:for|back)ward_steps<.*)"
+    kernels = set(re.findall(pattern, symbols))
     assert len(kernels) == 3 * 2 * (1 + 2)
     launched = {name for name in emulated.launches() if "ward_steps<" in name}
     left = kernels - launched

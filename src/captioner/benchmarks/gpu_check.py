@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from captioner.benchmarks.gpu_benchmark import run_benchmark_stage
+from captioner.benchmarks.gpu_counters import run_counters, run_latency
 from captioner.benchmarks.gpu_epoch import (
     EPOCH_SECONDS,
     epoch_jobs,
@@ -40,16 +41,23 @@ from captioner.benchmarks.gpu_stages import (
 from captioner.benchmarks.lstm_table import format_lstm
 from captioner.benchmarks.record import describe_machine, versions
 from captioner.errors import CaptionerError
-from captioner.files import write_json
+from captioner.files import read_json, write_json
+from captioner.ops.paths import check_table
 
 ROOT = Path(__file__).parents[3]
-STAGES = ("build", "tests", "sanitizer", "benchmark", "epoch", "features")
+PATHS_TABLE = Path("src", "captioner", "ops", "lstm_paths.json")
+STAGES = (
+    "build", "tests", "sanitizer", "latency", "benchmark", "counters", "epoch", "features",
+)  # fmt: skip
 Stage = Callable[[Callable[[Part], None]], Part]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every stage passed (or was skipped), 1 when one failed, 2 without a GPU."""
     options = _parser().parse_args(arguments)
+    if options.fill_paths:
+        fill_paths(Path(options.fill_paths), ROOT / PATHS_TABLE)
+        return 0
     if not torch.cuda.is_available():
         print(
             f"error: gpu-check needs a CUDA GPU, and PyTorch {torch.__version__} finds none here",
@@ -75,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds=EPOCH_SECONDS,
             note=note,
         ),
+        "latency": lambda note: run_latency(checkout),
+        "counters": lambda note: run_counters(checkout),
         "features": lambda note: run_features_stage(checkout),
     }
     stages = {name: every[name] for name in STAGES if name in options.stages}
@@ -105,7 +115,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--architecture", help="as in TORCH_CUDA_ARCH_LIST, such as 9.0a (this GPU's)"
     )
+    parser.add_argument(
+        "--fill-paths", metavar="RECORD",
+        help=f"instead of checking, put what RECORD measured into {PATHS_TABLE}",
+    )  # fmt: skip
     return parser
+
+
+def fill_paths(record: Path, table: Path) -> None:
+    """Put the times of a record into the table by which the fused LSTM chooses its path; what the
+    table has of other devices stays."""
+    measured = read_json(record)["stages"]["benchmark"]["paths"]
+    write_json(table, check_table({**read_json(table), **measured}))
+    print(f"{table}: {', '.join(measured)}")
 
 
 def run_check(stages: Mapping[str, Stage], *, head: Mapping[str, Any], out: Path) -> dict[str, Any]:

@@ -24,8 +24,11 @@ CUDA_TESTS = (
     ("tests/training/test_graph_capture.py", None),
 )
 BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 900.0, 600.0, 300.0
-TOOLS = ("memcheck", "racecheck")
-SMALL_CASE = ("-m", "captioner.benchmarks.lstm_small_case", "cuda", "float32", "bfloat16")
+TOOLS = ("memcheck", "racecheck", "synccheck")
+SMALL_CASE = (
+    "-m", "captioner.benchmarks.lstm_small_case", "cuda", "float32:plain", "bfloat16:plain",
+    "tf32:persistent", "bfloat16:persistent", "float16:clusters", "tf32:clusters",
+)  # fmt: skip
 ASK_FOR_FUSED = "from captioner.ops import choose_backend; choose_backend('fused', 'cuda')"
 MESSAGE = 1500  # characters of one failure's message
 Part = dict[str, Any]
@@ -139,7 +142,8 @@ def read_junit(path: Path) -> Part | None:
 
 
 def run_sanitizer(checkout: Checkout, program: str | None = None) -> Part:
-    """compute-sanitizer's memory and race checks over a small case; skipped where it is absent."""
+    """compute-sanitizer's checks of memory, races and barriers over a small case by every path;
+    skipped where it is absent."""
     program = program or find_sanitizer()
     if program is None:
         return {"status": "skipped", "summary": "compute-sanitizer is not installed"}

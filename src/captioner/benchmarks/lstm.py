@@ -34,12 +34,13 @@ from captioner.benchmarks.lstm_sides import (
     transfers,
     why_absent,
 )
+from captioner.benchmarks.lstm_steps import promises_on_chip, step_figures
 from captioner.benchmarks.memory import peak_allocated
 from captioner.benchmarks.record import Axes, Figure, Requirement, SuiteResult
 from captioner.benchmarks.timing import Prepared, Spread, highest, interleaved, paired_ratio
 
 # Largest difference to the peer, to the largest value: what each type's rounding allows.
-TOLERANCE = {"float32": 1e-4, "float64": 1e-10, "bfloat16": 0.05, "float16": 0.01}
+TOLERANCE = {"float32": 1e-4, "tf32": 0.01, "float64": 1e-10, "bfloat16": 0.05, "float16": 0.01}
 MIN_SECONDS = 0.05  # of calls in succession a repeat
 PRODUCTS, COPY = "products", "copy"
 SHARE_OF_FLOOR = 0.75
@@ -117,7 +118,7 @@ def measure(
     """Times, ratios, memory and agreement of the sides `names`, with the peer, on one cell."""
     case = make_case(cell, device=device, seed=seed, data_root=data_root)
     sides = {name: SIDES[name](case) for name in names if takes(name, cell, device)}
-    with without_tf32():
+    with products_of(cell.dtype):
         requirements = _differences(case, sides, cell)
         figures = _memory(sides, cell.axes, device)
         for what in (FORWARD, BACKWARD, BOTH):
@@ -129,6 +130,10 @@ def measure(
             figures += _times(what, taken, case.tokens, cell.axes)
     if promised(cell, device):
         requirements += _promises(figures, cell)
+    if device.type == "cuda":
+        steps = step_figures(case, sides, cell)
+        figures += steps
+        requirements += promises_on_chip([*figures, *steps], cell)
     settings = {
         **cell.axes, "tokens": case.tokens, "distinct_rows": len(case.table),
         "steps": len(case.batch_sizes),
@@ -137,14 +142,17 @@ def measure(
 
 
 @contextlib.contextmanager
-def without_tf32() -> Iterator[None]:
-    """float32 is float32 on every side: cuDNN otherwise rounds its operands to 10 bits."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+def products_of(dtype: str) -> Iterator[None]:
+    """float32 is float32 on every side, and tf32 is TF32: cuDNN rounds operands by default, cuBLAS
+    does not."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 def _calls(sides: dict[str, Side], what: str) -> dict[str, Any]:

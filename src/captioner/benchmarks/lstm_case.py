@@ -18,6 +18,7 @@ from captioner.benchmarks.record import Axes
 
 DTYPES = {
     "float32": torch.float32,
+    "tf32": torch.float32,  # whose products may round operands to ten bits of mantissa
     "float64": torch.float64,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,

@@ -22,10 +22,12 @@ from captioner.benchmarks.lstm_case import DTYPES, Case, Cell
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend, lstm_packed
+from captioner.ops.paths import PATHS
 from captioner.ops.reference import state_dtype
 
 PEER, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct tokens"
-STEPWISE, PERSISTENT = "plain", "persistent"  # the two ways that "fused" may go on CUDA
+STEPWISE = "plain"
+ON_CHIP = ("persistent", "clusters")  # the other ways that "fused" may go on CUDA
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
 
 
@@ -150,13 +152,13 @@ SIDES: dict[str, Callable[[Case], Side]] = {
     FUSED: _own_side(FUSED),
     DISTINCT: _distinct_side,
     STEPWISE: _own_side(STEPWISE),
-    PERSISTENT: _own_side(PERSISTENT),
+    **{name: _own_side(name) for name in ON_CHIP},
 }
 
 
 def why_absent(name: str, device: torch.device) -> str | None:
     """Why a side cannot run in this installation, or None."""
-    if name in (FUSED, DISTINCT, STEPWISE, PERSISTENT):
+    if name in (FUSED, DISTINCT, STEPWISE, *ON_CHIP):
         try:
             choose_backend(FUSED if name == DISTINCT else name, device.type)
         except ConfigError as error:
@@ -167,16 +169,17 @@ def why_absent(name: str, device: torch.device) -> str | None:
 
 
 def takes(name: str, cell: Cell, device: torch.device) -> bool:
-    """Whether a side that is there can run on a cell: persistent kernels hold so much and no more,
-    and multiply on tensor cores, which know no strict float32."""
-    if name != PERSISTENT:
+    """Whether a side that is there can run on a cell: a chip holds so much and no more, and its
+    tensor cores know no strict float32."""
+    if name not in ON_CHIP:
         return True
-    if cell.dtype not in ("bfloat16", "float16"):
+    if cell.dtype not in ("bfloat16", "float16", "tf32"):
         return False
     weight = torch.empty(
         4 * cell.hidden_size, cell.hidden_size, device=device, dtype=DTYPES[cell.dtype]
     )
-    return bool(torch.ops.captioner.lstm_persistent_fits(weight, cell.batch_size))
+    fits = torch.ops.captioner.lstm_path_fits
+    return bool(fits(weight, cell.batch_size, PATHS.index(name)))
 
 
 def products(case: Case) -> dict[str, Callable[[], object]]:

@@ -10,8 +10,8 @@ from captioner.checks import in_range, one_of, positive
 from captioner.errors import ConfigError
 from captioner.ops import BACKENDS
 
-LSTM_DTYPES = ("float32", "float64", "bfloat16", "float16")
-LSTM_BACKENDS = ("reference", "torch", "padded", "fused", "plain", "persistent")
+LSTM_DTYPES = ("float32", "tf32", "float64", "bfloat16", "float16")
+LSTM_BACKENDS = ("reference", "torch", "padded", "fused", "plain", "persistent", "clusters")
 
 
 @dataclass
