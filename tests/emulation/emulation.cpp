@@ -210,7 +210,7 @@ void Group::release(Meeting& meeting) {
   }
   meeting.arrived = 0;
   schedule_.arrange(members);
-  ready_.insert(ready_.end(), members.begin(), members.end());
+  schedule_.put_back(ready_, members);
 }
 
 void Group::report_stuck() const {

@@ -46,7 +46,7 @@ struct Worst {
   double value = 0;
   void compare(double found, double expected) {
     const double difference = std::abs(found - expected) / (1 + std::abs(expected));
-    value = difference <= value ? value : difference;  // NaN is kept
+    if (!std::isnan(value) && !(difference <= value)) value = difference;  // NaN is kept
   }
 };
 

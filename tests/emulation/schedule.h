@@ -12,7 +12,8 @@
 
 namespace emulation {
 
-// As CUDA_EMULATION_SCHEDULE says: what is right gives the same in any order.
+// As CUDA_EMULATION_SCHEDULE says: what is right gives the same in any order. "eager" lets those
+// who have met go on at once, so that a warp or a block runs far ahead of the others.
 class Schedule {
  public:
   Schedule() {
@@ -21,14 +22,21 @@ class Schedule {
     reversed_ = wish == "reversed";
     random_ = wish.rfind("random:", 0) == 0;
     if (random_) generator_.seed(std::stoul(wish.substr(7)));
-    if (!reversed_ && !random_ && wish != "forward") {
-      throw std::runtime_error("CUDA_EMULATION_SCHEDULE must be forward, reversed or random:SEED");
+    eager_ = wish == "eager";
+    if (!reversed_ && !random_ && !eager_ && wish != "forward") {
+      throw std::runtime_error(
+          "CUDA_EMULATION_SCHEDULE must be forward, reversed, eager or random:SEED");
     }
   }
   template <typename Item>
   void arrange(std::vector<Item>& items) {
     if (reversed_) std::reverse(items.begin(), items.end());
     if (random_) std::shuffle(items.begin(), items.end(), generator_);
+  }
+  // Those who have met are ready again.
+  template <typename Item>
+  void put_back(std::deque<Item>& ready, const std::vector<Item>& items) {
+    ready.insert(eager_ ? ready.begin() : ready.end(), items.begin(), items.end());
   }
   template <typename Item>
   Item take(std::deque<Item>& ready) {
@@ -39,7 +47,7 @@ class Schedule {
   }
 
  private:
-  bool reversed_, random_;
+  bool reversed_, random_, eager_;
   std::mt19937 generator_;
 };
 

@@ -68,7 +68,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("schedule", ["forward", "reversed", "random:3"])
+@pytest.mark.parametrize("schedule", ["forward", "reversed", "eager", "random:3"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_emulation_runs_and_refuses_as_it_should(
     self_test: Path, case: str, schedule: str
@@ -198,7 +198,7 @@ def test_a_batch_beyond_the_room_ends_the_launch(persistent: Path, room: str) ->
     assert status != 0 and "trapped at persistent" in said
 
 
-@pytest.mark.parametrize("schedule", ["reversed", "random:1", "random:2"])
+@pytest.mark.parametrize("schedule", ["reversed", "eager", "random:1"])
 def test_no_order_of_blocks_and_threads_matters_nor_the_way(
     persistent: Path, schedule: str
 ) -> None:
@@ -255,3 +255,88 @@ def test_what_a_device_cannot_hold_is_refused(persistent: Path) -> None:
     for case in (("flags", "half", "33"), ("flags", "half", "1024"), ("cluster", "half", "1024")):
         status, said = execute(persistent, *case, "2")
         assert (status, said.strip()) == (2, "does not fit")
+
+
+# File, what is right there, what is put in its place, the way, and the case that shows it.
+PERSISTENT_FAULTS = {
+    "nobody waits for the step before": (
+        "persistent_forward.cu", "if (row0 == 0 && t > 0) exchange.await();", "", "flags", "9,5,1",
+    ),
+    "nor on the way back": (
+        "persistent_backward.cu", "if (row0 == 0 && rows_after > 0) exchange.await();", "", "flags",
+        "9,5,1",
+    ),
+    "a flag before all of the block have stored": (
+        "exchange.h", "++steps_;\n    __syncthreads();", "++steps_;", "flags", "9,5,1",
+    ),
+    "a flag that never comes": (
+        "exchange.h", "store_release(flags_ + member_, steps_)",
+        "store_release(flags_ + member_, steps_ - 1)", "flags", "9,5,1",
+    ),
+    "no barrier of the cluster": (
+        "exchange.h", "void await() { cluster_wait(); }", "void await() {}", "cluster", "9,5,1",
+    ),
+    "neither arrival nor wait": (
+        "exchange.h", "cluster_arrive();\n    read_ = next_;", "read_ = next_;", "cluster", "9,5,1",
+    ),
+    "one place for all steps": (
+        "exchange.h", "next_ += second_ ? -place_ : place_;", "", "cluster", "9,5,1",
+    ),
+    "pushed before all of the block have stored": (
+        "exchange.h", "constexpr int kPerLane = Numbers<Scalar>::kPerLane;\n    __syncthreads();",
+        "constexpr int kPerLane = Numbers<Scalar>::kPerLane;", "cluster", "9,5,1",
+    ),
+    "one block is left out": (
+        "exchange.h", "for (int other = 1; other < blocks_; ++other)",
+        "for (int other = 1; other + 1 < blocks_; ++other)", "cluster", "9,5,1",
+    ),
+    "rows beyond the batch are left as they are": (
+        "persistent_forward.cu", "pass.output[k] = Scalar(0.0f);", "(void)k;", "flags",
+        "4,2,1 12 6",
+    ),
+    "no gradient for who has no step": (
+        "persistent_backward.cu", "pass.grad_cx[k] = pass.grad_cy[k];", "", "flags", "4,2,1 12 6",
+    ),
+    "a row too many": (
+        "block.h", "sequences - group + deal.groups - 1", "sequences - group + deal.groups",
+        "flags", "9,5,1",
+    ),
+    "sums are read before they are there": (
+        "persistent_forward.cu",
+        "      __syncthreads();\n\n#pragma unroll\n      for (int k = 0; k < kElements",
+        "\n#pragma unroll\n      for (int k = 0; k < kElements", "flags", "9,5,1",
+    ),
+    "sums are overwritten before they are read": (
+        "persistent_forward.cu", "if (row0 + kRows < rows) __syncthreads();", "", "flags",
+        "37,20,2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", PERSISTENT_FAULTS)
+def test_planted_faults_in_the_persistent_kernels_are_caught(
+    compiler: Compiler, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a difference, the emulation or a sanitizer, in one of a few orders of threads."""
+    name, right, wrong, way, layout = PERSISTENT_FAULTS[fault]
+    cuda = compiler.kernels[0].parent
+    key = hashlib.sha256(f"{name} {right} {wrong}".encode()).hexdigest()[:12]
+    folder = compiler.folder / f"faulty-{key}"
+    folder.mkdir(exist_ok=True)
+    assert (cuda / name).read_text().count(right) == 1
+    for source in (*cuda.glob("*.h"), *(cuda / other for other in SOURCES)):
+        text = source.read_text().replace('"../', f'"{cuda.parent}/')
+        if source.name == name:
+            text = text.replace(right, wrong)
+        (folder / source.name).write_text(f"{text}// {key}\n")  # objects are known by their text
+    sources = [*(folder / source for source in SOURCES), compiler.emulation / "persistent.cpp"]
+    program = compiler.program(f"faulty-{key}.out", sources)
+    # Two blocks a group; for many rows a group, only one group.
+    monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "2" if layout.startswith("37") else "8")
+
+    def is_caught(schedule: str) -> bool:
+        status, said = execute(program, way, "half", "72", *layout.split(), schedule=schedule)
+        apart = re.findall(r"(?:forward|backward) (\S+)", said)
+        return status != 0 or not all(float(x) < TOLERANCE["half"] for x in apart)
+
+    assert any(map(is_caught, ["eager", "random:1", "reversed", "forward", "random:2"]))

@@ -1,6 +1,6 @@
-"""A batch of captions through the kernels on the chip, for a profiler to count: E = H = 512, B = 64.
+"""A batch of captions through the kernels on the chip, for a profiler to count.
 
-Run as `python -m captioner.benchmarks.lstm_counted_case`, on a GPU.
+Run as `python -m captioner.benchmarks.lstm_counted_case`, on a GPU: E = H = 512, B = 64.
 """
 
 from __future__ import annotations
