@@ -1,0 +1,65 @@
+"""How blocks hand on a step's results: a model of it, checked in all its states by spin.
+
+What is modelled stands at the head of protocol/*.pml. A mistake put into the model must be found.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).with_name("protocol")
+SIZES = {
+    "two blocks of two warps, four steps": ("BLOCKS=2", "WARPS=2", "STEPS=4"),
+    "three blocks of one warp, four steps": ("BLOCKS=3", "WARPS=1", "STEPS=4"),
+    "two blocks of three warps, two steps": ("BLOCKS=2", "WARPS=3", "STEPS=2"),
+}
+MISTAKES = {
+    ("flags", "NO_AWAIT"): "assertion violated (seen", ("flags", "NO_SYNC"): "assertion violated (",
+    ("flags", "EARLY"): "assertion violated (", ("flags", "RELAXED"): "assertion violated (seen",
+    ("flags", "STALE"): "assertion violated (seen", ("flags", "ABSENT"): "invalid end state",
+    ("flags", "LAST_ONE"): "invalid end state",
+    ("cluster", "NO_WAIT"): "assertion violated (content",
+    ("cluster", "NO_SYNC"): "assertion violated (ordered",
+    ("cluster", "ONE_PLACE"): "assertion violated (",
+    ("cluster", "NOT_BEGUN"): "assertion violated ((begun",
+    ("cluster", "PUSH_LAST"): "assertion violated ((begun",
+}  # fmt: skip
+
+
+def explore(model: str, folder: Path, *definitions: str) -> str:
+    """What spin's verifier says after it has gone through every state."""
+    for program in ("spin", "gcc"):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program} (Debian's package of that name): no state was looked at")
+    switches = [f"-D{definition}" for definition in definitions]
+    for command in (
+        ["spin", "-a", *switches, str(MODELS / f"{model}.pml")],
+        ["gcc", "-w", "-O2", "-DSAFETY", "-DCOLLAPSE", "-o", "pan", "pan.c"],
+    ):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        ["./pan", "-m100000"], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("model", ["flags", "cluster"])
+def test_no_order_of_events_is_wrong_or_ends_nowhere(model: str, size: str, tmp_path: Path) -> None:
+    said = explore(model, tmp_path, *SIZES[size])
+    assert "errors: 0" in said, said
+    assert "max search depth too small" not in said  # else the search was not exhaustive
+    states = re.search(r"([\d.e+]+) states, stored", said)
+    assert states is not None and float(states.group(1)) > 1000
+
+
+@pytest.mark.parametrize(("model", "mistake"), MISTAKES)
+def test_a_mistake_is_found(model: str, mistake: str, tmp_path: Path) -> None:
+    said = explore(model, tmp_path, mistake)
+    assert "errors: 1" in said and MISTAKES[model, mistake] in said, said
