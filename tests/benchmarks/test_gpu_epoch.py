@@ -39,6 +39,7 @@ from captioner.benchmarks.gpu_stages import Checkout
 from captioner.benchmarks.job_process import Found, run_jobs
 from captioner.benchmarks.lengths import LONGEST, MEAN
 from captioner.benchmarks.record import Axes
+from captioner.benchmarks.several_runs import steps_at_once
 from captioner.benchmarks.timeline import (
     Bar,
     busy_microseconds,
@@ -216,7 +217,7 @@ TINY = {"images": 12, "feature_dim": 6}
 def tiny(jobs: Jobs) -> Jobs:
     """The very jobs of a GPU, at a size for a CPU; the fused LSTM stands in for the persistent."""
     smaller = {"sizes": TINY, "hidden_size": 8, "repeats": 1, "steps": 20, "looks": 2, "passes": 2,
-               "dev_images": 4}  # fmt: skip
+               "dev_images": 4, "counts": [1, 2], "seconds": 0.3}  # fmt: skip
     text = json.dumps(
         {
             name: {**job, "batch_size": 16, **{k: v for k, v in smaller.items() if k in job}}
@@ -244,6 +245,9 @@ def test_every_job_runs_and_is_recorded(tmp_path: Path) -> None:
     assert sides == {
         "plain PyTorch", "eager torch", "eager fused", "graph torch", "graph fused"
     }  # fmt: skip
+    rates = {one["what"]: one["median"] for one in part["figures"] if one["unit"] == "1/s"}
+    assert set(rates) == {"steps of 1 runs at once", "steps of 2 runs at once"}
+    assert min(rates.values()) > 0
     shares = [one for one in part["figures"] if one["what"] == "share of the floor"]
     assert len(shares) == 6 * 2 + 4 * 3 and all(0 < one["median"] < 2 for one in shares)
     clock = {one["side"]: one["median"] for one in part["figures"] if "each scored" in one["what"]}
@@ -255,6 +259,15 @@ def test_every_job_runs_and_is_recorded(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}-bfloat16-B16.trace.json").exists()
     table = "\n".join(format_epoch(part))
     assert "losses of graph fused apart from those of eager fused, 20 steps" in table
+
+
+def test_a_run_that_cannot_begin_is_said_and_the_others_are_ended() -> None:
+    settings = {
+        "device": "cpu", "sizes": TINY, "seconds": 0.1, "side": "graph persistent",
+        "batch_size": 16, "hidden_size": 8, "dtype": "float32",
+    }  # fmt: skip
+    with pytest.raises(RuntimeError, match="a run ended with 1 before it was ready"):
+        steps_at_once(2, settings)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

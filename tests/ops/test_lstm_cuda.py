@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from captioner.errors import ConfigError
 from captioner.ops import choose_backend, lstm_packed, lstm_step
 from captioner.ops.lstm_step import reference_step
+from captioner.ops.paths import PATHS
 
 
 def why_not() -> str | None:
@@ -44,6 +45,7 @@ LAYOUTS = {
 }
 NAMES = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 Arguments = dict[str, Tensor]
+Call = Callable[..., tuple[Tensor, ...]]
 
 
 def draw(
@@ -399,12 +401,21 @@ def tf32_allowed() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-def persistent(x: Arguments, *, capacity: bool = False) -> tuple[Tensor, ...]:
-    weights = (x["weight_ih"], x["weight_hh"], x["bias_ih"], x["bias_hh"])
-    return lstm_packed(
-        x["input"], x["batch_sizes"], x["hx"], x["cx"], *weights,
-        input_rows=x.get("input_rows"), capacity=capacity, backend="persistent",
-    )  # fmt: skip
+@pytest.fixture(params=["persistent", "clusters"])
+def persistent(request: pytest.FixtureRequest) -> Call:
+    """The LSTM by a way on the chip; a call that the GPU does not hold skips the test."""
+    path = PATHS.index(request.param)
+
+    def run(x: Arguments, *, capacity: bool = False) -> tuple[Tensor, ...]:
+        if not torch.ops.captioner.lstm_path_fits(x["weight_hh"], len(x["hx"]), path):
+            pytest.skip(f"not on this GPU: H = {x['hx'].shape[1]}, {x['hx'].dtype}")
+        weights = (x["weight_ih"], x["weight_hh"], x["bias_ih"], x["bias_hh"])
+        return lstm_packed(
+            x["input"], x["batch_sizes"], x["hx"], x["cx"], *weights,
+            input_rows=x.get("input_rows"), capacity=capacity, backend=request.param,
+        )  # fmt: skip
+
+    return run
 
 
 @pytest.mark.usefixtures("tf32_allowed")
@@ -413,12 +424,10 @@ def persistent(x: Arguments, *, capacity: bool = False) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("hidden", [8, 72, 128, 256, 512, 1024])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_persistent_stays_near_float64(
-    layout: str, hidden: int, rows: int | None, dtype: torch.dtype
+    persistent: Call, layout: str, hidden: int, rows: int | None, dtype: torch.dtype
 ) -> None:
     """Operands round to the type, and what a step hands on; gates, cells and sums are float32."""
     arguments = draw(LAYOUTS[layout], hidden=hidden, dtype=dtype, rows=rows)
-    if not torch.ops.captioner.lstm_path_fits(arguments["weight_hh"], len(arguments["hx"]), 1):
-        pytest.skip(f"this GPU does not hold H = {hidden} in {dtype}")
     found = everything(persistent, arguments)
     assert all(value.dtype == dtype for value in found.values())
     steps = 8 if len(LAYOUTS[layout]) < 20 else 32
@@ -428,7 +437,9 @@ def test_persistent_stays_near_float64(
 @pytest.mark.usefixtures("tf32_allowed")
 @PERSISTENT
 @pytest.mark.parametrize("batch", [1, 16, 64, 257, 1024])
-def test_persistent_repeats_are_bit_identical(batch: int, dtype: torch.dtype) -> None:
+def test_persistent_repeats_are_bit_identical(
+    persistent: Call, batch: int, dtype: torch.dtype
+) -> None:
     sizes = [batch] * 10 + [(batch + 1) // 2] * 5 + [1]
     arguments = draw(sizes, hidden=256, inputs=64, dtype=dtype, rows=50)
     first = everything(persistent, arguments)
@@ -440,7 +451,9 @@ def test_persistent_repeats_are_bit_identical(batch: int, dtype: torch.dtype) ->
 @pytest.mark.usefixtures("tf32_allowed", "poisoned_memory")
 @PERSISTENT
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_persistent_writes_everything_promised(layout: str, dtype: torch.dtype) -> None:
+def test_persistent_writes_everything_promised(
+    persistent: Call, layout: str, dtype: torch.dtype
+) -> None:
     arguments = draw(LAYOUTS[layout], hidden=128, dtype=dtype, rows=4)
     for name, found in everything(persistent, arguments).items():
         assert found.isfinite().all(), name
@@ -468,7 +481,7 @@ LENGTHS = [[8, 8, 5, 3, 1, 0], [8, 1, 1, 1, 1, 1], [5, 5, 0, 0, 0, 0], [0] * 6, 
 
 @pytest.mark.usefixtures("tf32_allowed")
 @PERSISTENT
-def test_one_graph_serves_any_lengths(dtype: torch.dtype) -> None:
+def test_one_graph_serves_any_lengths(persistent: Call, dtype: torch.dtype) -> None:
     """Captured once, forward and backward, and replayed with batch_sizes written anew."""
     whole = in_room(8, 48, 6, dtype)
     leaves = [whole[name] for name in NAMES]
@@ -512,7 +525,7 @@ def test_one_graph_serves_any_lengths(dtype: torch.dtype) -> None:
                 torch.testing.assert_close(mine[: len(fresh)], fresh.detach())
 
 
-def test_persistent_does_not_wait_for_the_gpu() -> None:
+def test_persistent_does_not_wait_for_the_gpu(persistent: Call) -> None:
     whole = in_room(8, 48, 6, torch.bfloat16)
     whole["batch_sizes"].copy_(torch.tensor(LENGTHS[0]))
     leaves = [whole[name] for name in NAMES]
@@ -527,7 +540,7 @@ def test_persistent_does_not_wait_for_the_gpu() -> None:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def test_two_streams_of_persistent_kernels_give_what_each_gives_alone() -> None:
+def test_two_streams_of_persistent_kernels_give_what_each_gives_alone(persistent: Call) -> None:
     """Launches that each fill the GPU wait for one another, they do not deadlock."""
     drawn = [
         draw([64] * 8 + [9, 2], hidden=512, dtype=torch.bfloat16, seed=seed) for seed in (1, 2)
@@ -545,15 +558,34 @@ def test_two_streams_of_persistent_kernels_give_what_each_gives_alone() -> None:
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
+def test_both_ways_on_the_chip_give_the_same_bits() -> None:
+    arguments = draw([64] * 8 + [9, 2], hidden=256, dtype=torch.bfloat16)
+    if not torch.ops.captioner.lstm_path_fits(arguments["weight_hh"], 64, 2):
+        pytest.skip("this GPU has no clusters")
+    first, second = (everything(by(name), arguments) for name in ("persistent", "clusters"))
+    assert all(torch.equal(first[name], second[name]) for name in ("output", "hy", "cy"))
+
+
+def by(backend: str) -> Call:
+    def run(x: Arguments) -> tuple[Tensor, ...]:
+        weights = (x["weight_ih"], x["weight_hh"], x["bias_ih"], x["bias_hh"])
+        return lstm_packed(
+            x["input"], x["batch_sizes"], x["hx"], x["cx"], *weights, backend=backend
+        )
+
+    return run
+
+
 def test_persistent_refuses_what_it_cannot_do() -> None:
+    force = by("persistent")
     with pytest.raises(RuntimeError, match=r"H = 36 must be a multiple of 8"):
-        persistent(draw([2, 1], hidden=36, dtype=torch.bfloat16))
+        force(draw([2, 1], hidden=36, dtype=torch.bfloat16))
     with pytest.raises(RuntimeError, match="takes float32"):
-        persistent(draw([2, 1], hidden=16))
+        force(draw([2, 1], hidden=16))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         with pytest.raises(ConfigError, match="multiplies float32 as TF32"):
-            persistent(draw([2, 1], hidden=16, dtype=torch.float32))
+            force(draw([2, 1], hidden=16, dtype=torch.float32))
     finally:
         torch.set_float32_matmul_precision(before)

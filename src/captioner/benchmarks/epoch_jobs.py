@@ -28,6 +28,7 @@ from captioner.benchmarks.job_process import do_jobs, process_age
 from captioner.benchmarks.own_passes import OWN
 from captioner.benchmarks.record import Axes, Figure, Requirement, measured
 from captioner.benchmarks.scored_run import ScoredRun
+from captioner.benchmarks.several_runs import steps_at_once
 from captioner.benchmarks.timeline import (
     busy_microseconds,
     draw_timeline,
@@ -51,6 +52,8 @@ Found = dict[str, Any]
 
 def do(device: torch.device, what: str, sizes: dict[str, int], **settings: Any) -> Found:
     """The job `what` on drawn captions of `sizes` (images, feature_dim)."""
+    if what == "several":
+        return count_several(device, sizes=sizes, **settings)
     data = draw_captions(sizes["images"], sizes["feature_dim"], seed=0)
     jobs: dict[str, Callable[..., Found]] = {
         "passes": time_passes, "losses": compare_losses, "run": time_runs, "memory": watch_memory,
@@ -121,6 +124,20 @@ def _asked_of_graphs(taken: dict[str, Spread], axes: Axes) -> list[Requirement]:
         what, speed = f"speed of {ours} to {peer}", paired_ratio(taken[peer], taken[ours])
         asked.append(Requirement(what, "times", speed, at_least=SPEED, axes=axes))
     return asked
+
+
+def count_several(
+    device: torch.device, *, sizes: dict[str, int], counts: Sequence[int], seconds: float,
+    **common: Any,
+) -> Found:  # fmt: skip
+    """Steps a second of several runs at once, all together, each in a process of its own."""
+    settings = {"device": str(device), "sizes": sizes, "seconds": seconds, **common}
+    figures, axes = [], _axes(PassSettings(**common))
+    for count in counts:
+        rate = sum(steps_at_once(count, settings)) / seconds
+        what = f"steps of {count} runs at once"
+        figures.append(Figure(what, common["side"], "1/s", Spread((rate,)), axes))
+    return measured(figures, [])
 
 
 def compare_losses(

@@ -43,6 +43,7 @@ def epoch_jobs(folder: Path) -> Jobs:
         "time line": _job("timeline", 128, side=OURS, folder=str(folder)),
         **{f"eager, B {batch}": _eager(batch) for batch in (128, 64, 256, 1024)},
         "losses, bfloat16": _losses("bfloat16", OUR_LOOP, OURS),
+        "several": _job("several", 128, side=OURS, counts=[1, 2, 4, 8], seconds=2.0),
         "time line of cuDNN's": _job("timeline", 128, side=CUDNN, folder=str(folder)),
         **_graphs("tf32", 128, 64),
     }
