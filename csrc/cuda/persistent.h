@@ -10,9 +10,8 @@
 //   - flags: through the second-level cache. A block that has stored its own raises its flag to the
 //     number of steps it has done, and waits for the flags of the others. Every step has memory of
 //     its own, so nobody can overwrite what another still reads. All blocks run at once.
-//   - cluster (sm_90 on): a group is a cluster, and a block pushes its own into the shared memory
-//   of
-//     the others, where steps alternate between two places; a barrier of the cluster ends the step.
+//   - cluster (sm_90 on): a group is a cluster, and a block pushes its own into the others' shared
+//     memory, where steps alternate between two places; a barrier of the cluster ends the step.
 //
 // batch_sizes is read on the device: a CUDA graph that holds the launch serves any lengths. All are
 // in the capacity form of ../lstm.h, which the ordinary one is a case of; a launch whose sizes do

@@ -2,7 +2,7 @@
 //     persistent WAY TYPE HIDDEN SIZE,SIZE,... [TOKENS BATCH]
 // with WAY flags, cluster or flags8 (teams of eight columns on the way back), TYPE float, bfloat16
 // or half; SIZEs are batch_sizes, TOKENS and BATCH the room for them, prints the largest
-// difference, relative to 1 + |expected|, forward and backward.
+// difference, relative to 1 + |expected|, forward and backward, and a hash of all that was written.
 #include "../../csrc/cuda/persistent.h"
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -47,6 +47,16 @@ struct Worst {
   void compare(double found, double expected) {
     const double difference = std::abs(found - expected) / (1 + std::abs(expected));
     if (!std::isnan(value) && !(difference <= value)) value = difference;  // NaN is kept
+  }
+};
+
+// FNV-1a of the bytes of arrays, in turn.
+struct Fingerprint {
+  uint64_t value = 14695981039346656037u;
+  template <typename T>
+  void add(const Array<T>& array) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(array.at);
+    for (size_t k = 0; k < array.size * sizeof(T); ++k) value = (value ^ bytes[k]) * 1099511628211u;
   }
 };
 
@@ -198,17 +208,23 @@ int check(size_t hidden, const Layout& layout) {
   }
   for (size_t k = filled * gates; k < tokens * gates; ++k) back.compare(grad_gates[k], 0);
   for (size_t k = filled * hidden; k < tokens * hidden; ++k) back.compare(h_before[k], 0);
-  std::printf("groups %d %d blocks %d %d forward %.3g backward %.3g\n", forward.deal.groups,
-              backward.deal.groups, forward.deal.blocks, backward.deal.blocks, there.value,
-              back.value);
+  Fingerprint bits;
+  for (const auto* array : {&output, &hy, &cy, &grad_gates, &h_before, &grad_hx, &grad_cx}) {
+    bits.add(*array);
+  }
+  bits.add(saved);
+  bits.add(cells);
+  std::printf("groups %d %d blocks %d %d forward %.3g backward %.3g bits %016llx\n",
+              forward.deal.groups, backward.deal.groups, forward.deal.blocks, backward.deal.blocks,
+              there.value, back.value, static_cast<unsigned long long>(bits.value));
   return 0;
 }
 
-// What a device would hold: a line for each of some sizes, "WAY TYPE HIDDEN BATCH there back".
+// What a device would hold: a line for each of many sizes, "WAY TYPE HIDDEN BATCH there back".
 template <typename Scalar>
 void print_deals(const char* type) {
   for (const Exchange exchange : {Exchange::flags, Exchange::cluster}) {
-    for (const int64_t hidden : {128, 256, 384, 512, 768, 1000, 1024}) {
+    for (int64_t hidden = 128; hidden <= 1024; hidden += 8) {
       for (const int64_t batch : {1, 16, 64, 256, 1024}) {
         const Deal there = deal_forward<Scalar>(batch, hidden, exchange);
         const Deal back = deal_backward<Scalar>(batch, hidden, exchange);
