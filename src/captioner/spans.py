@@ -48,8 +48,8 @@ def backward_ends(name: str, tensor: Tensor) -> None:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Tell `listener` about all parts of this thread's steps while the context is open."""
+def listening(listener: Listener | None) -> Iterator[None]:
+    """Tell `listener`, or nobody, of all parts of this thread's steps while the context is open."""
     before, _ear.listener = _ear.listener, listener
     try:
         yield

@@ -78,7 +78,7 @@ def test_capturing_leaves_no_trace(tmp_path: Path) -> None:
     weights = {name: x.clone() for name, x in one.model.state_dict().items()}
     random = torch.cuda.get_rng_state()
     batch = next(iter(one.loader))
-    run = one.step._ready()
+    run = one.step.capture()
     torch.cuda.synchronize()
     assert torch.equal(random, torch.cuda.get_rng_state())
     assert int(one.step.step_number) == int(one.step.data.position) == 0

@@ -110,15 +110,20 @@ class ResidentCaptions:
         self._tokens = store.tokens.to(device)
         self._features = features.to(device)
         self.steps = int(store.lengths.max())  # T
-        groups = -(-len(order) // group)
+        # The last group of batches is a whole one, and behind it lies one more of nobody.
+        self._end = -(-len(order) // group) * group
         self._rows = torch.full(
-            (groups * group, order.batch_size), self._nobody, dtype=torch.int64, device=device
+            (self._end + group, order.batch_size), self._nobody, dtype=torch.int64, device=device
         )
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
 
     def state(self) -> list[Tensor]:
         """What `gather` changes."""
         return [self.position]
+
+    def rest(self) -> None:
+        """Let the batches of the next step be empty ones."""
+        self.position.fill_(self._end)
 
     def planned(self) -> Iterator[PlannedBatch]:
         """Begin the order's epoch at its position; for each batch that is left, what is known."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from captioner.spans import listening
 from captioner.training.averaging import MovingAverage
 from captioner.training.capture import CapturedCalls
 from captioner.training.distributed import World
@@ -32,6 +33,9 @@ class ResidentData(Protocol):
 
     def state(self) -> list[Tensor]:
         """What `gather` changes."""
+
+    def rest(self) -> None:
+        """Let the batches of the next step be empty ones."""
 
 
 class Planned(Protocol):
@@ -81,13 +85,18 @@ class GraphStep(PlainStep):
         self.rates = take_rates_from_device(self.optimizer, self.device)
         self._run = None
 
-    def _ready(self) -> Callable[[int], None]:
-        """`take`, on CUDA captured."""
-        if self.device.type != "cuda":
-            return self.take
-        return CapturedCalls(
-            self.take, self.data.rooms, state=self._state, optimizer=self.optimizer
-        )
+    def capture(self) -> CapturedCalls:
+        """`take` captured, for all rooms. The batch that comes next may fit one of them only, so
+        that warming up is done on batches of nobody."""
+        position = [tensor.clone() for tensor in self.data.state()]
+        self.data.rest()
+        with listening(None):  # whose clock would be captured, too
+            calls = CapturedCalls(
+                self.take, self.data.rooms, state=self._state, optimizer=self.optimizer
+            )
+        for tensor, value in zip(self.data.state(), position, strict=True):
+            tensor.copy_(value)
+        return calls
 
     def _state(self) -> list[Tensor]:
         """What a step changes, besides the optimiser's state and the random numbers'."""
@@ -100,7 +109,8 @@ class GraphStep(PlainStep):
         if step != self._counted:
             self.step_number.fill_(step)
         self._counted = step + 1
-        self._run = self._run or self._ready()
+        if self._run is None:
+            self._run = self.capture() if self.device.type == "cuda" else self.take
         self._run(max(batch.room for batch in group))
         if self.average is not None:
             self.average.steps += 1
@@ -110,7 +120,7 @@ class GraphStep(PlainStep):
     def take(self, room: int) -> None:
         """A step over the next batches, each with room for so many tokens, all on the device."""
         batches = [self.data.gather(room) for _ in range(self.data.group)]
-        tokens = torch.stack([batch.tokens for batch in batches]).sum()
+        tokens = torch.stack([batch.tokens for batch in batches]).sum().clamp(min=1)
         rates = self.rates_by_step.index_select(0, self.step_number).squeeze(0)
         for own, rate in zip(self.rates, rates.unbind(), strict=True):
             own.copy_(rate)

@@ -1,0 +1,118 @@
+"""Capturing leaves no trace in a run: on the CPU, with CUDA's graphs replaced by a recording.
+
+What is recorded is not executed, as in a capture, and is executed by a replay. That a GPU captures
+what it should is for test_graph_capture.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from graph_runs import epochs, losses, make_trainer
+from torch import Tensor
+
+from captioner.training.capture import WARM_UPS, CapturedCalls
+
+
+class Recording:
+    """In the place of torch.cuda.CUDAGraph: the calls that were made while it was captured."""
+
+    open: Recording | None = None
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def pool(self) -> int:
+        return 1
+
+    def replay(self) -> None:
+        for call in self.calls:
+            call()
+
+
+@contextmanager
+def capturing(graph: Recording, **_: Any) -> Iterator[None]:
+    Recording.open = graph
+    yield
+    Recording.open = None
+
+
+class Stream:
+    def wait_stream(self, other: Stream) -> None:
+        pass
+
+
+@pytest.fixture
+def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, stand_in in {
+        "CUDAGraph": Recording, "graph": capturing, "Stream": Stream, "current_stream": Stream,
+        "stream": lambda stream: nullcontext(), "get_rng_state": torch.get_rng_state,
+        "set_rng_state": torch.set_rng_state,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+def captured(trainer: Any, counts: dict[int, int]) -> CapturedCalls:
+    step = trainer.step
+    take = step.take
+
+    def call(room: int) -> None:
+        if Recording.open is not None:
+            Recording.open.calls.append(lambda: take(room))
+        else:
+            counts[room] = counts.get(room, 0) + 1
+            take(room)
+
+    step.take = call
+    calls: CapturedCalls = step.capture()
+    step.take = take
+    return calls
+
+
+def everything(trainer: Any) -> list[Tensor]:
+    return [x.clone() for x in trainer.step._state()]
+
+
+@pytest.mark.usefixtures("recorded_graphs")
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_warming_up_is_undone(optimizer: str, tmp_path: Path) -> None:
+    """Also where it would run past the epoch's end, and before the optimiser has any state."""
+    trainer = make_trainer(tmp_path, graph=True, optimizer=optimizer, dropout=0.4, ema=0.9)
+    trainer.order.position = len(trainer.order) - 1
+    next(iter(trainer.loader))
+    before, random = everything(trainer), torch.get_rng_state()
+    counts: dict[int, int] = {}
+    captured(trainer, counts)
+    assert counts == dict.fromkeys(trainer.step.data.rooms, WARM_UPS)
+    assert all(map(torch.equal, before, everything(trainer)))
+    assert torch.equal(random, torch.get_rng_state())
+    states = trainer.optimizer.state.values()
+    assert not any(x.any() for state in states for x in state.values() if isinstance(x, Tensor))
+
+
+@pytest.mark.usefixtures("recorded_graphs")
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_replays_are_the_steps(optimizer: str, tmp_path: Path) -> None:
+    """Bit for bit, dropout included, and captured again in the middle of the run."""
+    plain, other = (
+        make_trainer(tmp_path, graph=True, optimizer=optimizer, dropout=0.3, epochs=60)
+        for _ in range(2)
+    )
+    torch.manual_seed(5)
+    expected = losses(plain, 40)
+    torch.manual_seed(5)
+    other.model.train()
+    found, groups = [], epochs(other)
+    for step in range(40):
+        group = next(groups)
+        if step in (0, 21):
+            other.step._run = captured(other, {})
+        running = torch.zeros((), dtype=torch.float64)
+        tokens = other.step(group, step, running)
+        found.append(float(running) / tokens)
+    assert found == expected
