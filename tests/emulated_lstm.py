@@ -12,6 +12,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 Emulated = Any  # tests/ops/conftest.py makes it
+LAYOUTS = {
+    "ragged": [4, 4, 2, 1, 1],
+    "all of length one": [5],
+    "all equal": [3, 3, 3],
+    "one sequence": [1, 1, 1, 1],
+    "one token": [1],
+    "long outlier": [3] + [1] * 30,
+}
 FLOATS = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 GRADIENTS = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih"]
 RESULTS = ["output", "hy", "cy", *GRADIENTS]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from emulated_lstm import FLOATS, RESULTS, draw, run, torch_lstm
+from emulated_lstm import FLOATS, LAYOUTS, RESULTS, draw, run, torch_lstm
 from torch import Tensor
 
 from captioner.ops import reference
@@ -24,14 +24,6 @@ from captioner.ops.lstm_step import reference_step
 if TYPE_CHECKING:
     from conftest import Compiler, Emulated
 
-LAYOUTS = {
-    "ragged": [4, 4, 2, 1, 1],
-    "all of length one": [5],
-    "all equal": [3, 3, 3],
-    "one sequence": [1, 1, 1, 1],
-    "one token": [1],
-    "long outlier": [3] + [1] * 30,
-}
 # 5 and 33 take the kernels that move single numbers, 32 those that move vectors.
 HIDDEN = [5, 32, 33]
 

@@ -256,14 +256,18 @@ def test_a_side_stream_is_used_and_waits_for_nobody_else() -> None:
 
 def test_two_streams_at_once_give_what_each_gives_alone() -> None:
     drawn = [draw([8, 8, 4, 2], hidden=64, dtype=torch.float32, seed=seed) for seed in (1, 2)]
-    expected = [everything(fused, arguments) for arguments in drawn]
+    assert_streams_do_not_mix(fused, drawn)
+
+
+def assert_streams_do_not_mix(run: Call, drawn: list[Arguments]) -> None:
+    expected = [everything(run, arguments) for arguments in drawn]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in drawn]
-    found: list[dict[str, Tensor]] = [{}, {}]
+    found: list[dict[str, Tensor]] = [{} for _ in drawn]
     for _ in range(5):
         for k, stream in enumerate(streams):
             with torch.cuda.stream(stream):
-                found[k] = everything(fused, drawn[k])
+                found[k] = everything(run, drawn[k])
     torch.cuda.synchronize()
     for mine, theirs in zip(found, expected, strict=True):
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
@@ -545,17 +549,7 @@ def test_two_streams_of_persistent_kernels_give_what_each_gives_alone(persistent
     drawn = [
         draw([64] * 8 + [9, 2], hidden=512, dtype=torch.bfloat16, seed=seed) for seed in (1, 2)
     ]
-    expected = [everything(persistent, arguments) for arguments in drawn]
-    torch.cuda.synchronize()
-    streams = [torch.cuda.Stream() for _ in drawn]
-    found: list[dict[str, Tensor]] = [{}, {}]
-    for _ in range(5):
-        for k, stream in enumerate(streams):
-            with torch.cuda.stream(stream):
-                found[k] = everything(persistent, drawn[k])
-    torch.cuda.synchronize()
-    for mine, theirs in zip(found, expected, strict=True):
-        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert_streams_do_not_mix(persistent, drawn)
 
 
 def test_both_ways_on_the_chip_give_the_same_bits() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from emulated_lstm import FLOATS, RESULTS, Arguments, draw, run, torch_lstm
+from emulated_lstm import LAYOUTS as EMULATED_LAYOUTS
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -24,15 +25,7 @@ BOTH = pytest.mark.parametrize("path", [PERSISTENT, CLUSTERS], ids=["flags", "cl
 # What one in the last place of the largest figure is: TF32 has ten bits, as float16 has.
 UNITS = {torch.float32: 2**-11, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 DTYPES = pytest.mark.parametrize("dtype", UNITS, ids=str)
-LAYOUTS = {
-    "ragged": [4, 4, 2, 1, 1],
-    "all of length one": [5],
-    "all equal": [3, 3, 3],
-    "one sequence": [1, 1, 1, 1],
-    "one token": [1],
-    "long outlier": [3] + [1] * 30,
-    "two groups": [19, 17, 9, 8, 1],
-}
+LAYOUTS = {**EMULATED_LAYOUTS, "two groups": [19, 17, 9, 8, 1]}
 
 
 def assert_near(found: dict[str, Tensor], x: Arguments, units: float = 4) -> None:
