@@ -11,7 +11,7 @@
 #define CAPTIONER_SHARED(T, name, count) __shared__ T name[count]
 #endif
 #ifndef CAPTIONER_DYNAMIC_SHARED
-#define CAPTIONER_DYNAMIC_SHARED(T, name) extern __shared__ T name[]
+#define CAPTIONER_DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) T name[]
 #endif
 
 namespace captioner::cuda {

@@ -47,6 +47,13 @@ Tensor beside(const Tensor& input, const Tensor& batch_sizes) {
   return there;
 }
 
+// Dense, and beginning where 16 bytes can be read at once.
+Tensor aligned(const Tensor& tensor) {
+  const Tensor plain = dense(tensor);
+  const auto address = reinterpret_cast<uintptr_t>(plain.const_data_ptr());
+  return address % 16 == 0 ? plain : copied(plain, plain.scalar_type());
+}
+
 Path checked_path(int64_t number) {
   STD_TORCH_CHECK(number >= 0 && number <= 2, "path must be 0, 1 or 2, got ", number);
   return static_cast<Path>(number);
@@ -65,9 +72,9 @@ Sequences sequences_of(const Tensor& input, const Tensor& batch_sizes, const Ten
   const auto shape_of = capacity ? room_shape : lstm_shape;
   return {shape_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows),
           path == Path::plain ? batch_sizes : beside(input, batch_sizes),
-          dense(hx),
+          aligned(hx),
           dense(cx, state_type(input.scalar_type())),
-          dense(weight_hh),
+          aligned(weight_hh),
           dense(input_rows),
           nullptr};
 }

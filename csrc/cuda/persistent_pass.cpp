@@ -32,6 +32,15 @@ Deal fitting(const Deal& deal, const LstmShape& shape, Exchange exchange, const 
   return deal;
 }
 
+// What the kernels read by 16 bytes.
+template <typename Scalar>
+const Scalar* read_words(const Tensor& tensor) {
+  const Scalar* const first = read<Scalar>(tensor);
+  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(first) % 16 == 0,
+                  "a tensor of the persistent LSTM begins where 16 bytes may not be read at once");
+  return first;
+}
+
 // A flag a block, lowered.
 Tensor lowered_flags(const Tensor& like, const Deal& deal) {
   return torch::stable::new_zeros(like, {int64_t{deal.groups} * deal.blocks}, ScalarType::Int);
@@ -54,10 +63,10 @@ void forward(const Sequences& sequences, const InputSums& input, const LstmOutpu
   pass.sums_rows = shape.input_rows;
   pass.input_sums = read<Scalar>(input.sums);
   pass.input_rows = input_rows ? read<int64_t>(*input_rows) : nullptr;
-  pass.weight_hh = read<Scalar>(weight_hh);
+  pass.weight_hh = read_words<Scalar>(weight_hh);
   pass.bias_ih = read<Scalar>(input.bias_ih);
   pass.bias_hh = read<Scalar>(input.bias_hh);
-  pass.hx = read<Scalar>(hx);
+  pass.hx = read_words<Scalar>(hx);
   pass.cx = read<float>(cx);
   pass.gates = write<float>(workspace);
   pass.cells = write<float>(workspace, 4 * shape.tokens * shape.hidden_size);
@@ -84,7 +93,7 @@ Recurrent backward(const Sequences& sequences, const Saved& saved, bool wants_hx
   pass.tokens = tokens;
   pass.hidden_size = hidden;
   pass.batch_sizes = read<int64_t>(batch_sizes);
-  pass.weight_hh = read<Scalar>(weight_hh);
+  pass.weight_hh = read_words<Scalar>(weight_hh);
   pass.grad_output = read<Scalar>(saved.grad_output);
   pass.grad_hy = read<Scalar>(saved.grad_hy);
   pass.grad_cy = read<Scalar>(saved.grad_cy);

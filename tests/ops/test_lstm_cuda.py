@@ -552,6 +552,20 @@ def test_two_streams_of_persistent_kernels_give_what_each_gives_alone(persistent
     assert_streams_do_not_mix(persistent, drawn)
 
 
+def test_arguments_of_persistent_kernels_may_begin_anywhere(persistent: Call) -> None:
+    plain = draw([4, 3, 1], hidden=64, dtype=torch.bfloat16)
+    expected = everything(persistent, plain)
+    moved = {
+        name: torch.cat([plain[name].detach().new_zeros(1), plain[name].detach().flatten()])[1:]
+        .view(plain[name].shape)
+        .requires_grad_()
+        for name in NAMES
+    }
+    found = everything(persistent, {**moved, "batch_sizes": plain["batch_sizes"]})
+    for name, wanted in expected.items():
+        torch.testing.assert_close(found[name], wanted)
+
+
 def test_both_ways_on_the_chip_give_the_same_bits() -> None:
     arguments = draw([64] * 8 + [9, 2], hidden=256, dtype=torch.bfloat16)
     if not torch.ops.captioner.lstm_path_fits(arguments["weight_hh"], 64, 2):

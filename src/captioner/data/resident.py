@@ -11,6 +11,7 @@ picture's), B = P C captions, T longest length, N tokens there is room for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,18 +64,19 @@ def measure_rooms(
     """
     generator = torch.Generator().manual_seed(seed)
     totals = [
-        tokens_per_row[torch.randperm(len(tokens_per_row), generator=generator)]
-        .split(batch_size)
+        int(batch.sum())
         for _ in range(SHUFFLES)
+        for batch in tokens_per_row[
+            torch.randperm(len(tokens_per_row), generator=generator)
+        ].split(batch_size)
     ]  # fmt: skip
-    sums = torch.tensor([int(batch.sum()) for epoch in totals for batch in epoch])
-    usual = float(torch.quantile(sums.double(), quantile))
+    usual = float(torch.tensor(totals).double().quantile(quantile))
     largest = int(tokens_per_row.sort(descending=True)[0][:batch_size].sum())
-    return _rounded_up(min(usual, largest)), _rounded_up(largest)
+    return _rounded_up(usual), _rounded_up(largest)
 
 
 def _rounded_up(tokens: float) -> int:
-    return -(-int(-(-tokens // 1)) // UNIT) * UNIT
+    return math.ceil(tokens / UNIT) * UNIT
 
 
 class ResidentCaptions:

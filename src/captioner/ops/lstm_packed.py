@@ -165,7 +165,7 @@ if ABSENT is None:
 
 def lstm_packed(
     input: Tensor,  # [U, E]
-    batch_sizes: Tensor,  # [T] int64 on the CPU
+    batch_sizes: Tensor,  # [T] int64 on the CPU; with capacity on the device
     hx: Tensor,  # [B, H]
     cx: Tensor,  # [B, H]
     weight_ih: Tensor,  # [4H, E]
@@ -188,10 +188,9 @@ def lstm_packed(
     of output beyond are 0, and a sequence without a step keeps its state. Nothing is read on the
     host where the device is a GPU.
 
-    Under autocast all but
-    float64 is cast to the autocast type first, as cuDNN's LSTM does. Raises ValueError naming the
-    tensor, what it is and what it should be; ConfigError for a backend that is unknown or not
-    built.
+    Under autocast all but float64 is cast to the autocast type first, as cuDNN's LSTM does. Raises
+    ValueError naming the tensor, what it is and what it should be; ConfigError for a backend that
+    is unknown or not built.
     """
     device_type = input.device.type
     tensors = [input, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh]
