@@ -22,6 +22,10 @@ FREE = (
 )
 
 
+# Settings that came later, and what says the same as a run that was begun without them.
+LATER = {"trainer.graph": "auto", "encoder.reader": "auto"}
+
+
 class FolderTaken(ConfigError):
     """The folder is another run's, or another process trains in it; nothing in it was touched."""
 
@@ -49,7 +53,7 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before, now = flat(read_json(path)), flat(resolved)
+    before, now = {**LATER, **flat(read_json(path))}, flat(resolved)
     differing = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*before, *now})
