@@ -29,7 +29,7 @@ from captioner.benchmarks.workload import (
     captioned_images,
     synthetic_images,
 )
-from captioner.cli import compose_config
+from captioner.commands.cli import compose_config
 from captioner.data.tokenize import tokenize
 from captioner.errors import CaptionerError, ConfigError, DataError
 

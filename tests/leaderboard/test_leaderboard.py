@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from captioner.commands.leaderboard import leaderboard
 from captioner.config import LeaderboardConfig
-from captioner.leaderboard.command import leaderboard
 from captioner.leaderboard.gather import gather
 from captioner.leaderboard.parallel import axes
 from captioner.leaderboard.table import make_boards
-from captioner.outcome import Outcome
+from captioner.runs.outcome import Outcome
 
 
 def make_run(folder: Path, scores: list[float], *, metric: str = "BLEU-4", **settings: Any) -> Path:
@@ -103,7 +103,7 @@ def test_folders_in_any_state_are_survived(outputs: Path) -> None:
 def test_a_run_in_another_process_is_running(outputs: Path) -> None:
     folder = outputs / "c"
     hold = (
-        "import sys; from pathlib import Path; from captioner.outcome import sole_trainer\n"
+        "import sys; from pathlib import Path; from captioner.runs.outcome import sole_trainer\n"
         "with sole_trainer(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

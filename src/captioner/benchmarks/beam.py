@@ -13,10 +13,10 @@ from torch import Tensor
 from captioner.benchmarks.record import Figure, Requirement, SuiteResult
 from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
 from captioner.benchmarks.workload import build_vocabulary, captioned_images, random_features
-from captioner.build import build_captioner, build_decoder
+from captioner.build.components import build_captioner, build_decoder
 from captioner.config import DecodeConfig, DecoderConfig
 from captioner.data.vocabulary import Vocabulary
-from captioner.generation import Caption, CaptionGenerator
+from captioner.inference.captions import Caption, CaptionGenerator
 from captioner.models.captioner import Captioner
 
 FEATURE_DIM, TIMES_FASTER = 1280, 5.0

@@ -25,11 +25,11 @@ from captioner.benchmarks.workload import (
     captioned_images,
     random_features,
 )
-from captioner.build import build_captioner
+from captioner.build.components import build_captioner
 from captioner.config import DecoderConfig
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
-from captioner.data.feature_store import FeatureStore
-from captioner.image_features import CachedFeatures
+from captioner.features.source import CachedFeatures
+from captioner.features.store import FeatureStore
 from captioner.models.captioner import Captioner
 from captioner.training.memory import keep_freed_memory
 from captioner.training.optimisation import OPTIMIZERS, parameter_groups

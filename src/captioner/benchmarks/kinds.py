@@ -16,9 +16,9 @@ import torch
 from captioner import config as schema
 from captioner.benchmarks.record import Axes, Figure, SuiteResult
 from captioner.benchmarks.timing import Spread
-from captioner.build import build_language_model
+from captioner.build.captioning import build_trainer
+from captioner.build.components import build_language_model
 from captioner.files import read_json, write_json
-from captioner.runs import build_trainer
 
 EPOCHS = 5  # validations in a run
 TIMED_WINDOWS = 20

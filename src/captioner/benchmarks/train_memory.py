@@ -19,10 +19,10 @@ import torch
 
 from captioner import config as schema
 from captioner.benchmarks.workload import captioned_images, random_features
+from captioner.build.captioning import build_trainer
 from captioner.data.captions import CaptionedImage
 from captioner.errors import CaptionerError
 from captioner.files import write_json
-from captioner.runs import build_trainer
 
 FEATURE_DIM, BATCH_SIZE = 1280, 100
 

@@ -28,7 +28,7 @@ from captioner.config.training import (
     ReplicasConfig,
     TrainerConfig,
 )
-from captioner.data.prepare import IMAGES_URL, TEXT_URL
+from captioner.data.formats.prepare import IMAGES_URL, TEXT_URL
 from captioner.errors import ConfigError
 from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS

@@ -14,8 +14,8 @@ from typing import Any
 from captioner.config import TEXT_METRICS
 from captioner.errors import DataError
 from captioner.files import read_json
-from captioner.outcome import OUTCOME, is_training, read_outcome
-from captioner.run_folder import CONFIG, flat
+from captioner.runs.folder import CONFIG, flat
+from captioner.runs.outcome import OUTCOME, is_training, read_outcome
 
 HISTORY = "history.json"
 
