@@ -37,12 +37,12 @@ Picture = str | Path | Image.Image
 class CaptionModel:
     """A captioner that takes pictures: files, folders, PIL images, or a list of them.
 
-    `decode` is the decoder that its training was validated with; keyword arguments change it: those
-    of the group `decode` on the command line (method, beam_size, length_penalty, n_best, ...).
+    `generation` has the settings that its training was validated with; keyword arguments change
+    them: those of the group `generation` on the command line (method, beam_size, n_best, ...).
     """
 
     trained: TrainedCaptioner
-    decode: schema.DecodeConfig
+    generation: schema.GenerationConfig
 
     def caption(self, images: Picture | Sequence[Picture], **options: Any) -> str | list[str]:
         """The best caption; of several pictures (a list, or a folder by name) a list of them.
@@ -62,26 +62,26 @@ class CaptionModel:
         Raises ConfigError naming a wrong option, ImageError naming an unreadable picture, DataError
         for an empty folder.
         """
-        decode = self.decoder(**options)
+        generation = self.decoder(**options)
         pictures, several = _pictures(images)
-        generator = self.trained.generator(decode)
+        generator = self.trained.generator(generation)
         found: list[list[Caption]] = []
-        for start in range(0, len(pictures), decode.batch_size):
-            batch = pictures[start : start + decode.batch_size]
+        for start in range(0, len(pictures), generation.batch_size):
+            batch = pictures[start : start + generation.batch_size]
             # Each is encoded alone, as caption.py does, so that no caption depends on the others.
             read = [self.trained.features.of_picture(_opened(one)) for one in batch]
             found += generator.captions(torch.cat(read))
         return found if several else found[0]
 
-    def decoder(self, **options: Any) -> schema.DecodeConfig:
+    def decoder(self, **options: Any) -> schema.GenerationConfig:
         """The decoder's settings with `options`; `beam_size` alone asks for beam search."""
-        known = [field.name for field in dataclasses.fields(schema.DecodeConfig)]
+        known = [field.name for field in dataclasses.fields(schema.GenerationConfig)]
         for key in options:
             one_of("an option of the decoder", key, known)
         if "beam_size" in options:
             options = {"method": "beam", **options}
         try:
-            merged = OmegaConf.merge(OmegaConf.structured(self.decode), options)
+            merged = OmegaConf.merge(OmegaConf.structured(self.generation), options)
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from error
         return schema.parse(merged)  # type: ignore[arg-type]
@@ -115,8 +115,8 @@ def load_model(path: Path | str, device: str | None = None) -> CaptionModel | Te
     if is_language_model(checkpoint):
         return TextModel(load_language_model(path, device=where, checkpoint=checkpoint))
     trained = load_captioner(path, device=where, checkpoint=checkpoint)
-    settings = json.loads(checkpoint.texts["config"]).get("decode", {})
-    return CaptionModel(trained, schema.DecodeConfig(**settings))
+    settings = json.loads(checkpoint.texts["config"]).get("generation", {})
+    return CaptionModel(trained, schema.GenerationConfig(**settings))
 
 
 def _pictures(images: Picture | Sequence[Picture]) -> tuple[list[Path | Image.Image], bool]:

@@ -25,7 +25,7 @@ def configured(kind: str = "lstm", **trainer: Any) -> schema.TrainConfig:
     """As far as it is looked at."""
     parts = SimpleNamespace(
         trainer=schema.TrainerConfig(**trainer), rnn=schema.RnnConfig(kind=kind),
-        decoder=schema.DecoderConfig(),
+        model=schema.ModelConfig(),
     )  # fmt: skip
     return cast(schema.TrainConfig, parts)
 
@@ -76,10 +76,10 @@ def test_an_unknown_word_is_refused() -> None:
 
 
 SMALL = [
-    "data.train=40", "data.dev=6", "data.test=6", "trainer.epochs=2", "decoder.input_dropout=0",
-    "trainer.progress=false", "trainer.batch_size=16", "decoder.output_dropout=0",
-    "decoder.hidden_size=16", "decoder.embedding_dim=16", "encoder=plain",
-    "encoder.train_from=null", "decode.beam_size=1", "device=cpu",
+    "data.train=40", "data.dev=6", "data.test=6", "trainer.epochs=2", "model.input_dropout=0",
+    "trainer.progress=false", "trainer.batch_size=16", "model.output_dropout=0",
+    "model.hidden_size=16", "model.embedding_dim=16", "encoder=plain",
+    "encoder.train_from=null", "generation.beam_size=1", "device=cpu",
 ]  # fmt: skip
 
 

@@ -31,9 +31,9 @@ def write_text(path: Path, lines: int = 120) -> Path:
 def trainer(text: Path, run: Path, *overrides: str) -> Trainer:
     settings = [
         "data=text", "encoder=none", f"data.path={text}", f"data.cache_dir={run.parent}/text",
-        f"run_dir={run}", "vocabulary.min_count=1", "decoder.embedding_dim=8",
-        "decoder.hidden_size=8", "decoder.num_layers=2", "decoder.layer_dropout=0.2",
-        "decoder.output_dropout=0.2", "trainer.batch_size=4", "trainer.window=16",
+        f"run_dir={run}", "vocabulary.min_count=1", "model.embedding_dim=8",
+        "model.hidden_size=8", "model.num_layers=2", "model.layer_dropout=0.2",
+        "model.output_dropout=0.2", "trainer.batch_size=4", "trainer.window=16",
         "trainer.epochs=2", "trainer.epoch_windows=9", "trainer.best_metric=loss",
         "trainer.progress=false", "resume=true", "optimizer.lr=0.02",
     ]  # fmt: skip
@@ -193,7 +193,7 @@ def test_wrong_input_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
 def test_bytes_and_words_train_score_and_write(tmp_path: Path, unit: str) -> None:
     text = write_text(tmp_path / "a.txt")
     run = tmp_path / "run"
-    tied = "decoder.tie_embeddings=true"
+    tied = "model.tie_embeddings=true"
     one = trainer(text, run, f"data.unit={unit}", tied, "trainer.batch_size=2")
     figures = one.run()[-1]
     expected = {"byte": {"bits_per_byte", "bits_per_character"}, "word": set()}[unit]
@@ -206,7 +206,7 @@ def test_bytes_and_words_train_score_and_write(tmp_path: Path, unit: str) -> Non
 
 def test_the_scripts_train_score_and_write(tmp_path: Path, run_script: Any) -> None:
     small = [
-        "experiment=code_char", "decoder.hidden_size=16", "decoder.embedding_dim=8",
+        "experiment=code_char", "model.hidden_size=16", "model.embedding_dim=8",
         "trainer.batch_size=4", "trainer.window=32", "trainer.epochs=1",
         "trainer.epoch_windows=5", "run_dir=run", "trainer.progress=false",
         "data.dev_fraction=0.001",

@@ -25,10 +25,10 @@ def config(tmp_path: Path, *overrides: str):  # type: ignore[no-untyped-def]
         "train",
         [
             "experiment=code_char", "data=text", f"data.path={tmp_path / 'text.txt'}",
-            f"data.cache_dir={tmp_path / 'cache'}", "decoder.hidden_size=8",
-            "decoder.embedding_dim=8", "decoder.num_layers=1", "trainer.batch_size=4",
+            f"data.cache_dir={tmp_path / 'cache'}", "model.hidden_size=8",
+            "model.embedding_dim=8", "model.num_layers=1", "trainer.batch_size=4",
             "trainer.window=16", "trainer.epochs=2", "trainer.epoch_windows=5",
-            "trainer.progress=false", "decoder.input_dropout=0.2", "seed=3",
+            "trainer.progress=false", "model.input_dropout=0.2", "seed=3",
             f"run_dir={tmp_path / 'group'}", *overrides,
         ],
         configs=CONFIGS,
@@ -42,7 +42,7 @@ def test_what_differs_is_in_each_replicas_own_configuration(tmp_path: Path) -> N
     (first, _), (second, differs) = replica_configs(group)
     assert (first.seed, second.seed) == (3, 4)
     assert first.trainer.order_seed == second.trainer.order_seed == 3
-    assert (second.optimizer.lr, second.decoder.output_dropout) == (0.2, 0.5)
+    assert (second.optimizer.lr, second.model.output_dropout) == (0.2, 0.5)
     assert second.trainer.replicas == 1
     assert differs == {"seed": 4, "lr": 0.2, "output_dropout": 0.5}
 

@@ -31,15 +31,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.train=8", "data.dev=4", "data.test=4", "data.size=32", "vocabulary.min_count=1",
         "encoder=torchvision", "encoder.name=resnet18", "encoder.weights=random",
         "encoder.size=32", "encoder.resize=squash", "encoder.workers=0",
-        "decoder.embedding_dim=8", "decoder.hidden_size=8", "trainer.epochs=1",
-        "trainer.progress=false", "decode.max_length=5",
+        "model.embedding_dim=8", "model.hidden_size=8", "trainer.epochs=1",
+        "trainer.progress=false", "generation.max_length=5",
     ]  # fmt: skip
     build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()
     return folder / "run" / "best.pt"
 
 
 def caption(checkpoint: Path, images: Path | str) -> None:
-    settings = [f"checkpoint={checkpoint}", f"images='{images}'", "decode.max_length=5"]
+    settings = [f"checkpoint={checkpoint}", f"images='{images}'", "generation.max_length=5"]
     list(caption_files(compose_config("caption", settings, configs=CONFIGS)))
 
 

@@ -33,12 +33,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SCENES = [
     "data.train=24", "data.dev=6", "data.test=2", "data.size=32", "vocabulary.min_count=1",
-    "decoder.embedding_dim=16", "decoder.hidden_size=16", "trainer.epochs=2",
-    "trainer.progress=false", "decode.max_length=8", "optimizer.lr=0.02",
+    "model.embedding_dim=16", "model.hidden_size=16", "trainer.epochs=2",
+    "trainer.progress=false", "generation.max_length=8", "optimizer.lr=0.02",
 ]  # fmt: skip
 FROZEN = [
     "encoder=torchvision", "encoder.name=squeezenet1_1", "encoder.weights=random",
-    "encoder.size=32", "encoder.resize=squash", "decoder.tie_embeddings=true",
+    "encoder.size=32", "encoder.resize=squash", "model.tie_embeddings=true",
 ]  # fmt: skip
 TRAINED = ["encoder.name=plain_small", "encoder.size=32", "encoder.grid_size=2"]
 
@@ -68,8 +68,8 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "a.txt").write_text("the cat sat on the mat and saw the hat.\n" * 80)
     settings = [
         "data=text", "encoder=none", f"data.path={folder}/a.txt", f"data.cache_dir={folder}/text",
-        f"run_dir={folder}/run", "vocabulary.min_count=1", "decoder.embedding_dim=8",
-        "decoder.hidden_size=8", "trainer.batch_size=4", "trainer.window=16", "trainer.epochs=1",
+        f"run_dir={folder}/run", "vocabulary.min_count=1", "model.embedding_dim=8",
+        "model.hidden_size=8", "trainer.batch_size=4", "trainer.window=16", "trainer.epochs=1",
         "trainer.best_metric=loss", "trainer.progress=false",
     ]  # fmt: skip
     build_trainer(compose_config("train", settings, configs=CONFIGS)).run()
@@ -104,7 +104,7 @@ def test_a_folder_captions_as_its_checkpoint_does(
     expected = caption_files(
         compose_config(
             "caption",
-            [f"checkpoint={checkpoint}", f"images={paths[0]}", "decode.beam_size=3"],
+            [f"checkpoint={checkpoint}", f"images={paths[0]}", "generation.beam_size=3"],
             configs=CONFIGS,
         )
     )
@@ -200,7 +200,7 @@ def test_the_card(trained: Path, tmp_path: Path) -> None:
     evaluation = {
         "BLEU-4": 20.5, "intervals": {"BLEU-4": [18.25, 22.75]},
         "protocol": {"data": "drawn scenes", "split": "test", "protocol": "coco",
-                     "decode": {"method": "beam", "beam_size": 5}},
+                     "generation": {"method": "beam", "beam_size": 5}},
     }  # fmt: skip
     (tmp_path / "scores.json").write_text(json.dumps(evaluation))
     scores = f"scores={tmp_path}/scores.json"
@@ -285,8 +285,8 @@ def test_the_command_proves_its_onnx_file(run_script: Run, trained: Path, tmp_pa
     pytest.importorskip("onnxscript")
     photos = scenes(trained)
     done = run_script(
-        tmp_path, "export", f"checkpoint={trained}", "format=onnx", "out=m.onnx", "decode=beam",
-        f"images={photos[0].parent}", "pictures=5", "decode.max_length=8",
+        tmp_path, "export", f"checkpoint={trained}", "format=onnx", "out=m.onnx", "generation=beam",
+        f"images={photos[0].parent}", "pictures=5", "generation.max_length=8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "5 of 5 pictures have the same captions" in done.stdout
@@ -324,8 +324,8 @@ def test_captions_that_differ_are_an_error(
     ("overrides", "said"),
     [
         (["format=onyx"], "did you mean 'onnx'"),
-        (["format=onnx", "decode=sample"], "must be greedy or beam"),
-        (["format=onnx", "decode.groups=3"], "decode.groups must be 1"),
+        (["format=onnx", "generation=sample"], "must be greedy or beam"),
+        (["format=onnx", "generation.groups=3"], "generation.groups must be 1"),
         (["format=onnx", "pictures=0"], "pictures must be at least 1"),
     ],
 )

@@ -11,7 +11,7 @@ from torch import nn
 from captioner import config as schema
 from captioner.build.components import (
     build_captioner,
-    build_decoder,
+    build_generation,
     build_language_model,
     build_optimizer,
     trainer_settings,
@@ -69,12 +69,12 @@ def test_every_yaml_composes_and_builds(path: Path) -> None:
     vocabulary = Vocabulary(["dog"], counts=[0, 0, 1, 1, 1])
     model: nn.Module
     if isinstance(config.data, schema.TextData):
-        model = build_language_model(config.decoder, vocab_size=5, rnn=config.rnn)
+        model = build_language_model(config.model, vocab_size=5, rnn=config.rnn)
     else:
-        model = build_captioner(config.decoder, vocab_size=5, feature_dim=3, rnn=config.rnn)
+        model = build_captioner(config.model, vocab_size=5, feature_dim=3, rnn=config.rnn)
     assert build_optimizer(config, model).param_groups
     assert trainer_settings(config).epochs == config.trainer.epochs
-    assert callable(build_decoder(config.decode, vocabulary))
+    assert callable(build_generation(config.generation, vocabulary))
 
 
 @pytest.mark.parametrize("name", sorted(schema.COMMANDS))
@@ -102,10 +102,10 @@ def test_experiments_carry_the_published_settings() -> None:
         5e-4,
     )
     assert (neon.optimizer.clip_value, neon.trainer.batch_size, neon.trainer.epochs) == (1, 128, 15)
-    assert (neon.decoder.input_dropout, neon.decoder.output_dropout) == (0.5, 0)
-    assert (neon.vocabulary.rare, neon.decode.method) == ("drop", "greedy")
+    assert (neon.model.input_dropout, neon.model.output_dropout) == (0.5, 0)
+    assert (neon.vocabulary.rare, neon.generation.method) == ("drop", "greedy")
     talk = compose("experiment=neuraltalk_flickr8k", "data.root=x")
-    assert (talk.decoder.hidden_size, talk.decoder.embedding_dim) == (256, 256)
+    assert (talk.model.hidden_size, talk.model.embedding_dim) == (256, 256)
     assert (talk.optimizer.alpha, talk.optimizer.lr, talk.optimizer.clip_value) == (0.999, 1e-3, 5)
     assert (talk.trainer.batch_size, talk.optimizer.weight_decay) == (100, 1e-8)
 
@@ -123,15 +123,18 @@ def test_experiments_carry_the_published_settings() -> None:
         (["trainer.epochs=1.5"], ["trainer.epochs", "1.5", "Integer"]),
         (["optimizer.lr=-1"], ["optimizer.lr", "greater than 0", "-1"]),
         (["optimizer.name=adm"], ["optimizer.name", "'adm'", "'adam'"]),
-        (["decoder.input_dropout=1"], ["decoder.input_dropout", "0.999"]),
-        (["decoder.backend=cudnn"], ["decoder.backend", "'cudnn'", "reference"]),
+        (["model.input_dropout=1"], ["model.input_dropout", "0.999"]),
+        (["model.backend=cudnn"], ["model.backend", "'cudnn'", "reference"]),
         (["trainer.best_metric=BLEU4"], ["trainer.best_metric", "'BLEU-4'"]),
-        (["decode.top_p=1.5"], ["decode.top_p", "1.5"]),
-        (["decode.min_length=9", "decode.max_length=3"], ["decode.min_length 9", "max_length 3"]),
-        (["decode.beam_size=5", "decode.groups=2"], ["decode.groups", "2 and 5"]),
+        (["generation.top_p=1.5"], ["generation.top_p", "1.5"]),
+        (
+            ["generation.min_length=9", "generation.max_length=3"],
+            ["generation.min_length 9", "max_length 3"],
+        ),
+        (["generation.beam_size=5", "generation.groups=2"], ["generation.groups", "2 and 5"]),
         (["data=flickr8k"], ["data.root", "must be given"]),
-        (["decoder.tie_embeddings=true", "decoder.hidden_size=8"], ["tie_embeddings", "and 8"]),
-        (["decoder.feature_norm=standardise"], ["feature_norm", "train_from=stage1"]),
+        (["model.tie_embeddings=true", "model.hidden_size=8"], ["tie_embeddings", "and 8"]),
+        (["model.feature_norm=standardise"], ["feature_norm", "train_from=stage1"]),
         (["encoder.resize=crop"], ["encoder.resize", "'crop'"]),
         (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
         (["encoder=none"], ["encoder=none", "data.kind=scenes"]),

@@ -28,16 +28,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     """Trained for a moment each."""
     folder = tmp_path_factory.mktemp("page")
     (folder / "text.txt").write_text(TEXT * 200)
-    common = ["trainer.epochs=1", "trainer.progress=false", "decoder.embedding_dim=16"]
+    common = ["trainer.epochs=1", "trainer.progress=false", "model.embedding_dim=16"]
     scenes = [
         *common, f"data.root={folder}/scenes", "data.train=32", "data.dev=4", "data.test=4",
-        "data.size=32", "vocabulary.min_count=1", "decoder.hidden_size=16", "decode.max_length=4",
+        "data.size=32", "vocabulary.min_count=1", "model.hidden_size=16", "generation.max_length=4",
         # As good as untrained, and so wild that a picture and a seed make a difference.
-        "decoder.init_scale=2", "decoder.output_bias_from_counts=false", "optimizer.lr=1e-6",
+        "model.init_scale=2", "model.output_bias_from_counts=false", "optimizer.lr=1e-6",
     ]  # fmt: skip
     text = [
         *common, "data=text", f"data.path={folder}/text.txt", "encoder=none",
-        "vocabulary.min_count=1", "decoder.hidden_size=64", "trainer.best_metric=loss",
+        "vocabulary.min_count=1", "model.hidden_size=64", "trainer.best_metric=loss",
         "trainer.batch_size=8", "trainer.window=50",
     ]  # fmt: skip
     runs = {"one": [*scenes, "seed=1"], "two": [*scenes, "seed=2"], "text": text}

@@ -23,7 +23,7 @@ from captioner.demo.settings import (
     TEXT_SETTINGS,
     caption_defaults,
     checked,
-    decode_config,
+    generation_config,
 )
 from captioner.demo.shading import captions_html, problem_html
 from captioner.errors import ConfigError, DataError, ImageError
@@ -35,7 +35,7 @@ PICTURE = Image.effect_noise((40, 40), 80).convert("RGB")
 
 
 def settings(*overrides: str) -> Any:
-    return compose_config("demo", ["checkpoint=x", *overrides], configs=CONFIGS).decode
+    return compose_config("demo", ["checkpoint=x", *overrides], configs=CONFIGS).generation
 
 
 def test_checkpoints_are_known_for_what_they_are(checkpoints: Any) -> None:
@@ -54,8 +54,10 @@ def test_every_decoder_gives_captions_whose_words_have_their_probabilities(
     decoder, values = caption_defaults(settings())
     assert decoder == "beam"
     for decoder in DECODERS:
-        decode = decode_config(settings(), decoder, {**values, "n_best": 2, "max_length": 6})
-        captions = model.captions(PICTURE, decode)
+        generation = generation_config(
+            settings(), decoder, {**values, "n_best": 2, "max_length": 6}
+        )
+        captions = model.captions(PICTURE, generation)
         assert len(captions) == (1 if decoder == "greedy" else 2)
         for caption in captions:
             words = sum(math.log(p) for _, p in caption.words)
@@ -67,22 +69,22 @@ def test_every_decoder_gives_captions_whose_words_have_their_probabilities(
 def test_settings_out_of_bounds_are_refused_by_name() -> None:
     _, values = caption_defaults(settings())
     with pytest.raises(ConfigError, match="Beams must be from 1 to 20, got 1e\\+06"):
-        decode_config(settings(), "beam", {**values, "beam_size": 1e6})
+        generation_config(settings(), "beam", {**values, "beam_size": 1e6})
     with pytest.raises(ConfigError, match="groups must divide"):
-        decode_config(settings(), "diverse beam", {**values, "beam_size": 5, "groups": 2})
+        generation_config(settings(), "diverse beam", {**values, "beam_size": 5, "groups": 2})
     with pytest.raises(ConfigError, match="decoder must be one of"):
-        decode_config(settings(), "best", values)
+        generation_config(settings(), "best", values)
     with pytest.raises(ConfigError, match="Length must be from 1 to"):
         checked(TEXT_SETTINGS, {**TEXT_DEFAULTS, "length": 10**9})
 
 
 @pytest.mark.parametrize(
-    "decode", [[], ["decode=greedy"], ["decode=sample"], ["decode=diverse_beam"]]
+    "generation", [[], ["generation=greedy"], ["generation=sample"], ["generation=diverse_beam"]]
 )
-def test_the_page_begins_as_configured(decode: list[str]) -> None:
-    configured = settings(*decode)
+def test_the_page_begins_as_configured(generation: list[str]) -> None:
+    configured = settings(*generation)
     decoder, values = caption_defaults(configured)
-    found = decode_config(configured, decoder, values)
+    found = generation_config(configured, decoder, values)
     asked = ("method", "beam_size", "length_penalty", "n_best", "top_k", "top_p", "max_length")
     assert all(getattr(found, key) == getattr(configured, key) for key in asked)
     assert {setting.key for setting in CAPTION_SETTINGS} == values.keys()
@@ -128,7 +130,7 @@ def test_uploads_are_opened_upright_or_refused_by_the_name_they_came_with(tmp_pa
 def test_html_says_what_the_captions_say_and_escapes_it(checkpoints: Any) -> None:
     (model,) = load_models([str(checkpoints.one)], device=CPU).captioners
     _, values = caption_defaults(settings())
-    captions = model.captions(PICTURE, decode_config(settings(), "beam", values))
+    captions = model.captions(PICTURE, generation_config(settings(), "beam", values))
     html = captions_html("a<b", "facts", captions)
     assert re.findall('data-caption="([^"]*)"', html) == [caption.text for caption in captions]
     heights = [float(p) for p in re.findall(r"--p:([\d.]+)", html)]

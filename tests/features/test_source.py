@@ -91,8 +91,8 @@ def test_a_checkpoint_knows_its_reader(tmp_path: Path) -> None:
         f"run_dir={tmp_path}/run", f"data.root={tmp_path}/scenes", f"encoder.cache_dir={tmp_path}",
         "data.train=8", "data.dev=4", "data.test=4", "data.size=32", "vocabulary.min_count=1",
         "encoder=plain", "encoder.name=plain_small", "encoder.size=32", "encoder.train_from=null",
-        "encoder.reader=torchvision", "decoder.embedding_dim=8", "decoder.hidden_size=8",
-        "trainer.epochs=1", "trainer.progress=false", "decode.max_length=5",
+        "encoder.reader=torchvision", "model.embedding_dim=8", "model.hidden_size=8",
+        "trainer.epochs=1", "trainer.progress=false", "generation.max_length=5",
     ]  # fmt: skip
     build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()
     path = tmp_path / "run" / "best.pt"

@@ -30,7 +30,7 @@ def make_run(folder: Path, scores: list[float], *, metric: str = "BLEU-4", **set
     )
     config = {
         "trainer": {"best_metric": metric, "epochs": 3}, "data": kind,
-        "optimizer": {"lr": 0.001, **settings}, "decode": {"method": "greedy"},
+        "optimizer": {"lr": 0.001, **settings}, "generation": {"method": "greedy"},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     history = [{"epoch": at, "seconds": 10.0, metric: s} for at, s in enumerate(scores, 1)]
@@ -51,7 +51,9 @@ def outputs(tmp_path: Path) -> Path:
     evaluated.mkdir()
     scores = {
         "BLEU-4": 8.5, "intervals": {"BLEU-4": [7.5, 9.5]},
-        "protocol": {"split": "dev", "decode": {"method": "greedy"}, "checkpoint": "b/best.pt 0"},
+        "protocol": {
+            "split": "dev", "generation": {"method": "greedy"}, "checkpoint": "b/best.pt 0",
+        },
     }  # fmt: skip
     (evaluated / "scores.json").write_text(json.dumps(scores))
     return top

@@ -9,7 +9,7 @@ from captioner.runs.name import run_name, suffix, values_of
 
 
 def test_a_name_says_what_differs() -> None:
-    assert run_name(values_of(["optimizer.lr=1e-3", "decoder.hidden_size=256"])) == (
+    assert run_name(values_of(["optimizer.lr=1e-3", "model.hidden_size=256"])) == (
         "hidden_size=256,lr=0.001"
     )
     assert run_name(values_of(["optimizer.lr=1e-3", "encoder.lr=null"])) == (

@@ -26,7 +26,7 @@ from captioner.benchmarks.workload import (
     random_features,
 )
 from captioner.build.components import build_captioner
-from captioner.config import DecoderConfig
+from captioner.config import ModelConfig
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.features.source import CachedFeatures
 from captioner.features.store import FeatureStore
@@ -152,7 +152,7 @@ class Parts:
 
     def _model(self, backend: str) -> Captioner:
         settings = self.settings
-        config = DecoderConfig(
+        config = ModelConfig(
             embedding_dim=settings.hidden_size,
             hidden_size=settings.hidden_size,
             input_dropout=settings.input_dropout,

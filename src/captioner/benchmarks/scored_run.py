@@ -22,7 +22,7 @@ from captioner.evaluation.ngrams import encode
 from captioner.generation.beam import beam_search
 from captioner.inference.captions import CaptionGenerator
 
-BEAM_SIZE, LONGEST = 3, 30  # as decode's own defaults
+BEAM_SIZE, LONGEST = 3, 30  # as the defaults of generation
 AT_ONCE = 1000  # images
 
 

@@ -17,7 +17,7 @@ from captioner import config as schema
 from captioner.build.components import (
     begin_run,
     build_captioner,
-    build_decoder,
+    build_generation,
     build_optimizer,
     image_features,
     load_data,
@@ -146,13 +146,13 @@ class CaptionParts:
         self, config: schema.TrainConfig, model: Captioner, writer: Any
     ) -> CaptionValidator:
         images, dataset = self.splits["dev"], self.datasets["dev"]
-        decoder = build_decoder(config.decode, self.vocabulary)
+        decoder = build_generation(config.generation, self.vocabulary)
         return CaptionValidator(
             generator=CaptionGenerator(model, self.vocabulary, decoder),
             images=images,
             dataset=dataset,
             source=dataset.source,
-            batch_size=config.decode.batch_size,
+            batch_size=config.generation.batch_size,
             extra=scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
             writer=writer,
             shown=config.trainer.shown_pictures,
@@ -207,13 +207,13 @@ def _new_captioner(
     """A captioner at its start: initialised from the seed, output bias and feature scale set."""
     torch.manual_seed(config.seed)
     model = build_captioner(
-        config.decoder,
+        config.model,
         vocab_size=len(vocabulary),
         feature_dim=features.feature_dim(source),
         encoder=features.encoder if features.trained else None,
         rnn=config.rnn,
     )
-    if config.decoder.output_bias_from_counts:
+    if config.model.output_bias_from_counts:
         set_output_bias(model.language_model, vocabulary.counts)
     if model.feature_norm == "standardise" and isinstance(source, CachedFeatures):
         model.set_feature_statistics(*source.statistics())
@@ -230,9 +230,11 @@ class TrainedCaptioner:
     data: Any
     checkpoint: Checkpoint
 
-    def generator(self, config: schema.DecodeConfig) -> CaptionGenerator:
+    def generator(self, config: schema.GenerationConfig) -> CaptionGenerator:
         """A generator of captions with the decoder that `config` describes."""
-        return CaptionGenerator(self.model, self.vocabulary, build_decoder(config, self.vocabulary))
+        return CaptionGenerator(
+            self.model, self.vocabulary, build_generation(config, self.vocabulary)
+        )
 
 
 def load_captioner(
@@ -255,7 +257,7 @@ def load_captioner(
         # What auto chose there, whatever it would choose here.
         reader = {"reader": identity.get("reader", "pil")}
         encoder_config = schema.EncoderConfig(**{**tree["encoder"], **reader})
-        decoder_config = schema.DecoderConfig(**tree["decoder"])
+        model_config = schema.ModelConfig(**tree["model"])
         rnn_config = schema.RnnConfig(**tree.get("rnn", {}))  # none in version 0.1.0
         data = schema.data_config(tree["data"])
     except (KeyError, TypeError, ValueError) as error:
@@ -277,7 +279,7 @@ def load_captioner(
             f"{_describe(identity)}, here is {_describe(here)}"
         )
     model = build_captioner(
-        decoder_config,
+        model_config,
         vocab_size=len(vocabulary),
         feature_dim=identity["feature_dim"],
         encoder=features.encoder if trained else None,

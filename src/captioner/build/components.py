@@ -79,7 +79,7 @@ def begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
     if ranks.size > 1:
         threads = torch.get_num_threads()
         log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)
-    name_backend(config.rnn.kind, config.decoder.backend, device)
+    name_backend(config.rnn.kind, config.model.backend, device)
     if device.type == "cpu":
         keep_freed_memory()
     return device, ranks
@@ -193,7 +193,7 @@ def image_features(
 
 
 def build_language_model(
-    config: schema.DecoderConfig, *, vocab_size: int, rnn: schema.RnnConfig
+    config: schema.ModelConfig, *, vocab_size: int, rnn: schema.RnnConfig
 ) -> LanguageModel:
     """A language model with nothing in front, initialised as the configuration says."""
     model = _language_model(config, vocab_size, rnn)
@@ -202,7 +202,7 @@ def build_language_model(
 
 
 def _language_model(
-    config: schema.DecoderConfig, vocab_size: int, rnn: schema.RnnConfig
+    config: schema.ModelConfig, vocab_size: int, rnn: schema.RnnConfig
 ) -> LanguageModel:
     return LanguageModel(
         vocab_size=vocab_size,
@@ -219,12 +219,12 @@ def _language_model(
     )
 
 
-def _initialise(part: nn.Module, config: schema.DecoderConfig) -> None:
+def _initialise(part: nn.Module, config: schema.ModelConfig) -> None:
     initialise(part, scheme=config.init, scale=config.init_scale, forget_bias=config.forget_bias)
 
 
 def build_captioner(
-    config: schema.DecoderConfig,
+    config: schema.ModelConfig,
     *,
     vocab_size: int,
     feature_dim: int,
@@ -248,7 +248,7 @@ def build_captioner(
     return model
 
 
-def build_decoder(config: schema.DecodeConfig, vocabulary: Vocabulary) -> Decoder:
+def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) -> Decoder:
     """A decoder with all but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned."""
     banned = [vocabulary.pad, vocabulary.bos]
     if not config.allow_unknown or vocabulary.rare == "drop":

@@ -83,9 +83,9 @@ def why_not(
 def _not_on_gpu(
     config: schema.TrainConfig, source: CachedFeatures, device: torch.device
 ) -> str | None:
-    backend = choose_backend(config.decoder.backend, "cuda")
+    backend = choose_backend(config.model.backend, "cuda")
     if backend in ("reference", "plain"):
-        return f"decoder.backend={backend} goes from step to step of the captions on the host"
+        return f"model.backend={backend} goes from step to step of the captions on the host"
     store = source.store
     needed = 4 * len(source.store_rows) * store.regions * store.feature_dim
     free = torch.cuda.mem_get_info(device)[0]

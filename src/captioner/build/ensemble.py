@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captioner import config as schema
 from captioner.build.captioning import TrainedCaptioner, load_captioner
-from captioner.build.components import build_decoder
+from captioner.build.components import build_generation
 from captioner.data.captions import CaptionedImage
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
@@ -36,12 +36,12 @@ class TrainedEnsemble:
         """The first member's data set."""
         return self.members[0].data
 
-    def generator(self, config: schema.DecodeConfig) -> CaptionGenerator:
+    def generator(self, config: schema.GenerationConfig) -> CaptionGenerator:
         """A generator of captions with the decoder that `config` describes."""
         if len(self.members) == 1:
             return self.members[0].generator(config)
         model = Ensemble([one.model for one in self.members])
-        decoder = build_decoder(config, self.vocabulary)
+        decoder = build_generation(config, self.vocabulary)
         return CaptionGenerator(model, self.vocabulary, decoder)
 
     def source(self, images: Sequence[CaptionedImage]) -> ImageBatches:

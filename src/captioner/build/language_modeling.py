@@ -151,8 +151,8 @@ def text_validator(model: LanguageModel, corpus: TextCorpus, split: str) -> Text
 def _new_model(config: schema.TrainConfig, vocabulary: Vocabulary) -> LanguageModel:
     """A language model at its start: initialised from the seed, its output bias set."""
     torch.manual_seed(config.seed)
-    model = build_language_model(config.decoder, vocab_size=len(vocabulary), rnn=config.rnn)
-    if config.decoder.output_bias_from_counts:
+    model = build_language_model(config.model, vocab_size=len(vocabulary), rnn=config.rnn)
+    if config.model.output_bias_from_counts:
         set_output_bias(model, vocabulary.counts)
     return model
 
@@ -189,7 +189,7 @@ def load_language_model(
     try:
         tree = json.loads(checkpoint.texts["config"])
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
-        decoder = schema.DecoderConfig(**tree["decoder"])
+        decoder = schema.ModelConfig(**tree["model"])
         rnn = schema.RnnConfig(**tree["rnn"])
         data = schema.TextData(**tree["data"])
         min_count = int(tree["vocabulary"]["min_count"])

@@ -22,10 +22,10 @@ from captioner.training.trainer import Order, Trainer
 PLACES = {
     "lr": "optimizer",
     "weight_decay": "optimizer",
-    "input_dropout": "decoder",
-    "output_dropout": "decoder",
-    "layer_dropout": "decoder",
-    "feature_dropout": "decoder",
+    "input_dropout": "model",
+    "output_dropout": "model",
+    "layer_dropout": "model",
+    "feature_dropout": "model",
 }
 
 
@@ -61,7 +61,7 @@ def replica_configs(
                 config.trainer, replicas=1, order_seed=order_seed(config)
             ),
         }
-        for group in ("optimizer", "decoder"):
+        for group in ("optimizer", "model"):
             own = {key: v for key, v in values.items() if PLACES.get(key) == group}
             changes[group] = dataclasses.replace(getattr(config, group), **own)
         found.append((dataclasses.replace(config, **changes), values))

@@ -34,6 +34,6 @@ def open_page(config: DemoConfig) -> Iterator[str]:
             raise ConfigError("the page needs gradio: pip install 'captioner[page]'") from error
         models = load_models(config.checkpoint, device=pick_device(config.device))
         examples = example_pictures(models, Path(folder) / "scenes")
-        page = build_page(models, decode=config.decode, examples=examples)
+        page = build_page(models, generation=config.generation, examples=examples)
         with serve(page, host=config.host, port=config.port, max_mb=config.max_mb) as address:
             yield address

@@ -58,14 +58,14 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     data_config = config.data if config.data is not None else trained.data
     data = load_data(data_config)
     images = data.split(config.split)
-    captions = caption_images(trained, images, config.decode)
+    captions = caption_images(trained, images, config.generation)
     best = {image.image_id: found[0].text for image, found in zip(images, captions, strict=True)}
     extra = {}
     if isinstance(data_config, schema.ScenesData):
         by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
         extra = {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
-    beams = config.decode.beam_size if config.decode.method == "beam" else ""
-    results = f"{config.split}_{_of_how_many(paths)}{config.decode.method}{beams}"
+    beams = config.generation.beam_size if config.generation.method == "beam" else ""
+    results = f"{config.split}_{_of_how_many(paths)}{config.generation.method}{beams}"
     folder = Path(config.out or results_folder(given[0], results))
     record = score_split(
         config,
@@ -73,7 +73,7 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
             ImageRecord(i.image_id, [_shown(c) for c in found], i.captions, str(i.path))
             for i, found in zip(images, captions, strict=True)
         ],
-        name=f"{name} {config.split} {config.decode.method}{beams}",
+        name=f"{name} {config.split} {config.generation.method}{beams}",
         card={"data": data.name, **_protocol(config, paths, trained)},
         around=_surroundings(config, trained.members[0], data, images) if config.sanity else None,
         extra=extra,
@@ -133,7 +133,7 @@ def _protocol(
     """What a score depends on besides the captions: the entries of its protocol card."""
     return {
         "split": config.split,
-        "decode": dataclasses.asdict(config.decode),
+        "generation": dataclasses.asdict(config.generation),
         "vocabulary": len(trained.vocabulary),
         "checkpoint": ", ".join(
             f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}" for path in paths
@@ -143,13 +143,13 @@ def _protocol(
 
 
 def caption_images(
-    trained: TrainedEnsemble, images: Sequence[CaptionedImage], decode: schema.DecodeConfig
+    trained: TrainedEnsemble, images: Sequence[CaptionedImage], generation: schema.GenerationConfig
 ) -> list[list[Caption]]:
     """The captions of every image, best first, with a progress bar."""
     source = trained.source(images)
-    rows = torch.arange(len(images)).split(decode.batch_size)
+    rows = torch.arange(len(images)).split(generation.batch_size)
     batches = (source(part) for part in tqdm(rows, desc="captions", unit="batch"))
-    return list(trained.generator(decode).all_captions(batches))
+    return list(trained.generator(generation).all_captions(batches))
 
 
 def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Caption]]]:
@@ -157,7 +157,7 @@ def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Cap
     paths = find_pictures(config.images)
     paths_of_models = checkpoint_paths(config.checkpoint)
     trained = load_ensemble(paths_of_models, device=pick_device(config.device))
-    generator = trained.generator(config.decode)
+    generator = trained.generator(config.generation)
     for path in paths:
         yield path, generator.captions(trained.of_picture(load_image(path)))[0]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from captioner import __version__
 from captioner import config as schema
 from captioner.build.captioning import TrainedCaptioner, load_captioner
-from captioner.build.components import build_decoder, load_data
+from captioner.build.components import build_generation, load_data
 from captioner.build.language_modeling import is_language_model
 from captioner.commands.evaluate import find_pictures
 from captioner.data.images import load_image
@@ -130,8 +130,8 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
             "them there is no graph from pixels"
         )
     pictures = _pictures(config, trained, encoder)
-    # The settings that build_decoder fills in are the graph's, too.
-    searched = getattr(build_decoder(config.decode, trained.vocabulary), "keywords", {})
+    # The settings that build_generation fills in are the graph's, too.
+    searched = getattr(build_generation(config.generation, trained.vocabulary), "keywords", {})
     plain = {key: value for key, value in searched.items() if key not in ("groups", "diversity")}
     loop = CaptioningLoop(
         trained.model,
@@ -142,11 +142,11 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
     write_onnx(out, loop, size=encoder.transform.size, metadata=metadata)
     found = compare_captions(
         pictures,
-        _captions_of_pixels(trained, encoder, config.decode),
+        _captions_of_pixels(trained, encoder, config.generation),
         OnnxCaptioner(out, trained.vocabulary, threads=torch.get_num_threads()),
-        batch_size=config.decode.batch_size,
+        batch_size=config.generation.batch_size,
     )
-    record = {**dataclasses.asdict(found), "decode": dataclasses.asdict(config.decode)}
+    record = {**dataclasses.asdict(found), "generation": dataclasses.asdict(config.generation)}
     write_json(out.with_suffix(".check.json"), {**record, "megabytes": out.stat().st_size / 1e6})
     return found
 
@@ -160,7 +160,7 @@ def _metadata(
         "tokens": json.dumps(trained.vocabulary.tokens, ensure_ascii=False),
         "special_tokens": json.dumps({token: number for number, token in enumerate(SPECIAL)}),
         "transform": json.dumps(dataclasses.asdict(encoder.transform)),
-        "decode": json.dumps(dataclasses.asdict(config.decode)),
+        "generation": json.dumps(dataclasses.asdict(config.generation)),
         "encoder": trained.checkpoint.texts["encoder"],
         "captioner": __version__,
         "torch": str(torch.__version__),
@@ -181,10 +181,10 @@ def _pictures(
 
 
 def _captions_of_pixels(
-    trained: TrainedCaptioner, encoder: Encoder, decode: schema.DecodeConfig
+    trained: TrainedCaptioner, encoder: Encoder, generation: schema.GenerationConfig
 ) -> Callable[[Tensor], list[list[Caption]]]:
     """PyTorch's captions of pictures [B, 3, S, S]."""
-    generator = trained.generator(decode)
+    generator = trained.generator(generation)
 
     @torch.inference_mode()
     def captions(pixels: Tensor) -> list[list[Caption]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from captioner.config import DecodeConfig
+from captioner.config import GenerationConfig
 from captioner.demo.models import CaptionerModel, Models, WritingModel, read_upload
 from captioner.demo.settings import (
     CAPTION_SETTINGS,
@@ -21,7 +21,7 @@ from captioner.demo.settings import (
     Setting,
     caption_defaults,
     checked,
-    decode_config,
+    generation_config,
 )
 from captioner.demo.shading import NOTHING_YET, captions_html, heading_html, problem_html
 from captioner.errors import CaptionerError
@@ -36,13 +36,15 @@ _ALONE: dict[str, Any] = {
 }
 
 
-def build_page(models: Models, *, decode: DecodeConfig, examples: Sequence[Path]) -> gr.Blocks:
-    """The page for these models, beginning with the decoder that `decode` describes."""
+def build_page(
+    models: Models, *, generation: GenerationConfig, examples: Sequence[Path]
+) -> gr.Blocks:
+    """The page for these models, beginning with the decoder that `generation` describes."""
     with gr.Blocks(title="captioner", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML("<h1>captioner</h1>", elem_id="title")
         if models.captioners:
             with gr.Tab("Captions"):
-                _captions_tab(models.captioners, decode, examples)
+                _captions_tab(models.captioners, generation, examples)
         if models.writer is not None:
             with gr.Tab("Text"):
                 _text_tab(models.writer)
@@ -50,9 +52,9 @@ def build_page(models: Models, *, decode: DecodeConfig, examples: Sequence[Path]
 
 
 def _captions_tab(
-    captioners: Sequence[CaptionerModel], decode: DecodeConfig, examples: Sequence[Path]
+    captioners: Sequence[CaptionerModel], generation: GenerationConfig, examples: Sequence[Path]
 ) -> None:
-    decoder, values = caption_defaults(decode)
+    decoder, values = caption_defaults(generation)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             photo = gr.Image(
@@ -70,7 +72,7 @@ def _captions_tab(
         if upload is None:
             return NOTHING_YET
         try:
-            settings = decode_config(decode, decoder, _by_key(CAPTION_SETTINGS, values))
+            settings = generation_config(generation, decoder, _by_key(CAPTION_SETTINGS, values))
             path = Path(upload["path"])
             picture = read_upload(path, upload.get("orig_name") or path.name)
             parts = [

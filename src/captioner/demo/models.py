@@ -18,7 +18,7 @@ from captioner.build.language_modeling import (
     is_language_model,
     load_language_model,
 )
-from captioner.config import DecodeConfig
+from captioner.config import GenerationConfig
 from captioner.data.images import load_image
 from captioner.errors import ConfigError, ImageError
 from captioner.inference.captions import Caption
@@ -47,10 +47,10 @@ class CaptionerModel(Model):
 
     trained: TrainedCaptioner
 
-    def captions(self, picture: Image.Image, decode: DecodeConfig) -> list[Caption]:
+    def captions(self, picture: Image.Image, generation: GenerationConfig) -> list[Caption]:
         """The captions of a picture, best first, with the probability of every word."""
         images = self.trained.features.of_picture(picture)
-        return self.trained.generator(decode).captions(images)[0]
+        return self.trained.generator(generation).captions(images)[0]
 
 
 @dataclass(frozen=True)

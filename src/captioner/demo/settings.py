@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from captioner.checks import in_range, one_of
-from captioner.config import DecodeConfig
+from captioner.config import GenerationConfig
 
 GREEDY, BEAM, DIVERSE, SAMPLE = DECODERS = ("greedy", "beam", "diverse beam", "sample")
 
@@ -55,22 +55,24 @@ TEXT_SETTINGS = (
 TEXT_DEFAULTS = {"length": 600, "temperature": 0.8, "top_k": 0, "top_p": 1.0, "seed": 1}
 
 
-def caption_defaults(decode: DecodeConfig) -> tuple[str, dict[str, float]]:
+def caption_defaults(generation: GenerationConfig) -> tuple[str, dict[str, float]]:
     """The decoder and every setting that the page begins with, from the configuration."""
-    values = {setting.key: getattr(decode, setting.key) for setting in CAPTION_SETTINGS}
+    values = {setting.key: getattr(generation, setting.key) for setting in CAPTION_SETTINGS}
     values["top_k"] = values["top_k"] or 0
     values["top_p"] = values["top_p"] or 1.0
-    decoder = decode.method
-    if decode.method == "beam" and decode.groups > 1:
+    decoder = generation.method
+    if generation.method == "beam" and generation.groups > 1:
         decoder = DIVERSE
-    elif decode.groups == 1:  # too few to be diverse: groups of a beam each
-        values["groups"] = decode.beam_size
+    elif generation.groups == 1:  # too few to be diverse: groups of a beam each
+        values["groups"] = generation.beam_size
     bounded = {s.key: min(max(values[s.key], s.low), s.high) for s in CAPTION_SETTINGS}
     return decoder, bounded
 
 
-def decode_config(decode: DecodeConfig, decoder: str, values: Mapping[str, float]) -> DecodeConfig:
-    """`decode` with a decoder of DECODERS and the values of CAPTION_SETTINGS.
+def generation_config(
+    generation: GenerationConfig, decoder: str, values: Mapping[str, float]
+) -> GenerationConfig:
+    """`generation` with a decoder of DECODERS and the values of CAPTION_SETTINGS.
 
     ConfigError when one is out of its bounds, or two do not go together.
     """
@@ -79,7 +81,7 @@ def decode_config(decode: DecodeConfig, decoder: str, values: Mapping[str, float
     if decoder != DIVERSE:
         chosen["groups"] = 1
     method = "beam" if decoder == DIVERSE else decoder
-    return dataclasses.replace(decode, method=method, samples=chosen["n_best"], **chosen)
+    return dataclasses.replace(generation, method=method, samples=chosen["n_best"], **chosen)
 
 
 def checked(settings: Sequence[Setting], values: Mapping[str, float]) -> dict[str, Any]:
