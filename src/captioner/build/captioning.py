@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner import config as schema
+from captioner.build.backend import for_inference, validating_in_float32
 from captioner.build.components import (
     begin_run,
     build_captioner,
@@ -129,7 +130,7 @@ class CaptionParts:
             optimizer=build_optimizer(config, model),
             loader=self.loader,
             order=self.order,
-            validate=self._validator(config, model, writer),
+            validate=validating_in_float32(self._validator(config, model, writer), model),
             folder=folder,
             settings=trainer_settings(config),
             texts=_checkpoint_texts(dataclasses.asdict(config), self.vocabulary, features, model),
@@ -257,7 +258,7 @@ def load_captioner(
         # What auto chose there, whatever it would choose here.
         reader = {"reader": identity.get("reader", "pil")}
         encoder_config = schema.EncoderConfig(**{**tree["encoder"], **reader})
-        model_config = schema.ModelConfig(**tree["model"])
+        model_config = for_inference(schema.ModelConfig(**tree["model"]))
         rnn_config = schema.RnnConfig(**tree.get("rnn", {}))  # none in version 0.1.0
         data = schema.data_config(tree["data"])
     except (KeyError, TypeError, ValueError) as error:

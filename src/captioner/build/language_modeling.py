@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from captioner import config as schema
+from captioner.build.backend import for_inference, validating_in_float32
 from captioner.build.components import (
     build_language_model,
     build_optimizer,
@@ -82,7 +83,9 @@ class TextParts:
             loader=self.loader,
             order=self.order,
             # The split is one stream, read from its first token to its last: by one process.
-            validate=lambda step: self.world.from_main(lambda: validator(step)),
+            validate=validating_in_float32(
+                lambda step: self.world.from_main(lambda: validator(step)), model
+            ),
             folder=folder,
             settings=trainer_settings(config),
             texts={
@@ -189,7 +192,7 @@ def load_language_model(
     try:
         tree = json.loads(checkpoint.texts["config"])
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
-        decoder = schema.ModelConfig(**tree["model"])
+        decoder = for_inference(schema.ModelConfig(**tree["model"]))
         rnn = schema.RnnConfig(**tree["rnn"])
         data = schema.TextData(**tree["data"])
         min_count = int(tree["vocabulary"]["min_count"])
