@@ -46,6 +46,7 @@ from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
 from captioner.runs.folder import summary_writer, write_vocabulary
+from captioner.runs.upgrade import upgrade
 from captioner.training.checkpoint import Checkpoint, load_weights
 from captioner.training.distributed import World
 from captioner.training.model_folder import ENCODER, open_checkpoint
@@ -252,7 +253,7 @@ def load_captioner(
     if is_language_model(checkpoint):
         raise CheckpointError(f"{path} is a language model of text: it captions no pictures")
     try:
-        tree = json.loads(checkpoint.texts["config"])
+        tree = upgrade(json.loads(checkpoint.texts["config"]))
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
         identity = json.loads(checkpoint.texts["encoder"])
         # What auto chose there, whatever it would choose here.

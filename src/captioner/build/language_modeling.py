@@ -30,6 +30,7 @@ from captioner.errors import CheckpointError, ConfigError
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
 from captioner.runs.folder import summary_writer, write_vocabulary
+from captioner.runs.upgrade import upgrade
 from captioner.training.checkpoint import Checkpoint, load_weights
 from captioner.training.distributed import World
 from captioner.training.model_folder import open_checkpoint
@@ -190,7 +191,7 @@ def load_language_model(
     if not is_language_model(checkpoint):
         raise CheckpointError(f"{path} is no language model of text (a captioner, perhaps)")
     try:
-        tree = json.loads(checkpoint.texts["config"])
+        tree = upgrade(json.loads(checkpoint.texts["config"]))
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
         decoder = for_inference(schema.ModelConfig(**tree["model"]))
         rnn = schema.RnnConfig(**tree["rnn"])
