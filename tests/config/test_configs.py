@@ -88,7 +88,6 @@ def test_every_command_composes(name: str) -> None:
         "sample": ["checkpoint=x"],
         "export": ["checkpoint=x", "out=y"],
         "demo": ["checkpoint=x"],
-        "benchmark": ["suite=epoch"],
     }
     config = compose(*needed.get(name, []), name=name)
     assert isinstance(config, schema.COMMANDS[name])
