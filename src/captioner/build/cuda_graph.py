@@ -1,4 +1,4 @@
-"""trainer.graph: whether a CUDA graph can hold a run's steps, and their data on the device if so."""
+"""trainer.graph: whether a CUDA graph can hold a run's steps, and its data on the device."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def resident_captions(
 
 
 def wants_graph(config: schema.TrainConfig, device: torch.device, obstacle: str | None) -> bool:
-    """Whether steps are captured, logged with the reason; ConfigError where trainer.graph=on cannot be."""
+    """Whether to capture steps, logged with the reason; ConfigError where graph=on cannot be."""
     if config.trainer.graph == "off":
         return False
     if config.trainer.graph == "on":

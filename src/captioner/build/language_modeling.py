@@ -59,9 +59,7 @@ class TextTask:
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> StreamModel:
         """A language model initialised from the seed, its output bias set."""
         torch.manual_seed(config.seed)
-        model = build_language_model(
-            config.model, vocab_size=len(self.vocabulary), rnn=config.rnn
-        )
+        model = build_language_model(config.model, vocab_size=len(self.vocabulary), rnn=config.rnn)
         if config.model.output_bias_from_counts:
             set_output_bias(model, self.vocabulary.counts)
         return StreamModel(model)
@@ -98,12 +96,13 @@ def load_text(
         "test_fraction": 0.0 if whole else config.test_fraction,
         "seed": config.seed,
     }
-    name, path = config.source, config.path
+    name = config.source
+    path: Any = config.path
     if config.source == "python":
         splits = python_library(**shares)
     else:
         if config.source == "tiny_shakespeare":
-            path = str(tiny_shakespeare(path, cache_dir=config.cache_dir))
+            path = tiny_shakespeare(path, cache_dir=config.cache_dir)
         else:
             name = str(path)
         whole_lines = config.unit == "word"

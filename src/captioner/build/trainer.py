@@ -35,15 +35,23 @@ log = logging.getLogger(__name__)
 
 class Task(Protocol):
     """What differs between captions and text: the data that the runs of one configuration share,
-    and the model of each.
+    and the model of each."""
 
-    `loader` gives batches in the `order`; `data` is not None where they are gathered on the device.
-    """
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of all the models."""
 
-    vocabulary: Vocabulary
-    loader: Iterable[Any]
-    order: Order
-    data: ResidentCaptions | None
+    @property
+    def order(self) -> Order:
+        """Of the training batches."""
+
+    @property
+    def loader(self) -> Iterable[Any]:
+        """The batches, or plans of those that are gathered from `data`."""
+
+    @property
+    def data(self) -> ResidentCaptions | None:
+        """The training data where they lie on the device, for steps that are captured."""
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> nn.Module:
         """A model initialised from the seed; `replica` where others train beside it."""

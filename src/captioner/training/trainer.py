@@ -29,7 +29,7 @@ from captioner.training.randomness import Randomness
 from captioner.training.reporting import Reporting, SilentBar, progress_bar
 from captioner.training.setup import TrainerSettings, TrainingSetup
 from captioner.training.state import Progress, RunState
-from captioner.training.step import Batch, PlainStep
+from captioner.training.step import PlainStep
 from captioner.training.timing import Timing
 
 
@@ -178,7 +178,7 @@ class Trainer:
         self._running.zero_()
         self._saved = self._counted = time.monotonic()
 
-    def take(self, group: Sequence[Batch | None], *, asked_to_stop: bool = False) -> bool:
+    def take(self, group: Sequence[Any], *, asked_to_stop: bool = False) -> bool:
         """One step over a group of batches, its figures, and last.pt where it is due; whether a
         process was asked to stop, for which all have then saved."""
         state, settings = self.progress, self.settings

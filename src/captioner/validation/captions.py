@@ -62,7 +62,9 @@ class CaptionValidator:
     def _figures(self, step: int) -> dict[str, float]:
         loss = self.loss()
         rows = torch.arange(len(self.images)).split(self.batch_size)
-        parts = self.world.map(lambda part: self.generator.captions(self.dataset.source(part)), rows)
+        parts = self.world.map(
+            lambda part: self.generator.captions(self.dataset.source(part)), rows
+        )
         captions = [found for part in parts for found in part]
         return self.world.from_main(lambda: self._scores(step, loss, captions))
 
