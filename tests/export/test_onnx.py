@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioner.data.transforms import ImageTransform
 from captioner.export.loop import CaptioningLoop
 from captioner.generation import Hypothesis, beam_search
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel
+from captioner.models.transforms import ImageTransform
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -25,7 +25,7 @@ from captioner.errors import DataError
 class WindowBatch:
     """One window of every stream: inputs [N], targets [N] int64 packed; batch_sizes [T] on the CPU.
 
-    origins: [S] int64, the stream whose state a sequence goes on from, or -1 for zeros; handed_on:
+    origins: [S] int64, the stream whose state a sequence goes on from, or -1 for zeros; last_sequences:
     [B] int64, the sequence whose last state each stream keeps for the next window.
     """
 
@@ -33,12 +33,12 @@ class WindowBatch:
     targets: Tensor
     batch_sizes: Tensor
     origins: Tensor
-    handed_on: Tensor
+    last_sequences: Tensor
 
     @property
     def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the model's forward takes."""
-        return self.inputs, self.batch_sizes, self.origins, self.handed_on
+        return self.inputs, self.batch_sizes, self.origins, self.last_sequences
 
     def to(self, device: torch.device) -> WindowBatch:
         """The same batch with its tensors, but batch_sizes, on `device`."""
@@ -51,7 +51,7 @@ class WindowBatch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> WindowBatch:
         return WindowBatch(
             change(self.inputs), change(self.targets), self.batch_sizes, change(self.origins),
-            change(self.handed_on),
+            change(self.last_sequences),
         )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
         targets=targets.reshape(-1)[where],
         batch_sizes=alive.sum(1),
         origins=torch.where(zeros, -1, stream)[order],
-        handed_on=place[last],
+        last_sequences=place[last],
     )
 
 
