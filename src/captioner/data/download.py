@@ -35,7 +35,7 @@ def download(
 
     What has arrived is kept in `path`.part, and the next attempt or call asks for the rest by an
     HTTP Range. `timeout` is in seconds. DataError when the network fails (`attempts` times in a row
-    without any progress), when the disk does, or when a checksum differs; then the .part is removed.
+    without any progress), when the disk does, or when a checksum differs (the .part is removed).
     """
     path = Path(path)
     if path.exists():

@@ -9,7 +9,6 @@ Each file may lie in the root or one folder deeper; so may the folder of images.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +104,7 @@ def find_captions(root: Path, layout: str = "auto") -> CaptionFiles:
 def find_images(root: Path) -> Path:
     """The folder of images; DataError naming the folders looked for, when none holds a .jpg."""
     for folder in (place / name for place in _places(root) for name in IMAGE_FOLDERS):
-        if folder.is_dir() and any(name.lower().endswith(".jpg") for name in os.listdir(folder)):
+        if folder.is_dir() and any(path.suffix.lower() == ".jpg" for path in folder.iterdir()):
             return folder
     raise DataError(
         f"no images of Flickr8k in {root} nor one folder deeper: expected .jpg files in a folder "

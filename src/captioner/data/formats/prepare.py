@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
 import zlib
@@ -211,6 +210,6 @@ def _count_images(root: Path, data: CaptionData) -> tuple[list[str], list[str]]:
                 f"the first: {missing[0].name}"
             )
     folder = find_images(root)
-    there = sum(name.endswith(".jpg") for name in os.listdir(folder))
+    there = sum(path.suffix == ".jpg" for path in folder.iterdir())
     lines.append(f"images in {folder}: {there} of {EXPECTED_IMAGES}")
     return lines, lost

@@ -2,8 +2,8 @@
 
 Shapes: B streams side by side, T window length, S packed sequences of a batch, N packed tokens.
 
-The text is cut into B streams that are read in parallel, T tokens a step; a stream's state goes on
-from window to window. Where a document begins inside a window, a sequence of its own begins, with
+The text is cut into B streams that are read in parallel, T tokens a step; a stream's state is
+carried from window to window. Where a document begins inside a window, a sequence of its own begins, with
 a state of zeros: in the packed layout that costs nothing. Without such places all sequences have
 equal length, and nothing is sorted.
 """
@@ -25,8 +25,8 @@ from captioner.errors import DataError
 class WindowBatch:
     """One window of every stream: inputs [N], targets [N] int64 packed; batch_sizes [T] on the CPU.
 
-    origins: [S] int64, the stream whose state a sequence goes on from, or -1 for zeros; last_sequences:
-    [B] int64, the sequence whose last state each stream keeps for the next window.
+    origins: [S] int64, the stream whose state a sequence continues, or -1 for zeros.
+    last_sequences: [B] int64, the sequence whose last state each stream keeps for the next window.
     """
 
     inputs: Tensor
