@@ -3,9 +3,8 @@
 Shapes: B streams side by side, T window length, S packed sequences of a batch, N packed tokens.
 
 The text is cut into B streams that are read in parallel, T tokens a step; a stream's state is
-carried from window to window. Where a document begins inside a window, a sequence of its own begins, with
-a state of zeros: in the packed layout that costs nothing. Without such places all sequences have
-equal length, and nothing is sorted.
+carried from window to window. Where a document begins inside a window, a new sequence begins with a
+state of zeros. Without such places all sequences have equal length, and nothing is sorted.
 """
 
 from __future__ import annotations
