@@ -23,11 +23,10 @@ from captioner.build.replicas import order_seed, refuse_shared_draws
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
-from captioner.data.shares import Share
+from captioner.data.sharding import BatchShard
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
-from captioner.features.pixels import Pictures
-from captioner.features.source import CachedFeatures
+from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
@@ -68,9 +67,9 @@ class CaptionTask:
             return ResidentLoader(self.data, self.order)
         share: Any = training
         if self.world.size > 1:
-            share = Share(training, rank=self.world.rank, size=self.world.size)
+            share = BatchShard(training, rank=self.world.rank, size=self.world.size)
         # Where every batch opens image files, worker processes can do it beside this one.
-        opens_files = isinstance(training.source, Pictures) and not training.source.kept
+        opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
         return make_loader(
             share,
             self.order,
