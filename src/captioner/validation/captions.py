@@ -13,8 +13,8 @@ from torch import Tensor
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import CaptionDataset
 from captioner.data.images import load_image
+from captioner.evaluation import score
 from captioner.evaluation.coco_format import ImageId
-from captioner.evaluation.scores import score
 from captioner.inference.captions import Caption, CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.training.distributed import World
