@@ -112,7 +112,7 @@ def language_model(dropout: float) -> LanguageModel:
 
 
 def captioner(
-    ranks: World, folder: Path, *, dropout: float = 0.0, by_picture: bool = False,
+    ranks: World, folder: Path, *, dropout: float = 0.0, by_image: bool = False,
     double: bool = True, validates: bool = False, batch_size: int = 3, **settings: Any,
 ) -> Trainer:  # fmt: skip
     """A small captioner's trainer: 20 captions, in batches of 3 the last of an epoch has 2."""
@@ -121,7 +121,7 @@ def captioner(
         feature_dropout=dropout,
     )  # fmt: skip
     dataset = CaptionDataset(
-        pictures(), vocabulary=VOCABULARY, source=source, max_length=6, by_picture=by_picture
+        pictures(), vocabulary=VOCABULARY, source=source, max_length=6, by_image=by_image
     )
     validate: Any = lambda step: {"BLEU-4": float(step)}  # noqa: E731
     if validates:
@@ -156,7 +156,7 @@ def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings:
     ).double()  # fmt: skip
     dataset = CaptionDataset(
         pictures(), vocabulary=VOCABULARY, source=lambda rows: images[rows], max_length=6,
-        by_picture=True,
+        by_image=True,
     )  # fmt: skip
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     dealt: Any = dataset
@@ -277,7 +277,7 @@ def signalled(make: Make, ranks: World, folder: Path, **settings: Any) -> dict[s
 Case = Callable[[World, Path], dict[str, Any]]
 PLAIN: dict[str, Case] = {
     "captions": partial(whole, captioner),
-    "pictures": partial(whole, captioner, by_picture=True),
+    "pictures": partial(whole, captioner, by_image=True),
     "accumulated and clipped": partial(
         whole, captioner, accumulation=2, clip_norm=0.5, clip_value=0.1, label_smoothing=0.1
     ),

@@ -37,7 +37,7 @@ def trainer(folder: Path, backend: str, *, graph: bool = True, **settings: Any) 
 
 
 @pytest.mark.parametrize("backend", backends())
-@pytest.mark.parametrize("case", [{}, {"by_picture": True}, {"accumulation": 3, "ema": 0.9}])
+@pytest.mark.parametrize("case", [{}, {"by_image": True}, {"accumulation": 3, "ema": 0.9}])
 def test_replays_give_the_curve_of_the_same_step_uncaptured(
     backend: str, case: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -13,7 +13,6 @@ from captioner.data.text.codec import TextCodec
 from captioner.generation import Constraints, SamplingParams, sample
 from captioner.models.language_model import LanguageModel
 
-# Called with a sample's number and the text that it has gained.
 Listener = Callable[[int, str], None]
 
 
@@ -74,10 +73,15 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class TextGenerator:
-    """Continues prompts; the model is put into evaluation mode for it."""
+    """Continues prompts; the model is put into evaluation mode for it.
 
-    def __init__(self, model: LanguageModel, codec: TextCodec) -> None:
-        self.model, self.codec = model, codec
+    `listener` is called with a sample's number and the text that it has gained.
+    """
+
+    def __init__(
+        self, model: LanguageModel, codec: TextCodec, *, listener: Listener | None = None
+    ) -> None:
+        self.model, self.codec, self.listener = model, codec, listener
 
     @torch.inference_mode()
     def samples(
@@ -91,7 +95,6 @@ class TextGenerator:
         top_p: float | None = None,
         seed: int = 0,
         stop: str | None = None,
-        listener: Listener | None = None,
     ) -> list[Sample]:
         """`n` texts of at most `length` tokens after `prompt`, cut before the text `stop`.
 
@@ -115,8 +118,8 @@ class TextGenerator:
         def watch(rows: Tensor, tokens: Tensor) -> Tensor:
             for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
                 shown = texts[row].add(token)
-                if listener is not None and shown:
-                    listener(row, shown)
+                if self.listener is not None and shown:
+                    self.listener(row, shown)
             stopped = [texts[row].stopped for row in rows.tolist()]
             return torch.tensor(stopped, dtype=torch.bool, device=rows.device)
 
@@ -132,8 +135,8 @@ class TextGenerator:
                 watch=watch,
             )
         for number, text in enumerate(texts):
-            if (shown := text.rest()) and listener is not None:
-                listener(number, shown)
+            if (shown := text.rest()) and self.listener is not None:
+                self.listener(number, shown)
         return [
             Sample(
                 text.text,
