@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from captioner import config as schema
-from captioner.build.captioning import TrainedCaptioner
+from captioner.build.checkpoint import TrainedCaptioner
 from captioner.build.components import load_data, pick_device, scene_metrics
 from captioner.build.ensemble import TrainedEnsemble, load_ensemble
 from captioner.commands.scoring import score_split
