@@ -25,12 +25,12 @@ from captioner.training.trainer import Trainer
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
-PICTURES = 23  # of two or three captions
-FEATURES = torch.randn(PICTURES, 1, 6, generator=torch.Generator().manual_seed(11))
+IMAGES = 23  # of two or three captions
+FEATURES = torch.randn(IMAGES, 1, 6, generator=torch.Generator().manual_seed(11))
 CPU = torch.device("cpu")
 
 
-def pictures() -> list[CaptionedImage]:
+def make_images() -> list[CaptionedImage]:
     """Captions of many lengths; every seventh is far longer than the others."""
     generator = torch.Generator().manual_seed(3)
     number = itertools.count()
@@ -42,13 +42,13 @@ def pictures() -> list[CaptionedImage]:
 
     return [
         CaptionedImage(f"{k}.jpg", Path(f"{k}.jpg"), tuple(caption() for _ in range(2 + k % 2)), k)
-        for k in range(PICTURES)
+        for k in range(IMAGES)
     ]
 
 
 def make_dataset(by_image: bool = False) -> CaptionDataset:
     return CaptionDataset(
-        pictures(), vocabulary=VOCABULARY, source=lambda rows: FEATURES[rows], max_length=20,
+        make_images(), vocabulary=VOCABULARY, source=lambda rows: FEATURES[rows], max_length=20,
         by_image=by_image,
     )  # fmt: skip
 

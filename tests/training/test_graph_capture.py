@@ -90,7 +90,7 @@ def test_capturing_leaves_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
-def test_a_run_goes_on_where_it_was_stopped(optimizer: str, tmp_path: Path) -> None:
+def test_a_run_continues_where_it_was_stopped(optimizer: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"optimizer": optimizer, "dropout": 0.3, "checkpoint_steps": 1}
     whole = trainer(tmp_path / "whole", "torch", **settings)
     whole.run()

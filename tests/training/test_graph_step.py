@@ -37,9 +37,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer": "rmsprop", "clip_value": 0.02, "label_smoothing": 0.1,
     },
     "sgd": {"optimizer": "sgd", "schedule": "linear"},
-    "by picture": {"by_image": True, "label_smoothing": 0.1},
+    "by image": {"by_image": True, "label_smoothing": 0.1},
     "accumulated": {"accumulation": 3, "clip_norm": 1.0},
-    "accumulated by picture": {"accumulation": 2, "by_image": True},
+    "accumulated by image": {"accumulation": 2, "by_image": True},
     "averaged": {"ema": 0.9},
 }  # fmt: skip
 
@@ -149,7 +149,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
-def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+def test_a_stopped_run_continues_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
     """With dropout, schedule, average and groups of batches, stopped in the middle of an epoch."""
     settings: dict[str, Any] = {
         "graph": True, "optimizer": optimizer, "dropout": 0.3, "ema": 0.9, "accumulation": 2,
@@ -183,7 +183,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 @pytest.mark.parametrize("first", [True, False])
-def test_either_kind_of_run_goes_on_from_the_other(
+def test_either_kind_of_run_continues_from_the_other(
     first: bool, optimizer: str, tmp_path: Path
 ) -> None:
     make_trainer(tmp_path, graph=first, optimizer=optimizer, epochs=1).run()
