@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.benchmarks import kinds
-from captioner.data import text_files
+from benchmarks import kinds
 from captioner.data.download import file_digest
+from captioner.data.text import files as text_files
 
 
 def test_the_kinds_have_equal_parameters() -> None:

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from captioner.sweeps.grid import split_overrides
+from captioner.sweeps.study import Study
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TINY = (
     "experiment=words", "data.path=text.txt", "data.unit=character", "vocabulary.min_count=1",
-    "decoder.embedding_dim=8", "decoder.hidden_size=8", "decoder.num_layers=1",
-    "decoder.tie_embeddings=false",
+    "model.embedding_dim=8", "model.hidden_size=8", "model.num_layers=1",
+    "model.tie_embeddings=false",
     "trainer.epochs=3", "trainer.batch_size=4", "trainer.window=8", "trainer.epoch_windows=60",
     "trainer.checkpoint_steps=5", "trainer.progress=false", "data.cache_dir=cache",
 )  # fmt: skip
@@ -85,7 +88,7 @@ def histories(folder: Path) -> dict[str, list[dict[str, float]]]:
 @pytest.mark.slow
 def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path) -> None:
     """One of its values is bad: that run fails alone, in one line, and is in the table."""
-    grid = ("optimizer.lr=1e-3,3e-3,-1", "decoder.hidden_size=8,16")
+    grid = ("optimizer.lr=1e-3,3e-3,-1", "model.hidden_size=8,16")
     process = start(folder, *grid)
     kill_when(process, lambda: under_way(folder))
     before = outcomes(folder)
@@ -110,7 +113,7 @@ def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path) -> None:
     whole.mkdir()
     (whole / "text.txt").write_text((folder / "text.txt").read_text())
     os.utime(whole / "text.txt")
-    alone = start(whole, "optimizer.lr=3e-3", "decoder.hidden_size=16")
+    alone = start(whole, "optimizer.lr=3e-3", "model.hidden_size=16")
     finish(alone)
     assert alone.returncode == 0
     assert histories(whole)["run"] == histories(folder)["hidden_size=16,lr=0.003"]
@@ -121,7 +124,7 @@ def test_a_killed_study_counts_every_trial_once(folder: Path) -> None:
     pytest.importorskip("optuna", minversion="4", reason="the extra [sweeps] is not installed")
     study = (
         "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4",
-        "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "decoder.hidden_size=8,16",
+        "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "model.hidden_size=8,16",
     )  # fmt: skip
     process = start(folder, *study)
     kill_when(process, lambda: under_way(folder))
@@ -163,8 +166,24 @@ def trials(folder: Path) -> list[tuple[int, str, float | None]]:
 def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    process = start(folder, f"hydra/launcher={launcher}", *jobs, "decoder.hidden_size=8,16")
+    process = start(folder, f"hydra/launcher={launcher}", *jobs, "model.hidden_size=8,16")
     said = finish(process)
     assert process.returncode == 0, said
     assert set(outcomes(folder)) == {"hidden_size=8", "hidden_size=16"}
     assert len(list((folder / "cache").glob("*/text.json"))) == 1
+
+
+def test_a_study_of_version_0_1_goes_on_with_its_trials(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/study.db"
+    before = optuna.create_study(storage=storage, study_name="first")
+    drawn = before.ask().suggest_float("decoder.init_scale", 0.01, 0.5, log=True)  # killed here
+    _, space = split_overrides(None, ["model.init_scale=tag(log,interval(0.01,0.5))"])
+    study = Study(
+        space, storage=storage, name="first", n_trials=2, lower_is_better=True, sampler="random",
+        seed=0, lock=tmp_path / "lock",
+    )  # fmt: skip
+    (_, first), (_, second) = study.next_trials(2)
+    assert first == [f"model.init_scale={drawn}"]
+    assert second[0].startswith("model.init_scale=")
+    assert {name for one in before.get_trials() for name in one.params} == {"decoder.init_scale"}

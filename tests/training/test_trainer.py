@@ -22,15 +22,18 @@ from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.packed import CaptionBatch
 from captioner.data.vocabulary import Vocabulary
-from captioner.decoding import beam_search
 from captioner.errors import CheckpointError, ConfigError, DataError, NumericsError
-from captioner.generation import CaptionGenerator
+from captioner.generation import Constraints, beam_search
+from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
-from captioner.training.trainer import Trainer, TrainerSettings
-from captioner.validation import CaptionValidator
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainerSettings, TrainingSetup
+from captioner.training.step import WeightUpdate
+from captioner.training.trainer import Trainer
+from captioner.validation.captions import CaptionValidator
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 FEATURES = torch.randn(10, 1, 6, generator=torch.Generator().manual_seed(11))
@@ -100,18 +103,20 @@ def make_trainer(
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
     groups = parameter_groups(model, lr=lr, weight_decay=0.0, lr_by_prefix={})
     order = BatchOrder(20, batch_size=batch_size, seed=5)
-    trainer = Trainer(
+    setup = TrainingSetup(
         model=model,
         optimizer=make_optimizer(optimizer, groups),
         loader=make_loader(make_dataset(), order, workers=0),
         order=order,
         validate=validate or (lambda step: {"BLEU-4": float(step)}),
+        texts={"vocabulary": VOCABULARY.to_json()},
+    )
+    trainer = Trainer(
+        setup,
         folder=folder,
         settings=TrainerSettings(**{"epochs": 3, "log_steps": 2, **settings}),
-        texts={"vocabulary": VOCABULARY.to_json()},
         device=torch.device("cpu"),
-        writer=writer,
-        show_progress=show_progress,
+        reporting=Reporting(writer=writer, show_progress=show_progress),
     )
     if act is not None:
         trainer.loader = Watched(trainer.loader, at, partial(act, trainer))
@@ -233,6 +238,22 @@ def test_a_stop_while_validating_changes_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path / "parts", validate=stopping).run()
+    assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
+
+
+def test_an_epoch_whose_validation_fails_is_kept_and_validated_again(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole", validate=noisy)
+    whole.run()
+
+    def failing(step: int) -> dict[str, float]:
+        if step == 14:
+            raise ConfigError("validation cannot run")
+        return noisy(step)
+
+    with pytest.raises(ConfigError, match="validation cannot run"):
+        make_trainer(tmp_path / "parts", validate=failing).run()
+    training = load_checkpoint(tmp_path / "parts" / "last.pt").training
+    assert training is not None and training["progress"]["step"] == 14
     assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
 
 
@@ -429,12 +450,12 @@ def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> Non
     plain = make_trainer(tmp_path / "plain")
     plain.run()
     decoding = make_trainer(tmp_path / "decoding")
-    decoder = partial(beam_search, bos=1, eos=2, beam_size=2, max_length=6)
+    constraints = Constraints(bos=1, eos=2, max_length=6)
+    decoder = partial(beam_search, constraints=constraints, beam_size=2)
     validator = CaptionValidator(
         generator=CaptionGenerator(decoding.model, VOCABULARY, decoder),  # type: ignore[arg-type]
         images=pictures(),
         dataset=make_dataset(),
-        source=source,
         batch_size=4,
     )
     modes = []
@@ -574,8 +595,8 @@ def test_a_step_reads_no_value_from_the_device(
     model.feature_norm = norm
     step = trainer.step
     step.device = torch.device("meta")
-    step.parameters = list(model.parameters())
-    step.optimizer = torch.optim.SGD(step.parameters, lr=0.1)
+    step.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step.update = WeightUpdate(step.optimizer, step.settings)
     for group in step.optimizer.param_groups:
         group["base_lr"] = 0.1
     running = torch.zeros((), dtype=torch.float64, device="meta")

@@ -8,32 +8,19 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from captioner.benchmarks.schema import (
-    BeamBenchmark,
-    EpochBenchmark,
-    FeaturesBenchmark,
-    KindsBenchmark,
-    LstmBenchmark,
-    MetricsBenchmark,
-    ReplicasBenchmark,
-    ScaleBenchmark,
-    WindowsBenchmark,
-)
 from captioner.checks import in_range, one_of, positive
 from captioner.config.data import TextData, VocabularyConfig
-from captioner.config.model import DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
+from captioner.config.model import EncoderConfig, GenerationConfig, ModelConfig, RnnConfig
 from captioner.config.training import (
     TEXT_METRICS,
     OptimizerConfig,
     ReplicasConfig,
     TrainerConfig,
 )
-from captioner.data.prepare import IMAGES_URL, TEXT_URL
+from captioner.data.formats.prepare import IMAGES_URL, TEXT_URL
 from captioner.errors import ConfigError
 from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
-
-SUITES = ("features", "epoch", "replicas", "scale", "beam", "lstm", "windows", "kinds", "metrics")
 
 
 def checkpoint_paths(given: Any) -> list[Path]:
@@ -72,20 +59,20 @@ class TrainConfig(RunConfig):
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     encoder: EncoderConfig = MISSING
     rnn: RnnConfig = field(default_factory=RnnConfig)
-    decoder: DecoderConfig = MISSING
+    model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_text()
         self._check_replicas()
         trained = self.encoder.train_from is not None
-        if trained and self.decoder.feature_norm == "standardise":
+        if trained and self.model.feature_norm == "standardise":
             raise ConfigError(
-                "decoder.feature_norm=standardise needs features that stay as they are, but "
+                "model.feature_norm=standardise needs features that stay as they are, but "
                 f"encoder.train_from={self.encoder.train_from} trains the encoder; take none or l2"
             )
         if trained and self.encoder.kind == "features":
@@ -163,7 +150,7 @@ class EvaluateConfig(ScoringConfig):
     checkpoint: Any = None
     split: str = "dev"
     data: Any = None
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
     results: str | None = None
     references: str | None = None
     out: str | None = None
@@ -241,7 +228,7 @@ class CaptionConfig(RunConfig):
 
     checkpoint: Any = MISSING
     images: Any = MISSING
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -295,14 +282,14 @@ class DemoConfig(RunConfig):
     """scripts/demo.py: a page on host:port (null: the first free one from 7860) to try checkpoints.
 
     checkpoint: one or a list; of captioners at most two, which are compared, of language models
-    one. decode: what the page begins with. max_mb: the largest picture that may be uploaded.
+    one. generation: what the page begins with. max_mb: the largest picture that may be uploaded.
     """
 
     checkpoint: Any = None
     host: str = "127.0.0.1"
     port: int | None = 7860
     max_mb: float = 10
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -331,37 +318,3 @@ class PrepareConfig:
     text_url: str = TEXT_URL
     images_sha256: str | None = None
     text_sha256: str | None = None
-
-
-@dataclass
-class BenchmarkConfig(RunConfig):
-    """scripts/benchmark.py: one suite, its sides measured in turn `repeats` times.
-
-    data_root: Flickr8k's folder, for its captions and pictures; null draws ones like them. out: the
-    JSON record. plot: a picture of suite=lstm or suite=scale, such as lstm.png.
-    """
-
-    suite: str = MISSING
-    threads: int | None = 2
-    repeats: int = 7
-    seed: int = 0
-    data_root: str | None = None
-    out: str | None = None
-    plot: str | None = None
-    features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
-    epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
-    replicas: ReplicasBenchmark = field(default_factory=ReplicasBenchmark)
-    scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
-    beam: BeamBenchmark = field(default_factory=BeamBenchmark)
-    lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
-    windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
-    kinds: KindsBenchmark = field(default_factory=KindsBenchmark)
-    metrics: MetricsBenchmark = field(default_factory=MetricsBenchmark)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("suite", self.suite, SUITES)
-        if self.plot is not None and self.suite not in ("lstm", "scale"):
-            raise ConfigError(f"plot draws suite=lstm and suite=scale, got suite={self.suite}")
-        in_range("repeats", self.repeats, 1)
-        in_range("seed", self.seed, 0)

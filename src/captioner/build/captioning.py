@@ -1,0 +1,138 @@
+"""Training a captioner: what the runs of one configuration share, and what each has of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from captioner import config as schema
+from captioner.build.components import (
+    build_captioner,
+    build_generation,
+    image_features,
+    load_data,
+    scene_metrics,
+)
+from captioner.build.cuda_graph import resident_captions
+from captioner.build.replicas import order_seed, refuse_shared_draws
+from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
+from captioner.data.resident import ResidentLoader
+from captioner.data.sharding import BatchShard
+from captioner.data.tokenize import tokenize
+from captioner.data.vocabulary import Vocabulary
+from captioner.features.source import CachedFeatures, DecodedImages
+from captioner.inference.captions import CaptionGenerator
+from captioner.models.captioner import Captioner
+from captioner.models.language_model import set_output_bias
+from captioner.training.distributed import World
+from captioner.validation.captions import CaptionValidator
+
+
+class CaptionTask:
+    """The `Task` of captioned images."""
+
+    def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
+        self.device, self.world = device, world
+        with world.main_first():  # what is drawn or extracted is there for the others
+            data = load_data(config.data)
+            self.splits = {name: data.split(name) for name in ("train", "dev")}
+            self.features = image_features(config.encoder, seed=config.seed, device=device)
+            sources = {name: self.features.source(images) for name, images in self.splits.items()}
+        self.vocabulary = _build_vocabulary(config.vocabulary, self.splits["train"])
+        self.datasets = {
+            name: CaptionDataset(
+                images,
+                vocabulary=self.vocabulary,
+                source=sources[name],
+                max_length=config.vocabulary.max_length,
+                by_picture=name == "train" and config.trainer.batch_by == "picture",
+            )
+            for name, images in self.splits.items()
+        }
+        training = self.datasets["train"]
+        self.order = BatchOrder(
+            len(training), batch_size=config.trainer.batch_size, seed=order_seed(config)
+        )
+        self.data = resident_captions(config, training, self.order, device, world)
+        self.loader = self._loader(training, config.trainer.workers)
+
+    def _loader(self, training: CaptionDataset, workers: int) -> Iterable[Any]:
+        if self.data is not None:
+            return ResidentLoader(self.data, self.order)
+        share: Any = training
+        if self.world.size > 1:
+            share = BatchShard(training, rank=self.world.rank, size=self.world.size)
+        # Where every batch opens image files, worker processes can do it beside this one.
+        opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
+        return make_loader(
+            share,
+            self.order,
+            workers=workers if opens_files else 0,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> Captioner:
+        """A captioner initialised from the seed, output bias and feature scale set.
+
+        An encoder that is trained is each replica's own.
+        """
+        features = self.features
+        if replica and features.trained:
+            features = image_features(config.encoder, seed=config.seed, device=self.device)
+            refuse_shared_draws(features.encoder or nn.Identity())
+        source = self.datasets["train"].source
+        torch.manual_seed(config.seed)
+        model = build_captioner(
+            config.model,
+            vocab_size=len(self.vocabulary),
+            feature_dim=features.feature_dim(source),
+            encoder=features.encoder if features.trained else None,
+            rnn=config.rnn,
+        )
+        if config.model.output_bias_from_counts:
+            set_output_bias(model.language_model, self.vocabulary.counts)
+        if model.feature_norm == "standardise" and isinstance(source, CachedFeatures):
+            model.set_feature_statistics(*source.statistics())
+        return model
+
+    def validator(
+        self, config: schema.TrainConfig, model: Captioner, writer: Any
+    ) -> CaptionValidator:
+        """Scores the model on the dev split, whose first images `writer` shows."""
+        images, dataset = self.splits["dev"], self.datasets["dev"]
+        decoder = build_generation(config.generation, self.vocabulary)
+        return CaptionValidator(
+            generator=CaptionGenerator(model, self.vocabulary, decoder),
+            images=images,
+            dataset=dataset,
+            batch_size=config.generation.batch_size,
+            extra=scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
+            writer=writer,
+            shown=config.trainer.shown_pictures,
+            world=self.world,
+        )
+
+    def texts(self, config: schema.TrainConfig, model: Captioner) -> dict[str, str]:
+        """What `load_captioner` needs of the run besides the weights."""
+        feature_dim = model.image_projection.in_features
+        return {
+            "config": json.dumps(dataclasses.asdict(config)),
+            "vocabulary": self.vocabulary.to_json(),
+            "encoder": json.dumps({**self.features.identity(), "feature_dim": feature_dim}),
+        }
+
+
+def _build_vocabulary(
+    config: schema.VocabularyConfig, images: Sequence[CaptionedImage]
+) -> Vocabulary:
+    return Vocabulary.build(
+        (tokenize(caption) for image in images for caption in image.captions),
+        min_count=config.min_count,
+        rare=config.rare,
+    )

@@ -1,0 +1,215 @@
+"""Flickr8k made ready: downloaded or found, checked, unpacked, and its counts verified."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from captioner.data.captions import CaptionData
+from captioner.data.download import check_digests, check_recorded, record_sum
+from captioner.data.download import download as fetch
+from captioner.data.formats.flickr8k import (
+    CAPTION_FILES,
+    IMAGE_FOLDERS,
+    CaptionFiles,
+    find_captions,
+    find_images,
+    load_flickr8k,
+    read_captions,
+    read_split_lists,
+)
+from captioner.errors import DataError
+from captioner.files import atomic_write
+
+_MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
+IMAGES_URL = f"{_MIRROR}/Flickr8k_Dataset.zip"
+TEXT_URL = f"{_MIRROR}/Flickr8k_text.zip"
+# Nobody publishes sha256 sums of these two archives. These md5 sums stand in the R package
+# torchvision (mlverse/torchvision, R/dataset-flickr.R) and, the same, in other public projects.
+PUBLISHED_MD5 = {
+    IMAGES_URL: "f18a1e2920de5bd84dae7cf08ec78978",
+    TEXT_URL: "bf6c1abcb8e4a833b7f922104de18627",
+}
+# Images (or keys) and captions of each layout's caption file.
+EXPECTED_CAPTIONS = {"official": (8092, 40460), "karpathy": (8000, 40000), "kaggle": (8091, 40455)}
+EXPECTED_SPLITS = {"train": 6000, "dev": 1000, "test": 1000}
+EXPECTED_IMAGES = 8091
+
+
+@dataclass(frozen=True)
+class _Archive:
+    path: Path
+    url: str
+    sha256: str | None
+    find_content: Callable[[Path], object]  # DataError where it is not unpacked below a root
+
+    @property
+    def md5(self) -> str | None:
+        """The published sum, for the default address only and when no sha256 is given."""
+        return None if self.sha256 else PUBLISHED_MD5.get(self.url)
+
+
+def prepare_flickr8k(
+    *,
+    root: Path | str,
+    download: bool = True,
+    images_url: str = IMAGES_URL,
+    text_url: str = TEXT_URL,
+    images_sha256: str | None = None,
+    text_sha256: str | None = None,
+) -> str:
+    """Bring Flickr8k into `root` and return a report of what was done and counted.
+
+    Archives already lying in `root` are used; missing ones are downloaded, with resume. Each is
+    checked against the sha256 given here, or else the md5 published for the default address; its
+    sha256 is recorded in SHA256SUMS once it has been unpacked, and checked from then on. Unpacking
+    checks each file's CRC. DataError when a checksum, a caption or split count is wrong, when a
+    split has lost some of its images, and, with instructions to do it by hand, without a network.
+    """
+    root = Path(root)
+    archives = (
+        _Archive(root / "Flickr8k_text.zip", text_url, text_sha256, find_captions),
+        _Archive(root / "Flickr8k_Dataset.zip", images_url, images_sha256, find_images),
+    )
+    needed = [one for one in archives if one.path.exists() or not _unpacked(one, root)]
+    lines = [line for archive in needed for line in _provide(archive, root, download)]
+    return "\n".join([*lines, *verify_flickr8k(root)])
+
+
+def verify_flickr8k(root: Path | str) -> list[str]:
+    """Count captions, splits and images below `root`; the lines of a report.
+
+    DataError listing all counts that are not Flickr8k's. A split with no image at all is reported
+    and is no error, since a test split may be kept elsewhere on purpose.
+    """
+    root = Path(root)
+    data = load_flickr8k(root)
+    files = find_captions(root)
+    checks = _count_captions(files, data)
+    if files.layout == "karpathy" or read_split_lists(root):  # a drawn split has other sizes
+        checks += _count_splits(data)
+    wrong = [
+        f"{what}: found {found}, expected {want}" for what, found, want in checks if found != want
+    ]
+    lines, lost = _count_images(root, data)
+    if wrong or lost:
+        raise DataError(f"{root} is not the whole of Flickr8k: {'; '.join([*wrong, *lost])}")
+    counted = [f"{what}: {found}, as expected" for what, found, _ in checks]
+    return [*data.notes, *counted, *lines]
+
+
+def manual_instructions(root: Path) -> str:
+    """How to get the files by hand and where to put them."""
+    return (
+        f"To do it by hand, fetch {IMAGES_URL} (1.1 GB) and {TEXT_URL} (2 MB) where there is a "
+        f"network, put both in {root} as they are, and run this again. Or unpack Kaggle's dataset "
+        f"adityajn105/flickr8k ({CAPTION_FILES['kaggle']} and Images/) there, or Karpathy's "
+        f"{CAPTION_FILES['karpathy']} beside a folder of images named {IMAGE_FOLDERS[0]}."
+    )
+
+
+def _unpacked(archive: _Archive, root: Path) -> bool:
+    try:
+        archive.find_content(root)
+    except DataError:
+        return False
+    return True
+
+
+def _provide(archive: _Archive, root: Path, download: bool) -> list[str]:
+    """Fetch, check and unpack one archive."""
+    path = archive.path
+    if path.exists():
+        check_digests(path, sha256=archive.sha256, md5=archive.md5)
+    elif not download:
+        raise DataError(f"{path} is not there. {manual_instructions(root)}")
+    else:
+        try:
+            fetch(archive.url, path, sha256=archive.sha256, md5=archive.md5)
+        except DataError as error:
+            raise DataError(f"{error}. {manual_instructions(root)}") from error
+    checked = ["sha256 as given"] if archive.sha256 else ["md5 as published"] if archive.md5 else []
+    recorded = check_recorded(path)
+    unpacked = _unpack(path, root)
+    # Recorded after the CRC checks, so that a damaged archive cannot become the reference.
+    checked.append("sha256 as recorded" if recorded else f"sha256 {record_sum(path)}, recorded")
+    checked.append(f"{unpacked} files unpacked and their CRC checked")
+    return [f"{path.name}: {line}" for line in checked]
+
+
+def _unpack(archive: Path, root: Path) -> int:
+    """Unpack what is not there yet in its full size; the number of files written."""
+    written = 0
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            for member in _wanted(zipped.infolist()):
+                target = root / member.filename
+                if target.is_file() and target.stat().st_size == member.file_size:
+                    continue
+                with zipped.open(member) as source, atomic_write(target, sync=False) as file:
+                    shutil.copyfileobj(source, file)
+                written += 1
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{archive} is damaged: {error}; remove it and run this again") from error
+    except OSError as error:
+        raise DataError(
+            f"cannot unpack {archive} into {root}: {error.strerror or error}"
+        ) from error
+    return written
+
+
+def _wanted(members: Iterable[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """The files without those that macOS adds (__MACOSX/, .DS_Store, ._name)."""
+    wanted = []
+    for member in members:
+        parts = PurePosixPath(member.filename).parts
+        if ".." in parts or member.filename.startswith("/"):
+            raise DataError(f"{member.filename!r} in the archive points outside the folder")
+        if not (member.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith(".")):
+            wanted.append(member)
+    return wanted
+
+
+Check = tuple[str, int, int]  # what was counted, found, expected
+
+
+def _count_captions(files: CaptionFiles, data: CaptionData) -> list[Check]:
+    if files.layout == "karpathy":
+        images = [image for split in data.splits.values() for image in split]
+        counts = (len(images), sum(len(image.captions) for image in images))
+    else:
+        captions = read_captions(files)
+        counts = (len(captions), sum(map(len, captions.values())))
+    what = (f"images named in {files.captions.name}", f"captions in {files.captions.name}")
+    return list(zip(what, counts, EXPECTED_CAPTIONS[files.layout], strict=True))
+
+
+def _count_splits(data: CaptionData) -> list[Check]:
+    return [
+        (f"images in split {split}", len(data.splits.get(split, ())), expected)
+        for split, expected in EXPECTED_SPLITS.items()
+    ]
+
+
+def _count_images(root: Path, data: CaptionData) -> tuple[list[str], list[str]]:
+    """Report lines, and what is wrong."""
+    lines, lost = [], []
+    for split, images in data.splits.items():
+        missing = data.missing_images(split)
+        if images and len(missing) == len(images):
+            lines.append(
+                f"split {split}: NONE of its {len(images)} images is there; it cannot be used"
+            )
+        elif missing:
+            lost.append(
+                f"split {split}: {len(missing)} of {len(images)} images are missing, "
+                f"the first: {missing[0].name}"
+            )
+    folder = find_images(root)
+    there = sum(path.suffix == ".jpg" for path in folder.iterdir())
+    lines.append(f"images in {folder}: {there} of {EXPECTED_IMAGES}")
+    return lines, lost

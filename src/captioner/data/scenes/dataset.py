@@ -1,0 +1,138 @@
+"""The embedded data set: small images of coloured shapes that the package draws itself.
+
+Each image shows one or two equal objects beside, above or below another object, and has five true
+captions (captions.py). Everything follows from the seed: nothing is downloaded, and the true slots
+of every image are known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from captioner.data.captions import CaptionData, CaptionedImage
+from captioner.data.scenes.captions import (
+    COLOURS,
+    COUNTS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    caption_scene,
+)
+from captioner.data.scenes.drawing import draw_scene
+from captioner.errors import ConfigError, DataError
+from captioner.files import atomic_write, read_json, write_json
+
+# To be raised whenever the same parameters would draw other images or write other captions.
+FORMAT_VERSION = 5
+SMALLEST_SIZE = 32  # pixels; below it a small triangle cannot be recognised
+_TRUTH = "scenes.json"
+
+
+@lru_cache(maxsize=1)
+def all_scenes() -> tuple[Scene, ...]:
+    """Every scene there is, once; its two kinds of object differ in colour or shape.
+
+    Two single objects can be described from either; only the description with "left" or "above" is
+    listed, so that no two scenes look the same.
+    """
+    objects = list(product(SIZES, COLOURS, SHAPES))
+    return tuple(
+        Scene(count, *group, relation, *other)
+        for count, group, relation, other in product(COUNTS, objects, RELATIONS, objects)
+        if group[1:] != other[1:] and (count != "one" or relation in ("left", "above"))
+    )
+
+
+def draw_scenes(
+    root: Path | str, *, train: int, dev: int, test: int, size: int = 64, seed: int = 0
+) -> CaptionData:
+    """Draw three splits of images once, in a folder of their own under `root`.
+
+    `train`, `dev` and `test` count images, no two of which show the same scene; `size` is their
+    side in pixels. Called again with the same parameters it draws only what is missing; two
+    processes may do so at once. ConfigError for an invalid count, size or seed; DataError when the
+    folder cannot be written.
+    """
+    # Test first: with more training images, dev and test stay the same scenes.
+    counts = {"test": test, "dev": dev, "train": train}
+    _check(counts, size=size, seed=seed)
+    parameters = {"format": FORMAT_VERSION, **counts, "size": size, "seed": seed}
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+    folder = Path(root) / f"scenes-v{FORMAT_VERSION}-{digest[:12]}"
+    splits: dict[str, list[CaptionedImage]] = {"train": [], "dev": [], "test": []}
+    truth = {}
+    # The number over all splits seeds an image's drawing and its captions, a stream each.
+    for number, (split, name, scene) in enumerate(_plan(counts, seed)):
+        captions = caption_scene(scene, _generator(seed, number, 1))
+        path = folder / name
+        if not _is_drawn(path):
+            image = draw_scene(scene, _generator(seed, number, 2), size=size)
+            with atomic_write(path, sync=False) as file:
+                image.save(file, format="PNG", compress_level=0)  # noise does not compress
+        splits[split].append(CaptionedImage(name, path, tuple(captions), image_id=name))
+        truth[name] = scene.slots()
+    if not (folder / _TRUTH).exists():
+        write_json(folder / _TRUTH, {"parameters": parameters, "scenes": truth})
+    return CaptionData(
+        name=f"scenes, format {FORMAT_VERSION}",
+        splits={split: tuple(images) for split, images in splits.items()},
+        notes=(f"{size} pixels, seed {seed}; no scene occurs twice, in one split or in two",),
+    )
+
+
+def load_scene_truth(folder: Path | str) -> dict[str, Scene]:
+    """The scene of each image in a folder that draw_scenes made, by the image's name.
+
+    The folder is the parent of any image's path. DataError when it is not such a folder.
+    """
+    path = Path(folder) / _TRUTH
+    try:
+        return {name: Scene(**slots) for name, slots in read_json(path)["scenes"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} does not list scenes as draw_scenes writes them: {error}"
+        ) from error
+
+
+def _check(counts: dict[str, int], *, size: int, seed: int) -> None:
+    for split, number in counts.items():
+        if number < 0:
+            raise ConfigError(f"scenes: {split} must be a number of images, got {number}")
+    if sum(counts.values()) > len(all_scenes()):
+        raise ConfigError(
+            f"scenes: {sum(counts.values())} images asked for, "
+            f"but there are only {len(all_scenes())} different scenes"
+        )
+    if size < SMALLEST_SIZE:
+        raise ConfigError(f"scenes: size must be at least {SMALLEST_SIZE} pixels, got {size}")
+    if seed < 0:
+        raise ConfigError(f"scenes: seed must not be negative, got {seed}")
+
+
+def _generator(seed: int, number: int, purpose: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, number, purpose]))
+
+
+def _plan(counts: dict[str, int], seed: int) -> Iterator[tuple[str, str, Scene]]:
+    """Split, file name and scene of every image: the scenes, shuffled, split by split."""
+    # Sorting .random() shuffles alike in every NumPy version; permutation() does not promise to.
+    order = np.argsort(_generator(seed, 0, 3).random(len(all_scenes())), kind="stable")
+    shuffled = (all_scenes()[k] for k in order)
+    for split, count in counts.items():
+        for within in range(count):
+            yield split, f"{split}-{within:05d}.png", next(shuffled)
+
+
+def _is_drawn(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False

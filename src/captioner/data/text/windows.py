@@ -1,0 +1,159 @@
+"""Windows over a token stream: what truncated backpropagation through time trains on.
+
+Shapes: B streams side by side, T window length, S packed sequences of a batch, N packed tokens.
+
+The text is cut into B streams that are read in parallel, T tokens a step; a stream's state is
+carried from window to window. Where a document begins inside a window, a new sequence begins with a
+state of zeros. Without such places all sequences have equal length, and nothing is sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from captioner.errors import DataError
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """One window of every stream: inputs [N], targets [N] int64 packed; batch_sizes [T] on the CPU.
+
+    origins: [S] int64, the stream whose state a sequence continues, or -1 for zeros.
+    last_sequences: [B] int64, the sequence whose last state each stream keeps for the next window.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    batch_sizes: Tensor
+    origins: Tensor
+    last_sequences: Tensor
+
+    @property
+    def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the model's forward takes."""
+        return self.inputs, self.batch_sizes, self.origins, self.last_sequences
+
+    def to(self, device: torch.device) -> WindowBatch:
+        """The same batch with its tensors, but batch_sizes, on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> WindowBatch:
+        """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> WindowBatch:
+        return WindowBatch(
+            change(self.inputs), change(self.targets), self.batch_sizes, change(self.origins),
+            change(self.last_sequences),
+        )  # fmt: skip
+
+
+def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
+    """The batch of tokens [B, T + 1]: each but the last of a row is read, the next is predicted.
+
+    `fresh` begins every stream with a state of zeros, as `bos` in the input does anywhere.
+    """
+    streams, length = tokens.shape[0], tokens.shape[1] - 1
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    begins = inputs == bos
+    rows = torch.arange(streams)
+    if not begins[:, 1:].any():
+        origins = torch.where(begins[:, 0] | fresh, -1, rows)
+        sizes = torch.full((length,), streams)
+        return WindowBatch(inputs.t().flatten(), targets.t().flatten(), sizes, origins, rows)
+    cut = begins.clone()
+    cut[:, 0] = True
+    stream, first = cut.nonzero(as_tuple=True)
+    starts = stream * length + first
+    ends = torch.cat([starts[1:], torch.tensor([streams * length])])
+    lengths, order = (ends - starts).sort(descending=True, stable=True)
+    steps = torch.arange(int(lengths[0])).unsqueeze(1)
+    alive = steps < lengths
+    where = (steps + starts[order])[alive]
+    zeros = begins[stream, first] | (fresh & (first == 0))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))  # where each sequence has gone
+    last = torch.searchsorted(stream, rows, right=True) - 1
+    return WindowBatch(
+        inputs=inputs.reshape(-1)[where],
+        targets=targets.reshape(-1)[where],
+        batch_sizes=alive.sum(1),
+        origins=torch.where(zeros, -1, stream)[order],
+        last_sequences=place[last],
+    )
+
+
+class TextWindows(Dataset[WindowBatch]):
+    """A stream of tokens as windows, indexed by (pass, window); the last window may be shorter.
+
+    Each pass cuts the text at places of its own, drawn from `seed`; what is left over at the ends
+    is less than a window, and a token for each stream. `streams` are those of the `batch_size` that
+    this process reads, by default all. DataError when a stream would be shorter than a window.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        *,
+        batch_size: int,
+        window: int,
+        bos: int,
+        seed: int,
+        streams: range | None = None,
+    ) -> None:
+        self.tokens, self.batch_size, self.window = tokens, batch_size, window
+        self.bos, self.seed = bos, seed
+        self.streams = range(batch_size) if streams is None else streams
+        self.length = (len(tokens) - window) // batch_size
+        if self.length < window:
+            raise DataError(
+                f"the text is too short: {len(tokens)} tokens do not fill one window of {window} "
+                f"in each of {batch_size} streams, which takes {window * (batch_size + 1)}; take a "
+                "smaller trainer.batch_size or trainer.window"
+            )
+
+    def __len__(self) -> int:
+        return -(-self.length // self.window)
+
+    def __getitem__(self, place: tuple[int, int]) -> WindowBatch:
+        number, window = place
+        start = window * self.window
+        stop = min(start + self.window, self.length)
+        begin = self._offset(number) + start
+        rows = [
+            self.tokens[begin + row * self.length : begin + row * self.length + stop - start + 1]
+            for row in self.streams
+        ]
+        tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
+        return window_batch(tokens, bos=self.bos, fresh=window == 0)
+
+    def _offset(self, number: int) -> int:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return int(torch.randint(self.window, (), generator=generator))
+
+
+class WindowOrder:
+    """The windows one after another, resumable anywhere; the text begins again where it ends.
+
+    An epoch is `epoch_windows` of them, or the whole text when None; validation comes after each.
+    The state of a run is (epoch, position), which the trainer keeps and sets.
+    """
+
+    def __init__(self, windows: int, *, epoch_windows: int | None = None) -> None:
+        self.windows, self.epoch_windows = windows, epoch_windows or windows
+        self.epoch = 0
+        self.position = 0
+
+    def __len__(self) -> int:
+        return self.epoch_windows
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        done = self.epoch * self.epoch_windows
+        for number in range(done + self.position, done + self.epoch_windows):
+            yield divmod(number, self.windows)

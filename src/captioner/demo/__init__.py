@@ -1,0 +1,1 @@
+"""A web page to try checkpoints in: what it does in plain functions, its layout in layout.py."""

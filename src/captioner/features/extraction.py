@@ -1,0 +1,119 @@
+"""A frozen encoder's features of all images of a data set, computed once and kept on disk.
+
+The cache's folder is named after a hash of the encoder and the images, so that a changed image or
+encoder finds another folder.
+
+Letters: n images, B images of a batch, R regions (1 when pooled), F image feature.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from captioner.data.captions import duplicates
+from captioner.errors import DataError, ImageError, NumericsError
+from captioner.features.cache import FeatureCache
+from captioner.features.encoding import Encoded, ImageFiles
+from captioner.features.store import FeatureStore
+
+_FORMAT = 1
+EncodeBlocks = Callable[[Sequence[range], ImageFiles], Encoded]
+
+
+def extract_features(
+    *,
+    key: str,
+    encoded: EncodeBlocks,
+    shape: tuple[int, int],
+    images: ImageFiles,
+    cache_dir: Path | str,
+    batch_size: int = 32,
+    dtype: str = "float32",
+    progress: bool = True,
+) -> FeatureStore:
+    """Features of all `images` (name, path), from the cache where they are there already.
+
+    `key` stands for everything that decides an image's features (the encoder's fingerprint);
+    `encoded` computes them, [B, R, F] with `shape` = (R, F), block by block (`encoded_blocks`,
+    `encoded_ahead`); `dtype`, float32 or float16, is the file's. After a kill the blocks in
+    progress are computed again, with the same bits. A second process waits for the first.
+    Raises ImageError naming an unreadable image (the finished rows are kept), DataError for a
+    cache that cannot be written, NumericsError for features that are not finite.
+    """
+    if dtype not in ("float32", "float16"):
+        raise DataError(f"features are kept as float32 or float16, not as {dtype}")
+    if not images:
+        raise DataError("there are no images to extract features from")
+    names = [name for name, _ in images]
+    if twice := duplicates(names):
+        raise DataError(f"the image name {twice[0]} stands twice in the list of images")
+    identity = {"format": _FORMAT, "encoder": key, "shape": list(shape), "dtype": dtype}
+    identity["pictures"] = _image_set(images)  # a key of the format
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    folder = Path(cache_dir) / digest[:16]
+    cache = FeatureCache(folder, identity, (len(images), *shape), np.dtype(dtype))
+    if not cache.complete():
+        with cache.lock():
+            batch_size = cache.open(batch_size)
+            _fill(cache, images, encoded, batch_size, progress)
+    return FeatureStore(names, cache.features())
+
+
+def _image_set(images: ImageFiles) -> str:
+    """A hash of the names and of each file's size and times.
+
+    The time of the inode's last change is among them: a copying tool cannot set it back, so that
+    an image replaced by another of the same size is noticed.
+    """
+    digest = hashlib.sha256()
+    for name, path in images:
+        try:
+            stat = Path(path).stat()
+        except OSError as error:
+            raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
+        line = [name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        digest.update(json.dumps(line).encode())
+    return digest.hexdigest()
+
+
+def _fill(
+    cache: FeatureCache, images: ImageFiles, encoded: EncodeBlocks, batch_size: int, progress: bool
+) -> None:
+    """Compute the missing rows, a whole block of `batch_size` rows at a time, in order."""
+    done = cache.done()
+    blocks = [range(i, min(i + batch_size, len(done))) for i in range(0, len(done), batch_size)]
+    blocks = [block for block in blocks if not done[block.start : block.stop].all()]
+    missing = sum(map(len, blocks))
+    with (
+        tqdm(
+            total=len(done),
+            initial=len(done) - missing,
+            desc="features",
+            unit="image",
+            disable=not progress or not blocks,
+        ) as bar,
+        contextlib.closing(encoded(blocks, images)) as found,
+    ):
+        for block, features in found:
+            _check(features, block, images, cache)
+            cache.write(block.start, features)
+            bar.update(len(block))
+
+
+def _check(features: np.ndarray, block: range, images: ImageFiles, cache: FeatureCache) -> None:
+    """Refuse features of another shape or, in the file's own precision, not finite."""
+    expected = (len(block), *cache.shape[1:])
+    if features.shape != expected:
+        raise DataError(f"encode must return {list(expected)}, got {list(features.shape)}")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(features.astype(cache.dtype)).all(axis=(1, 2))
+    if not finite.all():
+        name = images[block[int(np.argmin(finite))]][0]
+        raise NumericsError(f"the features of {name} hold NaN or infinity as {cache.dtype}")

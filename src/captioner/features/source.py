@@ -1,0 +1,208 @@
+"""What a captioner's images enter as: cached features, pixels for a trained encoder, or features
+that the user has computed.
+
+Shapes: I images, R regions, F image feature, S image side.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import ImageSource
+from captioner.data.images import load_image
+from captioner.errors import ConfigError
+from captioner.features.device_images import pixels_of, transform_batch
+from captioner.features.encoding import Encoded, ImageFiles, encoded_ahead, encoded_blocks
+from captioner.features.extraction import extract_features
+from captioner.features.store import FeatureStore, load_features
+from captioner.models.encoder import Encoder
+from captioner.models.transforms import ImageTransform
+
+log = logging.getLogger(__name__)
+KEPT_BYTES = 1 << 28  # images kept in memory: 20,000 of 64 x 64 pixels, 1,700 of 224 x 224
+
+
+def choose_reader(wanted: str, device: torch.device) -> str:
+    """pil or torchvision; auto is pil until torchvision's reader has been measured on a GPU."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        log.info(
+            "images are read by Pillow: encoder.reader=torchvision decodes on the GPU, and has "
+            "not been measured on one"
+        )
+    return "pil"
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """An ImageSource over a store: `store_rows` maps image rows to the store's rows."""
+
+    store: FeatureStore
+    store_rows: Tensor
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Features [I, R, F] of image rows [I]."""
+        return self.store.gather(self.store_rows[rows])
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [F] over all images."""
+        return self.store.statistics(self.store_rows)
+
+
+class DecodedImages:
+    """An ImageSource that reads image files when a batch asks for them.
+
+    Where all of them, resized, take no more than `keep_bytes`, each is read once and its bytes are
+    kept: then `kept` says that later epochs touch no file.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[CaptionedImage],
+        transform: ImageTransform,
+        *,
+        keep_bytes: int = KEPT_BYTES,
+    ) -> None:
+        self.images, self.transform = images, transform
+        shape = (len(images), transform.size, transform.size, 3)
+        self.kept = math.prod(shape) <= keep_bytes
+        # Untouched memory costs nothing yet.
+        self._pixels = torch.empty(shape if self.kept else 0, dtype=torch.uint8)
+        self._read = torch.zeros(len(images), dtype=torch.bool)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Images [I, 3, S, S]; ImageError names a file that cannot be read."""
+        if not self.kept:
+            return self.transform.normalise(torch.stack([self._load(row) for row in rows.tolist()]))
+        for row in rows[~self._read[rows]].tolist():
+            self._pixels[row] = self._load(row)
+            self._read[row] = True
+        return self.transform.normalise(self._pixels[rows])
+
+    def _load(self, row: int) -> Tensor:
+        return self.transform.pixels(load_image(self.images[row].path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFeatures:
+    """From image files to what the captioner takes.
+
+    A frozen `encoder`, which must then stay as it is, has its features computed once and cached in
+    `cache_dir`; an encoder with a trainable part belongs to the model, which then takes images;
+    without an encoder the features come from the file `path`. `reader`, as chosen by
+    `choose_reader`: pil reads and resizes by Pillow and encodes in float32; torchvision does so on
+    the device and encodes in bfloat16, so that the features differ a little and are cached apart.
+    `workers` are pil's processes for a GPU, or torchvision's threads.
+    """
+
+    encoder: Encoder | None
+    device: torch.device
+    path: str | None = None
+    cache_dir: str = ".cache/features"
+    batch_size: int = 32
+    workers: int = 2
+    reader: str = "pil"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the encoder is part of the model."""
+        return self.encoder is not None and self.encoder.trainable
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The frozen encoder's with its reader; computed once, as it reads all weights."""
+        assert self.encoder is not None
+        own = self.encoder.fingerprint()
+        if self.reader == "pil":
+            return own
+        return hashlib.sha256(f"{own} {self.reader} bfloat16".encode()).hexdigest()
+
+    @property
+    def reading_processes(self) -> int:
+        """How many processes read images; none on a CPU, whose threads each read their own."""
+        return 0 if self.device.type == "cpu" else self.workers
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to be used with these images."""
+        if self.encoder is None:
+            return {"kind": "features"}
+        if self.trained:
+            return {"kind": "trained", "name": self.encoder.name}
+        known = {"kind": "frozen", "name": self.encoder.name, "fingerprint": self.fingerprint}
+        return known if self.reader == "pil" else {**known, "reader": self.reader}
+
+    def source(self, images: Sequence[CaptionedImage]) -> ImageSource:
+        """A function from rows of `images` [I] to features [I, R, F] or images [I, 3, S, S]."""
+        if self.encoder is not None and self.trained:
+            return DecodedImages(images, self.encoder.transform)
+        store = self._store(images)
+        return CachedFeatures(store, store.rows([image.name for image in images]))
+
+    def feature_dim(self, source: ImageSource) -> int:
+        """F of `source`'s features, or of what the encoder makes of its images."""
+        if isinstance(source, CachedFeatures):
+            return source.store.feature_dim
+        assert self.encoder is not None
+        return self.encoder.feature_dim
+
+    @torch.inference_mode()
+    def of_image(self, image: Any) -> Tensor:
+        """What the captioner takes of one PIL image: [1, R, F], or [1, 3, S, S] when trained.
+
+        ConfigError when there is no encoder to read it.
+        """
+        if self.encoder is None:
+            raise ConfigError(
+                "this captioner was trained on your own features (encoder.kind=features): without "
+                "the network that made them it cannot read an image"
+            )
+        if self.reader == "torchvision" and not self.trained:
+            pixels = transform_batch(self.encoder.transform, [pixels_of(image).to(self.device)])
+        else:
+            pixels = self.encoder.transform(image).unsqueeze(0).to(self.device)
+        return pixels if self.trained else self._encode(pixels)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Features [B, R, F] of images [B, 3, S, S] by the frozen encoder, in float32."""
+        half = self.reader == "torchvision"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            features: Tensor = self._ready(images.to(self.device))
+        return features.float()
+
+    @functools.cached_property
+    def _ready(self) -> Encoder:
+        """The encoder on its device, in evaluation mode."""
+        assert self.encoder is not None
+        return self.encoder.to(self.device).eval()
+
+    def _encoded(self, blocks: Sequence[range], images: ImageFiles) -> Encoded:
+        """Blocks of rows with their features, read by the chosen reader."""
+        assert self.encoder is not None
+        own: dict[str, Any] = {"transform": self.encoder.transform, "encode": self._encode}
+        if self.reader == "torchvision":
+            return encoded_ahead(blocks, images, device=self.device, threads=self.workers, **own)
+        return encoded_blocks(blocks, images, num_workers=self.reading_processes, **own)
+
+    def _store(self, images: Sequence[CaptionedImage]) -> FeatureStore:
+        """The features of all images, extracted where the cache lacks them."""
+        if self.encoder is None:
+            return load_features(str(self.path), names=[image.name for image in images])
+        return extract_features(
+            key=self.fingerprint,
+            encoded=self._encoded,
+            shape=(self.encoder.regions, self.encoder.feature_dim),
+            images=[(image.name, image.path) for image in images],
+            cache_dir=self.cache_dir,
+            batch_size=self.batch_size,
+        )

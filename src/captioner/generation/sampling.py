@@ -1,0 +1,158 @@
+"""Sampling sentences word by word, with temperature, top-k and top-p (nucleus) filters.
+
+Shapes: B images, S samples an image, N rows still running (B * S at first), V vocabulary, T
+max_length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from captioner.generation.constraints import Constraints, check_log_probs, require
+from captioner.generation.hypothesis import (
+    Hypothesis,
+    State,
+    Step,
+    repeat_rows,
+    select_rows,
+    state_device,
+)
+from captioner.generation.sequences import Sequences, length_norms, score_dtype
+
+Watch: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""watch(rows [M], tokens [M]) -> bool [M]: sees words as they are drawn, and stops their rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """The distribution to draw from: p ** (1 / temperature), among the `top_k` likeliest words (Fan
+    et al. 2018) and of those the fewest that hold `top_p` of the probability (Holtzman et al.
+    2020). Raises ConfigError naming the argument that is wrong.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        heat, k, p = self.temperature, self.top_k, self.top_p
+        expected = "a finite number above 0 (greedy is its limit)"
+        require(0 < heat < math.inf, "temperature", heat, expected)
+        require(k is None or k >= 1, "top_k", k, "at least 1, or None")
+        require(p is None or 0 < p <= 1, "top_p", p, "above 0 and at most 1, or None")
+
+    def weights(self, log_probs: Tensor) -> Tensor:
+        """Return what to draw in proportion to, [N, V]: 1 for the likeliest, all 0 where none may
+        follow."""
+        # the best is subtracted first, so that no temperature overflows
+        best = log_probs.amax(dim=1, keepdim=True).clamp(min=torch.finfo(log_probs.dtype).min)
+        heated = (log_probs - best) / self.temperature
+        return filtered(heated, top_k=self.top_k, top_p=self.top_p).exp()
+
+
+@torch.no_grad()
+def sample(
+    step: Step,
+    state: State,
+    constraints: Constraints,
+    *,
+    batch_size: int,
+    samples: int = 1,
+    params: SamplingParams | None = None,
+    generator: torch.Generator | None = None,
+    watch: Watch | None = None,
+) -> list[list[Hypothesis]]:
+    """Return `samples` independent sentences for each of the B images, the best scored first.
+
+    log_probs and score are the model's own, before temperature and filters. A sentence closes
+    without eos (`finished` False) at `max_length` words, where nothing may follow, or where
+    `watch`, called at every position, says so.
+
+    The random numbers are all drawn at the start, image by image, from `generator` (torch's default
+    CPU one when None; it may live on another device than the model): a seed on the CPU gives an
+    image the same sentences in one large batch as in several small ones. Raises ConfigError naming
+    a wrong argument, NumericsError when the model's log-probabilities are NaN or above 0.
+    """
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    require(samples >= 1, "samples", samples, "at least 1")
+    params = params or SamplingParams()
+    longest, device = constraints.max_length, state_device(state)
+    state = repeat_rows(state, batch_size, samples)
+    sequences = Sequences.none((batch_size * samples,), longest, device)
+    chances = _chances(batch_size * samples, longest, generator, device)
+    running = torch.arange(batch_size * samples, device=device)
+    last = torch.full_like(running, constraints.bos)
+    for position in range(longest):
+        log_probs, state = step(last, state)
+        allowed = constraints.apply(log_probs, sequences.tokens[running, :position])
+        best = allowed.amax(dim=1)
+        check_log_probs(best, position)
+        last = draw(params.weights(allowed.to(chances.dtype)), chances[running, position])
+        moved = best > -math.inf
+        _write(sequences, running[moved], position, last[moved], allowed[moved])
+        moved &= last != constraints.end
+        if watch is not None:
+            moved[moved.clone()] = ~watch(running[moved], last[moved])
+        alive = moved.nonzero().squeeze(1)
+        if alive.numel() == 0:
+            break
+        if alive.numel() < running.numel():
+            running, last, state = running[alive], last[alive], select_rows(state, alive)
+    norms = length_norms(longest, constraints.length_penalty, device)[sequences.lengths]
+    sequences.scores = sequences.log_probs.sum(dim=1) / norms
+    by_image = sequences.grouped(batch_size)
+    return by_image.take(by_image.ranking()).hypotheses(constraints.end)
+
+
+def filtered(log_probs: Tensor, *, top_k: int | None, top_p: float | None) -> Tensor:
+    """Return log_probs [N, V] with -inf outside the top_k likeliest, then outside the nucleus.
+
+    The nucleus is the fewest words that hold top_p. Of equals the lower id stays; one word is
+    always left.
+    """
+    if top_k is None and top_p is None:
+        return log_probs
+    ordered, ids = log_probs.sort(dim=1, descending=True, stable=True)
+    if top_k is not None:
+        ordered[:, top_k:] = -math.inf
+    if top_p is not None:
+        probs = ordered.softmax(dim=1)
+        # a word stays while those before it hold less than top_p
+        before = probs.cumsum(dim=1) - probs
+        before[:, 0] = 0.0
+        ordered = ordered.masked_fill(before >= top_p, -math.inf)
+    return torch.empty_like(log_probs).scatter_(1, ids, ordered)
+
+
+def draw(weights: Tensor, chances: Tensor) -> Tensor:
+    """Draw a token [N] a row, where its cumulative weights [N, V] pass the chance [N]."""
+    cumulative = weights.cumsum(dim=1)
+    # strictly below the total, so the first entry above it belongs to a word with weight
+    target = chances.unsqueeze(1) * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    return found.clamp(max=weights.shape[1] - 1)
+
+
+def _chances(
+    rows: int, max_length: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Draw a number in [0, 1) for every word that could be sampled, [rows, T]."""
+    source = torch.device("cpu") if generator is None else generator.device
+    dtype = score_dtype(device)
+    return torch.rand(rows, max_length, generator=generator, device=source, dtype=dtype).to(device)
+
+
+def _write(
+    sequences: Sequences, rows: Tensor, position: int, tokens: Tensor, log_probs: Tensor
+) -> None:
+    """Append tokens [M], scored by log_probs [M, V], to the given rows [M]."""
+    chosen = log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
+    sequences.tokens[rows, position] = tokens
+    sequences.log_probs[rows, position] = chosen.to(sequences.log_probs.dtype)
+    sequences.lengths[rows] = position + 1

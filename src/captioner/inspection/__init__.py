@@ -1,0 +1,1 @@
+"""Inside models: cells, search trees, surprise."""

@@ -1,0 +1,89 @@
+"""The folder of a training run: whose it is, and what may go on in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import ConfigError
+from captioner.files import atomic_write, read_json, write_json
+from captioner.runs.upgrade import upgrade
+
+CONFIG = "config.json"
+# What may differ when a run goes on: nothing that decides its result.
+FREE = (
+    "resume",
+    "run_dir",
+    "sweep_dir",
+    "trainer.progress",
+    "trainer.profile",
+    "trainer.checkpoint_minutes",
+    "trainer.log_steps",
+)
+
+
+# Settings that came later, and what says the same as a run that was begun without them.
+LATER = {"trainer.graph": "auto", "encoder.reader": "auto"}
+
+
+class FolderTaken(ConfigError):
+    """The folder is another run's, or another process trains in it; nothing in it was touched."""
+
+
+def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
+    """Write the resolved configuration into a new run's folder; refuse a folder with another run.
+
+    Raises FolderTaken when it holds a run and `resume` is false, or when the configuration differs
+    from that of the run to resume (naming the keys), DataError when it cannot be written.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        write_json(path, resolved)
+        return
+    if not resume:
+        raise FolderTaken(
+            f"{folder} already holds a run; add resume=true to go on with it, or take another "
+            "run_dir"
+        )
+    check_same_run(folder, resolved)
+
+
+def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
+    """Raise FolderTaken, naming the keys, where the folder holds a run of another configuration."""
+    path = folder / CONFIG
+    if not path.exists():
+        return
+    before, now = {**LATER, **flat(upgrade(read_json(path)))}, flat(resolved)
+    differing = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in FREE
+    ]
+    if differing:
+        raise FolderTaken(f"{folder} cannot go on otherwise than it began: {'; '.join(differing)}")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
+def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """The run's vocabulary in vocabulary.json, for whoever wants to read it."""
+    with atomic_write(folder / "vocabulary.json", "w") as handle:
+        handle.write(vocabulary.to_json())
+
+
+def summary_writer(folder: Path) -> Any:
+    """The run's TensorBoard writer."""
+    # Imported late: it takes seconds, and only a training run needs it.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
