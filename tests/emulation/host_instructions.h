@@ -11,7 +11,7 @@
 namespace captioner::cuda {
 
 template <typename Scalar>
-void multiply_add(Scalar, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+void mma(Scalar, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                   uint32_t b0, uint32_t b1) {
   constexpr int kNumbers = 4 / sizeof(Scalar);
   struct Lane {

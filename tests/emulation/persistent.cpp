@@ -1,6 +1,6 @@
 // The persistent kernels against the formulas of lstm_cell.h in double, on a few layouts:
 //     persistent WAY TYPE HIDDEN SIZE,SIZE,... [TOKENS BATCH]
-// with WAY flags, cluster or flags8 (teams of eight columns on the way back), TYPE float, bfloat16
+// with WAY flags, cluster or flags8 (warp_groups of eight columns on the way back), TYPE float, bfloat16
 // or half; SIZEs are batch_sizes, TOKENS and BATCH the room for them, prints the largest
 // difference, relative to 1 + |expected|, forward and backward, and a hash of all that was written.
 #include "../../csrc/cuda/persistent.h"
@@ -63,7 +63,7 @@ struct Fingerprint {
 struct Layout {
   std::vector<int64_t> sizes;
   size_t tokens, batch;  // the room
-  Exchange exchange;
+  Algorithm exchange;
   bool eights;
 };
 
@@ -85,16 +85,16 @@ int check(size_t hidden, const Layout& layout) {
   Array<float> saved(tokens * gates), cells(tokens * hidden);
 
   PersistentForward<Scalar> forward{};
-  forward.deal = deal_forward<Scalar>(batch, hidden, layout.exchange);
+  forward.partition = partition_forward<Scalar>(batch, hidden, layout.exchange);
   PersistentBackward<Scalar> backward{};
-  backward.deal = deal_backward<Scalar>(batch, hidden, layout.exchange);
-  if (layout.eights) {  // as where a sum is too long for teams of 16 columns
-    Deal& deal = backward.deal;
-    deal.team_units = 8;
-    deal.units = 8 * deal.teams;
-    deal.blocks = static_cast<int>((hidden + deal.units - 1) / deal.units);
+  backward.partition = partition_backward<Scalar>(batch, hidden, layout.exchange);
+  if (layout.eights) {  // as where a sum is too long for warp_groups of 16 columns
+    WorkPartition& partition = backward.partition;
+    partition.warp_group_units = 8;
+    partition.units = 8 * partition.warp_groups;
+    partition.blocks = static_cast<int>((hidden + partition.units - 1) / partition.units);
   }
-  if (forward.deal.groups == 0 || backward.deal.groups == 0) return std::puts("does not fit"), 2;
+  if (forward.partition.groups == 0 || backward.partition.groups == 0) return std::puts("does not fit"), 2;
   forward.steps = backward.steps = steps;
   forward.batch = backward.batch = batch;
   forward.tokens = backward.tokens = tokens;
@@ -103,8 +103,8 @@ int check(size_t hidden, const Layout& layout) {
   forward.weight_hh = backward.weight_hh = weight.at;
   forward.hx = backward.hx = hx.at;
   forward.cx = backward.cx = cx.at;
-  forward.sums_rows = tokens;
-  forward.input_sums = sums.at;
+  forward.projection_rows = tokens;
+  forward.input_projection = sums.at;
   forward.bias_ih = bias_ih.at;
   forward.bias_hh = bias_hh.at;
   forward.hy = hy.at;
@@ -119,8 +119,8 @@ int check(size_t hidden, const Layout& layout) {
   backward.h_before = h_before.at;
   backward.grad_hx = grad_hx.at;
   backward.grad_cx = grad_cx.at;
-  std::vector<uint32_t> up(forward.deal.groups * forward.deal.blocks);
-  std::vector<uint32_t> down(backward.deal.groups * backward.deal.blocks);
+  std::vector<uint32_t> up(forward.partition.groups * forward.partition.blocks);
+  std::vector<uint32_t> down(backward.partition.groups * backward.partition.blocks);
   forward.flags = up.data();
   backward.flags = down.data();
   if (launch_persistent_forward(forward, nullptr) != cudaSuccess ||
@@ -215,23 +215,23 @@ int check(size_t hidden, const Layout& layout) {
   bits.add(saved);
   bits.add(cells);
   std::printf("groups %d %d blocks %d %d forward %.3g backward %.3g bits %016llx\n",
-              forward.deal.groups, backward.deal.groups, forward.deal.blocks, backward.deal.blocks,
+              forward.partition.groups, backward.partition.groups, forward.partition.blocks, backward.partition.blocks,
               there.value, back.value, static_cast<unsigned long long>(bits.value));
   return 0;
 }
 
 // What a device would hold: a line for each of many sizes, "WAY TYPE HIDDEN BATCH there back".
 template <typename Scalar>
-void print_deals(const char* type) {
-  for (const Exchange exchange : {Exchange::flags, Exchange::cluster}) {
+void print_partitions(const char* type) {
+  for (const Algorithm exchange : {Algorithm::persistent, Algorithm::cluster}) {
     for (int64_t hidden = 128; hidden <= 1024; hidden += 8) {
       for (const int64_t batch : {1, 16, 64, 256, 1024}) {
-        const Deal there = deal_forward<Scalar>(batch, hidden, exchange);
-        const Deal back = deal_backward<Scalar>(batch, hidden, exchange);
+        const WorkPartition there = partition_forward<Scalar>(batch, hidden, exchange);
+        const WorkPartition back = partition_backward<Scalar>(batch, hidden, exchange);
         std::printf("%s %s %d %d: %d x %d, %d x %d of %d\n",
-                    exchange == Exchange::flags ? "flags" : "cluster", type,
+                    exchange == Algorithm::persistent ? "flags" : "cluster", type,
                     static_cast<int>(hidden), static_cast<int>(batch), there.groups, there.blocks,
-                    back.groups, back.blocks, back.team_units);
+                    back.groups, back.blocks, back.warp_group_units);
       }
     }
   }
@@ -240,15 +240,15 @@ void print_deals(const char* type) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count == 2 && std::string(words[1]) == "deals") {
-    print_deals<float>("float");
-    print_deals<c10::BFloat16>("bfloat16");
+  if (count == 2 && std::string(words[1]) == "partitions") {
+    print_partitions<float>("float");
+    print_partitions<c10::BFloat16>("bfloat16");
     return 0;
   }
   if (count != 5 && count != 7) return 2;
   Layout layout{};
   const std::string way = words[1];
-  layout.exchange = way == "cluster" ? Exchange::cluster : Exchange::flags;
+  layout.exchange = way == "cluster" ? Algorithm::cluster : Algorithm::persistent;
   layout.eights = way == "flags8";
   for (char* part = std::strtok(words[4], ","); part; part = std::strtok(nullptr, ",")) {
     layout.sizes.push_back(std::atoll(part));

@@ -68,7 +68,7 @@ struct Layout {
 
 template <typename Scalar>
 void recurrence(const Layout& layout) {
-  using S = State<Scalar>;
+  using S = acc_t<Scalar>;
   const auto& sizes = layout.batch_sizes;
   const int64_t B = sizes[0], H = layout.hidden, shift = layout.shift,
                 U = layout.input_rows ? 3 : 0;

@@ -9,11 +9,8 @@ import torch
 
 HOW_TO_BUILD = "`python setup.py build_ext --inplace` builds it"
 OPERATORS = (
-    "lstm_packed",
-    "lstm_path_fits",
-    "lstm_step",
-    "linear_cross_entropy",
-    "cpu_vector_bytes",
+    *("lstm_packed", "lstm_algorithm_fits", "lstm_step"),
+    *("linear_cross_entropy", "cpu_vector_bytes"),
 )
 
 
