@@ -1,8 +1,8 @@
-// How long the blocks of a group wait for one another: a barrier alone, and a step's exchange of
-// eight rows, by flags and by clusters (csrc/cuda/exchange.h). Prints a JSON object a line:
+// The latency of a group's barrier alone and of a step's exchange of eight rows, by flags and by
+// clusters (csrc/cuda/exchange.h). Prints a JSON object a line:
 //     nvcc -std=c++17 -O3 -arch=sm_90 -isystem TORCH/include -I csrc/cuda benchmarks/latency.cu
-// Times are differences of two launches of different length, so that what a launch costs is left
-// out; medians of several.
+// Times are differences of two launches of different length, which removes the cost of a launch;
+// medians of several.
 #include <torch/headeronly/util/BFloat16.h>
 
 #include <algorithm>
@@ -21,7 +21,7 @@ constexpr int kHidden = 512, kUnits = 32, kShort = 1000, kLong = 3000, kRepeats 
 
 struct Rounds {
   WorkPartition partition;
-  int count, rows;  // rows of kHidden numbers that every round hands on and reads
+  int count, rows;  // rows of kHidden numbers that every round exchanges
   uint32_t* flags;
   Scalar* memory;  // [2, groups, rows, kHidden]
   float* sums;
@@ -30,7 +30,7 @@ struct Rounds {
 template <template <typename> class Exchange>
 __global__ void __launch_bounds__(kThreads) rounds(const Rounds work) {
   CAPTIONER_DYNAMIC_SHARED(float, shared);
-  const Role role(work.partition);
+  const ThreadRole role(work.partition);
   Exchange<Scalar> exchange(work.partition, role, work.flags, shared, 8, kHidden);
   const int64_t first = int64_t{role.block_rank} * kUnits;
   float sum = 0;
@@ -63,15 +63,16 @@ void check(cudaError_t error) {
 template <template <typename> class Exchange>
 float milliseconds(Rounds work) {
   const unsigned blocks = work.partition.groups * work.partition.blocks;
-  const size_t staging = 2 * 8 * staged_row_bytes(kHidden, sizeof(Scalar));
+  const size_t shared = 2 * 8 * staged_row_bytes(kHidden, sizeof(Scalar));
   check(cudaMemset(work.flags, 0, sizeof(uint32_t) * blocks));
   cudaEvent_t begin, end;
   check(cudaEventCreate(&begin));
   check(cudaEventCreate(&end));
   check(cudaEventRecord(begin));
-  check(launch_together(rounds<Exchange>,
-                        Exchange<Scalar>::kAlgorithm == Algorithm::cluster ? work.partition.blocks : 0,
-                        dim3(blocks), dim3(kThreads), staging, nullptr, work));
+  check(launch_together(
+      rounds<Exchange>,
+      Exchange<Scalar>::kAlgorithm == Algorithm::cluster ? work.partition.blocks : 0, dim3(blocks),
+      dim3(kThreads), shared, nullptr, work));
   check(cudaEventRecord(end));
   check(cudaEventSynchronize(end));
   float taken = 0;
@@ -95,9 +96,9 @@ double microseconds_of_a_round(Rounds work) {
 template <template <typename> class Exchange>
 void measure(const char* name, int blocks, int multiprocessors) {
   Rounds work{};
-  work.partition.exchange = Exchange<Scalar>::kAlgorithm;
+  work.partition.algorithm = Exchange<Scalar>::kAlgorithm;
   work.partition.blocks = blocks;
-  // As many groups as run at once; clusters of 16 do not fill every part of the chip.
+  // As many groups as are co-resident; clusters of 16 do not fill every GPC of the chip.
   work.partition.groups = std::min(8, multiprocessors / blocks);
   work.partition.k_slices = kMaxWarps;
   work.partition.warp_groups = 1;
@@ -111,7 +112,7 @@ void measure(const char* name, int blocks, int multiprocessors) {
   work.rows = 8;
   const double exchange = microseconds_of_a_round<Exchange>(work);
   std::printf(
-      "{\"way\": \"%s\", \"blocks\": %d, \"groups\": %d, \"barrier_us\": %.4f, "
+      "{\"algorithm\": \"%s\", \"blocks\": %d, \"groups\": %d, \"barrier_us\": %.4f, "
       "\"exchange_us\": %.4f}\n",
       name, blocks, work.partition.groups, barrier, exchange);
   check(cudaFree(work.flags));
@@ -126,7 +127,7 @@ int main() {
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
   check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, 0));
   for (const int blocks : {2, 4, 8, 16}) {
-    measure<FlagExchange>("flags", blocks, multiprocessors);
+    measure<FlagExchange>("persistent", blocks, multiprocessors);
     if (capability >= 9) measure<ClusterExchange>("cluster", blocks, multiprocessors);
   }
 }

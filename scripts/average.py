@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
 from captioner.config import AverageConfig, checkpoint_paths
 from captioner.training.averaging import average_checkpoints
 from captioner.training.checkpoint import save_checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from captioner.benchmarks.command import format_suite, run_benchmark
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
 from captioner.config import BenchmarkConfig
 
 

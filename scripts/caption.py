@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from captioner.cli import run_command
-from captioner.commands import caption_files, captions_as_json
+from captioner.commands.cli import run_command
+from captioner.commands.evaluate import caption_files, captions_as_json
 from captioner.config import CaptionConfig
 from captioner.files import write_json
 

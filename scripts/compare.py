@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
+from captioner.commands.scoring import compare_command
 from captioner.config import CompareConfig
-from captioner.scoring import compare_command
 
 
 def main(config: CompareConfig) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
+from captioner.commands.demo import open_page
 from captioner.config import DemoConfig
-from captioner.page.command import open_page
 
 
 def main(config: DemoConfig) -> None:

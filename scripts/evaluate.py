@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.cli import run_command
-from captioner.commands import evaluate_checkpoint
+from captioner.build.language_modeling import is_language_model
+from captioner.commands.cli import run_command
+from captioner.commands.evaluate import evaluate_checkpoint
+from captioner.commands.scoring import evaluate_files, evaluate_humans, format_scores
+from captioner.commands.text import evaluate_text
 from captioner.config import EvaluateConfig, checkpoint_paths
-from captioner.scoring import evaluate_files, evaluate_humans, format_scores
-from captioner.text_commands import evaluate_text
-from captioner.text_runs import is_language_model
 from captioner.training.model_folder import open_checkpoint
 
 

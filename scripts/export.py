@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
+from captioner.commands.export import export
 from captioner.config import ExportConfig
-from captioner.export_commands import export
 
 
 def main(config: ExportConfig) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
+from captioner.commands.leaderboard import leaderboard
 from captioner.config import LeaderboardConfig
-from captioner.leaderboard.command import leaderboard
 
 
 def main(config: LeaderboardConfig) -> None:

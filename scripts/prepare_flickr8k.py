@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
 from captioner.config import PrepareConfig
-from captioner.data.prepare import prepare_flickr8k
+from captioner.data.formats.prepare import prepare_flickr8k
 
 
 def main(config: PrepareConfig) -> None:

@@ -11,9 +11,9 @@ import logging
 import sys
 from pathlib import Path
 
-from captioner.cli import compose_config
-from captioner.commands import evaluate_checkpoint
-from captioner.train_command import train
+from captioner.commands.cli import compose_config
+from captioner.commands.evaluate import evaluate_checkpoint
+from captioner.commands.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUN = Path("outputs/demo")

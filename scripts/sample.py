@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
+from captioner.commands.text import sample_text
 from captioner.config import SampleConfig
-from captioner.text_commands import sample_text
 
 
 def main(config: SampleConfig) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.cli import run_command
+from captioner.commands.cli import run_command
+from captioner.commands.train import train
 from captioner.config import TrainConfig
-from captioner.train_command import train
 from captioner.training.distributed import world
 
 

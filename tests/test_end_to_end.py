@@ -33,10 +33,10 @@ SMALL = [
     "encoder.resize=squash",
     "encoder.batch_size=4",
     "encoder.workers=1",
-    "decoder.embedding_dim=32",
-    "decoder.hidden_size=32",
-    "decoder.input_dropout=0.2",
-    "decoder.output_dropout=0.2",
+    "model.embedding_dim=32",
+    "model.hidden_size=32",
+    "model.input_dropout=0.2",
+    "model.output_dropout=0.2",
     "trainer.batch_size=12",
     "trainer.checkpoint_steps=2",
     "trainer.shown_pictures=2",
@@ -81,7 +81,7 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
 
 def test_a_checkpoint_is_evaluated_from_the_command_line(run_script: Run, trained: Path) -> None:
     done = run_script(
-        trained, "evaluate", "checkpoint=run/best.pt", "split=test", "decode.beam_size=2"
+        trained, "evaluate", "checkpoint=run/best.pt", "split=test", "generation.beam_size=2"
     )
     assert done.returncode == 0, done.stderr
     assert "BLEU-4" in done.stdout and "attribute_accuracy" in done.stdout
@@ -90,7 +90,7 @@ def test_a_checkpoint_is_evaluated_from_the_command_line(run_script: Run, traine
     captions = json.loads((folder / "captions.json").read_text())
     assert len(captions) == 12 and set(captions[0]) == {"image_id", "caption"}
     assert scores["protocol"]["split"] == "test" and scores["protocol"]["images"] == 12
-    assert scores["protocol"]["decode"]["beam_size"] == 2
+    assert scores["protocol"]["generation"]["beam_size"] == 2
     assert "data:image/jpeg;base64" in (folder / "report.html").read_text()
 
 
@@ -104,7 +104,7 @@ def test_photos_are_captioned_from_the_command_line(run_script: Run, trained: Pa
         "caption",
         "checkpoint=run/best.pt",
         "images=photos/",
-        "decode.n_best=2",
+        "generation.n_best=2",
         "out=c.json",
     )
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from captioner.pretrained import CaptionModel, TextModel
+    from captioner.api import CaptionModel, TextModel
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,6 @@ def load(path: Path | str, device: str | None = None) -> CaptionModel | TextMode
     CheckpointError naming the file that is missing, damaged or of something else.
     """
     # Imported late: `import captioner` alone takes no time.
-    from captioner.pretrained import load_model
+    from captioner.api import load_model
 
     return load_model(path, device)

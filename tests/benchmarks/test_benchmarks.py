@@ -29,7 +29,7 @@ from captioner.benchmarks.workload import (
     captioned_images,
     synthetic_images,
 )
-from captioner.cli import compose_config
+from captioner.commands.cli import compose_config
 from captioner.data.tokenize import tokenize
 from captioner.errors import CaptionerError, ConfigError, DataError
 
@@ -213,9 +213,9 @@ def test_cases_are_the_experiments_settings() -> None:
         )
         settings, optimizer = CASES[case], config.optimizer
         assert settings.batch_size == config.trainer.batch_size
-        assert settings.hidden_size == config.decoder.hidden_size == config.decoder.embedding_dim
-        assert settings.input_dropout == config.decoder.input_dropout
-        assert settings.output_dropout == config.decoder.output_dropout
+        assert settings.hidden_size == config.model.hidden_size == config.model.embedding_dim
+        assert settings.input_dropout == config.model.input_dropout
+        assert settings.output_dropout == config.model.output_dropout
         for ours, theirs in (("optimizer", "name"), *[(k, k) for k in (
             "lr", "weight_decay", "clip_norm", "clip_value")]):  # fmt: skip
             assert getattr(settings, ours) == getattr(optimizer, theirs), (case, ours)

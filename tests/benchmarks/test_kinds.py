@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from captioner.benchmarks import kinds
-from captioner.data import text_files
 from captioner.data.download import file_digest
+from captioner.data.text import files as text_files
 
 
 def test_the_kinds_have_equal_parameters() -> None:

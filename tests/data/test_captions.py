@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner.data.captions import CaptionedImage, assemble, count_words
-from captioner.data.splits import draw_splits
+from captioner.data.formats.splits import draw_splits
 from captioner.errors import ConfigError, DataError
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.packed import CaptionBatch
-from captioner.data.pictures import Pictures
 from captioner.data.transforms import ImageTransform
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError, ImageError
+from captioner.features.pixels import Pictures
 
 WORDS = ["a", "dog", "cat", "runs", "sits"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * 9, rare="drop")

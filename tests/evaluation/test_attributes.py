@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from captioner.data.scene_captions import SLOTS, Scene, caption_scene
-from captioner.data.scenes import all_scenes
+from captioner.data.scenes.captions import SLOTS, Scene, caption_scene
+from captioner.data.scenes.dataset import all_scenes
 from captioner.errors import DataError
 from captioner.evaluation.attributes import attribute_accuracy
 

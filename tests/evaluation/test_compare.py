@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from captioner.cli import compose_config
+from captioner.commands.cli import compose_config
+from captioner.commands.scoring import (
+    compare_command,
+    evaluate_files,
+    evaluate_humans,
+    format_scores,
+)
 from captioner.errors import ConfigError, DataError
 from captioner.evaluation.coco_format import write_references, write_results
 from captioner.evaluation.compare import compare_runs, format_comparison, format_seeds, seed_table
 from captioner.evaluation.records import RunRecord, load_record
 from captioner.evaluation.scores import score_files
-from captioner.scoring import compare_command, evaluate_files, evaluate_humans, format_scores
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from captioner.data.transforms import ImageTransform
-from captioner.decoding import Hypothesis, beam_search
 from captioner.export.loop import CaptioningLoop
+from captioner.generation import Hypothesis, beam_search
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from captioner.commands.leaderboard import leaderboard
 from captioner.config import LeaderboardConfig
-from captioner.leaderboard.command import leaderboard
 from captioner.leaderboard.gather import gather
 from captioner.leaderboard.parallel import axes
 from captioner.leaderboard.table import make_boards
-from captioner.outcome import Outcome
+from captioner.runs.outcome import Outcome
 
 
 def make_run(folder: Path, scores: list[float], *, metric: str = "BLEU-4", **settings: Any) -> Path:
@@ -30,7 +30,7 @@ def make_run(folder: Path, scores: list[float], *, metric: str = "BLEU-4", **set
     )
     config = {
         "trainer": {"best_metric": metric, "epochs": 3}, "data": kind,
-        "optimizer": {"lr": 0.001, **settings}, "decode": {"method": "greedy"},
+        "optimizer": {"lr": 0.001, **settings}, "generation": {"method": "greedy"},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     history = [{"epoch": at, "seconds": 10.0, metric: s} for at, s in enumerate(scores, 1)]
@@ -51,7 +51,9 @@ def outputs(tmp_path: Path) -> Path:
     evaluated.mkdir()
     scores = {
         "BLEU-4": 8.5, "intervals": {"BLEU-4": [7.5, 9.5]},
-        "protocol": {"split": "dev", "decode": {"method": "greedy"}, "checkpoint": "b/best.pt 0"},
+        "protocol": {
+            "split": "dev", "generation": {"method": "greedy"}, "checkpoint": "b/best.pt 0",
+        },
     }  # fmt: skip
     (evaluated / "scores.json").write_text(json.dumps(scores))
     return top
@@ -103,7 +105,7 @@ def test_folders_in_any_state_are_survived(outputs: Path) -> None:
 def test_a_run_in_another_process_is_running(outputs: Path) -> None:
     folder = outputs / "c"
     hold = (
-        "import sys; from pathlib import Path; from captioner.outcome import sole_trainer\n"
+        "import sys; from pathlib import Path; from captioner.runs.outcome import sole_trainer\n"
         "with sole_trainer(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from captioner.data.packed import TokenStore
-from captioner.decoding import beam_search, greedy
+from captioner.generation import beam_search, greedy
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.ops.extension import ABSENT

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from captioner.data.vocabulary import Vocabulary
-from captioner.decoding import beam_search, greedy, sample
-from captioner.generation import CaptionGenerator
+from captioner.generation import beam_search, greedy, sample
+from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.ensemble import Ensemble
 from captioner.models.language_model import LanguageModel, initialise

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captioner.data.windows import window_batch
+from captioner.data.text.windows import window_batch
 from captioner.models.language_model import LanguageModel
 from captioner.models.rnn import RNN_KINDS
 from captioner.models.stream import StreamModel

@@ -17,8 +17,8 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TINY = (
     "experiment=words", "data.path=text.txt", "data.unit=character", "vocabulary.min_count=1",
-    "decoder.embedding_dim=8", "decoder.hidden_size=8", "decoder.num_layers=1",
-    "decoder.tie_embeddings=false",
+    "model.embedding_dim=8", "model.hidden_size=8", "model.num_layers=1",
+    "model.tie_embeddings=false",
     "trainer.epochs=3", "trainer.batch_size=4", "trainer.window=8", "trainer.epoch_windows=60",
     "trainer.checkpoint_steps=5", "trainer.progress=false", "data.cache_dir=cache",
 )  # fmt: skip
@@ -85,7 +85,7 @@ def histories(folder: Path) -> dict[str, list[dict[str, float]]]:
 @pytest.mark.slow
 def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path) -> None:
     """One of its values is bad: that run fails alone, in one line, and is in the table."""
-    grid = ("optimizer.lr=1e-3,3e-3,-1", "decoder.hidden_size=8,16")
+    grid = ("optimizer.lr=1e-3,3e-3,-1", "model.hidden_size=8,16")
     process = start(folder, *grid)
     kill_when(process, lambda: under_way(folder))
     before = outcomes(folder)
@@ -110,7 +110,7 @@ def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path) -> None:
     whole.mkdir()
     (whole / "text.txt").write_text((folder / "text.txt").read_text())
     os.utime(whole / "text.txt")
-    alone = start(whole, "optimizer.lr=3e-3", "decoder.hidden_size=16")
+    alone = start(whole, "optimizer.lr=3e-3", "model.hidden_size=16")
     finish(alone)
     assert alone.returncode == 0
     assert histories(whole)["run"] == histories(folder)["hidden_size=16,lr=0.003"]
@@ -121,7 +121,7 @@ def test_a_killed_study_counts_every_trial_once(folder: Path) -> None:
     pytest.importorskip("optuna", minversion="4", reason="the extra [sweeps] is not installed")
     study = (
         "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4",
-        "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "decoder.hidden_size=8,16",
+        "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "model.hidden_size=8,16",
     )  # fmt: skip
     process = start(folder, *study)
     kill_when(process, lambda: under_way(folder))
@@ -163,7 +163,7 @@ def trials(folder: Path) -> list[tuple[int, str, float | None]]:
 def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    process = start(folder, f"hydra/launcher={launcher}", *jobs, "decoder.hidden_size=8,16")
+    process = start(folder, f"hydra/launcher={launcher}", *jobs, "model.hidden_size=8,16")
     said = finish(process)
     assert process.returncode == 0, said
     assert set(outcomes(folder)) == {"hidden_size=8", "hidden_size=16"}

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.shares import Share
+from captioner.data.text.windows import TextWindows, WindowOrder
 from captioner.data.vocabulary import Vocabulary
-from captioner.data.windows import TextWindows, WindowOrder
-from captioner.decoding import beam_search
-from captioner.generation import CaptionGenerator
+from captioner.generation import beam_search
+from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.models.plain_encoder import plain_encoder
@@ -38,7 +38,7 @@ from captioner.training.checkpoint import load_checkpoint
 from captioner.training.distributed import World, failing_once, join, world
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.trainer import Trainer, TrainerSettings
-from captioner.validation import CaptionValidator
+from captioner.validation.captions import CaptionValidator
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner.spans import backward_ends, listening, span
+from captioner.profiling import backward_ends, listening, span
 from captioner.training.timing import StepClock, Timing
 
 CPU = torch.device("cpu")

@@ -22,15 +22,15 @@ from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.packed import CaptionBatch
 from captioner.data.vocabulary import Vocabulary
-from captioner.decoding import beam_search
 from captioner.errors import CheckpointError, ConfigError, DataError, NumericsError
-from captioner.generation import CaptionGenerator
+from captioner.generation import beam_search
+from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.trainer import Trainer, TrainerSettings
-from captioner.validation import CaptionValidator
+from captioner.validation.captions import CaptionValidator
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 FEATURES = torch.randn(10, 1, 6, generator=torch.Generator().manual_seed(11))

@@ -13,10 +13,10 @@ from torch import Tensor
 from captioner.benchmarks.record import Figure, Requirement, SuiteResult
 from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
 from captioner.benchmarks.workload import build_vocabulary, captioned_images, random_features
-from captioner.build import build_captioner, build_decoder
-from captioner.config import DecodeConfig, DecoderConfig
+from captioner.build.components import build_captioner, build_generation
+from captioner.config import GenerationConfig, ModelConfig
 from captioner.data.vocabulary import Vocabulary
-from captioner.generation import Caption, CaptionGenerator
+from captioner.inference.captions import Caption, CaptionGenerator
 from captioner.models.captioner import Captioner
 
 FEATURE_DIM, TIMES_FASTER = 1280, 5.0
@@ -74,14 +74,16 @@ def beam_suite(
 def _generator(
     vocabulary: Vocabulary, beam_size: int, hidden_size: int, device: torch.device, seed: int
 ) -> CaptionGenerator:
-    config = DecoderConfig(embedding_dim=hidden_size, hidden_size=hidden_size)
+    config = ModelConfig(embedding_dim=hidden_size, hidden_size=hidden_size)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = build_captioner(config, vocab_size=len(vocabulary), feature_dim=FEATURE_DIM)
         model.language_model.embedding.weight.mul_(DECIDED)
         model.language_model.output.weight.mul_(DECIDED)
-    decode = DecodeConfig(method="beam", beam_size=beam_size)
-    return CaptionGenerator(model.to(device).eval(), vocabulary, build_decoder(decode, vocabulary))
+    generation = GenerationConfig(method="beam", beam_size=beam_size)
+    return CaptionGenerator(
+        model.to(device).eval(), vocabulary, build_generation(generation, vocabulary)
+    )
 
 
 @torch.no_grad()

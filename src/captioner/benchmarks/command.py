@@ -24,7 +24,7 @@ from captioner.benchmarks.replicas import replicas_suite
 from captioner.benchmarks.scale import scale_suite
 from captioner.benchmarks.scale_plot import plot_scale
 from captioner.benchmarks.windows import windows_suite
-from captioner.build import pick_device
+from captioner.build.components import pick_device
 from captioner.config import BenchmarkConfig
 from captioner.files import write_json
 

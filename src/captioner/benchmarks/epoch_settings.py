@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """One model size with its optimiser: names and defaults as in DecoderConfig, OptimizerConfig.
+    """One model size with its optimiser: names and defaults as in ModelConfig, OptimizerConfig.
 
     embedding_dim is hidden_size.
     """

@@ -25,11 +25,11 @@ from captioner.benchmarks.workload import (
     captioned_images,
     random_features,
 )
-from captioner.build import build_captioner
-from captioner.config import DecoderConfig
+from captioner.build.components import build_captioner
+from captioner.config import ModelConfig
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
-from captioner.data.feature_store import FeatureStore
-from captioner.image_features import CachedFeatures
+from captioner.features.source import CachedFeatures
+from captioner.features.store import FeatureStore
 from captioner.models.captioner import Captioner
 from captioner.training.memory import keep_freed_memory
 from captioner.training.optimisation import OPTIMIZERS, parameter_groups
@@ -152,7 +152,7 @@ class Parts:
 
     def _model(self, backend: str) -> Captioner:
         settings = self.settings
-        config = DecoderConfig(
+        config = ModelConfig(
             embedding_dim=settings.hidden_size,
             hidden_size=settings.hidden_size,
             input_dropout=settings.input_dropout,

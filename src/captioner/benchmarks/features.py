@@ -20,12 +20,12 @@ from captioner.benchmarks.drawn_pictures import draw_pictures
 from captioner.benchmarks.record import Figure, Requirement, SuiteResult
 from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
 from captioner.benchmarks.workload import captioned_images
-from captioner.build import build_encoder
+from captioner.build.components import build_encoder
 from captioner.config import EncoderConfig
-from captioner.data.encoding import encoded_blocks
-from captioner.data.features import extract_features
 from captioner.data.images import load_image
-from captioner.image_features import ImageFeatures
+from captioner.features.encoding import encoded_blocks
+from captioner.features.extraction import extract_features
+from captioner.features.source import ImageFeatures
 from captioner.models.encoder import Encoder
 
 SHARE = 0.9

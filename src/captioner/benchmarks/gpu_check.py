@@ -42,10 +42,10 @@ from captioner.benchmarks.lstm_table import format_lstm
 from captioner.benchmarks.record import describe_machine, versions
 from captioner.errors import CaptionerError
 from captioner.files import read_json, write_json
-from captioner.ops.paths import check_table
+from captioner.ops.algorithms import check_table
 
 ROOT = Path(__file__).parents[3]
-PATHS_TABLE = Path("src", "captioner", "ops", "lstm_paths.json")
+PATHS_TABLE = Path("src", "captioner", "ops", "algorithms.json")
 STAGES = (
     "build", "tests", "sanitizer", "latency", "benchmark", "counters", "epoch", "features",
 )  # fmt: skip

@@ -16,9 +16,9 @@ import torch
 from captioner import config as schema
 from captioner.benchmarks.record import Axes, Figure, SuiteResult
 from captioner.benchmarks.timing import Spread
-from captioner.build import build_language_model
+from captioner.build.captioning import build_trainer
+from captioner.build.components import build_language_model
 from captioner.files import read_json, write_json
-from captioner.runs import build_trainer
 
 EPOCHS = 5  # validations in a run
 TIMED_WINDOWS = 20
@@ -71,7 +71,7 @@ def kinds_suite(
 
 def parameters(kind: str, hidden_size: int, num_layers: int) -> int:
     """How many parameters a model of that width has."""
-    decoder = schema.DecoderConfig(embedding_dim=64, hidden_size=hidden_size, num_layers=num_layers)
+    decoder = schema.ModelConfig(embedding_dim=64, hidden_size=hidden_size, num_layers=num_layers)
     with torch.device("meta"):
         model = build_language_model(
             decoder, vocab_size=VOCABULARY, rnn=schema.RnnConfig(kind=kind)
@@ -136,7 +136,7 @@ class _Runs:
             vocabulary=schema.VocabularyConfig(min_count=1),
             encoder=schema.EncoderConfig(kind="none", name="none", weights="none"),
             rnn=schema.RnnConfig(kind=self.kind),
-            decoder=schema.DecoderConfig(
+            model=schema.ModelConfig(
                 embedding_dim=64, hidden_size=self.width, num_layers=self.num_layers, **decoder
             ),
             optimizer=schema.OptimizerConfig(
@@ -146,5 +146,5 @@ class _Runs:
                 epochs=epochs, batch_size=self.batch_size, window=self.window,
                 epoch_windows=windows, best_metric="loss", progress=False,
             ),
-            decode=schema.DecodeConfig(),
+            generation=schema.GenerationConfig(),
         )  # fmt: skip

@@ -54,7 +54,7 @@ def steps_of_sequences(
 @lru_cache(maxsize=1)
 def _real_lengths(data_root: str) -> np.ndarray:
     """Every training caption's length in words."""
-    from captioner.data.flickr8k import load_flickr8k  # a bare machine has no captions
+    from captioner.data.formats.flickr8k import load_flickr8k  # a bare machine has no captions
     from captioner.data.tokenize import tokenize
 
     images = load_flickr8k(data_root).split("train")

@@ -21,8 +21,8 @@ from captioner.benchmarks.job_process import do_jobs
 from captioner.benchmarks.record import Axes, Figure, Requirement, measured
 from captioner.benchmarks.timing import Spread
 from captioner.data.captions import CaptionedImage
-from captioner.data.jpeg import has_nvjpeg
-from captioner.image_features import ImageFeatures
+from captioner.features.jpeg import has_nvjpeg
+from captioner.features.source import ImageFeatures
 from captioner.models.encoder import Encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
 

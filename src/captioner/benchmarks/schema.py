@@ -11,7 +11,7 @@ from captioner.errors import ConfigError
 from captioner.ops import BACKENDS
 
 LSTM_DTYPES = ("float32", "tf32", "float64", "bfloat16", "float16")
-LSTM_BACKENDS = ("reference", "torch", "padded", "fused", "plain", "persistent", "clusters")
+LSTM_BACKENDS = ("reference", "torch", "padded", "fused", "plain", "persistent", "cluster")
 
 
 @dataclass

@@ -16,13 +16,13 @@ from captioner.benchmarks.epoch_data import DrawnCaptions
 from captioner.benchmarks.epoch_passes import PassSettings
 from captioner.benchmarks.own_passes import GraphPasses
 from captioner.data.captions import CaptionedImage
-from captioner.decoding.beam import beam_search
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import cider
 from captioner.evaluation.ngrams import encode
-from captioner.generation import CaptionGenerator
+from captioner.generation.beam import beam_search
+from captioner.inference.captions import CaptionGenerator
 
-BEAM_SIZE, LONGEST = 3, 30  # as decode's own defaults
+BEAM_SIZE, LONGEST = 3, 30  # as the defaults of generation
 AT_ONCE = 1000  # images
 
 

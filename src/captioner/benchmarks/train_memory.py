@@ -19,10 +19,10 @@ import torch
 
 from captioner import config as schema
 from captioner.benchmarks.workload import captioned_images, random_features
+from captioner.build.captioning import build_trainer
 from captioner.data.captions import CaptionedImage
 from captioner.errors import CaptionerError
 from captioner.files import write_json
-from captioner.runs import build_trainer
 
 FEATURE_DIM, BATCH_SIZE = 1280, 100
 
@@ -82,12 +82,12 @@ def _run(folder: Path, threads: int) -> None:
         encoder=schema.EncoderConfig(
             kind="features", name="features", weights="none", path=str(folder / "features.npy")
         ),
-        decoder=schema.DecoderConfig(),
+        model=schema.ModelConfig(),
         optimizer=schema.OptimizerConfig(clip_norm=5.0),
         trainer=schema.TrainerConfig(
             epochs=1, batch_size=BATCH_SIZE, shown_pictures=0, progress=False
         ),
-        decode=schema.DecodeConfig(),
+        generation=schema.GenerationConfig(),
     )
     build_trainer(config).run()
 

@@ -14,11 +14,11 @@ import numpy as np
 from captioner.benchmarks.lengths import caption_lengths, word_ranks
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder
-from captioner.data.feature_store import FeatureStore
-from captioner.data.flickr8k import load_flickr8k
+from captioner.data.formats.flickr8k import load_flickr8k
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
+from captioner.features.store import FeatureStore
 
 CAPTIONS_EACH = 5
 MAX_LENGTH = 50  # words of a caption that are trained on

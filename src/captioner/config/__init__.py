@@ -55,7 +55,7 @@ from captioner.config.data import (
     VocabularyConfig,
 )
 from captioner.config.export import ExportConfig
-from captioner.config.model import ENCODERS, DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
+from captioner.config.model import ENCODERS, EncoderConfig, GenerationConfig, ModelConfig, RnnConfig
 from captioner.config.sweeps import GridSweepConfig, StudySweepConfig
 from captioner.config.training import (
     TEXT_METRICS,
@@ -80,8 +80,6 @@ __all__ = [
     "CocoData",
     "CompareConfig",
     "DataConfig",
-    "DecodeConfig",
-    "DecoderConfig",
     "DemoConfig",
     "EncoderConfig",
     "EpochBenchmark",
@@ -90,11 +88,13 @@ __all__ = [
     "FeaturesBenchmark",
     "Flickr8kData",
     "FolderData",
+    "GenerationConfig",
     "KarpathyData",
     "KindsBenchmark",
     "LeaderboardConfig",
     "LstmBenchmark",
     "MetricsBenchmark",
+    "ModelConfig",
     "OptimizerConfig",
     "PrepareConfig",
     "ReplicasBenchmark",
@@ -127,10 +127,10 @@ GROUPS: dict[str, dict[str, type]] = {
         "text": TextData,
     },
     "encoder": {"base": EncoderConfig},
-    "decoder": {"base": DecoderConfig},
+    "model": {"base": ModelConfig},
     "optimizer": {"base": OptimizerConfig},
     "trainer": {"base": TrainerConfig},
-    "decode": {"base": DecodeConfig},
+    "generation": {"base": GenerationConfig},
 }
 COMMANDS = {
     "train": TrainConfig,

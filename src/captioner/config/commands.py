@@ -21,14 +21,14 @@ from captioner.benchmarks.schema import (
 )
 from captioner.checks import in_range, one_of, positive
 from captioner.config.data import TextData, VocabularyConfig
-from captioner.config.model import DecodeConfig, DecoderConfig, EncoderConfig, RnnConfig
+from captioner.config.model import EncoderConfig, GenerationConfig, ModelConfig, RnnConfig
 from captioner.config.training import (
     TEXT_METRICS,
     OptimizerConfig,
     ReplicasConfig,
     TrainerConfig,
 )
-from captioner.data.prepare import IMAGES_URL, TEXT_URL
+from captioner.data.formats.prepare import IMAGES_URL, TEXT_URL
 from captioner.errors import ConfigError
 from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
@@ -72,20 +72,20 @@ class TrainConfig(RunConfig):
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     encoder: EncoderConfig = MISSING
     rnn: RnnConfig = field(default_factory=RnnConfig)
-    decoder: DecoderConfig = MISSING
+    model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_text()
         self._check_replicas()
         trained = self.encoder.train_from is not None
-        if trained and self.decoder.feature_norm == "standardise":
+        if trained and self.model.feature_norm == "standardise":
             raise ConfigError(
-                "decoder.feature_norm=standardise needs features that stay as they are, but "
+                "model.feature_norm=standardise needs features that stay as they are, but "
                 f"encoder.train_from={self.encoder.train_from} trains the encoder; take none or l2"
             )
         if trained and self.encoder.kind == "features":
@@ -163,7 +163,7 @@ class EvaluateConfig(ScoringConfig):
     checkpoint: Any = None
     split: str = "dev"
     data: Any = None
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
     results: str | None = None
     references: str | None = None
     out: str | None = None
@@ -241,7 +241,7 @@ class CaptionConfig(RunConfig):
 
     checkpoint: Any = MISSING
     images: Any = MISSING
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -295,14 +295,14 @@ class DemoConfig(RunConfig):
     """scripts/demo.py: a page on host:port (null: the first free one from 7860) to try checkpoints.
 
     checkpoint: one or a list; of captioners at most two, which are compared, of language models
-    one. decode: what the page begins with. max_mb: the largest picture that may be uploaded.
+    one. generation: what the page begins with. max_mb: the largest picture that may be uploaded.
     """
 
     checkpoint: Any = None
     host: str = "127.0.0.1"
     port: int | None = 7860
     max_mb: float = 10
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from captioner.checks import in_range, one_of
-from captioner.data.text_codec import UNITS
+from captioner.data.text.codec import UNITS
 from captioner.data.vocabulary import RARE
 from captioner.errors import ConfigError
 

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from captioner.checks import in_range, one_of
 from captioner.config.commands import RunConfig
-from captioner.config.model import DecodeConfig
+from captioner.config.model import GenerationConfig
 from captioner.errors import ConfigError
 
 FORMATS = ("folder", "onnx")
@@ -22,9 +22,9 @@ class ExportConfig(RunConfig):
     overwrite: replaces an earlier export at `out`. folder: include_encoder puts a frozen encoder's
     weights into it that a package or a download has as well (others always are); scores: files or
     folders of evaluations for the card (null: those in the run's folder); license: of the weights.
-    onnx: `decode` is the search in the graph; it must give the same captions as PyTorch on the
+    onnx: `generation` is the search in the graph; it must give the same captions as PyTorch on the
     first `pictures` of `split`, of the checkpoint's data or of `data`, or of `images` (files,
-    folders, globs), in batches of `decode.batch_size`.
+    folders, globs), in batches of `generation.batch_size`.
     """
 
     checkpoint: str = MISSING
@@ -34,7 +34,7 @@ class ExportConfig(RunConfig):
     include_encoder: bool = False
     scores: Any = None
     license: str = "other"
-    decode: DecodeConfig = MISSING
+    generation: GenerationConfig = MISSING
     data: Any = None
     split: str = "dev"
     images: Any = None
@@ -48,10 +48,12 @@ class ExportConfig(RunConfig):
             self._check_decoder()
 
     def _check_decoder(self) -> None:
-        if self.decode.method == "sample":
-            raise ConfigError("the ONNX graph searches: decode must be greedy or beam, got sample")
-        if self.decode.groups > 1:
+        if self.generation.method == "sample":
             raise ConfigError(
-                f"the ONNX graph has no diverse beam search: decode.groups must be 1, got "
-                f"{self.decode.groups}"
+                "the ONNX graph searches: generation must be greedy or beam, got sample"
+            )
+        if self.generation.groups > 1:
+            raise ConfigError(
+                f"the ONNX graph has no diverse beam search: generation.groups must be 1, got "
+                f"{self.generation.groups}"
             )

@@ -1,4 +1,4 @@
-"""Schemas of the model and of its decoder."""
+"""Schemas of the encoder, of the language model and of generation."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class RnnConfig:
 
 
 @dataclass
-class DecoderConfig:
+class ModelConfig:
     """The language model and how the image enters it; initialisation as in `initialise`.
 
     feature_norm auto is standardise for features that stay as they are, none for a trained encoder.
@@ -104,22 +104,22 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         for key in ("embedding_dim", "hidden_size", "num_layers"):
-            in_range(f"decoder.{key}", getattr(self, key), 1)
+            in_range(f"model.{key}", getattr(self, key), 1)
         for key in ("input_dropout", "output_dropout", "layer_dropout", "feature_dropout"):
-            in_range(f"decoder.{key}", getattr(self, key), 0, 0.999)
-        positive("decoder.init_scale", self.init_scale)
-        one_of("decoder.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
-        one_of("decoder.init", self.init, ("uniform", "xavier"))
-        one_of("decoder.backend", self.backend, BACKENDS)
+            in_range(f"model.{key}", getattr(self, key), 0, 0.999)
+        positive("model.init_scale", self.init_scale)
+        one_of("model.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
+        one_of("model.init", self.init, ("uniform", "xavier"))
+        one_of("model.backend", self.backend, BACKENDS)
         if self.tie_embeddings and self.embedding_dim != self.hidden_size:
             raise ConfigError(
-                "decoder.tie_embeddings needs decoder.embedding_dim = decoder.hidden_size, got "
+                "model.tie_embeddings needs model.embedding_dim = model.hidden_size, got "
                 f"{self.embedding_dim} and {self.hidden_size}"
             )
 
 
 @dataclass
-class DecodeConfig:
+class GenerationConfig:
     """How captions are searched or drawn; see decoding/. Lengths are in words."""
 
     method: str = "beam"
@@ -140,7 +140,7 @@ class DecodeConfig:
     batch_size: int = 100
 
     def __post_init__(self) -> None:
-        one_of("decode.method", self.method, ("greedy", "beam", "sample"))
+        one_of("generation.method", self.method, ("greedy", "beam", "sample"))
         for key in (
             "beam_size",
             "groups",
@@ -150,18 +150,19 @@ class DecodeConfig:
             "batch_size",
             "top_k",
         ):
-            in_range(f"decode.{key}", getattr(self, key), 1)
+            in_range(f"generation.{key}", getattr(self, key), 1)
         for key in ("diversity", "length_penalty", "min_length", "no_repeat_ngram"):
-            in_range(f"decode.{key}", getattr(self, key), 0)
-        positive("decode.temperature", self.temperature)
-        positive("decode.top_p", self.top_p)
-        in_range("decode.top_p", self.top_p, 0, 1)
+            in_range(f"generation.{key}", getattr(self, key), 0)
+        positive("generation.temperature", self.temperature)
+        positive("generation.top_p", self.top_p)
+        in_range("generation.top_p", self.top_p, 0, 1)
         if self.min_length > self.max_length:
             raise ConfigError(
-                f"decode.min_length {self.min_length} exceeds decode.max_length {self.max_length}"
+                f"generation.min_length {self.min_length} exceeds "
+                f"generation.max_length {self.max_length}"
             )
         if self.beam_size % self.groups:
             raise ConfigError(
-                f"decode.groups must divide decode.beam_size, got {self.groups} and "
+                f"generation.groups must divide generation.beam_size, got {self.groups} and "
                 f"{self.beam_size}"
             )

@@ -13,7 +13,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from captioner.data.tables import read_lines
+from captioner.data.formats.tables import read_lines
 from captioner.errors import DataError
 from captioner.files import atomic_write
 

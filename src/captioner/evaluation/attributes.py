@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
-from captioner.data.scene_captions import SLOTS, Scene, parse_caption, turned_round
+from captioner.data.scenes.captions import SLOTS, Scene, parse_caption, turned_round
 from captioner.errors import DataError
 
 Id = TypeVar("Id", bound=Hashable)

@@ -121,7 +121,7 @@ def _use(facts: CardFacts) -> list[str]:
 def _training(facts: CardFacts) -> list[str]:
     """The settings a reader asks for first; config.json has every one."""
     config = facts.config
-    decoder, optimizer, trainer = config["decoder"], config["optimizer"], config["trainer"]
+    decoder, optimizer, trainer = config["model"], config["optimizer"], config["trainer"]
     rows = {
         "data": facts.data,
         "embedding, hidden size, layers": ", ".join(
@@ -151,10 +151,14 @@ def _scores(facts: CardFacts) -> list[str]:
 def _evaluation(scores: Mapping[str, Any]) -> Iterator[str]:
     """An evaluation's figures with their intervals, after the protocol that they depend on."""
     protocol = scores.get("protocol", {})
-    decode = protocol.get("decode", {})
+    generation = protocol.get("generation", {})
     said = {
         **{key: protocol[key] for key in _SHOWN if key in protocol},
-        **{key: decode[key] for key in _DECODE.get(decode.get("method"), ()) if key in decode},
+        **{
+            key: generation[key]
+            for key in _DECODE.get(generation.get("method"), ())
+            if key in generation
+        },
     }
     yield "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in said.items()) + "."
     yield from ("", "| metric | value | 95 % interval |", "|---|---|---|")

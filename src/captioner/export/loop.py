@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 
-from captioner.decoding.constraints import Constraints, forbid_repeats
-from captioner.decoding.sequences import Sequences, length_norms
 from captioner.export.plain_step import PlainStep
+from captioner.generation.constraints import Constraints, forbid_repeats
+from captioner.generation.sequences import Sequences, length_norms
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 

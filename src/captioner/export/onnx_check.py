@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captioner.data.vocabulary import Vocabulary
 from captioner.export.onnx_graph import require_onnx
-from captioner.generation import Caption
+from captioner.inference.captions import Caption
 
 
 class OnnxCaptioner:

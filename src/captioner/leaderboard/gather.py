@@ -14,8 +14,8 @@ from typing import Any
 from captioner.config import TEXT_METRICS
 from captioner.errors import DataError
 from captioner.files import read_json
-from captioner.outcome import OUTCOME, is_training, read_outcome
-from captioner.run_folder import CONFIG, flat
+from captioner.runs.folder import CONFIG, flat
+from captioner.runs.outcome import OUTCOME, is_training, read_outcome
 
 HISTORY = "history.json"
 
@@ -171,7 +171,7 @@ def _interval(folder: Path, metric: str, settings: Mapping[str, Any]) -> Interva
             dev = card["split"] == "dev" and "best.pt" in card["checkpoint"]
         except (DataError, LookupError, TypeError, ValueError):
             continue  # anybody's scores, or an evaluation without intervals
-        same = flat({"decode": card.get("decode", {})})
+        same = flat({"generation": card.get("generation", {})})
         if dev:
             found.append((all(settings.get(k) == v for k, v in same.items()), interval))
     return max(found, key=lambda one: one[0])[1] if found else None

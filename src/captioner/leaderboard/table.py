@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from captioner.leaderboard.gather import Gathered, Run
-from captioner.run_folder import FREE
+from captioner.runs.folder import FREE
 
 # What differs between any two runs and decides nothing.
 _NOT_SHOWN = (*FREE, "name", "device")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from captioner.models.language_model import LanguageModel, State
 from captioner.ops import dropout
-from captioner.spans import span
+from captioner.profiling import span
 
 if TYPE_CHECKING:  # a machine that trains on features alone needs no library of pictures
     from captioner.models.encoder import Encoder

@@ -21,7 +21,7 @@ from captioner.models.lstm import LSTM
 from captioner.models.rnn import make_rnn
 from captioner.ops import dropout, linear_cross_entropy
 from captioner.ops.packing import packed_places
-from captioner.spans import backward_ends, span
+from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
 

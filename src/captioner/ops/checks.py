@@ -28,7 +28,23 @@ def check_like(expected: Expected, name: str, like: Tensor, *, dtype: bool = Tru
             raise ValueError(f"{key} must be {like.dtype} as {name} is, got {tensor.dtype}")
 
 
-def check_index(name: str, letters: str, tensor: Tensor, *, least: int = 0) -> None:
-    """ValueError unless `tensor` is one-dimensional, of int64 and of `least` numbers or more."""
+def check_index(
+    name: str, letters: str, tensor: Tensor, device: torch.device, least: int = 0, where: str = ""
+) -> None:
+    """ValueError unless `tensor` is a vector of `least` or more int64, on `device`, or `where`."""
     if tensor.dim() != 1 or tensor.dtype != torch.int64 or tensor.numel() < least:
         raise ValueError(f"{name} must be {letters}, got {list(tensor.shape)} of {tensor.dtype}")
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on {where or device}, got {tensor.device}")
+
+
+def refuse_double_backward(operator: str, advice: str) -> None:
+    """Make a derivative of `operator`, which is a backward itself, a NotImplementedError."""
+
+    def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
+        name = operator.removeprefix("captioner::").removesuffix("_backward")
+        raise NotImplementedError(f"{name} has no second derivative; {advice}")
+
+    torch.library.register_autograd(
+        operator, refuse, setup_context=lambda ctx, inputs, output: None
+    )

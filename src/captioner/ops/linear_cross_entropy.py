@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captioner.ops.backend import choose_backend
-from captioner.ops.checks import check_like
+from captioner.ops.checks import check_like, refuse_double_backward
 from captioner.ops.extension import ABSENT, why_not_on
 
 IGNORED = -100  # the target of a token that counts for nothing, torch's own ignore_index
@@ -103,19 +103,11 @@ def _register() -> None:
         found = torch.ops.captioner.linear_cross_entropy_backward(grad_loss, *ctx.saved_tensors)
         return (*found, None, None, None)
 
-    def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
-        raise NotImplementedError(
-            "linear_cross_entropy has no second derivative; for a double backward take "
-            "backend='torch'"
-        )
-
     name = "captioner::linear_cross_entropy"
     torch.library.register_fake(name, fake)
     torch.library.register_fake(f"{name}_backward", fake_backward)
     torch.library.register_autograd(name, gradients, setup_context=save)
-    torch.library.register_autograd(
-        f"{name}_backward", refuse, setup_context=lambda ctx, inputs, output: None
-    )
+    refuse_double_backward(f"{name}_backward", "for a double backward take backend='torch'")
 
 
 _VECTOR_BYTES = 0

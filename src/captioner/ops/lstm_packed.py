@@ -20,7 +20,7 @@ from torch import Tensor
 from captioner.ops import padded, reference
 from captioner.ops.algorithms import Algorithm, choose_algorithm
 from captioner.ops.backend import FUSED, choose_backend
-from captioner.ops.checks import check_index, check_like
+from captioner.ops.checks import check_index, check_like, refuse_double_backward
 from captioner.ops.extension import ABSENT
 from captioner.ops.reference import BackwardArguments, ForwardArguments
 
@@ -92,19 +92,12 @@ def _register(name: str) -> None:
         of_biases = (grad_bias, grad_bias.clone())
         return (grad_input, None, *of_state_and_weights, *of_biases, None, None, None)
 
-    def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
-        raise NotImplementedError(
-            "lstm_packed has no second derivative; for a double backward take backend='torch' "
-            "without cuDNN"
-        )
-
     forward_name = f"captioner::{name}"
     torch.library.register_fake(forward_name, _fake)
     torch.library.register_fake(f"{forward_name}_backward", _fake_backward)
     torch.library.register_autograd(forward_name, gradients, setup_context=save)
-    torch.library.register_autograd(
-        f"{forward_name}_backward", refuse, setup_context=lambda ctx, inputs, output: None
-    )
+    advice = "for a double backward take backend='torch' without cuDNN"
+    refuse_double_backward(f"{forward_name}_backward", advice)
 
 
 _register("lstm_packed_reference")
@@ -195,17 +188,12 @@ def _check(x: ForwardArguments) -> None:
         raise ValueError(f"weight_hh must be [4H, H], got {list(weight_hh.shape)}")
     tokens = input.shape[0]
     if x.input_rows is not None:
-        check_index("input_rows", "[N] of int64", x.input_rows)
-        if x.input_rows.device != input.device:
-            raise ValueError(f"input_rows must be on {input.device}, got {x.input_rows.device}")
+        check_index("input_rows", "[N] of int64", x.input_rows, input.device)
         tokens = x.input_rows.shape[0]
     batch = x.hx.shape[0]
     if x.capacity:
-        check_index("batch_sizes", "[T] of int64", x.batch_sizes)
-        if x.batch_sizes.device != input.device:
-            raise ValueError(
-                f"batch_sizes must be on {input.device} with capacity, got {x.batch_sizes.device}"
-            )
+        where = f"{input.device} with capacity"
+        check_index("batch_sizes", "[T] of int64", x.batch_sizes, input.device, where=where)
     elif not torch.compiler.is_compiling():  # the operator checks it when it runs
         batch = _check_batch_sizes(x.batch_sizes, tokens)
     hidden = weight_hh.shape[1]
@@ -222,9 +210,8 @@ def _check(x: ForwardArguments) -> None:
 
 def _check_batch_sizes(batch_sizes: Tensor, tokens: int) -> int:
     """Refuse batch sizes that describe no packed layout of `tokens` rows; return B."""
-    check_index("batch_sizes", "[T] of int64 with T >= 1", batch_sizes, least=1)
-    if batch_sizes.device.type != "cpu":
-        raise ValueError(f"batch_sizes must be on the CPU, got {batch_sizes.device}")
+    form, cpu = "[T] of int64 with T >= 1", torch.device("cpu")
+    check_index("batch_sizes", form, batch_sizes, cpu, 1, "the CPU")
     sizes = batch_sizes.tolist()
     if sizes[-1] < 1 or any(a < b for a, b in pairwise(sizes)):
         raise ValueError(f"batch_sizes must be positive and never increase, got {sizes}")

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HALF_TYPES = (torch.bfloat16, torch.float16)
 Forward = tuple[Tensor, Tensor, Tensor, Tensor]
 Backward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -65,7 +64,7 @@ class BackwardArguments(NamedTuple):
 
 def acc_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type of sums, gates and cells: float32 for half types, otherwise the input's own."""
-    return torch.float32 if dtype in HALF_TYPES else dtype
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def split_workspace(workspace: Tensor, hidden_size: int) -> tuple[Tensor, Tensor]:

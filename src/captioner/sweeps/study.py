@@ -17,8 +17,8 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 
 from captioner.checks import in_range, one_of
 from captioner.errors import ConfigError
-from captioner.outcome import Outcome
-from captioner.run_folder import FolderTaken
+from captioner.runs.folder import FolderTaken
+from captioner.runs.outcome import Outcome
 
 SAMPLERS = ("tpe", "random")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from captioner.errors import CaptionerError
 from captioner.leaderboard.gather import gather
 from captioner.leaderboard.table import format_boards, make_boards
-from captioner.outcome import Outcome
+from captioner.runs.outcome import Outcome
 
 
 class SweepFailed(CaptionerError):

@@ -22,12 +22,12 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from captioner.cli import explain
+from captioner.commands.cli import explain
 from captioner.config import parse
 from captioner.errors import ConfigError, DataError
-from captioner.outcome import Outcome, failure, read_outcome
-from captioner.run_folder import FolderTaken, check_same_run
-from captioner.run_names import run_name, values_of
+from captioner.runs.folder import FolderTaken, check_same_run
+from captioner.runs.name import run_name, values_of
+from captioner.runs.outcome import Outcome, failure, read_outcome
 from captioner.sweeps.summary import SweepFailed, summary
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from captioner.spans import listening
+from captioner.profiling import listening
 from captioner.training.averaging import MovingAverage
 from captioner.training.capture import CapturedCalls
 from captioner.training.distributed import World

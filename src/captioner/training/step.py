@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from captioner.spans import span
+from captioner.profiling import span
 from captioner.training.averaging import MovingAverage
 from captioner.training.distributed import World
 from captioner.training.optimisation import clip_gradients, schedule_factor

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from captioner.files import read_json, write_json
-from captioner.spans import listening
+from captioner.profiling import listening
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

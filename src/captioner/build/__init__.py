@@ -1,0 +1,1 @@
+"""Configuration -> objects: data, models, trainers and what is loaded from checkpoints."""

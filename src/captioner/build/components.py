@@ -1,0 +1,335 @@
+"""Configuration -> objects. Nothing behind this file reads a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from captioner import config as schema
+from captioner.data.captions import CaptionData, CaptionedImage
+from captioner.data.formats.coco import load_coco
+from captioner.data.formats.flickr8k import load_flickr8k
+from captioner.data.formats.folder import load_folder
+from captioner.data.formats.karpathy import load_karpathy
+from captioner.data.scenes.dataset import draw_scenes, load_scene_truth
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import ConfigError
+from captioner.evaluation.attributes import attribute_accuracy
+from captioner.features.source import ImageFeatures, choose_reader
+from captioner.generation import beam_search, greedy, sample
+from captioner.inference.captions import Decoder
+from captioner.models.captioner import Captioner
+from captioner.models.encoder import Encoder
+from captioner.models.language_model import LanguageModel, initialise
+from captioner.models.plain_encoder import plain_encoder
+from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
+from captioner.models.torchvision_encoder import torchvision_encoder
+from captioner.ops import choose_backend
+from captioner.runs.folder import claim_run_folder
+from captioner.training.distributed import World, own_gpu, started_together, world
+from captioner.training.memory import keep_freed_memory
+from captioner.training.optimisation import make_optimizer, parameter_groups
+from captioner.training.trainer import TrainerSettings
+from captioner.validation.captions import ExtraMetrics
+
+log = logging.getLogger(__name__)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device to run on; "auto" takes a GPU where there is one, ConfigError if it is absent.
+
+    Of the processes that torchrun started on a machine each takes the GPU of its own number.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device={name} asks for a GPU, and PyTorch sees none here; use device=cpu"
+        )
+    if name.startswith("cuda") and started_together() > 1:
+        return own_gpu(name)
+    return torch.device(name)
+
+
+def name_backend(kind: str, requested: str, device: torch.device) -> None:
+    """Say who computes the LSTM, before any data is read; "auto" itself says it, and why."""
+    if kind != "lstm":
+        log.info("%s on %s: torch's own", kind, device.type)
+        return
+    chosen = choose_backend(requested, device.type)
+    if requested != "auto":
+        log.info("LSTM backend on %s: %s", device.type, chosen)
+
+
+def begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
+    """What comes before any data is read: the run's folder claimed, its device and processes; who
+    computes is said, and on a CPU freed memory is kept."""
+    folder, ranks = Path(config.run_dir), world()
+    ranks.from_main(
+        lambda: claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
+    )
+    device = pick_device(config.device)
+    if ranks.size > 1:
+        threads = torch.get_num_threads()
+        log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)
+    name_backend(config.rnn.kind, config.model.backend, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device, ranks
+
+
+# -- data ---------------------------------------------------------------------------------------
+
+
+def load_data(config: Any) -> CaptionData:
+    """The captioned pictures of a data configuration, their notes said aloud."""
+    if isinstance(config, schema.ScenesData):
+        data = draw_scenes(
+            config.root,
+            train=config.train,
+            dev=config.dev,
+            test=config.test,
+            size=config.size,
+            seed=config.seed,
+        )
+    elif isinstance(config, schema.Flickr8kData):
+        data = load_flickr8k(config.root, layout=config.layout)
+    elif isinstance(config, schema.KarpathyData):
+        data = load_karpathy(config.json, config.images, restval_in_train=config.restval_in_train)
+    elif isinstance(config, schema.CocoData):
+        data = _load_coco(config)
+    elif isinstance(config, schema.FolderData):
+        fractions = {"dev": config.dev_fraction, "test": config.test_fraction}
+        fractions["train"] = 1 - sum(fractions.values())
+        data = load_folder(
+            config.captions, config.images, split_fractions=fractions, seed=config.seed
+        )
+    else:
+        raise ConfigError(f"data must be one of {', '.join(schema.GROUPS['data'])}")
+    log.info("data: %s", data.summary())
+    for note in data.notes:
+        log.info("data: %s", note)
+    return data
+
+
+def _load_coco(config: schema.CocoData) -> CaptionData:
+    annotations = {"train": config.train_annotations, "dev": config.dev_annotations}
+    images = {"train": config.train_images, "dev": config.dev_images}
+    if config.test_annotations is not None and config.test_images is not None:
+        annotations["test"], images["test"] = config.test_annotations, config.test_images
+    return load_coco(annotations, images)
+
+
+def scene_metrics(images: Sequence[CaptionedImage]) -> ExtraMetrics:
+    """Attribute accuracy (in percent) against the truth that lies beside drawn scenes."""
+    truth = load_scene_truth(images[0].path.parent)
+
+    def metrics(captions: dict[str, str]) -> dict[str, float]:
+        figures = attribute_accuracy(truth, captions)
+        return {
+            "attribute_accuracy": 100 * figures["accuracy"],
+            "all_attributes": 100 * figures["all_slots"],
+        }
+
+    return metrics
+
+
+# -- encoder and features -----------------------------------------------------------------------
+
+
+def build_encoder(
+    config: schema.EncoderConfig, *, seed: int, weights: str | None = None
+) -> Encoder:
+    """The picture network, frozen but for what `train_from` names; `weights` overrides the source.
+
+    Random weights come from `seed` alone.
+    """
+    kinds = {
+        "torchvision": torchvision_encoder,
+        "timm": timm_encoder,
+        "efficientnet_lite": efficientnet_lite,
+        "plain": plain_encoder,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = kinds[config.kind](
+            config.name,
+            weights=weights or config.weights,
+            output=config.output,
+            grid_size=config.grid_size,
+            size=config.size,
+            resize=config.resize,
+        )
+    if config.train_from is not None:
+        encoder.freeze_before(config.train_from)
+    return encoder
+
+
+def image_features(
+    config: schema.EncoderConfig, *, seed: int, device: torch.device, weights: str | None = None
+) -> ImageFeatures:
+    """The images' way into the model, from its configuration."""
+    return ImageFeatures(
+        encoder=None
+        if config.kind == "features"
+        else build_encoder(config, seed=seed, weights=weights),
+        device=device,
+        path=config.path,
+        cache_dir=config.cache_dir,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        reader=choose_reader(config.reader, device),
+    )
+
+
+# -- model and decoder --------------------------------------------------------------------------
+
+
+def build_language_model(
+    config: schema.ModelConfig, *, vocab_size: int, rnn: schema.RnnConfig
+) -> LanguageModel:
+    """A language model with nothing in front, initialised as the configuration says."""
+    model = _language_model(config, vocab_size, rnn)
+    _initialise(model, config)
+    return model
+
+
+def _language_model(
+    config: schema.ModelConfig, vocab_size: int, rnn: schema.RnnConfig
+) -> LanguageModel:
+    return LanguageModel(
+        vocab_size=vocab_size,
+        embedding_dim=config.embedding_dim,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        input_dropout=config.input_dropout,
+        output_dropout=config.output_dropout,
+        layer_dropout=config.layer_dropout,
+        tie_embeddings=config.tie_embeddings,
+        backend=config.backend,
+        kind=rnn.kind,
+        variational=rnn.variational_dropout,
+    )
+
+
+def _initialise(part: nn.Module, config: schema.ModelConfig) -> None:
+    initialise(part, scheme=config.init, scale=config.init_scale, forget_bias=config.forget_bias)
+
+
+def build_captioner(
+    config: schema.ModelConfig,
+    *,
+    vocab_size: int,
+    feature_dim: int,
+    encoder: Encoder | None = None,
+    rnn: schema.RnnConfig | None = None,
+) -> Captioner:
+    """The captioner, its own layers initialised as configured; `rnn` None is an LSTM."""
+    language_model = _language_model(config, vocab_size, rnn or schema.RnnConfig())
+    norm = config.feature_norm
+    if norm == "auto":
+        norm = "none" if encoder is not None else "standardise"
+    model = Captioner(
+        language_model=language_model,
+        feature_dim=feature_dim,
+        feature_norm=norm,
+        feature_dropout=config.feature_dropout,
+        encoder=encoder,
+    )
+    for part in (model.image_projection, language_model):
+        _initialise(part, config)
+    return model
+
+
+def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) -> Decoder:
+    """A decoder with all but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned."""
+    banned = [vocabulary.pad, vocabulary.bos]
+    if not config.allow_unknown or vocabulary.rare == "drop":
+        banned.append(vocabulary.unk)
+    common: dict[str, Any] = {
+        "bos": vocabulary.bos,
+        "eos": vocabulary.eos,
+        "min_length": config.min_length,
+        "max_length": config.max_length,
+        "length_penalty": config.length_penalty,
+        "banned": banned,
+        "no_repeat_ngram": config.no_repeat_ngram,
+    }
+    if config.method == "greedy":
+        return functools.partial(greedy, **common)
+    if config.method == "beam":
+        return functools.partial(
+            beam_search,
+            beam_size=config.beam_size,
+            groups=config.groups,
+            diversity=config.diversity if config.groups > 1 else 0.0,
+            n_best=min(config.n_best, config.beam_size),
+            **common,
+        )
+
+    def draw(step: Any, state: Any, *, batch_size: int) -> Any:
+        generator = torch.Generator(device=state[0].device).manual_seed(config.seed)
+        return sample(
+            step,
+            state,
+            batch_size=batch_size,
+            samples=config.samples,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            generator=generator,
+            **common,
+        )
+
+    return draw
+
+
+# -- training -----------------------------------------------------------------------------------
+
+
+def build_optimizer(config: schema.TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over the trainable parameters; the encoder may have a rate of its own."""
+    settings = config.optimizer
+    groups = parameter_groups(
+        model,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        lr_by_prefix={"encoder.": config.encoder.lr} if config.encoder.lr is not None else {},
+    )
+    own: dict[str, dict[str, Any]] = {
+        "adam": {"betas": tuple(settings.betas), "eps": settings.eps},
+        "adamw": {"betas": tuple(settings.betas), "eps": settings.eps},
+        "rmsprop": {"alpha": settings.alpha, "eps": settings.eps, "momentum": settings.momentum},
+        "sgd": {"momentum": settings.momentum},
+    }
+    return make_optimizer(settings.name, groups, **own[settings.name])
+
+
+def trainer_settings(config: schema.TrainConfig) -> TrainerSettings:
+    """The plain settings of the loop."""
+    return TrainerSettings(
+        epochs=config.trainer.epochs,
+        accumulation=config.trainer.accumulation,
+        label_smoothing=config.trainer.label_smoothing,
+        clip_norm=config.optimizer.clip_norm,
+        clip_value=config.optimizer.clip_value,
+        schedule=config.optimizer.schedule,
+        warmup_steps=config.optimizer.warmup_steps,
+        bf16=config.trainer.precision == "bf16",
+        best_metric=config.trainer.best_metric,
+        lower_is_better=config.trainer.best_metric in schema.TEXT_METRICS,
+        patience=config.trainer.patience,
+        checkpoint_minutes=config.trainer.checkpoint_minutes,
+        checkpoint_steps=config.trainer.checkpoint_steps,
+        log_steps=config.trainer.log_steps,
+        profile=config.trainer.profile,
+        ema=config.trainer.ema,
+        keep_epochs=config.trainer.keep_epochs,
+    )

@@ -1,0 +1,97 @@
+"""trainer.graph: whether a run's steps are such as a CUDA graph can hold, and their data if so."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from captioner import config as schema
+from captioner.data.dataset import BatchOrder, CaptionDataset
+from captioner.data.resident import ResidentCaptions, measure_rooms
+from captioner.errors import ConfigError
+from captioner.features.source import CachedFeatures
+from captioner.ops import choose_backend
+from captioner.training.distributed import World
+
+log = logging.getLogger(__name__)
+SHARE = 0.5  # of a GPU's free memory that the data may take
+
+
+def resident_captions(
+    config: schema.TrainConfig,
+    dataset: CaptionDataset,
+    order: BatchOrder,
+    device: torch.device,
+    world: World,
+) -> ResidentCaptions | None:
+    """The data on the device where steps are to be captured as a graph, else None.
+
+    Says which and why. ConfigError where trainer.graph=on asks for what cannot be.
+    """
+    if not wants_graph(config, device, why_not(config, dataset.source, device, world)):
+        return None
+    source = dataset.source
+    assert isinstance(source, CachedFeatures)
+    tokens = dataset.tokens_per_row
+    rooms = measure_rooms(tokens, order.batch_size, seed=config.seed)
+    log.info("room for %d tokens a batch, for %d where that is too small", *rooms)
+    return ResidentCaptions(
+        dataset,
+        order,
+        features=source(torch.arange(len(source.store_rows))),
+        device=device,
+        rooms=rooms,
+        group=config.trainer.accumulation,
+    )
+
+
+def wants_graph(config: schema.TrainConfig, device: torch.device, obstacle: str | None) -> bool:
+    """What trainer.graph comes to, said aloud; ConfigError where it is on and cannot be."""
+    if config.trainer.graph == "off":
+        return False
+    if config.trainer.graph == "on":
+        if obstacle is not None:
+            raise ConfigError(f"trainer.graph=on cannot be: {obstacle}")
+        how = "captured" if device.type == "cuda" else "run as it is, for there is no GPU"
+        log.info("training step: whole, as one CUDA graph, %s", how)
+        return True
+    if device.type != "cuda":
+        obstacle = "there is no GPU"
+    # The graph takes over once benchmarks/results/gpu has a record of it.
+    reason = obstacle or "the graph has not been measured on a GPU yet; trainer.graph=on takes it"
+    log.info("training step: part by part (%s)", reason)
+    return False
+
+
+def why_not(
+    config: schema.TrainConfig, source: Any, device: torch.device, world: World
+) -> str | None:
+    """Why the step cannot be held by a graph, in a sentence, or None."""
+    if not isinstance(source, CachedFeatures):
+        return "the encoder is trained, so that pictures are read from files at every step"
+    if config.rnn.kind != "lstm":
+        return f"rnn.kind={config.rnn.kind} takes the lengths of captions from the host"
+    if config.trainer.replicas > 1:
+        return f"trainer.replicas={config.trainer.replicas} take turns, batch by batch"
+    if world.size > 1:
+        return f"{world.size} processes add up their gradients between the parts of a step"
+    return _not_on_gpu(config, source, device) if device.type == "cuda" else None
+
+
+def _not_on_gpu(
+    config: schema.TrainConfig, source: CachedFeatures, device: torch.device
+) -> str | None:
+    backend = choose_backend(config.model.backend, "cuda")
+    if backend in ("reference", "plain"):
+        return f"model.backend={backend} goes from step to step of the captions on the host"
+    store = source.store
+    needed = 4 * len(source.store_rows) * store.regions * store.feature_dim
+    free = torch.cuda.mem_get_info(device)[0]
+    if needed > SHARE * free:
+        return (
+            f"the features take {needed / 1e9:.1f} GB, more than {SHARE:.0%} of the "
+            f"{free / 1e9:.1f} GB that are free on the GPU"
+        )
+    return None

@@ -1,0 +1,75 @@
+"""Several checkpoints that caption together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioner import config as schema
+from captioner.build.captioning import TrainedCaptioner, load_captioner
+from captioner.build.components import build_generation
+from captioner.data.captions import CaptionedImage
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import ConfigError
+from captioner.inference.captions import CaptionGenerator, ImageBatches
+from captioner.models.ensemble import Ensemble
+
+
+@dataclass(frozen=True)
+class TrainedEnsemble:
+    """One or more trained captioners of one vocabulary; encoders may differ."""
+
+    members: tuple[TrainedCaptioner, ...]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What all members write with."""
+        return self.members[0].vocabulary
+
+    @property
+    def data(self) -> Any:
+        """The first member's data set."""
+        return self.members[0].data
+
+    def generator(self, config: schema.GenerationConfig) -> CaptionGenerator:
+        """A generator of captions with the decoder that `config` describes."""
+        if len(self.members) == 1:
+            return self.members[0].generator(config)
+        model = Ensemble([one.model for one in self.members])
+        decoder = build_generation(config, self.vocabulary)
+        return CaptionGenerator(model, self.vocabulary, decoder)
+
+    def source(self, images: Sequence[CaptionedImage]) -> ImageBatches:
+        """Rows of `images` [I] to what `generator` takes of them: of each member its own."""
+        sources = [one.features.source(images) for one in self.members]
+        return lambda rows: _for_model([source(rows) for source in sources])
+
+    def of_picture(self, picture: Any) -> Tensor | tuple[Tensor, ...]:
+        """What `generator` takes of one PIL picture."""
+        return _for_model([one.features.of_picture(picture) for one in self.members])
+
+
+def _for_model(images: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    return images[0] if len(images) == 1 else tuple(images)
+
+
+def load_ensemble(paths: Sequence[Path], *, device: torch.device) -> TrainedEnsemble:
+    """Rebuild the captioners of all checkpoints.
+
+    Raises ConfigError where one has another vocabulary than the first, CheckpointError as
+    `load_captioner`.
+    """
+    members = tuple(load_captioner(path, device=device) for path in paths)
+    words = members[0].vocabulary.to_json()
+    for path, member in zip(paths, members, strict=True):
+        if member.vocabulary.to_json() != words:
+            raise ConfigError(
+                f"{path} has another vocabulary ({len(member.vocabulary)} tokens) than "
+                f"{paths[0]} ({len(members[0].vocabulary)}): an ensemble needs one and the same"
+            )
+    return TrainedEnsemble(members)

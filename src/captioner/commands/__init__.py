@@ -1,0 +1,1 @@
+"""What the scripts run: one module a command, for notebooks, sweeps and tests as well."""

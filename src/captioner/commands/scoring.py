@@ -1,0 +1,169 @@
+"""What evaluate.py and compare.py do with captions, wherever these come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from captioner import config as schema
+from captioner.build.components import load_data
+from captioner.evaluation.cider import DocumentFrequencies
+from captioner.evaluation.coco_format import ImageId, read_references
+from captioner.evaluation.compare import compare_runs, format_comparison, format_seeds, seed_table
+from captioner.evaluation.protocol import protocol_named
+from captioner.evaluation.records import ImageRecord, RunRecord, load_record, make_record
+from captioner.evaluation.report import write_report
+from captioner.evaluation.sanity import Surroundings, check_sanity
+from captioner.evaluation.scores import human_scores, measure_matched, present, score_files
+from captioner.files import write_json
+
+# Shown with four digits: ratios near 1, and a language model's figures.
+FINE = (
+    "brevity_penalty", "length_ratio", "loss", "perplexity", "bits_per_character", "bits_per_byte",
+)  # fmt: skip
+
+
+def score_split(
+    config: schema.EvaluateConfig,
+    images: Sequence[ImageRecord],
+    *,
+    name: str,
+    card: Mapping[str, Any],
+    around: Surroundings | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """Score the best caption of each image, with baselines beside it where `around` is given."""
+    references: dict[ImageId, Sequence[str]] = {i.image_id: i.references for i in images}
+    best = {image.image_id: image.captions[0].text for image in images}
+    protocol = protocol_named(config.protocol, config.brevity_penalty)
+    table = _table(config)
+    measured = measure_matched(
+        references, best, metrics=config.metrics, protocol=protocol, table=table
+    )
+    scores = present(
+        measured, references, best, protocol=protocol, samples=config.samples, card=card
+    )
+    if around is not None:
+        scores["sanity"] = _sanity(config, around, references, best, scores)
+    return make_record(name, {**scores, **(extra or {})}, images, measured)
+
+
+def _sanity(
+    config: schema.EvaluateConfig,
+    around: Surroundings,
+    references: Mapping[ImageId, Sequence[str]],
+    best: Mapping[ImageId, str],
+    scores: Mapping[str, Any],
+) -> dict[str, Any]:
+    protocol = protocol_named(config.protocol, config.brevity_penalty)
+    metrics = [name for name in config.metrics if name in ("BLEU", "ROUGE-L", "CIDEr")]
+    table = _table(config)
+
+    def scorer(captions: Mapping[ImageId, str]) -> dict[str, float]:
+        measured = measure_matched(
+            references, captions, metrics=metrics, protocol=protocol, table=table
+        )
+        return {name: metric.value for name, metric in measured.metrics.items()}
+
+    def human() -> dict[str, float]:
+        found = human_scores(
+            references, metrics=metrics, protocol=config.protocol,
+            brevity_penalty=config.brevity_penalty, samples=0,
+        )  # fmt: skip
+        return {name: value for name, value in found.items() if isinstance(value, float)}
+
+    return check_sanity(references, best, scores, scorer=scorer, human=human, around=around)
+
+
+def evaluate_files(config: schema.EvaluateConfig) -> RunRecord:
+    """Score a COCO results file; with `out`, write scores, images and a page beside it."""
+    record = score_files(
+        results=str(config.results),
+        references=str(config.references),
+        out=config.out,
+        subset=config.subset,
+        metrics=config.metrics,
+        protocol=config.protocol,
+        brevity_penalty=config.brevity_penalty,
+        table=_table(config),
+        samples=config.samples,
+        sanity=partial(_sanity, config, Surroundings()) if config.sanity else None,
+    )
+    if config.out is not None and config.report:
+        page = Path(config.out).with_suffix(".html")
+        write_report(page, [record], title=f"Captions of {config.results}", pictures=config.report)
+    return record
+
+
+def evaluate_humans(config: schema.EvaluateConfig) -> dict[str, Any]:
+    """One reference against the others, of a file or of a split; written to `out` if given."""
+    if config.references is not None:
+        references = read_references(config.references)
+        card = {"references": config.references}
+    else:
+        data = load_data(config.data)
+        references = {i.image_id: list(i.captions) for i in data.splits[config.split]}
+        card = {"data": data.name, "split": config.split}
+    scores = human_scores(
+        references, metrics=config.metrics, protocol=config.protocol,
+        brevity_penalty=config.brevity_penalty, samples=config.samples, card=card,
+    )  # fmt: skip
+    if config.out is not None:
+        write_json(config.out, scores)
+    return scores
+
+
+def compare_command(config: schema.CompareConfig) -> str:
+    """The table of two runs' differences, or of several runs; written to `out` if given."""
+    runs = [load_record(path) for path in config.runs]
+    if len(runs) > 2:
+        table = seed_table(runs)
+        if config.out is not None:
+            write_json(config.out, {"runs": [run.name for run in runs], "metrics": table})
+        return format_seeds(table, runs)
+    found = compare_runs(
+        *_named_apart(runs, config.runs), metric=config.metric, shown=config.shown,
+        samples=config.samples, seed=config.seed,
+    )  # fmt: skip
+    if config.out is not None:
+        write_json(config.out, found.as_json())
+    if config.report is not None:
+        write_report(
+            config.report,
+            _named_apart(runs, config.runs),
+            title=f"{found.names[0]} and {found.names[1]}",
+        )
+    return format_comparison(found)
+
+
+def _named_apart(runs: Sequence[RunRecord], paths: Sequence[str]) -> list[RunRecord]:
+    """Runs of the same name take the names of their files."""
+    if len({run.name for run in runs}) == len(runs):
+        return list(runs)
+    return [dataclasses.replace(run, name=path) for run, path in zip(runs, paths, strict=True)]
+
+
+def format_scores(scores: Mapping[str, Any]) -> str:
+    """Scores with their intervals, baselines and warnings, for the terminal."""
+    lines = []
+    for name, value in scores.items():
+        if isinstance(value, (int, float)):
+            low_high = scores.get("intervals", {}).get(name)
+            bounds = f"   95 % [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""
+            digits = 4 if name in FINE else 2
+            lines.append(f"{name:20} {value:8.{digits}f}{bounds}")
+    lines += [f"{name}: not computed: {why}" for name, why in scores.get("unavailable", {}).items()]
+    sanity = scores.get("sanity", {})
+    for name, row in sanity.get("rows", {}).items():
+        values = ", ".join(f"{key} {row[key]:.2f}" for key in ("BLEU-4", "CIDEr-D") if key in row)
+        lines.append(f"beside it, {name}: {values}")
+    lines += [f"warning: {warning}" for warning in sanity.get("warnings", [])]
+    return "\n".join(lines)
+
+
+def _table(config: schema.ScoringConfig) -> DocumentFrequencies | None:
+    path = config.document_frequencies
+    return None if path is None else DocumentFrequencies.load(path)

@@ -1,0 +1,127 @@
+"""What evaluate.py and sample.py do with a language model, for notebooks and tests as well."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner import __version__
+from captioner import config as schema
+from captioner.build.components import pick_device
+from captioner.build.language_modeling import (
+    TrainedLanguageModel,
+    load_language_model,
+    load_text,
+    text_validator,
+)
+from captioner.data.text.codec import TextCodec
+from captioner.errors import ConfigError
+from captioner.files import write_json
+from captioner.inference.text import Listener, Sample, TextGenerator
+from captioner.inspection.surprise import write_surprise_page
+from captioner.training.model_folder import results_folder, weights_file
+from captioner.validation.text import stream_losses
+
+log = logging.getLogger(__name__)
+END = "\N{PILCROW SIGN}"  # shown where a document ends
+
+
+def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
+    """Score a language model's checkpoint on a split of its text, or of `data`.
+
+    The figures, with what they are averaged over, go into scores.json in `out`, by default a folder
+    beside the checkpoint named for the split; the page of surprises where `page` says.
+    """
+    given, *others = schema.checkpoint_paths(config.checkpoint)
+    if others:
+        raise ConfigError(
+            f"{given} is a language model of text, which is scored alone: an ensemble of several "
+            "checkpoints is for captioners"
+        )
+    path = weights_file(given)
+    trained = load_language_model(given, device=pick_device(config.device))
+    data = _data(config, trained)
+    vocabulary = trained.codec.vocabulary
+    corpus = load_text(
+        data, min_count=trained.min_count, vocabulary=vocabulary, whole=config.split == "all"
+    )
+    validator = text_validator(trained.model, corpus, config.split)
+    scores: dict[str, Any] = {k: round(v, 6) for k, v in validator(0).items()}
+    scores["protocol"] = {
+        "data": corpus.name,
+        "split": config.split,
+        "averaged over": validator.averaged_over(),
+        "read as": "one stream, the state carried over to its end and reset where documents begin",
+        "checkpoint": f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}",
+        "captioner": __version__,
+        "torch": torch.__version__,
+    }
+    folder = Path(config.out or results_folder(given, config.split))
+    write_json(folder / "scores.json", scores)
+    log.info("scores: %s, over %s", folder / "scores.json", validator.averaged_over())
+    if config.page is not None:
+        tokens = corpus.split(config.split).tokens[: config.page_tokens + 1]
+        write_surprise_page(
+            config.page,
+            title=f"What {path.name} did not expect of {corpus.name}",
+            tokens=surprises(trained, tokens),
+            facts={**scores, **scores["protocol"], "protocol": f"first {len(tokens) - 1} tokens"},
+        )
+        log.info("surprises: %s", config.page)
+    return scores
+
+
+def _data(config: schema.EvaluateConfig, trained: TrainedLanguageModel) -> schema.TextData:
+    """The text to score, read in the model's own unit."""
+    if config.data is None:
+        return trained.data
+    if not isinstance(config.data, schema.TextData):
+        raise ConfigError(
+            f"{config.checkpoint} is a language model of text; data must be text too, got "
+            f"data.kind={config.data.kind}"
+        )
+    return dataclasses.replace(config.data, unit=trained.codec.unit)
+
+
+def surprises(trained: TrainedLanguageModel, tokens: Any) -> Iterator[tuple[str, float]]:
+    """Each token's text with its loss in nats, from the second token on."""
+    codec: TextCodec = trained.codec
+    bos = codec.vocabulary.bos
+    for targets, losses in stream_losses(trained.model, tokens, bos=bos):
+        ids = targets.tolist()
+        texts = codec.pieces(ids)
+        for number, text, loss in zip(ids, texts, losses.tolist(), strict=True):
+            yield (f"{END}\n" if number == bos else text), loss
+
+
+def sample_text(
+    config: schema.SampleConfig, listener: Listener | None = None
+) -> tuple[str, list[Sample]]:
+    """The prompt as the model reads it, and what it writes after it; also into `out` as JSON.
+
+    `listener` is called with a sample's number and its text as it grows.
+    """
+    trained = load_language_model(config.checkpoint, device=pick_device(config.device))
+    codec = trained.codec
+    prompt = codec.decode(codec.encode(config.prompt))
+    found = TextGenerator(trained.model, codec).samples(
+        config.prompt,
+        length=config.length,
+        n=config.n,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        seed=config.seed,
+        stop=config.stop,
+        listener=listener,
+    )
+    if config.out is not None:
+        settings = {**dataclasses.asdict(config), "prompt": prompt}
+        write_json(config.out, {**settings, "samples": [dataclasses.asdict(s) for s in found]})
+    return prompt, found

@@ -1,0 +1,222 @@
+"""Flickr8k in the three layouts it is found in: the official one, Karpathy's JSON and Kaggle's CSV.
+
+official  Flickr8k.token.txt (name#k<TAB>caption), Flickr_8k.{train,dev,test}Images.txt
+karpathy  dataset_flickr8k.json
+kaggle    captions.txt, a CSV with the header image,caption; no split lists
+
+Each file may lie in the root or one folder deeper; so may the folder of pictures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from captioner.data.captions import CaptionData, CaptionedImage, assemble, count_words
+from captioner.data.formats.karpathy import load_karpathy
+from captioner.data.formats.splits import SPLIT_NAMES, draw_splits
+from captioner.data.formats.tables import read_csv, read_lines
+from captioner.errors import ConfigError, DataError
+
+# In the order in which "auto" prefers them: the authors' own lists first, no lists last.
+CAPTION_FILES = {
+    "official": "Flickr8k.token.txt",
+    "karpathy": "dataset_flickr8k.json",
+    "kaggle": "captions.txt",
+}
+SPLIT_LISTS = {split: f"Flickr_8k.{split}Images.txt" for split in SPLIT_NAMES}
+PICTURE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images", "images")
+STRAY_KEY = "2258277193_586949ec62.jpg.1"  # in Flickr8k.token.txt, and no such picture exists
+_FRACTIONS = {"train": 6000 / 8000, "dev": 1000 / 8000, "test": 1000 / 8000}
+
+
+@dataclass(frozen=True)
+class CaptionFiles:
+    """What was found: the layout, its caption file, and the caption files of the other layouts."""
+
+    layout: str
+    captions: Path
+    others: tuple[Path, ...]
+
+
+def load_flickr8k(root: Path | str, *, layout: str = "auto", seed: int = 0) -> CaptionData:
+    """Read Flickr8k below `root`; notes say which layout was taken and what was left out.
+
+    `seed` counts only where there are no split lists: then a split in the official proportions
+    (6000 : 1000 : 1000) is drawn. DataError when a file is missing or not as expected; the pictures
+    of a split are looked for when that split is asked for. ConfigError for an unknown layout.
+    """
+    root = Path(root)
+    files = find_captions(root, layout)
+    pictures = find_pictures(root)
+    notes = [f"Flickr8k: {files.layout} layout, {files.captions}, pictures from {pictures}"]
+    if files.others:
+        others = ", ".join(path.name for path in files.others)
+        notes.append(f"also there and not read: {others}")
+    if files.layout == "karpathy":
+        data = load_karpathy(files.captions, pictures)
+        return replace(data, name="flickr8k, karpathy layout", notes=(*notes, *data.notes[1:]))
+    captions = read_captions(files)
+    splits, split_notes = _splits(root, files, captions, seed)
+    return assemble(
+        name=f"flickr8k, {files.layout} layout",
+        source=files.captions,
+        splits={
+            split: [CaptionedImage(name, pictures / name, captions[name], name) for name in names]
+            for split, names in splits.items()
+        },
+        notes=[*notes, *split_notes],
+    )
+
+
+def find_captions(root: Path, layout: str = "auto") -> CaptionFiles:
+    """Detect the layout by its caption file; DataError naming what was looked for in vain."""
+    if layout != "auto" and layout not in CAPTION_FILES:
+        raise ConfigError(
+            f"Flickr8k has no layout {layout!r}; expected auto, {', '.join(CAPTION_FILES)}"
+        )
+    found = {key: _find_file(root, name) for key, name in CAPTION_FILES.items()}
+    there = {key: path for key, path in found.items() if path is not None}
+    chosen = next(iter(there), None) if layout == "auto" else layout
+    if chosen is None or chosen not in there:
+        wanted = list(CAPTION_FILES.values()) if layout == "auto" else [CAPTION_FILES[layout]]
+        raise DataError(
+            f"no captions of Flickr8k in {root} nor one folder deeper: expected "
+            f"{' or '.join(wanted)} (scripts/prepare_flickr8k.py fetches the official files)"
+        )
+    others = tuple(path for key, path in there.items() if key != chosen)
+    return CaptionFiles(chosen, there[chosen], others)
+
+
+def find_pictures(root: Path) -> Path:
+    """The folder of pictures. DataError naming the folders looked for, when none holds a .jpg."""
+    for folder in _places(root):
+        for name in PICTURE_FOLDERS:
+            if _holds_pictures(folder / name):
+                return folder / name
+    raise DataError(
+        f"no pictures of Flickr8k in {root} nor one folder deeper: expected .jpg files in a folder "
+        f"{' or '.join(PICTURE_FOLDERS)} (scripts/prepare_flickr8k.py fetches them)"
+    )
+
+
+def read_captions(files: CaptionFiles) -> dict[str, tuple[str, ...]]:
+    """The captions of every picture of an official or Kaggle caption file, stray key included."""
+    if files.layout == "official":
+        return _read_token_file(files.captions)
+    captions: dict[str, list[str]] = {}
+    for _, row in read_csv(files.captions, columns=("image", "caption")):
+        captions.setdefault(row["image"].strip(), []).append(row["caption"])
+    return _not_empty(files.captions, captions)
+
+
+def read_split_lists(root: Path) -> dict[str, list[str]]:
+    """The official lists, or nothing where none is there; DataError when only some are."""
+    paths = {split: _find_file(root, name) for split, name in SPLIT_LISTS.items()}
+    absent = [SPLIT_LISTS[split] for split, path in paths.items() if path is None]
+    if len(absent) == len(paths):
+        return {}
+    if absent:
+        raise DataError(f"{root}: the split list {absent[0]} is missing, though others are there")
+    return {split: _read_list(path) for split, path in paths.items() if path is not None}
+
+
+def _splits(
+    root: Path, files: CaptionFiles, captions: Mapping[str, tuple[str, ...]], seed: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    lists = read_split_lists(root)
+    if lists:
+        for split, names in lists.items():
+            _check_known(SPLIT_LISTS[split], names, files.captions, captions)
+        listed = {name for names in lists.values() for name in names}
+        return lists, _notes_on_unlisted(captions, listed)
+    names = [name for name in captions if name != STRAY_KEY]
+    notes = [
+        f"no official split lists ({SPLIT_LISTS['train']}, ...): a split in their proportions was "
+        f"drawn with seed {seed}, so scores do not compare with published ones"
+    ]
+    if STRAY_KEY in captions:
+        notes.append(f"left out the stray key {STRAY_KEY}, which has no picture")
+    return draw_splits(names, fractions=_FRACTIONS, seed=seed), notes
+
+
+def _check_known(
+    list_name: str, names: list[str], captions_file: Path, captions: Mapping[str, tuple[str, ...]]
+) -> None:
+    unknown = [name for name in names if name not in captions]
+    if unknown:
+        raise DataError(
+            f"{list_name} names {len(unknown)} pictures without captions in {captions_file}, "
+            f"the first: {unknown[0]}"
+        )
+
+
+def _notes_on_unlisted(captions: Mapping[str, tuple[str, ...]], listed: set[str]) -> list[str]:
+    notes = []
+    if STRAY_KEY in captions and STRAY_KEY not in listed:
+        notes.append(f"left out the stray key {STRAY_KEY}, which has no picture")
+    outside = [name for name in captions if name not in listed and name != STRAY_KEY]
+    if outside:
+        note = f"left out {len(outside)} pictures in no split, the first: {outside[0]}"
+        short = [c for name in outside for c in captions[name] if count_words(c) < 2]
+        if short:
+            note += f"; {len(short)} of their captions have fewer than two words, as {short[0]!r}"
+        notes.append(note)
+    return notes
+
+
+def _read_token_file(path: Path) -> dict[str, tuple[str, ...]]:
+    captions: dict[str, list[str]] = {}
+    first_seen: dict[str, int] = {}
+    for line, text in read_lines(path):
+        key, tab, caption = text.partition("\t")
+        name, hash_mark, number = key.rpartition("#")
+        if not (tab and hash_mark and name and number.isdecimal()):
+            raise DataError(
+                f"{path}, line {line}: expected name#k<TAB>caption, found {text[:60]!r}"
+            )
+        if key in first_seen:
+            raise DataError(
+                f"{path}, line {line}: the key {key} stands on line {first_seen[key]} too"
+            )
+        first_seen[key] = line
+        captions.setdefault(name, []).append(caption)
+    return _not_empty(path, captions)
+
+
+def _not_empty(path: Path, captions: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    if not captions:
+        raise DataError(f"{path} holds no captions")
+    return {name: tuple(texts) for name, texts in captions.items()}
+
+
+def _read_list(path: Path) -> list[str]:
+    names: dict[str, int] = {}
+    for line, text in read_lines(path):
+        name = text.strip()
+        if name in names:
+            raise DataError(f"{path}, line {line}: {name} stands on line {names[name]} too")
+        names[name] = line
+    return list(names)
+
+
+def _places(root: Path) -> list[Path]:
+    """The root and the folders in it."""
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:
+        return [root, *sorted(Path(entry.path) for entry in entries if entry.is_dir())]
+
+
+def _find_file(root: Path, name: str) -> Path | None:
+    candidates = (folder / name for folder in _places(root))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _holds_pictures(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(".jpg") for entry in entries)

@@ -1,0 +1,1 @@
+"""Scenes that the package draws itself, with captions."""

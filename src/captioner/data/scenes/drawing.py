@@ -1,0 +1,109 @@
+"""Drawing one scene: where its objects stand, their shapes and colours, the noisy ground.
+
+Positions and radii are in units of the picture's side, x to the right and y down; a radius is that
+of the circle around an object.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from captioner.data.scenes.captions import Scene
+
+Point = tuple[float, float]
+
+_RGB = {
+    "red": (214, 39, 40),
+    "orange": (255, 140, 0),
+    "yellow": (240, 215, 30),
+    "green": (40, 150, 50),
+    "blue": (40, 85, 215),
+    "purple": (125, 45, 160),
+    "pink": (250, 130, 195),
+    "black": (30, 30, 30),
+}
+RADIUS = {"small": (0.105, 0.115), "large": (0.158, 0.170)}
+_GROUP = {"one": (0.0,), "two": (-0.19, 0.19)}
+_JITTER = 0.015  # each object of a group; neighbours 0.38 apart still clear two large radii
+# Along the line of the relation, one side and, mirrored, the other.
+_DEPTH = (0.19, 0.29)
+# Across it: how far the whole scene moves without leaving the picture, and the other object alone.
+_SHIFT = {"one": 0.12, "two": 0.12}
+_STRAY = 0.08
+_SUPERSAMPLING = 4
+_NOISE = 5.0  # grey levels, to either side
+
+
+def draw_scene(scene: Scene, generator: np.random.Generator, *, size: int) -> Image.Image:
+    """Draw `scene` as an RGB picture of `size` by `size` pixels; the generator sets the jitter."""
+    ground = tuple(round(_between(generator, 226, 248)) for _ in range(3))
+    side = size * _SUPERSAMPLING
+    canvas = Image.new("RGB", (side, side), ground)
+    pen = ImageDraw.Draw(canvas)
+    group, other = place_objects(scene, generator)
+    for centres, size_word, colour, shape in (
+        (group, scene.size, scene.colour, scene.shape),
+        ([other], scene.size2, scene.colour2, scene.shape2),
+    ):
+        radius = _between(generator, *RADIUS[size_word]) * side
+        fill = tuple(round(level + _between(generator, -12, 12)) for level in _RGB[colour])
+        fill = tuple(min(max(level, 0), 255) for level in fill)
+        for x, y in centres:
+            _draw_shape(pen, shape, (x * side, y * side), radius, fill)
+    pixels = np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float64)
+    noise = (2 * generator.random(pixels.shape) - 1) * _NOISE
+    return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
+
+
+def place_objects(scene: Scene, generator: np.random.Generator) -> tuple[list[Point], Point]:
+    """The centres of the group's objects and of the other object.
+
+    The group lines up across the line of the relation, so that its every member stands in it.
+    """
+    middle = 0.5 + _between(generator, -1, 1) * _SHIFT[scene.count]
+    depth = _between(generator, *_DEPTH)
+    placed = [
+        (
+            depth + _between(generator, -_JITTER, _JITTER),
+            middle + offset + _between(generator, -_JITTER, _JITTER),
+        )
+        for offset in _GROUP[scene.count]
+    ]
+    placed.append((1 - _between(generator, *_DEPTH), middle + _between(generator, -_STRAY, _STRAY)))
+    if scene.relation in ("right", "below"):
+        placed = [(1 - along, across) for along, across in placed]
+    if scene.relation in ("above", "below"):
+        placed = [(across, along) for along, across in placed]
+    return placed[:-1], placed[-1]
+
+
+def _between(generator: np.random.Generator, low: float, high: float) -> float:
+    return low + (high - low) * generator.random()
+
+
+def _draw_shape(
+    pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: float, fill: tuple[int, ...]
+) -> None:
+    x, y = centre
+    if shape == "ring":
+        r = 0.95 * radius
+        pen.ellipse((x - r, y - r, x + r, y + r), outline=fill, width=round(0.45 * radius))
+    else:
+        outline = [(x + radius * dx, y + radius * dy) for dx, dy in _OUTLINES[shape]]
+        pen.polygon(outline, fill=fill)
+
+
+def _rectangle(half_width: float, half_height: float) -> list[Point]:
+    x, y = half_width, half_height
+    return [(-x, -y), (x, -y), (x, y), (-x, y)]
+
+
+# Shapes that differ in more than their corners: a small picture's network soon tells them apart.
+_OUTLINES: dict[str, list[Point]] = {
+    "square": _rectangle(0.8, 0.8),
+    "bar": _rectangle(0.95, 0.36),
+    "triangle": [(0.0, -1.0), (math.sqrt(0.75), 0.5), (-math.sqrt(0.75), 0.5)],
+}

@@ -1,0 +1,127 @@
+"""Text as token numbers and back: by characters, by bytes, or by words.
+
+A stream begins every document with `<bos>`, which therefore is also what follows a document's last
+token. Words are what spaces separate, and `<eos>` ends every line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+
+from captioner.data.text.files import Document
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import DataError
+
+UNITS = ("character", "byte", "word")
+_SHOWN = 5  # unknown tokens that a message lists
+
+
+def build_vocabulary(documents: Sequence[Document], *, unit: str, min_count: int) -> Vocabulary:
+    """The tokens of the training text seen at least `min_count` times; all 256 for bytes.
+
+    DataError when none is left.
+    """
+    if unit == "byte":
+        counts = sum(
+            (np.bincount(np.frombuffer(block, np.uint8), minlength=256)
+             for document in documents for block in document.blocks()),
+            start=np.zeros(256, dtype=np.int64),
+        )  # fmt: skip
+        vocabulary = Vocabulary([chr(k) for k in range(256)], counts=[0] * 4 + counts.tolist())
+    elif unit == "word":
+        lines = (line.split() for document in documents for line in _lines(document.pieces()))
+        vocabulary = Vocabulary.build(lines, min_count=min_count, of="lines")
+    else:
+        texts = (chain.from_iterable(document.pieces()) for document in documents)
+        vocabulary = Vocabulary.build(texts, min_count=min_count, item="character", of="documents")
+    # As they are predicted: a document's end by the next one's <bos>, a line's by <eos>.
+    vocabulary.counts[vocabulary.bos] = len(documents) - 1
+    if unit != "word":
+        vocabulary.counts[vocabulary.eos] = 0
+    return vocabulary
+
+
+class TextCodec:
+    """Encodes and decodes text of one unit with one vocabulary."""
+
+    def __init__(self, unit: str, vocabulary: Vocabulary) -> None:
+        if unit not in UNITS:
+            raise DataError(f"the unit must be one of {', '.join(UNITS)}, got {unit!r}")
+        self.unit, self.vocabulary = unit, vocabulary
+
+    def encode_document(self, document: Document) -> Iterator[np.ndarray]:
+        """Its token numbers, int64, in parts, without the `<bos>` before it."""
+        if self.unit == "byte":
+            yield from (np.frombuffer(b, np.uint8).astype(np.int64) + 4 for b in document.blocks())
+        elif self.unit == "word":
+            yield from (self._words(line) for line in _lines(document.pieces()))
+        else:
+            yield from map(self._characters, document.pieces())
+
+    def encode(self, text: str) -> list[int]:
+        """The numbers of a prompt; DataError names what the vocabulary does not have.
+
+        Its last line, unfinished, gets no `<eos>`.
+        """
+        if self.unit == "byte":
+            return [4 + byte for byte in text.encode("utf-8")]
+        tokens: list[str] = [*text]
+        if self.unit == "word":
+            tokens = text.replace("\n", f" {self.vocabulary.tokens[self.vocabulary.eos]} ").split()
+        unknown = [token for token in dict.fromkeys(tokens) if token not in self.vocabulary]
+        if unknown:
+            where = f"; the first at {text.index(unknown[0])}" if self.unit == "character" else ""
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            raise DataError(
+                f"the prompt cannot be encoded: the model has no {self.unit} "
+                f"{', '.join(map(repr, unknown[:_SHOWN]))}{more}{where}"
+            )
+        return self.vocabulary.encode(tokens)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token numbers; `<pad>` and `<bos>` are left out."""
+        text = "".join(self.pieces(ids))
+        if self.unit == "byte":
+            return text.encode("latin-1").decode("utf-8", "replace")
+        return text
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """What each token adds to the text: a byte as the character of that number (latin-1)."""
+        vocabulary = self.vocabulary
+        silent = (vocabulary.pad, vocabulary.bos)
+        texts = ["" if number in silent else vocabulary.tokens[number] for number in ids]
+        if self.unit == "word":
+            end = vocabulary.tokens[vocabulary.eos]
+            return ["\n" if text == end else f"{text} " for text in texts]
+        return texts
+
+    def _words(self, line: str) -> np.ndarray:
+        ids = self.vocabulary.encode(line.split())
+        return np.array([*ids, self.vocabulary.eos], dtype=np.int64)
+
+    def _characters(self, text: str) -> np.ndarray:
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        return self._by_point[points]
+
+    @cached_property
+    def _by_point(self) -> np.ndarray:
+        """Token numbers by code point: a lookup for all characters at once."""
+        table = np.full(0x110000, self.vocabulary.unk, dtype=np.int64)
+        for number, token in enumerate(self.vocabulary.tokens):
+            if len(token) == 1:
+                table[ord(token)] = number
+        return table
+
+
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
+    """Lines without their ends, the last one also where nothing ends it."""
+    rest = ""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split("\n")
+        yield from whole
+    if rest:
+        yield rest

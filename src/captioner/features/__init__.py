@@ -1,0 +1,1 @@
+"""Image features: extraction, cache, storage."""

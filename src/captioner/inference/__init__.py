@@ -1,0 +1,1 @@
+"""Captions and text from trained models."""

@@ -1,0 +1,81 @@
+"""From images to sentences: a captioner, its vocabulary and a decoder put together.
+
+Shapes: B images, R regions, F image feature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from captioner.data.vocabulary import Vocabulary
+from captioner.generation import Hypothesis
+from captioner.generation.hypothesis import State, Step
+from captioner.models.captioner import Captioner
+from captioner.models.ensemble import Ensemble
+
+Images = Tensor | tuple[Tensor, ...]
+ImageBatches = Callable[[Tensor], Images]  # rows of a split's images [I] -> images
+
+
+class Decoder(Protocol):
+    """A decoder of captioner.generation with all but the model already filled in."""
+
+    def __call__(self, step: Step, state: State, *, batch_size: int) -> list[list[Hypothesis]]:
+        """Hypotheses of each of the batch's images, best first."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A decoded caption: its text, its words and their probabilities, its whole log-probability."""
+
+    text: str
+    words: tuple[tuple[str, float], ...]
+    log_prob: float
+    finished: bool
+
+
+class CaptionGenerator:
+    """Captions images by free-running decoding; the model is put into evaluation mode for it.
+
+    An ensemble takes a tuple of images, of each member its own form of the same.
+    """
+
+    def __init__(
+        self, model: Captioner | Ensemble, vocabulary: Vocabulary, decoder: Decoder
+    ) -> None:
+        self.model, self.vocabulary, self.decoder = model, vocabulary, decoder
+
+    @torch.inference_mode()
+    def captions(self, images: Images) -> list[list[Caption]]:
+        """Of each of images [B, R, F] (or pictures [B, 3, S, S]) the captions found, best first."""
+        self.model.eval()
+        state = self.model.start(images)  # type: ignore[arg-type]
+        batch = len(images[0]) if isinstance(images, tuple) else len(images)
+        with self.model.tabulated():
+            found = self.decoder(self.model.step, state, batch_size=batch)
+        return [[self._caption(hypothesis) for hypothesis in one] for one in found]
+
+    def all_captions(self, batches: Iterable[Images]) -> Iterator[list[Caption]]:
+        """The captions of each image of all batches, one image after another."""
+        for images in batches:
+            yield from self.captions(images)
+
+    def _caption(self, hypothesis: Hypothesis) -> Caption:
+        # Word by word: a special token has a probability but no word. The eos is the one too many.
+        words = tuple(
+            (word, math.exp(value))
+            for token, value in zip(hypothesis.token_ids, hypothesis.log_probs, strict=False)
+            for word in self.vocabulary.decode([token])
+        )
+        return Caption(
+            text=" ".join(word for word, _ in words),
+            words=words,
+            log_prob=sum(hypothesis.log_probs),
+            finished=hypothesis.finished,
+        )

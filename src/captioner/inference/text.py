@@ -1,0 +1,160 @@
+"""From a prompt to more text: a language model, its codec and the sampler put together."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captioner.data.text.codec import TextCodec
+from captioner.generation import sample
+from captioner.models.language_model import LanguageModel
+
+# Called with a sample's number and the text that it has gained.
+Listener = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text written after a prompt; `finished` says why it is no longer.
+
+    log_probs: the model's own log-probability (nats) of every token drawn, those of the stop text
+    included. finished: length, stop or document (its end was drawn).
+    """
+
+    text: str
+    log_probs: tuple[float, ...]
+    finished: str
+
+
+class GrowingText:
+    """A sample's text as it is written: whole characters, and nothing that may become `stop`."""
+
+    def __init__(self, codec: TextCodec, stop: str | None) -> None:
+        self.codec, self.stop = codec, stop
+        self.text = ""
+        self.stopped = False
+        self._shown = 0
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token: int) -> str:
+        """Append a token; what can be shown of the text that was not yet."""
+        piece = "".join(self.codec.pieces([token]))
+        if self.codec.unit == "byte":
+            piece = self._bytes.decode(piece.encode("latin-1"))
+        before = len(self.text)
+        self.text += piece
+        held = 0
+        if self.stop is not None:
+            found = self.text.find(self.stop, max(0, before - len(self.stop) + 1))
+            if found >= 0:
+                self.text, self.stopped = self.text[:found], True
+            else:
+                held = _overlap(self.text, self.stop)
+        return self._show(len(self.text) - held)
+
+    def rest(self) -> str:
+        """What was held back, once nothing more is to come."""
+        self.text += self._bytes.decode(b"", final=True)
+        return self._show(len(self.text))
+
+    def _show(self, end: int) -> str:
+        shown = self.text[self._shown : end]
+        self._shown = max(self._shown, end)
+        return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How long an end of `text` is the beginning of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((k for k in range(longest, 0, -1) if text.endswith(stop[:k])), 0)
+
+
+class TextGenerator:
+    """Continues prompts; the model is put into evaluation mode for it."""
+
+    def __init__(self, model: LanguageModel, codec: TextCodec) -> None:
+        self.model, self.codec = model, codec
+
+    @torch.inference_mode()
+    def samples(
+        self,
+        prompt: str,
+        *,
+        length: int,
+        n: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: str | None = None,
+        listener: Listener | None = None,
+    ) -> list[Sample]:
+        """`n` texts of at most `length` tokens after `prompt`, cut before the text `stop`.
+
+        Text number k depends on the seed and k, not on how many are drawn with it. DataError when
+        the prompt cannot be encoded; arguments otherwise as those of `decoding.sample`.
+        """
+        vocabulary = self.codec.vocabulary
+        ends = vocabulary.counts[vocabulary.bos] > 0  # it has seen documents end
+        ids = self.codec.encode(prompt)
+        if ends or not ids:
+            ids = [vocabulary.bos, *ids]
+        self.model.eval()
+        texts = [GrowingText(self.codec, stop) for _ in range(n)]
+
+        def watch(rows: Tensor, tokens: Tensor) -> Tensor:
+            for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+                shown = texts[row].add(token)
+                if listener is not None and shown:
+                    listener(row, shown)
+            stopped = [texts[row].stopped for row in rows.tolist()]
+            return torch.tensor(stopped, dtype=torch.bool, device=rows.device)
+
+        device = self.model.embedding.weight.device
+        with self.model.tabulated():
+            found = sample(
+                self.model.step,
+                self._state_before(ids[:-1], n),
+                batch_size=n,
+                bos=ids[-1],
+                eos=vocabulary.bos if ends else None,
+                max_length=length,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                generator=torch.Generator(device=device).manual_seed(seed),
+                banned=self._banned(ends),
+                watch=watch,
+            )
+        for number, text in enumerate(texts):
+            if (shown := text.rest()) and listener is not None:
+                listener(number, shown)
+        return [
+            Sample(
+                text.text,
+                one[0].log_probs,
+                "stop" if text.stopped else "document" if one[0].finished else "length",
+            )
+            for text, one in zip(texts, found, strict=True)
+        ]
+
+    def _banned(self, ends: bool) -> list[int]:
+        vocabulary = self.codec.vocabulary
+        banned = [vocabulary.pad, vocabulary.unk]
+        banned += [] if ends else [vocabulary.bos]
+        return banned + ([] if self.codec.unit == "word" else [vocabulary.eos])
+
+    def _state_before(self, ids: list[int], n: int) -> tuple[Tensor, ...]:
+        """The state after reading `ids`, the same for all n: each tensor [L, n, H]."""
+        weight = self.model.embedding.weight
+        layers, hidden = self.model.lstm.num_layers, self.model.lstm.hidden_size
+        if not ids:
+            cells = 2 if self.model.lstm.mode == "LSTM" else 1
+            return tuple(weight.new_zeros(layers, n, hidden) for _ in range(cells))
+        tokens = torch.tensor(ids, device=weight.device)
+        state = self.model.read(self.model.embedding(tokens).unsqueeze(1))[1]
+        return tuple(one.expand(-1, n, -1).contiguous() for one in state)

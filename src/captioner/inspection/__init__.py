@@ -1,0 +1,1 @@
+"""Looks inside models: cells, search trees, surprise."""

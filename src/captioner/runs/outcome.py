@@ -1,0 +1,95 @@
+"""How a run ended: a small file in its folder, which sweeps and the leaderboard read."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from captioner.errors import DataError
+from captioner.files import read_json, write_json
+from captioner.runs.folder import FolderTaken
+
+OUTCOME = "outcome.json"
+_LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run's best score and its epoch, or why a run failed.
+
+    `config` is only kept of a run that failed before it had a folder of its own.
+    """
+
+    state: str  # finished, failed
+    metric: str | None = None
+    best: float | None = None
+    epoch: int | None = None
+    replica: int | None = None  # the one with that score, of several
+    reason: str | None = None
+    config: dict[str, Any] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.state == "finished"
+
+    def save(self, folder: Path) -> None:
+        """Write it into the run's folder."""
+        known = {key: value for key, value in asdict(self).items() if value is not None}
+        write_json(folder / OUTCOME, known)
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """The outcome in a run's folder; None while there is none. DataError when it is damaged."""
+    path = folder / OUTCOME
+    if not path.exists():
+        return None
+    try:
+        return Outcome(**read_json(path))
+    except TypeError as error:
+        raise DataError(f"{path} is no outcome of a run: {error}") from error
+
+
+def failure(error: BaseException, config: dict[str, Any] | None = None) -> Outcome:
+    """The outcome of a run that ended in `error`, its reason in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    known = type(error).__module__.startswith("captioner")
+    return Outcome(
+        "failed", reason=text if known else f"{type(error).__name__}: {text}", config=config
+    )
+
+
+@contextlib.contextmanager
+def sole_trainer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder while this process trains in it; FolderTaken when another one does.
+
+    The lock ends with the process, however that ends. Of the processes of one distributed run the
+    first holds it for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("wb") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTaken(f"another process is training in {folder}") from None
+        yield
+
+
+def is_training(folder: Path) -> bool:
+    """Whether another process is training in `folder` now."""
+    try:
+        with (folder / _LOCK).open("rb") as handle:
+            fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,107 @@
+"""trainer.graph from the configuration: what it comes to, what is refused, a run of each kind."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from captioner import config as schema
+from captioner.build.cuda_graph import wants_graph, why_not
+from captioner.errors import ConfigError
+from captioner.features.source import CachedFeatures
+from captioner.training.distributed import World
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+FEATURES = CachedFeatures(None, torch.arange(3))  # type: ignore[arg-type]
+
+
+def configured(kind: str = "lstm", **trainer: Any) -> schema.TrainConfig:
+    """As far as it is looked at."""
+    parts = SimpleNamespace(
+        trainer=schema.TrainerConfig(**trainer), rnn=schema.RnnConfig(kind=kind),
+        model=schema.ModelConfig(),
+    )  # fmt: skip
+    return cast(schema.TrainConfig, parts)
+
+
+def test_what_a_graph_cannot_hold_is_named() -> None:
+    plain, gru = configured(), configured("gru")
+    assert why_not(plain, FEATURES, CPU, World()) is None
+    cases = {
+        "the encoder is trained": (plain, lambda rows: rows, World()),
+        "rnn.kind=gru takes": (gru, FEATURES, World()),
+        "trainer.replicas=4 take turns": (configured(replicas=4), FEATURES, World()),
+        "2 processes": (plain, FEATURES, World(0, 2)),
+    }
+    for message, (config, source, world) in cases.items():
+        found = why_not(config, source, CPU, world)
+        assert found is not None and message in found
+        with pytest.raises(ConfigError, match=f"trainer.graph=on cannot be: .*{message}"):
+            wants_graph(configured(graph="on"), CPU, found)
+
+
+@pytest.mark.parametrize(
+    ("graph", "device", "obstacle", "wanted", "said"),
+    [
+        ("on", CPU, None, True, "as one CUDA graph, run as it is, for there is no GPU"),
+        ("on", CUDA, None, True, "as one CUDA graph, captured"),
+        ("auto", CPU, None, False, "part by part (there is no GPU)"),
+        ("auto", CUDA, None, False, "part by part (the graph has not been measured"),
+        ("auto", CUDA, "it rains", False, "part by part (it rains)"),
+        ("off", CUDA, None, False, ""),
+    ],
+)
+def test_the_choice_is_said_with_its_reason(
+    graph: str,
+    device: torch.device,
+    obstacle: str | None,
+    wanted: bool,
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, logger="captioner"):
+        assert wants_graph(configured(graph=graph), device, obstacle) == wanted
+    assert said in caplog.text and bool(said) == bool(caplog.text)
+
+
+def test_an_unknown_word_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.graph must be one of auto, on, off"):
+        configured(graph="yes")
+
+
+SMALL = [
+    "data.train=40", "data.dev=6", "data.test=6", "trainer.epochs=2", "model.input_dropout=0",
+    "trainer.progress=false", "trainer.batch_size=16", "model.output_dropout=0",
+    "model.hidden_size=16", "model.embedding_dim=16", "encoder=plain",
+    "encoder.train_from=null", "generation.beam_size=1", "device=cpu",
+]  # fmt: skip
+
+
+def test_a_run_in_the_form_of_a_graph_learns_what_the_plain_one_does(
+    run_script: Any, tmp_path: Path
+) -> None:
+    histories = {}
+    for graph in ("off", "on"):
+        done = run_script(tmp_path, "train", *SMALL, f"trainer.graph={graph}", f"run_dir={graph}")
+        assert done.returncode == 0, done.stderr
+        assert ("as one CUDA graph, run as it is" in done.stderr + done.stdout) == (graph == "on")
+        histories[graph] = json.loads((tmp_path / graph / "history.json").read_text())
+    for plain, whole in zip(*histories.values(), strict=True):
+        assert whole["step"] == plain["step"]
+        assert whole["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+
+
+def test_a_text_is_refused_in_one_sentence(run_script: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be " * 200)
+    done = run_script(
+        tmp_path, "train", "experiment=words", "data.path=text.txt", "trainer.graph=on",
+        "run_dir=run",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "trainer.graph=on cannot be: a text's windows carry a state" in done.stderr + done.stdout

@@ -1,0 +1,148 @@
+"""What every script has on the command line: help with examples, clean output, completion."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from captioner.commands.cli import gather_list, quote, threads_in_sweep
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+COMMANDS = [path for path in SCRIPTS if "run_command" in path.read_text(encoding="utf-8")]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Hydra gives the root logger handlers that write where this test's output goes."""
+    root, handlers, level = logging.root, [*logging.root.handlers], logging.root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def call(path: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a script in this process, which has long imported torch; its exit status."""
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: put back after the test
+    GlobalHydra.instance().clear()
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_help_has_an_example(
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(path, "--help", monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert f"python scripts/{path.name}" in said, f"{path.name} --help shows no example"
+    assert said.split("\n")[0].strip(), f"{path.name} --help does not begin with its purpose"
+    assert list(tmp_path.iterdir()) == [], "help leaves files behind"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_cfg_job_is_yaml_and_nothing_else(
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(path, "--cfg", "job", monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    tree = yaml.safe_load(said.out)
+    assert isinstance(tree, dict) and tree and "hydra" not in tree
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("exp", "experiment="),
+        ("experiment=sc", "experiment=scenes"),
+        ("optimizer.l", "optimizer.lr="),
+    ],
+)
+def test_completion_knows_groups_choices_and_keys(
+    typed: str,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = f"python scripts/train.py {typed}"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    script = ROOT / "scripts" / "train.py"
+    assert call(script, "-sc", "query=bash", monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr()
+    assert said.out.split() == [expected] and said.err == ""
+
+
+def test_completion_installs_in_bash() -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash here")
+    install = f'eval "$({sys.executable} scripts/train.py -sc install=bash)"'
+    done = subprocess.run(
+        [bash, "--norc", "-c", f"{install} && complete -p"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"-F hydra_bash_completion .*python", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("optimizer.lr=1e-3,3e-3", "optimizer.lr=1e-3,3e-3"),
+        ("checkpoint=s/a=1,b=2/best.pt", "checkpoint='s/a=1,b=2/best.pt'"),
+        ("checkpoint='s/a=1/best.pt'", "checkpoint='s/a=1/best.pt'"),
+        ("lr=range(start=1,stop=3)", "lr=range(start=1,stop=3)"),
+        ("--config-dir=a=b", "--config-dir=a=b"),
+    ],
+)
+def test_a_path_below_a_sweep_needs_no_quotes(argument: str, expected: str) -> None:
+    assert quote(argument) == expected
+
+
+def test_arguments_without_a_key_are_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1,h=2").mkdir()
+    arguments = ["a b", "samples=9", "lr=1,h=2", "--cfg", "job"]
+    assert gather_list(arguments, "runs") == [
+        "samples=9", "--cfg", "job", "runs=['a b','lr=1,h=2']"
+    ]  # fmt: skip
+    assert gather_list(["samples=9"], "runs") == ["samples=9"]
+
+
+def test_runs_beside_each_other_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    shares = [threads_in_sweep(OmegaConf.create({"n_jobs": n})) for n in (1, 2, 3, 8, 16, -1, -7)]
+    assert shares == [None, 4, 2, 1, 1, 1, 4]
+    assert threads_in_sweep(OmegaConf.create({"cpus_per_task": 3})) == 3
+    assert threads_in_sweep(OmegaConf.create({"_target_": "BasicLauncher"})) is None
+    assert torch.get_num_threads() >= 1

@@ -1,0 +1,177 @@
+"""Every YAML is found, composed and built; what is wrong is refused with the key's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from captioner import config as schema
+from captioner.build.components import (
+    build_captioner,
+    build_generation,
+    build_language_model,
+    build_optimizer,
+    trainer_settings,
+)
+from captioner.commands.cli import compose_config
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GROUP_FILES = sorted(
+    path.relative_to(CONFIGS)
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent != CONFIGS and path.parts[-3] != "hydra"
+)
+# What a choice needs from the command line before it can be composed.
+NEEDED = {
+    "data/flickr8k": ["data.root=x"],
+    "data/karpathy": ["data.json=x", "data.images=y"],
+    "data/coco": [
+        "data.train_annotations=a",
+        "data.train_images=b",
+        "data.dev_annotations=c",
+        "data.dev_images=d",
+    ],
+    "data/folder": ["data.captions=a", "data.images=b"],
+    "encoder/features": ["encoder.path=x"],
+    "data/text": ["data.path=x", "encoder=none", "trainer.best_metric=loss"],
+    "data/python_source": ["encoder=none", "trainer.best_metric=loss"],
+    "data/tiny_shakespeare": ["encoder=none", "trainer.best_metric=loss"],
+    "encoder/none": ["data=python_source", "trainer.best_metric=loss"],
+    "experiment/words": ["data.path=x"],
+    "experiment/nic_flickr8k": ["data.root=x"],
+    "experiment/neon_flickr8k": ["data.root=x"],
+    "experiment/neuraltalk_flickr8k": ["data.root=x"],
+}
+
+
+def compose(*overrides: str, name: str = "train") -> Any:
+    return compose_config(name, overrides, configs=CONFIGS)
+
+
+def test_the_yaml_files_are_found() -> None:
+    groups = {str(path.parent) for path in GROUP_FILES}
+    assert groups >= {*schema.GROUPS, "experiment"}
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=str)
+def test_every_yaml_composes_and_builds(path: Path) -> None:
+    """Every choice of every group gives a model, an optimiser, trainer settings and a decoder."""
+    choice = str(path.with_suffix(""))
+    group, name = choice.split("/")
+    overrides = [f"{group}={name}", *NEEDED.get(choice, [])]
+    config = compose(*overrides)
+    assert isinstance(config, schema.TrainConfig)
+    vocabulary = Vocabulary(["dog"], counts=[0, 0, 1, 1, 1])
+    model: nn.Module
+    if isinstance(config.data, schema.TextData):
+        model = build_language_model(config.model, vocab_size=5, rnn=config.rnn)
+    else:
+        model = build_captioner(config.model, vocab_size=5, feature_dim=3, rnn=config.rnn)
+    assert build_optimizer(config, model).param_groups
+    assert trainer_settings(config).epochs == config.trainer.epochs
+    assert callable(build_generation(config.generation, vocabulary))
+
+
+@pytest.mark.parametrize("name", sorted(schema.COMMANDS))
+def test_every_command_composes(name: str) -> None:
+    needed = {
+        "evaluate": ["checkpoint=x"],
+        "average": ["checkpoint=[a.pt,b.pt]", "out=c.pt"],
+        "compare": ["runs=[a,b]"],
+        "caption": ["checkpoint=x", "images=y"],
+        "sample": ["checkpoint=x"],
+        "export": ["checkpoint=x", "out=y"],
+        "demo": ["checkpoint=x"],
+        "benchmark": ["suite=epoch"],
+    }
+    config = compose(*needed.get(name, []), name=name)
+    assert isinstance(config, schema.COMMANDS[name])
+
+
+def test_experiments_carry_the_published_settings() -> None:
+    """The figures of neon's and neuraltalk's code, as their authors released it."""
+    neon = compose("experiment=neon_flickr8k", "data.root=x")
+    assert (neon.optimizer.name, neon.optimizer.alpha, neon.optimizer.lr) == (
+        "rmsprop",
+        0.997,
+        5e-4,
+    )
+    assert (neon.optimizer.clip_value, neon.trainer.batch_size, neon.trainer.epochs) == (1, 128, 15)
+    assert (neon.model.input_dropout, neon.model.output_dropout) == (0.5, 0)
+    assert (neon.vocabulary.rare, neon.generation.method) == ("drop", "greedy")
+    talk = compose("experiment=neuraltalk_flickr8k", "data.root=x")
+    assert (talk.model.hidden_size, talk.model.embedding_dim) == (256, 256)
+    assert (talk.optimizer.alpha, talk.optimizer.lr, talk.optimizer.clip_value) == (0.999, 1e-3, 5)
+    assert (talk.trainer.batch_size, talk.optimizer.weight_decay) == (100, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["optimizer.lrr=1"], ["lrr", "'optimizer.lr'"]),
+        (["trainer.epoch=1"], ["epoch", "'trainer.epochs'"]),
+        (["optimzer.lr=1"], ["optimzer", "'optimizer.lr'"]),
+        (["vocabulary.mincount=1"], ["mincount", "'vocabulary.min_count'"]),
+        (["encoder=plan"], ["encoder", "'plain'"]),
+        (["experiment=nic_flickr"], ["experiment", "'nic_flickr8k'"]),
+        (["optimizer.lr=fast"], ["optimizer.lr", "fast", "Float"]),
+        (["trainer.epochs=1.5"], ["trainer.epochs", "1.5", "Integer"]),
+        (["optimizer.lr=-1"], ["optimizer.lr", "greater than 0", "-1"]),
+        (["optimizer.name=adm"], ["optimizer.name", "'adm'", "'adam'"]),
+        (["model.input_dropout=1"], ["model.input_dropout", "0.999"]),
+        (["model.backend=cudnn"], ["model.backend", "'cudnn'", "reference"]),
+        (["trainer.best_metric=BLEU4"], ["trainer.best_metric", "'BLEU-4'"]),
+        (["generation.top_p=1.5"], ["generation.top_p", "1.5"]),
+        (
+            ["generation.min_length=9", "generation.max_length=3"],
+            ["generation.min_length 9", "max_length 3"],
+        ),
+        (["generation.beam_size=5", "generation.groups=2"], ["generation.groups", "2 and 5"]),
+        (["data=flickr8k"], ["data.root", "must be given"]),
+        (["model.tie_embeddings=true", "model.hidden_size=8"], ["tie_embeddings", "and 8"]),
+        (["model.feature_norm=standardise"], ["feature_norm", "train_from=stage1"]),
+        (["encoder.resize=crop"], ["encoder.resize", "'crop'"]),
+        (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
+        (["encoder=none"], ["encoder=none", "data.kind=scenes"]),
+        (["data=text", "encoder=none"], ["data.path", "a text file"]),
+        (["data=python_source", "encoder=none"], ["trainer.best_metric", "loss", "'BLEU-4'"]),
+        (["data=python_source", "data.unit=letter"], ["data.unit", "'letter'", "character"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_wrong_configuration_is_refused_by_name(overrides: list[str], expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose(*overrides)
+    for part in expected:
+        assert part in str(error.value)
+
+
+def test_every_experiment_begins_with_the_command_that_runs_it() -> None:
+    for path in (CONFIGS / "experiment").glob("*.yaml"):
+        head = path.read_text().splitlines()[:2]
+        assert head[1].startswith(f"# python scripts/train.py experiment={path.stem}"), path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "checkpoint=FILE"),
+        (["results=x"], "references=FILE"),
+        (["checkpoint=x", "results=y"], "either"),
+    ],
+)
+def test_evaluate_needs_one_thing_to_score(overrides: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        compose(*overrides, name="evaluate")
+
+
+def test_a_checkpoints_data_configuration_is_restored() -> None:
+    data = schema.data_config({"kind": "flickr8k", "root": "/somewhere", "layout": "karpathy"})
+    assert data == schema.Flickr8kData(root="/somewhere", layout="karpathy")
+    with pytest.raises(ConfigError, match=r"data\.kind"):
+        schema.data_config({"kind": "flickr9k"})

@@ -1,0 +1,144 @@
+"""What the page does, without the page: captions, text as it grows, uploads, settings, HTML."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from captioner.commands.cli import compose_config
+from captioner.demo.examples import example_pictures
+from captioner.demo.models import load_models, read_upload
+from captioner.demo.settings import (
+    CAPTION_SETTINGS,
+    DECODERS,
+    TEXT_DEFAULTS,
+    TEXT_SETTINGS,
+    caption_defaults,
+    checked,
+    generation_config,
+)
+from captioner.demo.shading import captions_html, problem_html
+from captioner.errors import ConfigError, DataError, ImageError
+from captioner.inference.text import TextGenerator
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CPU = torch.device("cpu")
+PICTURE = Image.effect_noise((40, 40), 80).convert("RGB")
+
+
+def settings(*overrides: str) -> Any:
+    return compose_config("demo", ["checkpoint=x", *overrides], configs=CONFIGS).generation
+
+
+def test_checkpoints_are_known_for_what_they_are(checkpoints: Any) -> None:
+    given = [str(checkpoints.text), str(checkpoints.one), str(checkpoints.two)]
+    models = load_models(given, device=CPU)
+    assert [model.name for model in models.captioners] == ["one", "two"]
+    assert models.writer is not None and "characters" in models.writer.facts
+    with pytest.raises(ConfigError, match="at most two captioners and one"):
+        load_models([*given, given[1]], device=CPU)
+
+
+def test_every_decoder_gives_captions_whose_words_have_their_probabilities(
+    checkpoints: Any,
+) -> None:
+    (model,) = load_models([str(checkpoints.one)], device=CPU).captioners
+    decoder, values = caption_defaults(settings())
+    assert decoder == "beam"
+    for decoder in DECODERS:
+        generation = generation_config(
+            settings(), decoder, {**values, "n_best": 2, "max_length": 6}
+        )
+        captions = model.captions(PICTURE, generation)
+        assert len(captions) == (1 if decoder == "greedy" else 2)
+        for caption in captions:
+            words = sum(math.log(p) for _, p in caption.words)
+            # The end has a probability too, where the caption has an end.
+            assert caption.log_prob <= words + 1e-4
+            assert caption.finished or caption.log_prob == pytest.approx(words, abs=1e-4)
+
+
+def test_settings_out_of_bounds_are_refused_by_name() -> None:
+    _, values = caption_defaults(settings())
+    with pytest.raises(ConfigError, match="Beams must be from 1 to 20, got 1e\\+06"):
+        generation_config(settings(), "beam", {**values, "beam_size": 1e6})
+    with pytest.raises(ConfigError, match="groups must divide"):
+        generation_config(settings(), "diverse beam", {**values, "beam_size": 5, "groups": 2})
+    with pytest.raises(ConfigError, match="decoder must be one of"):
+        generation_config(settings(), "best", values)
+    with pytest.raises(ConfigError, match="Length must be from 1 to"):
+        checked(TEXT_SETTINGS, {**TEXT_DEFAULTS, "length": 10**9})
+
+
+@pytest.mark.parametrize(
+    "generation", [[], ["generation=greedy"], ["generation=sample"], ["generation=diverse_beam"]]
+)
+def test_the_page_begins_as_configured(generation: list[str]) -> None:
+    configured = settings(*generation)
+    decoder, values = caption_defaults(configured)
+    found = generation_config(configured, decoder, values)
+    asked = ("method", "beam_size", "length_penalty", "n_best", "top_k", "top_p", "max_length")
+    assert all(getattr(found, key) == getattr(configured, key) for key in asked)
+    assert {setting.key for setting in CAPTION_SETTINGS} == values.keys()
+
+
+def test_text_grows_to_what_the_generator_writes_and_closing_it_stops_the_writing(
+    checkpoints: Any,
+) -> None:
+    writer = load_models([str(checkpoints.text)], device=CPU).writer
+    assert writer is not None
+    texts = list(writer.writes("the ", length=300, seed=3))
+    generator = TextGenerator(writer.trained.model, writer.trained.codec)
+    assert texts[-1] == "the " + generator.samples("the ", length=300, seed=3)[0].text
+    assert texts[0] == "the " and len(texts) > 2
+    assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
+
+    threads = threading.active_count()
+    begun = writer.writes("the ", length=10**6)
+    assert next(begun) == "the " and len(next(begun)) > 4
+    begun.close()  # would take minutes if the sampler had to come to its end
+    assert threading.active_count() == threads
+    with pytest.raises(ConfigError, match="temperature"):
+        list(writer.writes("the ", length=5, temperature=-1.0))
+
+
+def test_uploads_are_opened_upright_or_refused_by_the_name_they_came_with(tmp_path: Path) -> None:
+    turned = Image.new("RGB", (30, 20))
+    exif = turned.getexif()
+    exif[274] = 6
+    turned.save(tmp_path / "a", "JPEG", exif=exif)
+    assert read_upload(tmp_path / "a", "me.jpg").size == (20, 30)
+    (tmp_path / "b").write_bytes(b"%PDF-1.4")
+    with pytest.raises(ImageError, match=r"^me\.jpg is not a picture \(JPEG, PNG"):
+        read_upload(tmp_path / "b", "me.jpg")
+    Image.new("RGB", (30, 20)).save(tmp_path / "c", "EPS")  # would be given to Ghostscript
+    with pytest.raises(ImageError, match=r"^me\.eps is not a picture"):
+        read_upload(tmp_path / "c", "me.eps")
+    Image.new("1", (10_000, 6_000)).save(tmp_path / "d", "PNG")
+    with pytest.raises(ImageError, match=r"^me\.png is too large a picture"):
+        read_upload(tmp_path / "d", "me.png")
+
+
+def test_html_says_what_the_captions_say_and_escapes_it(checkpoints: Any) -> None:
+    (model,) = load_models([str(checkpoints.one)], device=CPU).captioners
+    _, values = caption_defaults(settings())
+    captions = model.captions(PICTURE, generation_config(settings(), "beam", values))
+    html = captions_html("a<b", "facts", captions)
+    assert re.findall('data-caption="([^"]*)"', html) == [caption.text for caption in captions]
+    heights = [float(p) for p in re.findall(r"--p:([\d.]+)", html)]
+    assert heights == pytest.approx([p for c in captions for _, p in c.words], abs=1e-3)
+    assert "a&lt;b" in html and "<b " not in problem_html(DataError("<b onclick=x>"))
+
+
+def test_examples_need_no_download(checkpoints: Any, tmp_path: Path) -> None:
+    models = load_models([str(checkpoints.one)], device=CPU)
+    paths = example_pictures(models, tmp_path)
+    assert len(paths) == 6 and all(Image.open(path).size == (32, 32) for path in paths)

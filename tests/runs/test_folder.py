@@ -1,0 +1,34 @@
+"""A run goes on only as it began; settings that came later say nothing against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from captioner.files import write_json
+from captioner.runs.folder import CONFIG, LATER, FolderTaken, check_same_run
+
+NOW = {"seed": 1, "trainer": {"graph": "auto", "epochs": 3}, "encoder": {"reader": "auto"}}
+
+
+def test_a_run_that_began_without_later_settings_goes_on(tmp_path: Path) -> None:
+    write_json(tmp_path / CONFIG, {"seed": 1, "trainer": {"epochs": 3}, "encoder": {}})
+    check_same_run(tmp_path, NOW)
+    for group, key, value in (("trainer", "graph", "on"), ("encoder", "reader", "torchvision")):
+        changed = {**NOW, group: {**NOW[group], key: value}}  # type: ignore[dict-item]
+        with pytest.raises(FolderTaken, match=f"{group}.{key} was 'auto', now '{value}'"):
+            check_same_run(tmp_path, changed)
+
+
+def test_every_later_setting_is_one_that_there_is() -> None:
+    from captioner import config
+
+    known = config.known_keys(config.TrainConfig)
+    assert set(LATER) <= set(known)
+
+
+def test_a_setting_that_was_always_there_may_not_be_missing(tmp_path: Path) -> None:
+    write_json(tmp_path / CONFIG, {"trainer": {"epochs": 3}})
+    with pytest.raises(FolderTaken, match="seed was None, now 1"):
+        check_same_run(tmp_path, NOW)
