@@ -114,14 +114,14 @@ FAULTS = {
     ),
     "gradient of a sequence that ended": (
         "recurrence",
-        "stays = row < step.staying",
-        "stays = row <= step.staying",
+        "continues = row < step.continuing",
+        "continues = row <= step.continuing",
         "AddressSanitizer: heap-buffer-overflow",
     ),
     "no end for the longest of those that end": (
         "recurrence",
-        "if (row >= step.staying)",
-        "if (row > step.staying)",
+        "if (row >= step.continuing)",
+        "if (row > step.continuing)",
         "wrong: hy",
     ),
     "vectors where none may start": (
