@@ -236,6 +236,22 @@ def test_a_stop_while_validating_changes_nothing(tmp_path: Path) -> None:
     assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
 
 
+def test_an_epoch_whose_validation_fails_is_kept_and_validated_again(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole", validate=noisy)
+    whole.run()
+
+    def failing(step: int) -> dict[str, float]:
+        if step == 14:
+            raise ConfigError("validation cannot run")
+        return noisy(step)
+
+    with pytest.raises(ConfigError, match="validation cannot run"):
+        make_trainer(tmp_path / "parts", validate=failing).run()
+    training = load_checkpoint(tmp_path / "parts" / "last.pt").training
+    assert training is not None and training["progress"]["step"] == 14
+    assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
+
+
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     def twice(trainer: Trainer) -> None:
         interrupt(trainer)

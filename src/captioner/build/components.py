@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from captioner import config as schema
+from captioner.build.backend import name_backend
 from captioner.data.captions import CaptionData, CaptionedImage
 from captioner.data.formats.coco import load_coco
 from captioner.data.formats.flickr8k import load_flickr8k
@@ -31,7 +32,6 @@ from captioner.models.language_model import LanguageModel, initialise
 from captioner.models.plain_encoder import plain_encoder
 from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
-from captioner.ops import choose_backend
 from captioner.runs.folder import claim_run_folder
 from captioner.training.distributed import World, own_gpu, started_together, world
 from captioner.training.memory import keep_freed_memory
@@ -56,16 +56,6 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and started_together() > 1:
         return own_gpu(name)
     return torch.device(name)
-
-
-def name_backend(kind: str, requested: str, device: torch.device) -> None:
-    """Say who computes the LSTM, before any data is read; "auto" itself says it, and why."""
-    if kind != "lstm":
-        log.info("%s on %s: torch's own", kind, device.type)
-        return
-    chosen = choose_backend(requested, device.type)
-    if requested != "auto":
-        log.info("LSTM backend on %s: %s", device.type, chosen)
 
 
 def begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
