@@ -74,7 +74,6 @@ def trainer(folder: Path, *overrides: str) -> Trainer:
 def test_a_bfloat16_run_validates_and_its_model_captions(
     generation: str, tensor_cores: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend._log_replaced.cache_clear()
     with caplog.at_level("INFO", logger="captioner"):
         one = trainer(tmp_path, f"generation={generation}")
         history = one.run()
