@@ -97,7 +97,7 @@ gpu-check: ## Build, test and measure the kernels on a GPU; GPU="--minutes 4" sh
 
 clean: ## Remove what builds, tests and tools leave behind (not outputs/, not the environment)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src scripts tests -name __pycache__ -type d -exec rm -rf {} +
+	find src scripts benchmarks tests -name __pycache__ -type d -exec rm -rf {} +
 	find src -maxdepth 1 -name '*.egg-info' -exec rm -rf {} +
 
 distclean: clean ## Also remove the virtual environment and the cached pictures and features

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from captioner.benchmarks.command import format_suite, run_benchmark
-from captioner.commands.cli import run_command
-from captioner.config import BenchmarkConfig
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # benchmarks/ is no part of what is installed
+
+from benchmarks.command import format_suite, run_benchmark  # noqa: E402
+from benchmarks.schema import BenchmarkConfig  # noqa: E402
+from captioner.commands.cli import run_command  # noqa: E402
+from captioner.config import register_command  # noqa: E402
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -15,4 +20,5 @@ def main(config: BenchmarkConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, name="benchmark", configs=Path(__file__).parents[1] / "configs")
+    register_command("benchmark", BenchmarkConfig)
+    run_command(main, name="benchmark", configs=ROOT / "configs")

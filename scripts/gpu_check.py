@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from captioner.benchmarks.gpu_check import main
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is no part of what is installed
+
+from benchmarks.gpu_check import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+PATHS = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
 # Where the name that is imported is not the name that is installed.
 DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core"}
 
@@ -87,15 +88,15 @@ def test_requirements() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    """What the package imports is required by it or by one of its extras."""
+    """What the packages import is required by captioner or by one of its extras."""
     imported: set[str] = set()
-    for path in (ROOT / "src").rglob("*.py"):
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(str(node.module).split(".")[0])
-    foreign = imported - set(sys.stdlib_module_names) - {"captioner"}
+    foreign = imported - set(sys.stdlib_module_names) - {"captioner", "benchmarks"}
     assert {"torch", "numpy"} <= foreign
     declared = {
         re.split(r"[<>=\[]", one)[0]
@@ -108,7 +109,8 @@ def test_every_import_is_declared() -> None:
 
 def test_runs_on_the_oldest_python() -> None:
     """The sources parse as Python 3.10; newer library functions are mypy's to find."""
-    sources = [*(ROOT / "src").rglob("*.py"), *SCRIPTS, *(ROOT / "tests").rglob("*.py")]
+    folders = ("src", "benchmarks", "scripts", "tests")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert len(sources) > 50
     for path in sources:
         ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 10))
@@ -137,7 +139,7 @@ def test_help_of_a_command(tmp_path: Path) -> None:
 
 # A bare GPU machine's benchmark; the other suites need data, pictures and configuration.
 BENCHMARK = ",".join(
-    f"captioner.benchmarks.{name}" for name in ("gpu_check", "lstm_small_case", "epoch_jobs")
+    f"benchmarks.{name}" for name in ("gpu_check", "lstm_small_case", "epoch_jobs")
 )
 
 

@@ -57,6 +57,18 @@ def test_without_a_compiler_it_says_so_and_works(checkout: Path, tmp_path: Path)
     assert "LSTM backend on cpu: reference (the extension is not built here (`python set" in said
 
 
+def test_a_wheel_holds_the_package_alone(checkout: Path, tmp_path: Path) -> None:
+    """benchmarks/ is run from a checkout."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "wheel"]
+    done = run(checkout, command, CAPTIONER_CUDA="0")
+    assert done.returncode == 0, done.stderr
+    packages = {path.name for path in (checkout / "wheel").iterdir()}
+    assert packages == {"captioner", "hydra_plugins"}
+    assert not [path for path in (checkout / "wheel").rglob("*") if "benchmark" in path.name]
+
+
 def test_without_pytorch_it_says_so(checkout: Path) -> None:
     blocked = (
         "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['setup.py', '--name']\n"

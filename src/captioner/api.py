@@ -28,6 +28,7 @@ from captioner.data.images import as_rgb, load_image
 from captioner.errors import ConfigError
 from captioner.inference.captions import Caption
 from captioner.inference.text import Sample, TextGenerator
+from captioner.runs.upgrade import upgrade
 from captioner.training.model_folder import open_checkpoint
 
 Picture = str | Path | Image.Image
@@ -115,7 +116,7 @@ def load_model(path: Path | str, device: str | None = None) -> CaptionModel | Te
     if is_language_model(checkpoint):
         return TextModel(load_language_model(path, device=where, checkpoint=checkpoint))
     trained = load_captioner(path, device=where, checkpoint=checkpoint)
-    settings = json.loads(checkpoint.texts["config"]).get("generation", {})
+    settings = upgrade(json.loads(checkpoint.texts["config"])).get("generation", {})
     return CaptionModel(trained, schema.GenerationConfig(**settings))
 
 

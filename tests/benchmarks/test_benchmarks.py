@@ -12,24 +12,24 @@ from typing import Any
 import pytest
 import torch
 
-from captioner import config as schema
-from captioner.benchmarks import scale
-from captioner.benchmarks.command import run_benchmark
-from captioner.benchmarks.drawn_pictures import draw_pictures
-from captioner.benchmarks.epoch_settings import CASES, StepSettings
-from captioner.benchmarks.epoch_sides import COMPILED, PLAIN, PRODUCTS, Parts, Workload, build_side
-from captioner.benchmarks.lengths import caption_lengths
-from captioner.benchmarks.plain_loop import collate
-from captioner.benchmarks.record import Requirement, format_record
-from captioner.benchmarks.side_process import SideProcess
-from captioner.benchmarks.timing import Spread, interleaved, paired_ratio
-from captioner.benchmarks.train_memory import peak_bytes, peak_memory_of_training
-from captioner.benchmarks.workload import (
+from benchmarks import scale, schema
+from benchmarks.command import run_benchmark
+from benchmarks.drawn_pictures import draw_pictures
+from benchmarks.epoch_settings import CASES, StepSettings
+from benchmarks.epoch_sides import COMPILED, PLAIN, PRODUCTS, Parts, Workload, build_side
+from benchmarks.lengths import caption_lengths
+from benchmarks.plain_loop import collate
+from benchmarks.record import Requirement, format_record
+from benchmarks.side_process import SideProcess
+from benchmarks.timing import Spread, interleaved, paired_ratio
+from benchmarks.train_memory import peak_bytes, peak_memory_of_training
+from benchmarks.workload import (
     build_vocabulary,
     captioned_images,
     synthetic_images,
 )
 from captioner.commands.cli import compose_config
+from captioner.config import COMMANDS, TrainConfig, known_keys
 from captioner.data.tokenize import tokenize
 from captioner.errors import CaptionerError, ConfigError, DataError
 
@@ -42,6 +42,9 @@ def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def tiny(suite: str, **parts: Any) -> schema.BenchmarkConfig:
@@ -97,7 +100,7 @@ def test_metrics_suite_finds_the_same_scores_both_ways() -> None:
 
 
 def test_features_suite_gives_the_bare_encoders_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    from captioner.benchmarks import features
+    from benchmarks import features
 
     encoders = []
 
@@ -206,10 +209,9 @@ def test_a_line_is_straight_and_a_square_is_not() -> None:
 
 
 def test_cases_are_the_experiments_settings() -> None:
-    configs = Path(__file__).parents[2] / "configs"
     for case in ("neuraltalk", "neon", "nic"):
         config = compose_config(
-            "train", [f"experiment={case}_flickr8k", "data.root=x"], configs=configs
+            "train", [f"experiment={case}_flickr8k", "data.root=x"], configs=CONFIGS
         )
         settings, optimizer = CASES[case], config.optimizer
         assert settings.batch_size == config.trainer.batch_size
@@ -247,7 +249,7 @@ def test_peak_memory_is_that_of_a_whole_run() -> None:
 
 
 def test_a_run_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from captioner.benchmarks import train_memory
+    from benchmarks import train_memory
 
     monkeypatch.setattr(train_memory, "__name__", "captioner.no_such_module")
     with pytest.raises(CaptionerError, match="no_such_module"):
@@ -333,7 +335,13 @@ def test_wrong_settings_are_refused(part: Any, message: str) -> None:
         part()
 
 
+def test_configuration_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "benchmark", schema.BenchmarkConfig)
+    config = compose_config("benchmark", ["suite=epoch", "repeats=3"], configs=CONFIGS)
+    assert isinstance(config, schema.BenchmarkConfig) and config.repeats == 3
+
+
 def test_nested_keys_are_known_to_the_command_line() -> None:
-    keys = schema.known_keys(schema.BenchmarkConfig)
+    keys = known_keys(schema.BenchmarkConfig)
     assert {"epoch.cases", "lstm.dtypes", "repeats"} <= set(keys)
-    assert "vocabulary.min_count" in schema.known_keys(schema.TrainConfig)
+    assert "vocabulary.min_count" in known_keys(TrainConfig)

@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from captioner.benchmarks import (
+from benchmarks import (
     gpu_benchmark,
     gpu_check,
     gpu_counters,
     gpu_stages,
     lstm_sides,
 )
-from captioner.benchmarks.gpu_benchmark import gpu_grid, run_benchmark_stage
-from captioner.benchmarks.gpu_stages import Checkout, build_extension, read_junit, run_tests
-from captioner.benchmarks.lstm_case import Cell
-from captioner.benchmarks.lstm_sides import BOTH
-from captioner.benchmarks.lstm_small_case import run_small_case
-from captioner.benchmarks.lstm_steps import kernel_times, promises_on_chip
-from captioner.benchmarks.lstm_table import format_lstm
-from captioner.benchmarks.processes import run_process, shortened
-from captioner.benchmarks.record import Figure
-from captioner.benchmarks.timing import Spread
+from benchmarks.gpu_benchmark import gpu_grid, run_benchmark_stage
+from benchmarks.gpu_stages import Checkout, build_extension, read_junit, run_tests
+from benchmarks.lstm_case import Cell
+from benchmarks.lstm_sides import BOTH
+from benchmarks.lstm_small_case import run_small_case
+from benchmarks.lstm_steps import kernel_times, promises_on_chip
+from benchmarks.lstm_table import format_lstm
+from benchmarks.processes import run_process, shortened
+from benchmarks.record import Figure
+from benchmarks.timing import Spread
 from captioner.errors import CaptionerError
 from captioner.files import read_json
 from captioner.ops.paths import check_table, nearest

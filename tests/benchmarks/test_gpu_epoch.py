@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from captioner.benchmarks import epoch_floor
-from captioner.benchmarks import epoch_jobs as epoch_jobs_module
-from captioner.benchmarks.epoch_data import draw_captions
-from captioner.benchmarks.epoch_floor import step_floor
-from captioner.benchmarks.epoch_jobs import (
+from benchmarks import epoch_floor
+from benchmarks import epoch_jobs as epoch_jobs_module
+from benchmarks.epoch_data import draw_captions
+from benchmarks.epoch_floor import step_floor
+from benchmarks.epoch_jobs import (
     _asked_of_graphs,
     build_passes,
     compare_losses,
     time_passes,
 )
-from captioner.benchmarks.epoch_passes import PLAIN, PassSettings
-from captioner.benchmarks.gpu_epoch import (
+from benchmarks.epoch_passes import PLAIN, PassSettings
+from benchmarks.gpu_epoch import (
     CUDNN,
     OURS,
     Jobs,
@@ -35,12 +35,13 @@ from captioner.benchmarks.gpu_epoch import (
     run_epoch_stage,
     timed_run,
 )
-from captioner.benchmarks.gpu_stages import Checkout
-from captioner.benchmarks.job_process import Found, run_jobs
-from captioner.benchmarks.lengths import LONGEST, MEAN
-from captioner.benchmarks.record import Axes
-from captioner.benchmarks.several_runs import steps_at_once
-from captioner.benchmarks.timeline import (
+from benchmarks.gpu_stages import Checkout
+from benchmarks.job_process import Found, run_jobs
+from benchmarks.lengths import LONGEST, MEAN
+from benchmarks.processes import python_path
+from benchmarks.record import Axes
+from benchmarks.several_runs import steps_at_once
+from benchmarks.timeline import (
     Bar,
     busy_microseconds,
     draw_timeline,
@@ -49,7 +50,7 @@ from captioner.benchmarks.timeline import (
     read_bars,
     take_trace,
 )
-from captioner.benchmarks.timing import Spread
+from benchmarks.timing import Spread
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -106,7 +107,7 @@ def test_rates_are_measured() -> None:
 JOBS = """
 import os, signal, sys, time
 from pathlib import Path
-from captioner.benchmarks import job_process
+from benchmarks import job_process
 
 def do(device, what):
     if what == "breaks":
@@ -133,7 +134,7 @@ def jobs_in(
     checkout = Checkout(folder, sys.executable, "9.0")
     found: list[int] = [] if noted is None else noted
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{folder}:{ROOT / 'src'}")
+        patch.setenv("PYTHONPATH", f"{folder}:{python_path()}")
         return run_jobs(
             checkout, "some_jobs", {name: {"what": name} for name in names}, device="cpu",
             deadline=time.time() + seconds, job_seconds=2.5,
@@ -340,10 +341,10 @@ def test_the_stage_fails_where_a_job_does() -> None:
 
 
 def test_a_process_knows_its_age() -> None:
-    program = "from captioner.benchmarks.job_process import process_age\nprint(process_age())\n"
+    program = "from benchmarks.job_process import process_age\nprint(process_age())\n"
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": python_path()},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     age, taken = float(done.stdout), time.monotonic() - started

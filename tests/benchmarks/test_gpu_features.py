@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from captioner.benchmarks.gpu_features import _judged, format_features, run_features_stage
-from captioner.benchmarks.gpu_stages import Checkout
-from captioner.benchmarks.job_process import Found
+from benchmarks.gpu_features import _judged, format_features, run_features_stage
+from benchmarks.gpu_stages import Checkout
+from benchmarks.job_process import Found
 
 ROOT = Path(__file__).parents[2]
 HERE = Checkout(ROOT, sys.executable, "9.0")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.benchmarks import kinds
+from benchmarks import kinds
 from captioner.data.download import file_digest
 from captioner.data.text import files as text_files
 

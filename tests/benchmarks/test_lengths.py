@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from captioner.benchmarks.lengths import (
+from benchmarks.lengths import (
     LONGEST,
     READ_FIRST,
     WORDS,
@@ -16,7 +16,7 @@ from captioner.benchmarks.lengths import (
     steps_of_sequences,
     word_ranks,
 )
-from captioner.benchmarks.lstm_case import Cell, grid, make_case
+from benchmarks.lstm_case import Cell, grid, make_case
 from captioner.errors import DataError
 
 CPU = torch.device("cpu")

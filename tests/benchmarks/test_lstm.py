@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from captioner import config as schema
-from captioner.benchmarks import lstm, lstm_plot, lstm_sides
-from captioner.benchmarks.command import format_suite, run_benchmark
-from captioner.benchmarks.lstm_case import Case, Cell, make_case
-from captioner.benchmarks.lstm_sides import BACKWARD, BOTH, DISTINCT, FORWARD, FUSED, PEER, SIDES
-from captioner.benchmarks.memory import peak_allocated
-from captioner.benchmarks.record import Figure
-from captioner.benchmarks.timing import Prepared, Spread, highest, interleaved
+from benchmarks import lstm, lstm_plot, lstm_sides, schema
+from benchmarks.command import format_suite, run_benchmark
+from benchmarks.lstm_case import Case, Cell, make_case
+from benchmarks.lstm_sides import BACKWARD, BOTH, DISTINCT, FORWARD, FUSED, PEER, SIDES
+from benchmarks.memory import peak_allocated
+from benchmarks.record import Figure
+from benchmarks.timing import Prepared, Spread, highest, interleaved
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 

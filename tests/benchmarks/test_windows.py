@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from captioner.benchmarks.windows import PEER, SHARED, make_sides, windows_suite
+from benchmarks.windows import PEER, SHARED, make_sides, windows_suite
 from captioner.ops import choose_backend
 
 CPU = torch.device("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,6 @@ def test_every_command_composes(name: str) -> None:
         "sample": ["checkpoint=x"],
         "export": ["checkpoint=x", "out=y"],
         "demo": ["checkpoint=x"],
-        "benchmark": ["suite=epoch"],
     }
     config = compose(*needed.get(name, []), name=name)
     assert isinstance(config, schema.COMMANDS[name])
@@ -141,6 +141,8 @@ def test_experiments_carry_the_published_settings() -> None:
         (["data=text", "encoder=none"], ["data.path", "a text file"]),
         (["data=python_source", "encoder=none"], ["trainer.best_metric", "loss", "'BLEU-4'"]),
         (["data=python_source", "data.unit=letter"], ["data.unit", "'letter'", "character"]),
+        (["decoder.hidden_size=8"], ["decoder.hidden_size is now called model.hidden_size"]),
+        (["decode=greedy"], ["decode is now called generation"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
@@ -175,3 +177,22 @@ def test_a_checkpoints_data_configuration_is_restored() -> None:
     assert data == schema.Flickr8kData(root="/somewhere", layout="karpathy")
     with pytest.raises(ConfigError, match=r"data\.kind"):
         schema.data_config({"kind": "flickr9k"})
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("defaults:\n  - override /decode: greedy\n", "decode is now called generation"),
+        ("defaults:\n  - override /decoder: show_and_tell\n", "decoder is now called model"),
+        ("decoder:\n  hidden_size: 8\n", "decoder is now called model"),
+    ],
+)
+def test_an_own_experiment_with_an_old_name_is_told_the_new(
+    tmp_path: Path, content: str, sentence: str
+) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    own = tmp_path / "configs" / "experiment" / "own.yaml"
+    own.write_text(f"# @package _global_\n{content}")
+    with pytest.raises(ConfigError) as error:
+        compose_config("train", ["experiment=own"], configs=tmp_path / "configs")
+    assert str(error.value) == sentence

@@ -32,3 +32,14 @@ def test_a_setting_that_was_always_there_may_not_be_missing(tmp_path: Path) -> N
     write_json(tmp_path / CONFIG, {"trainer": {"epochs": 3}})
     with pytest.raises(FolderTaken, match="seed was None, now 1"):
         check_same_run(tmp_path, NOW)
+
+
+def test_a_run_of_version_0_1_goes_on_under_todays_names(tmp_path: Path) -> None:
+    before = {"decoder": {"hidden_size": 8, "backend": "clusters"}, "decode": {"beam_size": 3}}
+    write_json(tmp_path / CONFIG, {**NOW, **before})
+    now = {"model": {"hidden_size": 8, "backend": "cluster"}, "generation": {"beam_size": 3}}
+    check_same_run(tmp_path, {**NOW, **now})
+    with pytest.raises(
+        FolderTaken, match=r"otherwise than it began: generation.beam_size was 3, now 5$"
+    ):
+        check_same_run(tmp_path, {**NOW, **now, "generation": {"beam_size": 5}})

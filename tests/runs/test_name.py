@@ -18,6 +18,12 @@ def test_a_name_says_what_differs() -> None:
     assert run_name({}) == "run"
 
 
+def test_a_sweep_of_version_0_1_finds_its_folders() -> None:
+    """They were in the order of the old keys: decoder before encoder, decode before optimizer."""
+    swept = ["encoder.lr=0.1", "model.hidden_size=8", "generation.beam_size=3", "data.seed=1"]
+    assert run_name(values_of(swept)) == "seed=1,beam_size=3,hidden_size=8,lr=0.1"
+
+
 def test_the_same_settings_have_the_same_name() -> None:
     one = ["optimizer.lr=0.001", "data.split=true"]
     assert run_name(values_of(one)) == run_name(values_of(["data.split=True", "optimizer.lr=1e-3"]))

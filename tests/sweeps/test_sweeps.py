@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from captioner.sweeps.grid import split_overrides
+from captioner.sweeps.study import Study
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TINY = (
     "experiment=words", "data.path=text.txt", "data.unit=character", "vocabulary.min_count=1",
@@ -168,3 +171,19 @@ def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str) ->
     assert process.returncode == 0, said
     assert set(outcomes(folder)) == {"hidden_size=8", "hidden_size=16"}
     assert len(list((folder / "cache").glob("*/text.json"))) == 1
+
+
+def test_a_study_of_version_0_1_goes_on_with_its_trials(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    storage = f"sqlite:///{tmp_path}/study.db"
+    before = optuna.create_study(storage=storage, study_name="first")
+    drawn = before.ask().suggest_float("decoder.init_scale", 0.01, 0.5, log=True)  # killed here
+    _, space = split_overrides(None, ["model.init_scale=tag(log,interval(0.01,0.5))"])
+    study = Study(
+        space, storage=storage, name="first", n_trials=2, lower_is_better=True, sampler="random",
+        seed=0, lock=tmp_path / "lock",
+    )  # fmt: skip
+    (_, first), (_, second) = study.next_trials(2)
+    assert first == [f"model.init_scale={drawn}"]
+    assert second[0].startswith("model.init_scale=")
+    assert {name for one in before.get_trials() for name in one.params} == {"decoder.init_scale"}

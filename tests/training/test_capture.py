@@ -6,6 +6,7 @@ what it should is for test_graph_capture.py.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -35,8 +36,17 @@ class Recording:
             call()
 
 
+def kept_alive() -> list[Tensor]:
+    """Every tensor that was computed from something with a gradient, and is still there."""
+    gc.collect()
+    tensors = (x for x in gc.get_objects() if issubclass(type(x), Tensor))
+    return [x for x in tensors if x.grad_fn is not None]
+
+
 @contextmanager
 def capturing(graph: Recording, **_: Any) -> Iterator[None]:
+    # Its graph has nodes of another stream than the one that is captured: CUDA ends the capture.
+    assert not kept_alive()
     Recording.open = graph
     yield
     Recording.open = None
@@ -75,7 +85,7 @@ def captured(trainer: Any, counts: dict[int, int]) -> CapturedCalls:
 
 
 def everything(trainer: Any) -> list[Tensor]:
-    return [x.clone() for x in trainer.step._state()]
+    return [x.detach().clone() for x in trainer.step._state()]
 
 
 @pytest.mark.usefixtures("recorded_graphs")

@@ -28,7 +28,7 @@ from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.shares import Share
 from captioner.data.text.windows import TextWindows, WindowOrder
 from captioner.data.vocabulary import Vocabulary
-from captioner.generation import beam_search
+from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
@@ -123,9 +123,10 @@ def captioner(
     )
     validate: Any = lambda step: {"BLEU-4": float(step)}  # noqa: E731
     if validates:
-        decode = partial(beam_search, bos=1, eos=2, max_length=5, beam_size=3, n_best=2)
+        constraints = Constraints(bos=1, eos=2, max_length=5)
+        search = partial(beam_search, constraints=constraints, beam_size=3, n_best=2)
         validate = CaptionValidator(
-            generator=CaptionGenerator(model, VOCABULARY, decode), images=pictures(),
+            generator=CaptionGenerator(model, VOCABULARY, search), images=pictures(),
             dataset=CaptionDataset(
                 pictures(), vocabulary=VOCABULARY, source=source, max_length=6
             ),

@@ -23,7 +23,7 @@ from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.packed import CaptionBatch
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError, ConfigError, DataError, NumericsError
-from captioner.generation import beam_search
+from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
@@ -236,6 +236,22 @@ def test_a_stop_while_validating_changes_nothing(tmp_path: Path) -> None:
     assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
 
 
+def test_an_epoch_whose_validation_fails_is_kept_and_validated_again(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole", validate=noisy)
+    whole.run()
+
+    def failing(step: int) -> dict[str, float]:
+        if step == 14:
+            raise ConfigError("validation cannot run")
+        return noisy(step)
+
+    with pytest.raises(ConfigError, match="validation cannot run"):
+        make_trainer(tmp_path / "parts", validate=failing).run()
+    training = load_checkpoint(tmp_path / "parts" / "last.pt").training
+    assert training is not None and training["progress"]["step"] == 14
+    assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
+
+
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     def twice(trainer: Trainer) -> None:
         interrupt(trainer)
@@ -429,7 +445,8 @@ def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> Non
     plain = make_trainer(tmp_path / "plain")
     plain.run()
     decoding = make_trainer(tmp_path / "decoding")
-    decoder = partial(beam_search, bos=1, eos=2, beam_size=2, max_length=6)
+    constraints = Constraints(bos=1, eos=2, max_length=6)
+    decoder = partial(beam_search, constraints=constraints, beam_size=2)
     validator = CaptionValidator(
         generator=CaptionGenerator(decoding.model, VOCABULARY, decoder),  # type: ignore[arg-type]
         images=pictures(),

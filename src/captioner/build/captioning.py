@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner import config as schema
+from captioner.build.backend import for_inference, validating_in_float32
 from captioner.build.components import (
     begin_run,
     build_captioner,
@@ -45,6 +46,7 @@ from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
 from captioner.runs.folder import summary_writer, write_vocabulary
+from captioner.runs.upgrade import upgrade
 from captioner.training.checkpoint import Checkpoint, load_weights
 from captioner.training.distributed import World
 from captioner.training.model_folder import ENCODER, open_checkpoint
@@ -129,7 +131,7 @@ class CaptionParts:
             optimizer=build_optimizer(config, model),
             loader=self.loader,
             order=self.order,
-            validate=self._validator(config, model, writer),
+            validate=validating_in_float32(self._validator(config, model, writer), model),
             folder=folder,
             settings=trainer_settings(config),
             texts=_checkpoint_texts(dataclasses.asdict(config), self.vocabulary, features, model),
@@ -251,13 +253,13 @@ def load_captioner(
     if is_language_model(checkpoint):
         raise CheckpointError(f"{path} is a language model of text: it captions no pictures")
     try:
-        tree = json.loads(checkpoint.texts["config"])
+        tree = upgrade(json.loads(checkpoint.texts["config"]))
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
         identity = json.loads(checkpoint.texts["encoder"])
         # What auto chose there, whatever it would choose here.
         reader = {"reader": identity.get("reader", "pil")}
         encoder_config = schema.EncoderConfig(**{**tree["encoder"], **reader})
-        model_config = schema.ModelConfig(**tree["model"])
+        model_config = for_inference(schema.ModelConfig(**tree["model"]))
         rnn_config = schema.RnnConfig(**tree.get("rnn", {}))  # none in version 0.1.0
         data = schema.data_config(tree["data"])
     except (KeyError, TypeError, ValueError) as error:

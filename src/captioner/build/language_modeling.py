@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from captioner import config as schema
+from captioner.build.backend import for_inference, validating_in_float32
 from captioner.build.components import (
     build_language_model,
     build_optimizer,
@@ -29,6 +30,7 @@ from captioner.errors import CheckpointError, ConfigError
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
 from captioner.runs.folder import summary_writer, write_vocabulary
+from captioner.runs.upgrade import upgrade
 from captioner.training.checkpoint import Checkpoint, load_weights
 from captioner.training.distributed import World
 from captioner.training.model_folder import open_checkpoint
@@ -82,7 +84,9 @@ class TextParts:
             loader=self.loader,
             order=self.order,
             # The split is one stream, read from its first token to its last: by one process.
-            validate=lambda step: self.world.from_main(lambda: validator(step)),
+            validate=validating_in_float32(
+                lambda step: self.world.from_main(lambda: validator(step)), model
+            ),
             folder=folder,
             settings=trainer_settings(config),
             texts={
@@ -187,9 +191,9 @@ def load_language_model(
     if not is_language_model(checkpoint):
         raise CheckpointError(f"{path} is no language model of text (a captioner, perhaps)")
     try:
-        tree = json.loads(checkpoint.texts["config"])
+        tree = upgrade(json.loads(checkpoint.texts["config"]))
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
-        decoder = schema.ModelConfig(**tree["model"])
+        decoder = for_inference(schema.ModelConfig(**tree["model"]))
         rnn = schema.RnnConfig(**tree["rnn"])
         data = schema.TextData(**tree["data"])
         min_count = int(tree["vocabulary"]["min_count"])

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from captioner.config import COMMANDS, GROUPS, known_keys, parse, register_schemas
 from captioner.errors import CaptionerError, ConfigError
 from captioner.runs.name import register_resolver
+from captioner.runs.upgrade import old_name
 from captioner.training import distributed
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def run_command(
             _follow(task, world)
             return
         try:
+            refuse_old_names(sys.argv[1:])
             if world.size > 1 and {"-m", "--multirun"} & set(sys.argv):
                 raise ConfigError("torchrun trains one run; start a sweep (-m) without it")
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
@@ -132,6 +134,14 @@ def quote(argument: str, literal: Sequence[str] = ()) -> str:
     return f"{key}='" + escaped.replace("${", "\\${") + "'"
 
 
+def refuse_old_names(arguments: Sequence[str]) -> None:
+    """ConfigError naming the new key where an override uses one of version 0.1."""
+    for one in arguments:
+        sentence = old_name(one) if "=" in one or one.startswith("~") else None
+        if sentence is not None:
+            raise ConfigError(sentence)
+
+
 def gather_list(arguments: Sequence[str], key: str) -> list[str]:
     """Arguments that are no override and no option, together as the list `key`, after the others.
 
@@ -167,6 +177,7 @@ def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -
     """
     register_schemas()
     register_resolver()
+    refuse_old_names(overrides)
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.resolve())):
             return parse(hydra.compose(name, overrides=list(overrides)))
@@ -215,6 +226,10 @@ def explain(error: Exception, name: str) -> str:
         near = difflib.get_close_matches(wanted, choices, n=1, cutoff=0.4)
         there = f"there is no {group or 'configuration'} {wanted!r}, but {', '.join(choices)}"
         return there + _did_you_mean(near)
+    # A file of the user's own: "override /decode: greedy" in its defaults, or a key "decoder:".
+    named = re.search(r"(?:Could not override|full_key:|Key) '?/?([\w.]+)", text)
+    if named and (sentence := old_name(named[1])) is not None:
+        return sentence
     noise = ("To append", "object_type", "reference_type", "full_key", "Set the environment")
     kept = [x.strip() for x in lines if x.strip() and not x.strip().startswith(noise)]
     wrong = re.search(r"Could not override '([^']+)'", text)

@@ -29,6 +29,7 @@ from captioner.export.onnx_graph import require_onnx, write_onnx
 from captioner.files import read_json, write_json
 from captioner.inference.captions import Caption
 from captioner.models.encoder import Encoder
+from captioner.runs.upgrade import upgrade
 from captioner.training.checkpoint import Checkpoint
 from captioner.training.model_folder import ENCODER, open_checkpoint, save_folder, weights_file
 
@@ -44,7 +45,10 @@ PUBLIC = {
 def export_folder(config: schema.ExportConfig) -> Path:
     """Write a checkpoint as a model folder with its card; where it lies."""
     checkpoint = open_checkpoint(config.checkpoint)
-    tree = json.loads(checkpoint.texts["config"])
+    tree = upgrade(json.loads(checkpoint.texts["config"]))
+    checkpoint = dataclasses.replace(
+        checkpoint, texts={**checkpoint.texts, "config": json.dumps(tree)}
+    )
     sentence = None
     if not is_language_model(checkpoint):
         device = torch.device("cpu")
@@ -103,7 +107,7 @@ def _evaluations(config: schema.ExportConfig) -> list[dict[str, Any]]:
     else:
         named = [config.scores] if isinstance(config.scores, str) else config.scores
         files = [path / "scores.json" if path.is_dir() else path for path in map(Path, named)]
-    return [read_json(file) for file in files]
+    return [upgrade(read_json(file)) for file in files]
 
 
 def export_onnx(config: schema.ExportConfig) -> Comparison:

@@ -19,6 +19,7 @@ from captioner.evaluation.report import write_report
 from captioner.evaluation.sanity import Surroundings, check_sanity
 from captioner.evaluation.scores import human_scores, measure_matched, present, score_files
 from captioner.files import write_json
+from captioner.runs.upgrade import upgrade
 
 # Shown with four digits: ratios near 1, and a language model's figures.
 FINE = (
@@ -118,7 +119,8 @@ def evaluate_humans(config: schema.EvaluateConfig) -> dict[str, Any]:
 
 def compare_command(config: schema.CompareConfig) -> str:
     """The table of two runs' differences, or of several runs; written to `out` if given."""
-    runs = [load_record(path) for path in config.runs]
+    loaded = [load_record(path) for path in config.runs]
+    runs = [dataclasses.replace(run, scores=upgrade(run.scores)) for run in loaded]
     if len(runs) > 2:
         table = seed_table(runs)
         if config.out is not None:

@@ -14,22 +14,9 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioner.benchmarks.schema import (
-    BeamBenchmark,
-    EpochBenchmark,
-    FeaturesBenchmark,
-    KindsBenchmark,
-    LstmBenchmark,
-    MetricsBenchmark,
-    ReplicasBenchmark,
-    ScaleBenchmark,
-    WindowsBenchmark,
-)
 from captioner.checks import one_of
 from captioner.config.commands import (
-    SUITES,
     AverageConfig,
-    BenchmarkConfig,
     CaptionConfig,
     CompareConfig,
     DemoConfig,
@@ -70,50 +57,40 @@ __all__ = [
     "ENCODERS",
     "GROUPS",
     "SPLITS",
-    "SUITES",
     "TEXT_METRICS",
     "TEXT_SOURCES",
     "AverageConfig",
-    "BeamBenchmark",
-    "BenchmarkConfig",
     "CaptionConfig",
     "CocoData",
     "CompareConfig",
     "DataConfig",
     "DemoConfig",
     "EncoderConfig",
-    "EpochBenchmark",
     "EvaluateConfig",
     "ExportConfig",
-    "FeaturesBenchmark",
     "Flickr8kData",
     "FolderData",
     "GenerationConfig",
     "KarpathyData",
-    "KindsBenchmark",
     "LeaderboardConfig",
-    "LstmBenchmark",
-    "MetricsBenchmark",
     "ModelConfig",
     "OptimizerConfig",
     "PrepareConfig",
-    "ReplicasBenchmark",
     "ReplicasConfig",
     "RnnConfig",
     "RunConfig",
     "SampleConfig",
-    "ScaleBenchmark",
     "ScenesData",
     "ScoringConfig",
     "TextData",
     "TrainConfig",
     "TrainerConfig",
     "VocabularyConfig",
-    "WindowsBenchmark",
     "checkpoint_paths",
     "data_config",
     "known_keys",
     "parse",
+    "register_command",
     "register_schemas",
 ]
 
@@ -132,7 +109,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "trainer": {"base": TrainerConfig},
     "generation": {"base": GenerationConfig},
 }
-COMMANDS = {
+COMMANDS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "average": AverageConfig,
@@ -143,9 +120,13 @@ COMMANDS = {
     "export": ExportConfig,
     "demo": DemoConfig,
     "prepare_flickr8k": PrepareConfig,
-    "benchmark": BenchmarkConfig,
 }
 SWEEPERS = {"grid": GridSweepConfig, "optuna": StudySweepConfig}
+
+
+def register_command(name: str, schema: type) -> None:
+    """Let `run_command` run a command of another package, with `<name>_schema` in its YAML."""
+    COMMANDS[name] = schema
 
 
 def register_schemas() -> None:

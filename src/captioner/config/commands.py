@@ -8,17 +8,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from captioner.benchmarks.schema import (
-    BeamBenchmark,
-    EpochBenchmark,
-    FeaturesBenchmark,
-    KindsBenchmark,
-    LstmBenchmark,
-    MetricsBenchmark,
-    ReplicasBenchmark,
-    ScaleBenchmark,
-    WindowsBenchmark,
-)
 from captioner.checks import in_range, one_of, positive
 from captioner.config.data import TextData, VocabularyConfig
 from captioner.config.model import EncoderConfig, GenerationConfig, ModelConfig, RnnConfig
@@ -32,8 +21,6 @@ from captioner.data.formats.prepare import IMAGES_URL, TEXT_URL
 from captioner.errors import ConfigError
 from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
-
-SUITES = ("features", "epoch", "replicas", "scale", "beam", "lstm", "windows", "kinds", "metrics")
 
 
 def checkpoint_paths(given: Any) -> list[Path]:
@@ -331,37 +318,3 @@ class PrepareConfig:
     text_url: str = TEXT_URL
     images_sha256: str | None = None
     text_sha256: str | None = None
-
-
-@dataclass
-class BenchmarkConfig(RunConfig):
-    """scripts/benchmark.py: one suite, its sides measured in turn `repeats` times.
-
-    data_root: Flickr8k's folder, for its captions and pictures; null draws ones like them. out: the
-    JSON record. plot: a picture of suite=lstm or suite=scale, such as lstm.png.
-    """
-
-    suite: str = MISSING
-    threads: int | None = 2
-    repeats: int = 7
-    seed: int = 0
-    data_root: str | None = None
-    out: str | None = None
-    plot: str | None = None
-    features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
-    epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
-    replicas: ReplicasBenchmark = field(default_factory=ReplicasBenchmark)
-    scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
-    beam: BeamBenchmark = field(default_factory=BeamBenchmark)
-    lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
-    windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
-    kinds: KindsBenchmark = field(default_factory=KindsBenchmark)
-    metrics: MetricsBenchmark = field(default_factory=MetricsBenchmark)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("suite", self.suite, SUITES)
-        if self.plot is not None and self.suite not in ("lstm", "scale"):
-            raise ConfigError(f"plot draws suite=lstm and suite=scale, got suite={self.suite}")
-        in_range("repeats", self.repeats, 1)
-        in_range("seed", self.seed, 0)

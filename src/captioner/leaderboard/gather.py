@@ -16,6 +16,7 @@ from captioner.errors import DataError
 from captioner.files import read_json
 from captioner.runs.folder import CONFIG, flat
 from captioner.runs.outcome import OUTCOME, is_training, read_outcome
+from captioner.runs.upgrade import upgrade
 
 HISTORY = "history.json"
 
@@ -126,7 +127,7 @@ def _read(folder: Path) -> Run:
         config = outcome.config or {}
     else:
         raise DataError(f"it has no {CONFIG}")
-    settings = flat(config) if isinstance(config, dict) else {}
+    settings = flat(upgrade(config)) if isinstance(config, dict) else {}
     if (folder / CONFIG).exists() and "trainer.best_metric" not in settings:
         raise DataError(f"{CONFIG} is not that of a training run")
     metric = str(settings.get("trainer.best_metric", "unknown"))
@@ -164,7 +165,7 @@ def _interval(folder: Path, metric: str, settings: Mapping[str, Any]) -> Interva
     found = []
     for path in sorted(folder.glob("*/scores.json")):
         try:
-            scores = read_json(path)
+            scores = upgrade(read_json(path))
             card = scores["protocol"]
             low, high = scores["intervals"][metric]
             interval = Interval(float(low), float(high), float(scores[metric]), path.parent.name)

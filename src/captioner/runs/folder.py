@@ -8,6 +8,7 @@ from typing import Any
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
 from captioner.files import atomic_write, read_json, write_json
+from captioner.runs.upgrade import upgrade
 
 CONFIG = "config.json"
 # What may differ when a run goes on: nothing that decides its result.
@@ -53,7 +54,7 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before, now = {**LATER, **flat(read_json(path))}, flat(resolved)
+    before, now = {**LATER, **flat(upgrade(read_json(path)))}, flat(resolved)
     differing = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*before, *now})

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 
+from captioner.runs.upgrade import first_name
+
 _LONGEST_VALUE = 24
 _LONGEST_NAME = 100
 # They say where things lie or how a run is watched, not what it is.
@@ -20,7 +22,8 @@ def run_name(values: Mapping[str, str]) -> str:
     Each key is as short as it can be without two being the same. A name that had to be shortened
     or cleaned ends in a digest of the whole, so that no two runs ever share one.
     """
-    full = {key: values[key] for key in sorted(values)}
+    # The order of version 0.1, so that a sweep that it began finds its folders.
+    full = {key: values[key] for key in sorted(values, key=first_name)}
     exact = ",".join(f"{_shortest(key, full)}={value}" for key, value in full.items())
     name = ",".join(f"{_shortest(key, full)}={_safe(value)}" for key, value in full.items())
     if name != exact or len(name) > _LONGEST_NAME:

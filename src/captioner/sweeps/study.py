@@ -19,6 +19,7 @@ from captioner.checks import in_range, one_of
 from captioner.errors import ConfigError
 from captioner.runs.folder import FolderTaken
 from captioner.runs.outcome import Outcome
+from captioner.runs.upgrade import first_name
 
 SAMPLERS = ("tpe", "random")
 
@@ -80,6 +81,8 @@ class Study:
             raise ConfigError(f"cannot open the study {name} in {storage}: {error}") from error
         # What the process before this one left: nobody else can be at them.
         running = self.optuna.trial.TrialState.RUNNING
+        trials = self.study.get_trials(deepcopy=False)
+        self._stored = {name for one in trials for name in one.params}
         self.unfinished = [
             self.optuna.trial.Trial(self.study, one._trial_id)
             for one in self.study.get_trials(deepcopy=False, states=(running,))
@@ -123,10 +126,11 @@ class Study:
     def _suggest(self, trial: Any, override: Override) -> str:
         """The trial's value of a key, drawn unless it is already stored, as an override."""
         key, value = override.get_key_element(), override.value()
+        name = first_name(key) if first_name(key) in self._stored else key
         if isinstance(value, IntervalSweep):
             log = "log" in value.tags
             whole = isinstance(value.start, int) and isinstance(value.end, int)
             suggest = trial.suggest_int if whole else trial.suggest_float
-            return f"{key}={suggest(key, value.start, value.end, log=log)!r}"
+            return f"{key}={suggest(name, value.start, value.end, log=log)!r}"
         # Hydra's own spelling of each value: it comes back from the storage as it was.
-        return f"{key}={trial.suggest_categorical(key, list(override.sweep_string_iterator()))}"
+        return f"{key}={trial.suggest_categorical(name, list(override.sweep_string_iterator()))}"

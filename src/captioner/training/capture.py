@@ -29,7 +29,9 @@ class CapturedCalls:
     ) -> None:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         keys = sorted(set(keys), reverse=True)
-        kept = [(tensor, tensor.clone()) for tensor in (*state(), *_tensors(optimizer))]
+        # Detached: a copy with a grad_fn would keep an AccumulateGrad node of the default stream
+        # alive, and CUDA refuses to capture a backward that waits for it.
+        kept = [(x, x.detach().clone()) for x in (*state(), *_tensors(optimizer))]
         random = torch.cuda.get_rng_state()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

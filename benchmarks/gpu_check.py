@@ -1,0 +1,238 @@
+"""`make gpu-check`: one unattended command that builds, tests and measures on a machine with a GPU.
+
+It needs PyTorch, numpy and pytest, and CUDA's compiler. What each stage found lies in one JSON
+record, written after every stage, so that an interruption loses only what was still under way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_benchmark import run_benchmark_stage
+from benchmarks.gpu_counters import run_counters, run_latency
+from benchmarks.gpu_epoch import (
+    EPOCH_SECONDS,
+    epoch_jobs,
+    format_epoch,
+    run_epoch_stage,
+    timed_run,
+)
+from benchmarks.gpu_features import format_features, run_features_stage
+from benchmarks.gpu_stages import (
+    Checkout,
+    Part,
+    build_extension,
+    run_sanitizer,
+    run_tests,
+)
+from benchmarks.lstm_table import format_lstm
+from benchmarks.processes import ROOT
+from benchmarks.record import describe_machine, versions
+from captioner.errors import CaptionerError
+from captioner.files import read_json, write_json
+from captioner.ops.paths import check_table
+
+PATHS_TABLE = Path("src", "captioner", "ops", "lstm_paths.json")
+STAGES = (
+    "build", "tests", "sanitizer", "latency", "benchmark", "counters", "epoch", "features",
+)  # fmt: skip
+Stage = Callable[[Callable[[Part], None]], Part]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when every stage passed (or was skipped), 1 when one failed, 2 without a GPU."""
+    options = _parser().parse_args(arguments)
+    if options.fill_paths:
+        fill_paths(Path(options.fill_paths), ROOT / PATHS_TABLE)
+        return 0
+    if not torch.cuda.is_available():
+        print(
+            f"error: gpu-check needs a CUDA GPU, and PyTorch {torch.__version__} finds none here",
+            file=sys.stderr,
+        )
+        return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    major, minor = torch.cuda.get_device_capability(device)
+    checkout = Checkout(ROOT, sys.executable, options.architecture or f"{major}.{minor}")
+    machine = describe_gpu(device)
+    out = Path(options.out or default_out(machine["device"]))
+    every: dict[str, Stage] = {
+        "build": lambda note: build_extension(checkout),
+        "tests": lambda note: run_tests(checkout),
+        "sanitizer": lambda note: run_sanitizer(checkout),
+        "benchmark": lambda note: run_benchmark_stage(
+            checkout, seconds=60 * options.minutes, note=note
+        ),
+        # Pictures of the time line go beside the record.
+        "epoch": lambda note: run_epoch_stage(
+            checkout,
+            (timed_run(), epoch_jobs(out.absolute().with_suffix(""))),
+            seconds=EPOCH_SECONDS,
+            note=note,
+        ),
+        "latency": lambda note: run_latency(checkout),
+        "counters": lambda note: run_counters(checkout),
+        "features": lambda note: run_features_stage(checkout),
+    }
+    stages = {name: every[name] for name in STAGES if name in options.stages}
+    try:
+        record = run_check(stages, head=record_head(ROOT, machine), out=out)
+    except CaptionerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(format_check(record))
+    print(f"record: {out}")
+    return int(any(part["status"] == "failed" for part in record["stages"].values()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    purpose = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(
+        prog="gpu_check.py",
+        description=purpose,
+        epilog="python scripts/gpu_check.py --minutes 4 --stages build tests",
+    )
+    parser.add_argument("--out", help="the record (benchmarks/results/gpu/DEVICE-DATE.json)")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="only these (all)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=7.5, help="of the benchmark; the rest is left out (7.5)"
+    )
+    parser.add_argument(
+        "--architecture", help="as in TORCH_CUDA_ARCH_LIST, such as 9.0a (this GPU's)"
+    )
+    parser.add_argument(
+        "--fill-paths", metavar="RECORD",
+        help=f"instead of checking, put what RECORD measured into {PATHS_TABLE}",
+    )  # fmt: skip
+    return parser
+
+
+def fill_paths(record: Path, table: Path) -> None:
+    """Put the times of a record into the table by which the fused LSTM chooses its path; what the
+    table has of other devices stays."""
+    measured = read_json(record)["stages"]["benchmark"]["paths"]
+    write_json(table, check_table({**read_json(table), **measured}))
+    print(f"{table}: {', '.join(measured)}")
+
+
+def run_check(stages: Mapping[str, Stage], *, head: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Run all `stages`, whatever becomes of each, and write the record after every one."""
+    record: dict[str, Any] = {**head, "finished": False, "stages": {}}
+    write_json(out, record)
+    for name, stage in stages.items():
+        print(f"{name} ...", flush=True)
+        started = time.monotonic()
+
+        def note(part: Part, name: str = name) -> None:
+            record["stages"][name] = {**part, "status": "running"}
+            write_json(out, record)
+
+        try:
+            part = stage(note)
+        except Exception as error:
+            part = {"status": "failed", "summary": f"{type(error).__name__}: {error}"}
+        record["stages"][name] = {**part, "seconds": round(time.monotonic() - started, 1)}
+        write_json(out, record)
+        print(f"{name}: {part['status']}: {part['summary']}", flush=True)
+    record["finished"] = True
+    write_json(out, record)
+    return record
+
+
+def record_head(root: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """When, where, with which versions and of which sources the record was taken."""
+    return {
+        "check": "gpu",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit_of(root),
+        "sources": digest_of_sources(root),
+        "machine": dict(machine),
+        "versions": versions(),
+    }
+
+
+def describe_gpu(device: torch.device) -> dict[str, Any]:
+    """The machine, its GPU and what drives it."""
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        **describe_machine(device),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gb": round(properties.total_memory / 1e9, 1),
+        "driver": _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "compiler": _answer("nvcc", "--version"),
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def commit_of(root: Path) -> str:
+    """The commit that is checked out, "changed" where files differ from it; or "unknown"."""
+    commit = _answer("git", "-C", str(root), "rev-parse", "HEAD")
+    if commit == "unknown":
+        return commit
+    changed = _answer("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
+    return commit if changed in ("", "unknown") else f"{commit}, changed"
+
+
+def digest_of_sources(root: Path) -> str:
+    """SHA-256 over csrc/ and the operators: which kernels a record is of, where git is absent."""
+    digest = hashlib.sha256()
+    folders = (root / "csrc", root / "src" / "captioner" / "ops")
+    for path in sorted(path for folder in folders for path in folder.rglob("*")):
+        if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py"):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _answer(*command: str) -> str:
+    """The last line that a program prints, or "unknown"."""
+    if shutil.which(command[0]) is None:
+        return "unknown"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return (done.stdout.strip().splitlines() or [""])[-1]
+
+
+def default_out(device: str) -> Path:
+    """benchmarks/results/gpu/, by device and date."""
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d-%H%M")
+    return ROOT / "benchmarks" / "results" / "gpu" / f"{name}-{date}.json"
+
+
+def format_check(record: Mapping[str, Any]) -> str:
+    """The benchmark's tables, every failed test, and a line a stage."""
+    stages = record["stages"]
+    lines = []
+    measured = stages.get("benchmark", {}).get("record")
+    if measured is not None:
+        lines += [format_lstm(measured), ""]
+    lines += format_epoch(stages.get("epoch", {})) + format_features(stages.get("features", {}))
+    for path, part in stages.get("tests", {}).get("files", {}).items():
+        lines += [f"FAILED {one['test']} ({path})" for one in part.get("failures", ())]
+    for cell, why in stages.get("benchmark", {}).get("failed", {}).items():
+        lines.append(f"FAILED {cell}: {why.splitlines()[0]}")
+    if stages.get("benchmark", {}).get("skipped"):
+        lines.append("left out: " + "; ".join(stages["benchmark"]["skipped"]))
+    machine = record["machine"]
+    lines.append(f"{machine['device']}, driver {machine['driver']}, commit {record['commit']}")
+    lines += [f"  {name}: {part['status']}: {part['summary']}" for name, part in stages.items()]
+    return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""The stages `latency` and `counters` of `make gpu-check`: what the kernels on the chip wait for.
+
+`latency` compiles benchmarks/latency.cu with nvcc and runs it: the time of a barrier among the
+blocks of a group, and of handing rows on, by flags and by clusters. `counters` asks Nsight Compute
+how busy tensor cores, second-level cache and shared memory are. Both are skipped, aloud, without
+their programs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_stages import Checkout, Part
+from benchmarks.processes import run_process
+
+SECONDS = 120.0
+SOURCE = Path("benchmarks") / "latency.cu"
+METRICS = {
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active": "tensor pipe busy, %",
+    "lts__t_bytes.sum": "bytes through the second-level cache",
+    "dram__bytes.sum": "bytes through memory",
+    "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum": "wavefronts of shared memory",
+    "gpu__time_duration.sum": "nanoseconds",
+}
+CASE = ("-m", "benchmarks.lstm_counted_case")
+
+
+def find_in_toolkit(program: str) -> str | None:
+    """A program on the path or in CUDA's folders."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [str(Path(home) / "bin") for home in homes if home]
+    return shutil.which(program, path=os.pathsep.join(folders)) or shutil.which(program)
+
+
+def compile_latency(checkout: Checkout, nvcc: str, out: Path) -> str | None:
+    """Compile benchmarks/latency.cu for the GPU; what the compiler said if it failed."""
+    architecture = checkout.architecture.replace(".", "")
+    include = Path(torch.__file__).parent / "include"
+    done = run_process(
+        [
+            *(nvcc, "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-isystem", str(include)),
+            *("-I", str(checkout.root / "csrc" / "cuda"), "-o", str(out)),
+            str(checkout.root / SOURCE),
+        ],
+        folder=checkout.root, environment=checkout.environment, timeout=SECONDS,
+    )  # fmt: skip
+    return None if done.code == 0 else done.output
+
+
+def run_latency(checkout: Checkout) -> Part:
+    """Microseconds of a barrier and of an exchange, by way and group."""
+    nvcc = find_in_toolkit("nvcc")
+    if nvcc is None:
+        return {"status": "skipped", "summary": "nvcc is not installed"}
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "latency"
+        said = compile_latency(checkout, nvcc, program)
+        if said is not None:
+            return {"status": "failed", "summary": "latency.cu does not compile", "output": said}
+        done = run_process(
+            [str(program)], folder=checkout.root, environment=checkout.environment, timeout=SECONDS
+        )
+    return judge_latency(done.code, done.output)
+
+
+def judge_latency(code: int | None, output: str) -> Part:
+    """The part of the record from what the program printed: a JSON object a line."""
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    found = [json.loads(line) for line in lines]
+    words = [
+        f"{one['way']}, {one['blocks']} blocks: barrier {one['barrier_us']:.2f} us, exchange "
+        f"{one['exchange_us']:.2f} us"
+        for one in found
+    ]
+    right = code == 0 and bool(found)
+    return {
+        "status": "passed" if right else "failed",
+        "summary": "; ".join(words) or f"it ended with {code}",
+        "figures": found,
+        "output": output,
+    }
+
+
+def run_counters(checkout: Checkout) -> Part:
+    """Nsight Compute's counters of the kernels on the chip at E = H = 512, B = 64."""
+    program = find_in_toolkit("ncu")
+    if program is None:
+        return {"status": "skipped", "summary": "ncu (Nsight Compute) is not installed"}
+    done = run_process(
+        [
+            *(program, "--csv", "--metrics", ",".join(METRICS)),
+            *("--kernel-name", "regex:(forward|backward)_steps", "--launch-count", "8"),
+            *(checkout.python, *CASE),
+        ],
+        folder=checkout.root, environment=checkout.environment, timeout=SECONDS,
+    )  # fmt: skip
+    if "ERR_NVGPUCTRPERM" in done.output:
+        return {"status": "skipped", "summary": "this user may not read the GPU's counters"}
+    kernels = read_counters(done.output)
+    right = done.code == 0 and bool(kernels)
+    return {
+        "status": "passed" if right else "failed",
+        "summary": f"{len(kernels)} kernels counted" if right else done.ending,
+        "kernels": kernels,
+        "output": done.output,
+    }
+
+
+def read_counters(output: str) -> list[dict[str, Any]]:
+    """Of every launch in ncu's CSV its kernel and the metrics, by their names in METRICS."""
+    start = output.find('"ID"')
+    launches: dict[str, dict[str, Any]] = {}
+    if start < 0:
+        return []
+    for row in csv.DictReader(io.StringIO(output[start:])):
+        name, value = row.get("Metric Name"), row.get("Metric Value")
+        if name in METRICS and value:
+            kernel = (row.get("Kernel Name") or "").split("(")[0]
+            launch = launches.setdefault(row["ID"], {"kernel": kernel})
+            launch[METRICS[name]] = float(value.replace(",", ""))
+    return list(launches.values())

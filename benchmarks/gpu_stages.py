@@ -1,0 +1,191 @@
+"""The stages of `make gpu-check` before the benchmark: build, tests, sanitizer.
+
+A stage takes a `Checkout` and returns its part of the record: `status` ("passed", "failed" or
+"skipped"), a `summary` in a sentence, and details.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import Finished, python_path, run_process, shortened
+
+# A file of tests, and which of them concern a GPU (pytest's -k), or None for all.
+CUDA_TESTS = (
+    ("tests/ops/test_lstm_cuda.py", None),
+    ("tests/ops/test_lstm_packed.py", "cuda"),
+    ("tests/models/test_lstm.py", None),
+    ("tests/training/test_graph_capture.py", None),
+)
+BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 900.0, 600.0, 300.0
+TOOLS = ("memcheck", "racecheck", "synccheck")
+SMALL_CASE = (
+    "-m", "benchmarks.lstm_small_case", "cuda", "float32:plain", "bfloat16:plain",
+    "tf32:persistent", "bfloat16:persistent", "float16:clusters", "tf32:clusters",
+)  # fmt: skip
+ASK_FOR_FUSED = "from captioner.ops import choose_backend; choose_backend('fused', 'cuda')"
+MESSAGE = 1500  # characters of one failure's message
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The sources to check, the interpreter to check them with, and the GPU's architecture."""
+
+    root: Path
+    python: str
+    architecture: str  # as TORCH_CUDA_ARCH_LIST has it, such as 9.0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every stage's programs see besides this process's own environment."""
+        return {
+            "PYTHONPATH": python_path(self.root),
+            "CAPTIONER_CUDA": "1",
+            "TORCH_CUDA_ARCH_LIST": self.architecture,
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def run(self, *arguments: str, timeout: float, **environment: str) -> Finished:
+        """Run this checkout's Python with `arguments`."""
+        return run_process(
+            [self.python, *arguments], folder=self.root, timeout=timeout,
+            environment={**self.environment, **environment},
+        )  # fmt: skip
+
+
+def build_extension(checkout: Checkout) -> Part:
+    """Build with CUDA for this GPU, then ask for the fused backend on it."""
+    build = checkout.run("setup.py", "build_ext", "--inplace", "--force", timeout=BUILD_SECONDS)
+    part = {"architecture": checkout.architecture, "log": build.output}
+    if build.code != 0:
+        return {"status": "failed", "summary": f"the build: {build.ending}", **part}
+    asked = checkout.run("-c", ASK_FOR_FUSED, timeout=120)
+    if asked.code != 0:
+        reason = _last_line(asked.output)
+        return {"status": "failed", "summary": f"built, but not there: {reason}", **part}
+    return {"status": "passed", "summary": f"built in {build.seconds:.0f} s", **part}
+
+
+def run_tests(checkout: Checkout, tests: tuple[tuple[str, str | None], ...] = CUDA_TESTS) -> Part:
+    """Every test that runs on the GPU, a process a file: counts, and each failure's message."""
+    files = {path: _test_file(checkout, path, chosen) for path, chosen in tests}
+    counts = {
+        kind: sum(part[kind] for part in files.values()) for kind in ("passed", "failed", "skipped")
+    }
+    wrong = [path for path, part in files.items() if part["status"] == "failed"]
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    if wrong:
+        summary += f"; not right: {', '.join(wrong)}"
+    unheard = [f"{path}: {one['why']}" for path, one in files.items() if one["status"] == "skipped"]
+    if unheard:
+        summary += f"; not run: {'; '.join(unheard)}"
+    return {
+        "status": "failed" if wrong else "passed", "summary": summary, **counts, "files": files
+    }  # fmt: skip
+
+
+def _test_file(checkout: Checkout, path: str, chosen: str | None) -> Part:
+    none = {"passed": 0, "failed": 0, "skipped": 0}
+    if not (checkout.root / path).is_file():
+        return {"status": "failed", "why": "there is no such file", **none}
+    source = (checkout.root / path).read_text(encoding="utf-8")
+    if "import hypothesis" in source or "from hypothesis" in source:
+        there = checkout.run("-c", "import hypothesis", timeout=60).code == 0
+        if not there:
+            return {"status": "skipped", "why": "hypothesis is not installed", **none}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        select = [] if chosen is None else ["-k", chosen]
+        done = checkout.run(
+            "-m", "pytest", path, *select, "-q", f"--junitxml={report}", "-p", "no:cacheprovider",
+            timeout=TEST_SECONDS,
+        )  # fmt: skip
+        found = read_junit(report)
+    part = {**(none if found is None else found), "seconds": round(done.seconds, 1)}
+    if done.code == 0 and part["passed"]:
+        return {"status": "passed", **part}
+    why = done.ending if done.code or done.code is None else "no test ran, all were skipped"
+    return {"status": "failed", "why": why, "output": done.output, **part}
+
+
+def read_junit(path: Path) -> Part | None:
+    """Counts of a JUnit report, and name and message of each failure; None without a report."""
+    try:
+        cases = list(ElementTree.parse(path).getroot().iter("testcase"))
+    except (OSError, ElementTree.ParseError):
+        return None
+    failures, skipped, reasons = [], 0, set()
+    for case in cases:
+        if (found := case.find("skipped")) is not None:
+            skipped += 1
+            reasons.add(found.get("message", ""))
+        wrong = case.find("failure") if case.find("failure") is not None else case.find("error")
+        if wrong is not None:
+            message = shortened(wrong.get("message") or wrong.text or "", MESSAGE)
+            name = f"{case.get('classname', '')}::{case.get('name', '')}"
+            failures.append({"test": name, "message": message})
+    return {
+        "passed": len(cases) - len(failures) - skipped,
+        "failed": len(failures),
+        "skipped": skipped,
+        "failures": failures,
+        "skip_reasons": sorted(reasons),
+    }
+
+
+def run_sanitizer(checkout: Checkout, program: str | None = None) -> Part:
+    """compute-sanitizer's checks of memory, races and barriers over a small case by every path;
+    skipped where it is absent."""
+    program = program or find_sanitizer()
+    if program is None:
+        return {"status": "skipped", "summary": "compute-sanitizer is not installed"}
+    tools: dict[str, Part] = {}
+    for tool in TOOLS:
+        done = run_process(
+            [program, "--tool", tool, "--error-exitcode", "9", checkout.python, *SMALL_CASE],
+            folder=checkout.root, timeout=SANITIZER_SECONDS,
+            # Tensors are otherwise cut from large blocks, and a row too far is still inside one.
+            environment={**checkout.environment, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        )  # fmt: skip
+        tools[tool] = {
+            "status": "passed" if done.code == 0 else "failed",
+            "why": done.ending,
+            "summary": _sanitizer_summary(done.output),
+            "seconds": round(done.seconds, 1),
+            "output": done.output,
+        }
+    wrong = [tool for tool, part in tools.items() if part["status"] == "failed"]
+    words = [f"{tool}: {part['summary'] or part['why']}" for tool, part in tools.items()]
+    return {
+        "status": "failed" if wrong else "passed",
+        "summary": "; ".join(words),
+        "program": program,
+        "tools": tools,
+    }
+
+
+def find_sanitizer() -> str | None:
+    """compute-sanitizer on the path or in CUDA's folder."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [str(Path(home) / "bin") for home in homes if home]
+    return shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path=os.pathsep.join(folders)
+    )
+
+
+def _sanitizer_summary(output: str) -> str:
+    """Its last line with a verdict, such as ERROR SUMMARY: 0 errors."""
+    lines = [line.strip("= \n") for line in output.splitlines() if "SUMMARY" in line]
+    return lines[-1] if lines else ""
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it says nothing"

@@ -1,0 +1,233 @@
+"""What suite=lstm measures: each way to run the layer, and the products that none can do without.
+
+Shapes: B sequences, T longest length, N packed tokens, U distinct rows among them, E input size,
+H hidden size.
+
+A side is an entry of SIDES: a function from a `Case` to a `Side`. The peer of all is torch.nn.LSTM
+over a PackedSequence, as one writes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from benchmarks.lstm_case import DTYPES, Case, Cell
+from captioner.errors import ConfigError
+from captioner.models.lstm import LSTM
+from captioner.ops import choose_backend, lstm_packed
+from captioner.ops.paths import PATHS
+from captioner.ops.reference import state_dtype
+
+PEER, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct tokens"
+STEPWISE = "plain"
+ON_CHIP = ("persistent", "clusters")  # the other ways that "fused" may go on CUDA
+FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
+
+
+@dataclass(frozen=True)
+class Side:
+    """A way to run the layer; the gradient of `forward`'s output is `grad_output`.
+
+    `leaves` are the input and the four weights. `packed` brings an output, and `distinct` the
+    input's gradient, into the form that all sides share: [N, H] and [U, E].
+    """
+
+    forward: Callable[[], Tensor]
+    grad_output: Tensor
+    leaves: tuple[Tensor, ...]
+    packed: Callable[[Tensor], Tensor]
+    distinct: Callable[[Tensor], Tensor]
+
+    def backward(self, output: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of all leaves."""
+        return torch.autograd.grad(output, self.leaves, self.grad_output)
+
+    def both(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Forward and backward: the output and the gradients."""
+        output = self.forward()
+        return output, self.backward(output)
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _summed(case: Case) -> Callable[[Tensor], Tensor]:
+    """Rows [N, E] added up by the table's row [U, E] that each token reads."""
+
+    def add_up(rows: Tensor) -> Tensor:
+        return torch.zeros_like(case.table, dtype=rows.dtype).index_add(0, case.input_rows, rows)
+
+    return add_up
+
+
+def _torch_side(case: Case) -> Side:
+    """torch.nn.LSTM on the packed rows as they are."""
+    rows = case.rows.requires_grad_()
+    return Side(
+        forward=lambda: case.layer(PackedSequence(rows, case.batch_sizes))[0].data,
+        grad_output=case.grad_output,
+        leaves=(rows, *case.layer.parameters()),
+        packed=_unchanged,
+        distinct=_summed(case),
+    )
+
+
+def _padded_side(case: Case) -> Side:
+    """torch.nn.LSTM on padded [T, B, E], made beforehand: it also computes the padding."""
+    padded, lengths = pad_packed_sequence(PackedSequence(case.rows, case.batch_sizes))
+    grad_output, _ = pad_packed_sequence(PackedSequence(case.grad_output, case.batch_sizes))
+    steps = torch.arange(len(case.batch_sizes)).unsqueeze(1)
+    alive = (steps < lengths).to(case.table.device)
+    rows = padded.clone().requires_grad_()
+    add_up = _summed(case)
+    return Side(
+        forward=lambda: case.layer(rows)[0],
+        grad_output=grad_output,
+        leaves=(rows, *case.layer.parameters()),
+        packed=lambda output: output[alive],
+        distinct=lambda rows: add_up(rows[alive]),
+    )
+
+
+def _own_side(backend: str) -> Callable[[Case], Side]:
+    """This package's LSTM on `backend`."""
+
+    def make(case: Case) -> Side:
+        layer = _own_layer(case, backend)
+        rows = case.rows.requires_grad_()
+        return Side(
+            forward=lambda: layer.forward_packed(rows, case.batch_sizes)[0],
+            grad_output=case.grad_output,
+            leaves=(rows, *layer.parameters()),
+            packed=_unchanged,
+            distinct=_summed(case),
+        )
+
+    return make
+
+
+def _distinct_side(case: Case) -> Side:
+    """The fused call over the distinct rows [U, E]: equal tokens share a product with weight_ih."""
+    layer = _own_layer(case, FUSED)
+    table = case.table.clone().requires_grad_()
+    weights = tuple(layer.parameters())
+    state = table.new_zeros(int(case.batch_sizes[0]), case.hidden_size)
+    call: Any = lstm_packed
+
+    def forward() -> Tensor:
+        output, _, _ = call(
+            table, case.batch_sizes, state, state, *weights, backend=FUSED,
+            input_rows=case.input_rows,
+        )  # fmt: skip
+        return output
+
+    return Side(
+        forward=forward,
+        grad_output=case.grad_output,
+        leaves=(table, *weights),
+        packed=_unchanged,
+        distinct=_unchanged,
+    )
+
+
+def _own_layer(case: Case, backend: str) -> LSTM:
+    size, table = case.hidden_size, case.table
+    layer = LSTM(size, size, backend=backend, device=table.device, dtype=table.dtype)
+    layer.load_state_dict(case.layer.state_dict())
+    return layer
+
+
+SIDES: dict[str, Callable[[Case], Side]] = {
+    PEER: _torch_side,
+    PADDED: _padded_side,
+    "reference": _own_side("reference"),
+    FUSED: _own_side(FUSED),
+    DISTINCT: _distinct_side,
+    STEPWISE: _own_side(STEPWISE),
+    **{name: _own_side(name) for name in ON_CHIP},
+}
+
+
+def why_absent(name: str, device: torch.device) -> str | None:
+    """Why a side cannot run in this installation, or None."""
+    if name in (FUSED, DISTINCT, STEPWISE, *ON_CHIP):
+        try:
+            choose_backend(FUSED if name == DISTINCT else name, device.type)
+        except ConfigError as error:
+            return str(error)
+    if name == DISTINCT and "input_rows" not in inspect.signature(lstm_packed).parameters:
+        return "this version's lstm_packed has no input_rows"
+    return None
+
+
+def takes(name: str, cell: Cell, device: torch.device) -> bool:
+    """Whether a side that is there can run on a cell: a chip holds so much and no more, and its
+    tensor cores know no strict float32."""
+    if name not in ON_CHIP:
+        return True
+    if cell.dtype not in ("bfloat16", "float16", "tf32"):
+        return False
+    weight = torch.empty(
+        4 * cell.hidden_size, cell.hidden_size, device=device, dtype=DTYPES[cell.dtype]
+    )
+    fits = torch.ops.captioner.lstm_path_fits
+    return bool(fits(weight, cell.batch_size, PATHS.index(name)))
+
+
+def products(case: Case) -> dict[str, Callable[[], object]]:
+    """The floor: the layer's products as single ones of all tokens, into tensors made beforehand.
+
+    Forward x W_ih' and h W_hh'; backward dG W_ih, dG W_hh, dG' x and dG' h.
+    """
+    x, h = case.rows, case.grad_output
+    weight_ih, weight_hh = (weight.detach() for weight in case.layer.all_weights[0][:2])
+    gates = torch.randn(case.tokens, 4 * case.hidden_size).to(x)
+    out_gates, out_rows = torch.empty_like(gates), torch.empty_like(x)
+    out_weight = torch.empty_like(weight_ih)
+
+    def forward() -> None:
+        torch.mm(x, weight_ih.t(), out=out_gates)
+        torch.mm(h, weight_hh.t(), out=out_gates)
+
+    def backward() -> None:
+        torch.mm(gates, weight_ih, out=out_rows)
+        torch.mm(gates, weight_hh, out=out_rows)
+        torch.mm(gates.t(), x, out=out_weight)
+        torch.mm(gates.t(), h, out=out_weight)
+
+    def both() -> None:
+        forward()
+        backward()
+
+    return {FORWARD: forward, BACKWARD: backward, BOTH: both}
+
+
+def transfers(case: Case) -> dict[str, Callable[[], object]]:
+    """The other floor: a copy on the device that moves as many bytes as the layer has to.
+
+    Forward reads input and weights and writes output and what backward needs (gates and cells);
+    backward reads all of these and the output's gradient and writes gradients as large as input
+    and weights.
+    """
+    weights = sum(weight.nbytes for weight in case.layer.parameters())
+    rows, output = case.tokens * case.table[0].nbytes, case.grad_output.nbytes
+    saved = 5 * case.grad_output.numel() * state_dtype(case.table.dtype).itemsize
+    forward = rows + weights + output + saved
+    moved = {FORWARD: forward, BACKWARD: 2 * (rows + weights) + 2 * output + saved}
+    moved[BOTH] = sum(moved.values())
+    source = torch.zeros(moved[BOTH] // 2, dtype=torch.uint8, device=case.table.device)
+    target = torch.empty_like(source)
+
+    def copy(count: int) -> Callable[[], object]:
+        return lambda: target[:count].copy_(source[:count])
+
+    # A copied byte moves twice: it is read and written.
+    return {what: copy(count // 2) for what, count in moved.items()}

@@ -1,0 +1,70 @@
+"""A small ragged batch through the fused LSTM, for a sanitizer to watch: forward and backward.
+
+Run as `python -m benchmarks.lstm_small_case DEVICE DTYPE[:BACKEND]...`, such as
+`cuda float32 bfloat16:persistent`; it fails where a result is not the reference's. What a device
+does not hold is left out, aloud.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from benchmarks.lstm import TOLERANCE, products_of
+from benchmarks.lstm_case import DTYPES
+from benchmarks.lstm_sides import ON_CHIP
+from captioner.models.lstm import LSTM
+from captioner.ops.paths import PATHS
+
+BATCH_SIZES = (5, 5, 3, 2, 2, 1)
+INPUT_SIZE, HIDDEN_SIZE = 40, 64
+
+
+def run_small_case(device: str, dtype: str, *, backend: str = "fused") -> float:
+    """The largest difference of output and gradients to the reference, to the largest value."""
+    torch.manual_seed(0)
+    batch_sizes = torch.tensor(BATCH_SIZES)
+    twin = LSTM(INPUT_SIZE, HIDDEN_SIZE, backend="reference").to(device, DTYPES[dtype])
+    layer = LSTM(INPUT_SIZE, HIDDEN_SIZE, backend=backend).to(device, DTYPES[dtype])
+    layer.load_state_dict(twin.state_dict())
+    drawn = torch.randn(sum(BATCH_SIZES), INPUT_SIZE).to(device, DTYPES[dtype])
+    grad_output = torch.randn(sum(BATCH_SIZES), HIDDEN_SIZE).to(device, DTYPES[dtype])
+    found = []
+    with products_of(dtype):
+        for module in (layer, twin):
+            rows = drawn.clone().requires_grad_()
+            output, _ = module.forward_packed(rows, batch_sizes)
+            leaves = (rows, *module.parameters())
+            found.append((output.detach(), *torch.autograd.grad(output, leaves, grad_output)))
+    pairs = [(a.double(), b.double()) for a, b in zip(*found, strict=True)]
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def held(device: str, dtype: str, backend: str) -> bool:
+    """Whether the device can run this case."""
+    if backend not in ON_CHIP:
+        return True
+    weight = torch.empty(4 * HIDDEN_SIZE, HIDDEN_SIZE, device=device, dtype=DTYPES[dtype])
+    fits = torch.ops.captioner.lstm_path_fits
+    return bool(fits(weight, BATCH_SIZES[0], PATHS.index(backend)))
+
+
+def main(arguments: list[str]) -> int:
+    """Run each type and backend; 1 where one is apart from the reference."""
+    device, *cases = arguments
+    wrong = 0
+    for case in cases:
+        dtype, _, backend = case.partition(":")
+        backend = backend or "fused"
+        if not held(device, dtype, backend):
+            print(f"{case}: not on this device")
+            continue
+        apart = run_small_case(device, dtype, backend=backend)
+        print(f"{case}: {apart:.3g} of the largest value apart, at most {TOLERANCE[dtype]:g}")
+        wrong += not apart <= TOLERANCE[dtype]
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

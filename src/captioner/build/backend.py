@@ -1,0 +1,70 @@
+"""Which implementation computes the LSTM: in training, and in float32 afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import nn
+
+from captioner import config as schema
+from captioner.models.lstm import LSTM
+from captioner.ops import choose_backend
+
+log = logging.getLogger(__name__)
+TENSOR_CORES = ("persistent", "cluster", "clusters")  # multiply in tensor cores only
+Validate = Callable[[int], dict[str, float]]
+
+
+def name_backend(kind: str, requested: str, device: torch.device) -> None:
+    """Log who computes the LSTM, before any data is read; "auto" itself says it, and why."""
+    if kind != "lstm":
+        log.info("%s on %s: torch's own", kind, device.type)
+        return
+    chosen = choose_backend(requested, device.type)
+    if requested != "auto":
+        log.info("LSTM backend on %s: %s", device.type, chosen)
+
+
+def float32_backend(requested: str) -> str:
+    """The backend for validation and inference, which compute in float32 whatever the training did.
+
+    Where `requested` multiplies float32 as TF32 only, and torch does not allow that, it is "fused",
+    which then takes the plain algorithm. That is logged.
+    """
+    backend = os.environ.get("CAPTIONER_LSTM", "auto") if requested == "auto" else requested
+    if backend not in TENSOR_CORES or torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return requested
+    _log_replaced(backend)
+    return "fused"
+
+
+def for_inference(config: schema.ModelConfig) -> schema.ModelConfig:
+    """A trained model's configuration, its backend one that computes float32."""
+    return dataclasses.replace(config, backend=float32_backend(config.backend))
+
+
+@cache
+def _log_replaced(backend: str) -> None:
+    log.info("LSTM backend %s has no strict float32: fused validates and captions", backend)
+
+
+def validating_in_float32(validate: Validate, model: nn.Module) -> Validate:
+    """`validate`, while it runs the model's LSTMs on a backend that computes float32."""
+    layers = [module for module in model.modules() if isinstance(module, LSTM)]
+
+    def validated(step: int) -> dict[str, float]:
+        trained_with = [layer.backend for layer in layers]
+        try:
+            for layer in layers:
+                layer.backend = float32_backend(layer.backend)
+            return validate(step)
+        finally:
+            for layer, backend in zip(layers, trained_with, strict=True):
+                layer.backend = backend
+
+    return validated
