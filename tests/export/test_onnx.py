@@ -10,12 +10,12 @@ import torch
 from flat_generation import beam_search, flat
 from torch import Tensor, nn
 
-from captioner.data.transforms import ImageTransform
 from captioner.export.loop import CaptioningLoop
 from captioner.generation import Hypothesis
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel
+from captioner.models.transforms import ImageTransform
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -156,7 +156,7 @@ def test_an_unknown_feature_norm_is_refused() -> None:
 
 
 class TinyEncoder(nn.Module):
-    """Pictures [I, 3, S, S] -> features [I, 1, F]."""
+    """Images [I, 3, S, S] -> features [I, 1, F]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class TinyEncoder(nn.Module):
         return self.convolution(images).mean((2, 3)).unsqueeze(1)
 
 
-def test_a_trained_encoder_takes_pictures_and_gets_gradients() -> None:
+def test_a_trained_encoder_takes_images_and_gets_gradients() -> None:
     model = make(encoder=TinyEncoder())
     _, rows, inputs, batch_sizes, targets = make_batch()
     model.loss(torch.randn(4, 3, 8, 8), rows, inputs, batch_sizes, targets).backward()

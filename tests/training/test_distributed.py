@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
-from captioner.data.shares import Share
+from captioner.data.sharding import BatchShard
 from captioner.data.text.windows import TextWindows, WindowOrder
 from captioner.data.vocabulary import Vocabulary
 from captioner.generation import Constraints, beam_search
@@ -137,7 +137,7 @@ def captioner(
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     dealt: Any = dataset
     if ranks.size > 1:
-        dealt = Share(dataset, rank=ranks.rank, size=ranks.size)
+        dealt = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
     return trainer(ranks, folder, model, order, make_loader(dealt, order, workers=0), validate,
                    settings)  # fmt: skip
 
@@ -159,7 +159,7 @@ def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings:
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     dealt: Any = dataset
     if ranks.size > 1:
-        dealt = Share(dataset, rank=ranks.rank, size=ranks.size)
+        dealt = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
     loader = make_loader(dealt, order, workers=0)
     return trainer(ranks, folder, model, order, loader, lambda step: {"BLEU-4": 1.0}, settings)
 
