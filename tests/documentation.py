@@ -1,4 +1,4 @@
-"""The pages that README and docs/ consist of, and what is written in them: commands, code, links."""
+"""The pages of the documentation, and what is written in them: commands, code, links."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [
-    REPOSITORY / name
-    for name in ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (REPOSITORY / "docs").glob("*.md")))
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 SHOWN_ELSEWHERE = ("text", "python")  # languages of blocks that hold no commands
 BEGINS = r"(?:\w+=\S+ )*(?:python|torchrun|make)\b"
@@ -78,7 +79,7 @@ def commands_of_configs() -> list[str]:
 
 
 def parts(command: str) -> tuple[str, list[str]]:
-    """A script's name and arguments, such as ("train", ["experiment=scenes"]); ("", []) for none."""
+    """A script's name and its arguments; ("", []) where a command runs none."""
     words = shlex.split(command)
     for at, word in enumerate(words):
         if word.startswith("scripts/"):

@@ -27,13 +27,13 @@ CONFIGS = REPOSITORY / "configs"
 # What is not run here, by the beginning of the command, and why. What has a configuration is
 # composed all the same.
 NOT_RUN = {
-    "python scripts/prepare_flickr8k.py": "downloads Flickr8k; tests/data runs it without a network",
+    "python scripts/prepare_flickr8k.py": "downloads Flickr8k; tests/data does it offline",
     "python scripts/demo.py": "serves until it is stopped; tests/demo drives the page",
     "python scripts/benchmark.py": "minutes to hours; tests/benchmarks runs every suite in small",
     "python scripts/gpu_check.py": "needs a GPU",
-    "torchrun": "starts processes; tests/training/test_distributed.py does",
-    "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps does",
-    "python scripts/train.py -m hydra/launcher=submitit_local": "starts processes; tests/sweeps does",
+    "torchrun": "starts processes; tests/training does so",
+    "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",
+    "python scripts/train.py -m hydra/launcher=submitit_local": "starts processes; tests/sweeps",
     "python scripts/train.py -m hydra/launcher=submitit_slurm": "needs a cluster",
     "make": "sets up an environment or runs for minutes; the target is looked up in the Makefile",
     "python setup.py": "compiles; tests/test_setup.py does",
@@ -101,7 +101,16 @@ def data_of(arguments: Sequence[str]) -> str:
 def phase(command: str) -> int:
     """When a command can be run: after those that make what it reads."""
     script, arguments = parts(command)
-    order = ["train", "average", "evaluate", "compare", "export", "caption", "sample", "leaderboard"]
+    order = [
+        "train",
+        "average",
+        "evaluate",
+        "compare",
+        "export",
+        "caption",
+        "sample",
+        "leaderboard",
+    ]
     late = any(x in arguments for x in ("resume=true", "-m", "format=onnx", "overwrite=true"))
     return 2 * order.index(script) + late
 
@@ -124,7 +133,9 @@ def tiny(command: str) -> list[str]:
         small += ["trainer.epochs=1"]
     if text:
         small += ["data.source=path"]
-        small += [] if any(x.startswith("data.path=") for x in arguments) else ["data.path=book.txt"]
+        small += (
+            [] if any(x.startswith("data.path=") for x in arguments) else ["data.path=book.txt"]
+        )
     elif data == "scenes":
         small += TINY_SCENES
     elif "encoder=features" not in arguments:
@@ -141,6 +152,9 @@ def _slug(command: str) -> str:
     return re.sub(r"\W+", "_", command.split("train.py")[1]).strip("_") or "default"
 
 
+ANSWERED_BY_HYDRA = {"-m", "--help", "--cfg"}
+
+
 @dataclass
 class Done:
     """How a command ended and what it said."""
@@ -152,7 +166,7 @@ class Done:
 def run(command: str) -> Done:
     """A command in this process: the script's own main with the composed configuration.
 
-    What Hydra itself answers (-m, --help, --cfg) goes through the whole script.
+    What Hydra itself answers goes through the whole script.
     """
     script, arguments = parts(command)[0], tiny(command)
     path = str(REPOSITORY / f"scripts/{script}.py")
@@ -161,7 +175,7 @@ def run(command: str) -> Done:
     sys.argv = [path, *arguments]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            if {"-m", "--help", "--cfg"} & set(arguments):
+            if ANSWERED_BY_HYDRA & set(arguments):
                 runpy.run_path(path, run_name="__main__")
             else:
                 runpy.run_path(path)["main"](config_of(command, arguments))
@@ -215,7 +229,17 @@ def test_a_command_of_the_pages_is_right(command: str, done: dict[str, Done]) ->
     elif command.startswith("make "):
         target = command.split()[1]
         assert re.search(rf"^{target}:|^SCRIPTS_RUN.*\b{target}\b", MAKEFILE, re.M), target
-    elif parts(command)[0] and parts(command)[0] != "gpu_check":
+    else:
+        compose(command)
+
+
+def compose(command: str) -> None:
+    """Hold a command's overrides against its schema."""
+    script = parts(command)[0]
+    if script == "benchmark":  # whose schema the script brings along
+        done = run(f"{command} --cfg job")
+        assert done.status == 0, done.output
+    elif script not in ("", "gpu_check") and "--help" not in command:
         config_of(command)
 
 
@@ -229,8 +253,7 @@ def test_every_reason_is_that_of_a_command() -> None:
 
 @pytest.mark.parametrize("command", dict.fromkeys(commands_of_configs()))
 def test_a_command_at_the_head_of_a_configuration_composes(command: str) -> None:
-    if "--help" not in command:
-        config_of(command.replace("...", "x"))
+    compose(command.replace("...", "x"))
 
 
 def test_one_command_as_a_process_of_its_own(done: dict[str, Done], workspace: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the pages name exists: links, anchors, files, functions, keys; and the README stays short."""
+"""What the pages name exists: links, anchors, files, functions; and the README stays short."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from documentation import PAGES, REPOSITORY, anchors, blocks, links
 SOURCE = REPOSITORY / "src/captioner"
 LONGEST_README = 170
 # Paths that a page shows as examples, or that are made on the user's machine.
-NOT_THERE = r"(outputs|data|photos|ptb|RUN|a|b|nic|neon|shakespeare|my_model|holiday|coco|tests/foo)/"
+NOT_THERE = (
+    r"(outputs|data|photos|ptb|RUN|a|b|nic|neon|shakespeare|my_model|holiday|coco|tests/foo)/"
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

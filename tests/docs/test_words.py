@@ -61,7 +61,9 @@ def lines_with(pattern: str, places: tuple[str, ...]) -> list[str]:
     for path in files(places):
         name = path.relative_to(REPOSITORY).as_posix()
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            if whole.search(line) and not any(re.search(x, f"{name}: {line}") for x, _ in EXCEPTIONS):
+            if whole.search(line) and not any(
+                re.search(x, f"{name}: {line}") for x, _ in EXCEPTIONS
+            ):
                 found.append(f"{name}:{number}: {line.strip()[:110]}")
     return found
 
