@@ -222,7 +222,7 @@ def _copy_scores() -> None:
             shutil.copytree(found[0], target)
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands(), ids=str)
 def test_a_command_of_the_pages_is_right(command: str, done: dict[str, Done]) -> None:
     if command in done:
         assert done[command].status == 0, f"{done[command].status}\n{done[command].output}"
@@ -251,7 +251,7 @@ def test_every_reason_is_that_of_a_command() -> None:
     assert not unused
 
 
-@pytest.mark.parametrize("command", dict.fromkeys(commands_of_configs()))
+@pytest.mark.parametrize("command", dict.fromkeys(commands_of_configs()), ids=str)
 def test_a_command_at_the_head_of_a_configuration_composes(command: str) -> None:
     compose(command.replace("...", "x"))
 
