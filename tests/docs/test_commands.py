@@ -31,6 +31,7 @@ NOT_RUN = {
     "python scripts/demo.py": "serves until it is stopped; tests/demo drives the page",
     "python scripts/benchmark.py": "minutes to hours; tests/benchmarks runs every suite in small",
     "python scripts/gpu_check.py": "needs a GPU",
+    "python scripts/export.py checkpoint=my_model format=onnx": "a second quarter of a minute",
     "torchrun": "starts processes; tests/training does so",
     "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",
     "python scripts/train.py -m hydra/launcher=submitit_local": "starts processes; tests/sweeps",
