@@ -186,7 +186,7 @@ class Timing:
                 "steps_timed": self.taken,
                 "seconds": {what: round(value, 6) for what, value in self.seconds.items()},
                 "tokens_per_second": round(tokens / training, 1) if training else None,
-                "steps_timing_parts": len(self.clocks),
+                "steps_taken_apart": len(self.clocks),
                 "milliseconds_of_a_step": {k: round(1e3 * v, 4) for k, v in parts.items()},
             }
         )
