@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
-from captioner.models.language_model import LanguageModel, initialise
+from captioner.models.language_model import DropoutRates, LanguageModel, initialise
 from captioner.models.rnn import RNN_KINDS, make_rnn
 from captioner.ops import dropout
 from captioner.ops.packing import packed_places
@@ -77,10 +77,9 @@ def test_recurrent_weights_are_orthogonal_gate_by_gate(kind: str) -> None:
 def test_variational_dropout_keeps_a_sequences_mask_for_all_its_steps(kind: str) -> None:
     """Masks drawn once a sequence, put by hand into a stack of one-layer networks."""
     torch.manual_seed(3)
-    rates = {"input_dropout": 0.5, "layer_dropout": 0.4, "output_dropout": 0.3}
+    rates = DropoutRates(input=0.5, layer=0.4, output=0.3, variational=True)
     model = LanguageModel(
-        vocab_size=9, embedding_dim=6, hidden_size=5, num_layers=2, kind=kind, variational=True,
-        **rates,
+        vocab_size=9, embedding_dim=6, hidden_size=5, num_layers=2, kind=kind, dropout=rates,
     )  # fmt: skip
     packed = pack_sequence([torch.randint(9, (n,)) for n in LENGTHS])
     _, which, _ = packed_places(packed.batch_sizes, len(packed.data))

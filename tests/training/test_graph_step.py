@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 from captioner.data.dataset import BatchOrder, make_loader
 from captioner.data.resident import measure_rooms
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.trainer import Trainer
 
@@ -128,8 +128,8 @@ def test_batch_and_loss_are_made_on_the_device(by_picture: bool) -> None:
                 setattr(data, name, mode.from_tensor(value).to("cuda"))
         model = Captioner(
             language_model=LanguageModel(
-                vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, input_dropout=0.1,
-                backend="reference",
+                vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8,
+                dropout=DropoutRates(input=0.1), backend="reference",
             ),
             feature_dim=6,
         )  # fmt: skip

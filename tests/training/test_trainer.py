@@ -26,7 +26,7 @@ from captioner.errors import CheckpointError, ConfigError, DataError, NumericsEr
 from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.trainer import Trainer, TrainerSettings
@@ -93,7 +93,7 @@ def make_trainer(
     torch.manual_seed(0)
     language_model = LanguageModel(
         vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, num_layers=2,
-        input_dropout=dropout, output_dropout=dropout, layer_dropout=dropout,
+        dropout=DropoutRates(dropout, dropout, dropout),
     )  # fmt: skip
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none")
     if double:

@@ -9,14 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Batch = TypeVar("Batch", bound="TensorBatch")
+
 
 @dataclass(frozen=True)
-class PackedTokens:
+class TensorBatch:
+    """A dataclass of tensors, or of such dataclasses, that moves as a whole but for `batch_sizes`,
+    which the host reads."""
+
+    def to(self: Batch, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self: Batch) -> Batch:
+        """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, TensorBatch):
+                changed[name] = value._map(change)
+            elif name != "batch_sizes":
+                changed[name] = change(value)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class PackedTokens(TensorBatch):
     """A batch of captions to predict: `inputs[k]` is read, `targets[k]` comes next.
 
     inputs [N], targets [N] int64, time-major, longest caption first; batch_sizes [T] int64, which
@@ -29,11 +55,11 @@ class PackedTokens:
 
 
 @dataclass(frozen=True)
-class CaptionBatch:
+class CaptionBatch(TensorBatch):
     """Captions with what each describes, every image once.
 
-    images: [I, R, F] features or [I, 3, S, S] images; image_rows: [B] int64, the image of each
-    caption, longest caption first.
+    images: [I, R, F] features or [I, 3, S, S]; image_rows: [B] int64, the image of each caption,
+    longest caption first.
     """
 
     images: Tensor
@@ -49,20 +75,6 @@ class CaptionBatch:
     def targets(self) -> Tensor:
         """The tokens to predict, [N]."""
         return self.tokens.targets
-
-    def to(self, device: torch.device) -> CaptionBatch:
-        """The same batch with its tensors, but batch_sizes, on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> CaptionBatch:
-        """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> CaptionBatch:
-        tokens = replace(
-            self.tokens, inputs=change(self.tokens.inputs), targets=change(self.tokens.targets)
-        )
-        return CaptionBatch(change(self.images), change(self.image_rows), tokens)
 
 
 class TokenStore:

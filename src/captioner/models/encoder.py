@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,25 @@ def _call(trunk: nn.Module, images: Tensor) -> Tensor:
     return features
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """A network cut before its classifier, with the transform of its images.
+
+    `features` computes them from network and images where calling the network is not enough.
+    """
+
+    network: nn.Module
+    name: str
+    transform: ImageTransform
+    features: Callable[[nn.Module, Tensor], Tensor] = _call
+
+
 class Encoder(nn.Module):
     """Images [B, 3, S, S] -> features [B, R, F], frozen until `freeze_before` says otherwise.
 
-    `trunk` maps images to [B, F] (output "pooled") or to [B, F, h, w] (output "grid", R = h w);
-    `features` does so in its place where calling the trunk is not enough. `grid_size` averages
-    the grid to `grid_size` x `grid_size`. `feature_dim` (F) and `regions` (R) are measured.
-    Raises ConfigError when the trunk cannot take the transform's images.
+    `trunk`, or `features` of it, maps images to [B, F] (output "pooled") or to [B, F, h, w] (output
+    "grid", R = h w), which `grid_size` averages to `grid_size` x `grid_size`. `feature_dim` (F) and
+    `regions` (R) are measured. ConfigError when the trunk cannot take the transform's images.
     """
 
     def __init__(
@@ -54,8 +67,8 @@ class Encoder(nn.Module):
         self.freeze_before(None)
         self.regions, self.feature_dim = self._measure()
 
-    def forward(self, images: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, R, F]
-        """Return the features [B, R, F] of normalised images [B, 3, S, S]."""
+    def forward(self, images: Tensor) -> Tensor:
+        """The features [B, R, F] of normalised images [B, 3, S, S]."""
         images = images.contiguous(memory_format=torch.channels_last)
         features = self._features(self.trunk, images)
         if self.output == "pooled":

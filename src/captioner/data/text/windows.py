@@ -9,7 +9,7 @@ state of zeros. Without such places all sequences have equal length, and nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captioner.data.packed import TensorBatch
 from captioner.errors import DataError
 
 
 @dataclass(frozen=True)
-class WindowBatch:
+class WindowBatch(TensorBatch):
     """One window of every stream: inputs [N], targets [N] int64 packed; batch_sizes [T] on the CPU.
 
     origins: [S] int64, the stream whose state a sequence continues, or -1 for zeros.
@@ -38,20 +39,6 @@ class WindowBatch:
     def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the model's forward takes."""
         return self.inputs, self.batch_sizes, self.origins, self.last_sequences
-
-    def to(self, device: torch.device) -> WindowBatch:
-        """The same batch with its tensors, but batch_sizes, on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> WindowBatch:
-        """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> WindowBatch:
-        return WindowBatch(
-            change(self.inputs), change(self.targets), self.batch_sizes, change(self.origins),
-            change(self.last_sequences),
-        )  # fmt: skip
 
 
 def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
