@@ -99,8 +99,8 @@ def test_each_dropout_acts_in_training_and_not_in_evaluation() -> None:
     plain = make(num_layers=2)
     packed = pack_sequence(SEQUENCES)
     expected = plain(packed.data, packed.batch_sizes)[0]
-    for name in ("input_dropout", "output_dropout", "layer_dropout"):
-        model = make(num_layers=2, **{name: 0.5})
+    for name in ("input", "output", "layer"):
+        model = make(num_layers=2, dropout=DropoutRates(**{name: 0.5}))
         assert not torch.allclose(model(packed.data, packed.batch_sizes)[0], expected), name
         model.eval()
         assert_close(model(packed.data, packed.batch_sizes)[0], expected)

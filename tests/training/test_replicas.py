@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from captioner.data.dataset import BatchOrder
 from captioner.errors import NumericsError
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
@@ -69,8 +69,8 @@ def make_trainer(
     torch.manual_seed(seed)
     model = StreamModel(
         LanguageModel(
-            vocab_size=V, embedding_dim=6, hidden_size=8, num_layers=2, input_dropout=dropout,
-            output_dropout=dropout, layer_dropout=dropout, kind=kind,
+            vocab_size=V, embedding_dim=6, hidden_size=8, num_layers=2, kind=kind,
+            dropout=DropoutRates(dropout, dropout, dropout),
         )
     )  # fmt: skip
     random = OwnRandomness(CPU) if own else None

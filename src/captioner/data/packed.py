@@ -96,10 +96,15 @@ class TokenStore:
 
     def pack(self, rows: Tensor) -> tuple[PackedTokens, Tensor]:
         """The sequences `rows` [B] packed, and `rows` in the packed order (longest first)."""
-        lengths, order = self.lengths[rows].sort(descending=True, stable=True)
-        rows = rows[order]
-        steps = torch.arange(int(lengths[0])).unsqueeze(1)
-        alive = steps < lengths
-        where = (steps + self.starts[rows])[alive]
-        packed = PackedTokens(self.tokens[where], self.tokens[where + 1], alive.sum(1))
-        return packed, rows
+        where, batch_sizes, order = packed_order(self.starts[rows], self.lengths[rows])
+        packed = PackedTokens(self.tokens[where], self.tokens[where + 1], batch_sizes)
+        return packed, rows[order]
+
+
+def packed_order(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequences that lie in a flat tensor, packed: the place of each token [N], batch_sizes [T],
+    and the order of the sequences [B], longest first and otherwise as given."""
+    lengths, order = lengths.sort(descending=True, stable=True)
+    steps = torch.arange(int(lengths[0])).unsqueeze(1)
+    alive = steps < lengths
+    return (steps + starts[order])[alive], alive.sum(1), order

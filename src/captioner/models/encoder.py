@@ -109,21 +109,18 @@ class Encoder(nn.Module):
     def freeze_before(self, stage: str | None) -> None:
         """Train `stage` and everything after it; None freezes the whole encoder.
 
-        A frozen part has no gradient and stays in evaluation mode, whatever `train()` says: its
-        BatchNorm statistics and dropout are those of evaluation. A stage is one of `stages` or
-        what several of them begin with ("layer4"). Raises ConfigError listing the stages.
+        A frozen part has no gradient and stays in evaluation mode, whatever `train()` says. A stage
+        is one of `stages` or a common prefix ("layer4"); ConfigError listing them otherwise.
         """
         self.trunk.requires_grad_(False)
         stages = self.stages
-        first = len(stages)
-        if stage is not None:
-            starts = [i for i, part in enumerate(stages) if f"{part}.".startswith(f"{stage}.")]
-            if not starts:
-                short = dict.fromkeys(".".join(part.split(".")[:2]) for part in stages)
-                raise ConfigError(
-                    f'{self.name} has no stage "{stage}" to train from; it has {", ".join(short)}'
-                )
-            first = starts[0]
+        starts = [i for i, part in enumerate(stages) if f"{part}.".startswith(f"{stage}.")]
+        if stage is not None and not starts:
+            short = dict.fromkeys(".".join(part.split(".")[:2]) for part in stages)
+            raise ConfigError(
+                f'{self.name} has no stage "{stage}" to train from; it has {", ".join(short)}'
+            )
+        first = len(stages) if stage is None else starts[0]
         self._frozen = stages[:first]
         if first == 0:  # also what belongs to no stage, such as a class token
             self.trunk.requires_grad_(True)

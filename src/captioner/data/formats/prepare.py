@@ -23,7 +23,7 @@ from captioner.data.formats.flickr8k import (
     read_split_lists,
 )
 from captioner.errors import DataError
-from captioner.files import atomic_write
+from captioner.files import atomic_write, disk_errors
 
 _MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 IMAGES_URL = f"{_MIRROR}/Flickr8k_Dataset.zip"
@@ -91,7 +91,10 @@ def verify_flickr8k(root: Path | str) -> list[str]:
     files = find_captions(root)
     checks = _count_captions(files, data)
     if files.layout == "karpathy" or read_split_lists(root):  # a drawn split has other sizes
-        checks += _count_splits(data)
+        checks += [
+            (f"images in split {split}", len(data.splits.get(split, ())), expected)
+            for split, expected in EXPECTED_SPLITS.items()
+        ]
     wrong = [
         f"{what}: found {found}, expected {want}" for what, found, want in checks if found != want
     ]
@@ -145,7 +148,7 @@ def _unpack(archive: Path, root: Path) -> int:
     """Unpack what is not there yet in its full size; the number of files written."""
     written = 0
     try:
-        with zipfile.ZipFile(archive) as zipped:
+        with disk_errors(f"unpack {archive} into {root}"), zipfile.ZipFile(archive) as zipped:
             for member in _wanted(zipped.infolist()):
                 target = root / member.filename
                 if target.is_file() and target.stat().st_size == member.file_size:
@@ -155,10 +158,6 @@ def _unpack(archive: Path, root: Path) -> int:
                 written += 1
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{archive} is damaged: {error}; remove it and run this again") from error
-    except OSError as error:
-        raise DataError(
-            f"cannot unpack {archive} into {root}: {error.strerror or error}"
-        ) from error
     return written
 
 
@@ -188,27 +187,17 @@ def _count_captions(files: CaptionFiles, data: CaptionData) -> list[Check]:
     return list(zip(what, counts, EXPECTED_CAPTIONS[files.layout], strict=True))
 
 
-def _count_splits(data: CaptionData) -> list[Check]:
-    return [
-        (f"images in split {split}", len(data.splits.get(split, ())), expected)
-        for split, expected in EXPECTED_SPLITS.items()
-    ]
-
-
 def _count_images(root: Path, data: CaptionData) -> tuple[list[str], list[str]]:
     """Report lines, and what is wrong."""
     lines, lost = [], []
     for split, images in data.splits.items():
         missing = data.missing_images(split)
         if images and len(missing) == len(images):
-            lines.append(
-                f"split {split}: NONE of its {len(images)} images is there; it cannot be used"
-            )
+            what = f"NONE of its {len(images)} images is there; it cannot be used"
+            lines.append(f"split {split}: {what}")
         elif missing:
-            lost.append(
-                f"split {split}: {len(missing)} of {len(images)} images are missing, "
-                f"the first: {missing[0].name}"
-            )
+            what = f"{len(missing)} of {len(images)} images are missing"
+            lost.append(f"split {split}: {what}, the first: {missing[0].name}")
     folder = find_images(root)
     there = sum(path.suffix == ".jpg" for path in folder.iterdir())
     lines.append(f"images in {folder}: {there} of {EXPECTED_IMAGES}")

@@ -1,7 +1,6 @@
-"""Drawing one scene: where its objects stand, their shapes and colours, the noisy ground.
+"""Drawing one scene: the places, shapes and colours of its objects, and the noisy background.
 
-Positions and radii are in units of the image's side, x to the right and y down; a radius is that
-of the circle around an object.
+Positions and radii (of the circle around an object) are in units of the image's side, y down.
 """
 
 from __future__ import annotations

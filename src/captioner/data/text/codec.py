@@ -21,10 +21,8 @@ _SHOWN = 5  # unknown tokens that a message lists
 
 
 def build_vocabulary(documents: Sequence[Document], *, unit: str, min_count: int) -> Vocabulary:
-    """The tokens of the training text seen at least `min_count` times; all 256 for bytes.
-
-    DataError when none is left.
-    """
+    """The tokens of the training text seen at least `min_count` times (DataError without any); all
+    256 for bytes."""
     if unit == "byte":
         counts = np.zeros(256, dtype=np.int64)
         for block in (block for document in documents for block in document.blocks()):
@@ -64,10 +62,7 @@ class TextCodec:
                 yield self._by_point[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a prompt; DataError names what the vocabulary does not have.
-
-        Its last line, unfinished, gets no `<eos>`.
-        """
+        """The ids of a prompt, whose last line gets no `<eos>`; DataError names unknown tokens."""
         if self.unit == "byte":
             return [4 + byte for byte in text.encode("utf-8")]
         tokens: list[str] = [*text]
@@ -86,19 +81,17 @@ class TextCodec:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; `<pad>` and `<bos>` are left out."""
         text = "".join(self.pieces(ids))
-        if self.unit == "byte":
-            return text.encode("latin-1").decode("utf-8", "replace")
-        return text
+        return text.encode("latin-1").decode("utf-8", "replace") if self.unit == "byte" else text
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """What each token adds to the text: a byte as the character of that number (latin-1)."""
         vocabulary = self.vocabulary
         silent = (vocabulary.pad, vocabulary.bos)
         texts = ["" if number in silent else vocabulary.tokens[number] for number in ids]
-        if self.unit == "word":
-            end = vocabulary.tokens[vocabulary.eos]
-            return ["\n" if text == end else f"{text} " for text in texts]
-        return texts
+        if self.unit != "word":
+            return texts
+        end = vocabulary.tokens[vocabulary.eos]
+        return ["\n" if text == end else f"{text} " for text in texts]
 
     @cached_property
     def _by_point(self) -> np.ndarray:

@@ -70,11 +70,11 @@ def encode_corpus(
     cache_dir: Path | str,
     vocabulary: Vocabulary | None = None,
 ) -> TextCorpus:
-    """Encode every split, or map what an earlier call with the same text and settings left.
+    """Encode every split, or map the files of an earlier call with the same text and settings.
 
-    Of several processes at once one encodes, and the others wait for it. The vocabulary is that of
-    the train split unless one is given. DataError when a file cannot be read, is not UTF-8 (unit
-    byte takes any), or leaves no vocabulary.
+    Of several processes one encodes, and the others wait for it. The vocabulary is that of the
+    train split unless one is given. DataError when a file cannot be read, is not UTF-8 (unit byte
+    takes any), or leaves no vocabulary.
     """
     folder = Path(cache_dir) / _fingerprint(splits, unit, min_count, vocabulary)
     content = folder / "text.json"
@@ -132,13 +132,11 @@ def _fingerprint(
     vocabulary: Vocabulary | None,
 ) -> str:
     """Of files, their sizes and dates (a text may be too large to read for this), and settings."""
-    files = {
-        split: [
-            (str(one.path.resolve()), one.start, one.stop, one.path.stat().st_mtime_ns)
-            for one in documents
-        ]
-        for split, documents in splits.items()
-    }
+
+    def identity(one: Document) -> tuple[str, int, int, int]:
+        return str(one.path.resolve()), one.start, one.stop, one.path.stat().st_mtime_ns
+
+    files = {split: list(map(identity, documents)) for split, documents in splits.items()}
     given = None if vocabulary is None else vocabulary.to_json()
     everything = json.dumps([VERSION, unit, min_count, given, files])
     return hashlib.sha256(everything.encode()).hexdigest()[:20]

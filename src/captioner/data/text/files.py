@@ -13,6 +13,7 @@ from pathlib import Path
 
 from captioner.data.download import check_digests, download
 from captioner.errors import DataError
+from captioner.files import disk_errors
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -40,15 +41,12 @@ class Document:
 
     def blocks(self) -> Iterator[bytes]:
         """The bytes, a megabyte at a time; DataError when the file cannot be read."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.start)
-                left = self.size
-                while left and (block := file.read(min(_CHUNK, left))):
-                    left -= len(block)
-                    yield block
-        except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+        with disk_errors(f"read {self.path}"), self.path.open("rb") as file:
+            file.seek(self.start)
+            left = self.size
+            while left and (block := file.read(min(_CHUNK, left))):
+                left -= len(block)
+                yield block
 
     def pieces(self) -> Iterator[str]:
         """The text, a megabyte at a time; DataError names the offset of a byte that is no UTF-8."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from captioner.data.packed import TensorBatch
+from captioner.data.packed import TensorBatch, packed_order
 from captioner.errors import DataError
 
 
@@ -59,29 +59,24 @@ def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
     stream, first = cut.nonzero(as_tuple=True)
     starts = stream * length + first
     ends = torch.cat([starts[1:], torch.tensor([streams * length])])
-    lengths, order = (ends - starts).sort(descending=True, stable=True)
-    steps = torch.arange(int(lengths[0])).unsqueeze(1)
-    alive = steps < lengths
-    where = (steps + starts[order])[alive]
+    where, batch_sizes, order = packed_order(starts, ends - starts)
     zeros = begins[stream, first] | (fresh & (first == 0))
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))  # where each sequence has gone
     last = torch.searchsorted(stream, rows, right=True) - 1
     return WindowBatch(
         inputs=inputs.reshape(-1)[where],
         targets=targets.reshape(-1)[where],
-        batch_sizes=alive.sum(1),
+        batch_sizes=batch_sizes,
         origins=torch.where(zeros, -1, stream)[order],
-        last_sequences=place[last],
+        last_sequences=order.argsort()[last],
     )
 
 
 class TextWindows(Dataset[WindowBatch]):
     """A stream of tokens as windows, indexed by (pass, window); the last window may be shorter.
 
-    Each pass cuts the text at places of its own, drawn from `seed`; what is left over at the ends
-    is less than a window, and a token for each stream. `streams` are those of the `batch_size` that
-    this process reads, by default all. DataError when a stream would be shorter than a window.
+    Each pass over the text cuts it at offsets of its own, drawn from `seed`, and leaves out less
+    than a window, and a token for each stream. `streams` are those of the `batch_size` that this
+    process reads, by default all. DataError when a stream would be shorter than a window.
     """
 
     def __init__(
@@ -126,10 +121,10 @@ class TextWindows(Dataset[WindowBatch]):
 
 
 class WindowOrder:
-    """The windows one after another, resumable anywhere; the text begins again where it ends.
+    """The windows of pass after pass over the text, resumable anywhere.
 
-    An epoch is `epoch_windows` of them, or the whole text when None; validation comes after each.
-    The state of a run is (epoch, position), which the trainer keeps and sets.
+    An epoch is `epoch_windows` of them, or one pass when None. The state of a run is (epoch,
+    position), which the trainer keeps and sets.
     """
 
     def __init__(self, windows: int, *, epoch_windows: int | None = None) -> None:
