@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from captioner.build.captioning import TrainedCaptioner, load_captioner
-from captioner.build.language_modeling import (
+from captioner.build.checkpoint import (
+    TrainedCaptioner,
     TrainedLanguageModel,
-    is_language_model,
+    load_captioner,
     load_language_model,
+    task_of,
 )
 from captioner.config import GenerationConfig
 from captioner.data.images import load_image
@@ -92,7 +93,7 @@ def load_models(checkpoints: Sequence[str], *, device: torch.device) -> Models:
     writers: list[WritingModel] = []
     for path in checkpoints:
         checkpoint = open_checkpoint(path)
-        if is_language_model(checkpoint):
+        if task_of(checkpoint) == "text":
             writers.append(_writer(Path(path), checkpoint, device))
         else:
             captioners.append(_captioner(Path(path), checkpoint, device))
