@@ -31,9 +31,9 @@ def download(
 ) -> Path:
     """Fetch `url` to `path`, unless it is there, and check it.
 
-    What has arrived is kept in `path`.part, and the next attempt or call asks for the rest by an
-    HTTP Range. `timeout` is in seconds. DataError when the network fails (`attempts` times in a row
-    without any progress), when the disk does, or when a checksum differs (the .part is removed).
+    What has arrived is kept in `path`.part, and the next attempt or call asks for the rest.
+    DataError when the network fails (`attempts` times in a row without progress; `timeout` in
+    seconds), when the disk does, or when a checksum differs (the .part is removed).
     """
     path = Path(path)
     if path.exists():

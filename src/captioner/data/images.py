@@ -21,12 +21,11 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error
 def load_image(
     path: Path | str, *, max_pixels: int = MAX_PIXELS, kinds: tuple[str, ...] | None = None
 ) -> Image.Image:
-    """The image as PIL RGB, turned upright by its EXIF tag.
+    """The image as PIL RGB, turned upright by its EXIF tag; of an animation the first frame.
 
     Grey, palette, CMYK and 16-bit images are converted (16-bit scaled, not clipped), transparency
-    is laid over white, of an animation the first frame is taken. ImageError when the file is
-    missing, truncated, no image, has more than `max_pixels` pixels, or an unknown range; `kinds`
-    are Pillow's names of the formats that may be opened, None for all.
+    is laid over white. ImageError when the file is missing, truncated, no image (or of none of
+    Pillow's formats `kinds`), has more than `max_pixels` pixels, or an unknown range.
     """
     path = Path(path)
     try:

@@ -1,6 +1,6 @@
 """Captions as one flat token store, and batches of them in the packed layout.
 
-Shapes: B sequences, T longest length, N packed tokens, I images, R regions, F image feature, S
+Letters: B sequences, T longest length, N packed tokens, I images, R regions, F image feature, S
 image side.
 """
 
@@ -43,10 +43,9 @@ class TensorBatch:
 
 @dataclass(frozen=True)
 class PackedTokens(TensorBatch):
-    """A batch of captions to predict: `inputs[k]` is read, `targets[k]` comes next.
+    """Captions to predict: inputs [N] are read, targets [N] (int64) come next.
 
-    inputs [N], targets [N] int64, time-major, longest caption first; batch_sizes [T] int64, which
-    stays on the CPU.
+    Time-major, longest caption first; batch_sizes [T] int64 stays on the CPU.
     """
 
     inputs: Tensor
@@ -56,11 +55,8 @@ class PackedTokens(TensorBatch):
 
 @dataclass(frozen=True)
 class CaptionBatch(TensorBatch):
-    """Captions with what each describes, every image once.
-
-    images: [I, R, F] features or [I, 3, S, S]; image_rows: [B] int64, the image of each caption,
-    longest caption first.
-    """
+    """Captions with what each describes, every image once: images [I, R, F] or [I, 3, S, S];
+    image_rows [B] int64, the image of each caption, longest caption first."""
 
     images: Tensor
     image_rows: Tensor
@@ -78,10 +74,7 @@ class CaptionBatch(TensorBatch):
 
 
 class TokenStore:
-    """Token sequences end to end in one tensor, so that a batch is gathered without a loop.
-
-    Each sequence is stored as `<bos> w1 .. wn <eos>` and has n + 1 predictions.
-    """
+    """Sequences `<bos> w1 .. wn <eos>` (n + 1 predictions) end to end in one tensor."""
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, bos: int, eos: int) -> None:
         framed = ((bos, *sequence, eos) for sequence in sequences)

@@ -20,11 +20,12 @@ class SizedRows(Protocol):
 
 
 def balanced_partition(sizes: Sequence[int], parts: int) -> list[list[int]]:
-    """Positions 0 to len(sizes) - 1 in `parts` lists whose sums of sizes balance.
+    """Positions 0 to len(sizes) - 1 in `parts` lists whose sums of sizes balance,
+    deterministically.
 
-    The longest goes first, each to the list with the smallest sum so far (Graham 1969), the earlier
-    at a tie: nothing is random. Two sums differ by at most the longest size, and no list is empty
-    while there are at least as many positions, of size 1 or more.
+    The longest goes first, each to the list with the smallest sum so far, the earlier at a tie
+    (Graham 1969): two sums differ by at most the longest size, and no list is empty where sizes are
+    positive and positions enough.
     """
     partition: list[list[int]] = [[] for _ in range(parts)]
     loads = [(0, part) for part in range(parts)]

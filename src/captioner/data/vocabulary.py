@@ -18,8 +18,8 @@ RARE = ("unk", "drop")
 class Vocabulary:
     """A fixed list of tokens: the four special ones first, then words, most frequent first.
 
-    A word that is not listed is encoded as `<unk>` (`rare` "unk") or left out ("drop"). `counts`
-    says how often each token occurs in the encoded training captions (`<eos>` once a caption).
+    An unlisted word is encoded as `<unk>` (`rare` "unk") or left out ("drop"). `counts`: how often
+    each token occurs in the encoded training captions.
     """
 
     def __init__(self, words: Sequence[str], *, counts: Sequence[int], rare: str = "unk") -> None:

@@ -57,10 +57,9 @@ class FeatureCache:
             yield
 
     def open(self, batch_size: int) -> int:
-        """Prepare the folder, anew where its files are damaged; the batch size to continue with.
+        """Prepare the folder, anew where its files are damaged.
 
-        That is the one the cache was begun with: the bits of a row depend on the batch that it was
-        computed in.
+        Returns the batch size it was begun with, on which the bits of a row depend.
         """
         known = self._batch_size()
         if known is not None:

@@ -1,9 +1,8 @@
 """Image files -> features, block by block.
 
 On a CPU every thread encodes a block of its own with one intra-op thread: operations spread over
-all cores would wait at each end for the core that decodes images. For a GPU, worker processes read
-while it computes (`encoded_blocks`), or threads decode and resize on the GPU itself, a batch ahead
-of the encoder (`encoded_ahead`).
+all cores would wait for the core that decodes images. For a GPU, worker processes read
+(`encoded_blocks`), or threads decode and resize on the GPU, a batch ahead (`encoded_ahead`).
 
 Letters: B images of a block, R regions (1 when pooled), F image feature, S image side.
 """
@@ -50,10 +49,9 @@ def encoded_blocks(
 ) -> Encoded:
     """Each block of rows of `images` with its features [B, R, F] in float32, in order.
 
-    With `num_workers` = 0, `torch.get_num_threads()` threads read and encode a block each (`encode`
-    is called by several at once); otherwise so many processes read, and `encode` runs here.
-    Closing the generator stops the work. Raises ImageError naming an unreadable image after the
-    blocks before it.
+    With `num_workers` = 0, `torch.get_num_threads()` threads read and call `encode`; otherwise so
+    many processes read, and `encode` runs here. ImageError names an unreadable image after the
+    blocks before.
     """
     read = _ImageBlocks(blocks, images, transform)
     if num_workers == 0:
@@ -70,11 +68,8 @@ def encoded_ahead(
     device: torch.device,
     threads: int,
 ) -> Encoded:
-    """The same blocks, decoded, resized and normalised on `device`, the next while one is encoded.
-
-    `threads` read files, and decode where the device does not. On CUDA a block is prepared on a
-    stream of its own. Errors as in `encoded_blocks`.
-    """
+    """The same blocks, decoded, resized and normalised on `device` (on CUDA in a stream of its
+    own), the next while one is encoded; `threads` read files. Errors as in `encoded_blocks`."""
     side_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @torch.inference_mode()

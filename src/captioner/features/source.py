@@ -1,7 +1,6 @@
-"""What a captioner's images enter as: cached features, pixels for a trained encoder, or features
-that the user has computed.
+"""What images enter a captioner as: cached features, pixels, or features that the user computed.
 
-Shapes: I images, R regions, F image feature, S image side.
+Letters: I images, R regions, F image feature, S image side.
 """
 
 from __future__ import annotations

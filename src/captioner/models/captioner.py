@@ -26,10 +26,9 @@ FEATURE_NORMS = ("standardise", "l2", "none")
 class Captioner(nn.Module):
     """Features -> projection -> first word(s) of the language model.
 
-    `feature_norm`: "standardise" subtracts the mean and divides by the deviation that
-    `set_feature_statistics` stored, clamped at +-6; "l2" divides by the norm; "none" leaves the
-    features. `encoder` is given when it is trained with the rest: then the model takes images,
-    otherwise features.
+    `feature_norm`: "standardise" by the statistics of `set_feature_statistics`, clamped at +-6;
+    "l2" divides by the norm; "none". With an `encoder`, trained with the rest, the model takes
+    images.
     """
 
     feature_mean: Tensor

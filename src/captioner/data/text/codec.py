@@ -1,7 +1,7 @@
 """Text to token ids and back: by characters, by bytes, or by words.
 
-A stream begins every document with `<bos>`, which is therefore what follows a document's last
-token. Words are separated by spaces, and `<eos>` ends every line.
+A stream begins every document with `<bos>`, which therefore also follows its last token. Words are
+separated by spaces, and `<eos>` ends every line.
 """
 
 from __future__ import annotations

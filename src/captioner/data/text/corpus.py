@@ -1,7 +1,4 @@
-"""A text as token ids in memory-mapped files, which may be larger than memory.
-
-The files are made once and kept under a fingerprint of everything that they depend on.
-"""
+"""A text as token ids in memory-mapped files, made once for a fingerprint of text and settings."""
 
 from __future__ import annotations
 
@@ -25,10 +22,8 @@ VERSION = 1  # of the files' format
 
 @dataclass(frozen=True)
 class TokenStream:
-    """A split's documents end to end, `<bos>` before each; `tokens` [N] is mapped from its file.
-
-    `characters` counts the text's, `unknown` the tokens that are `<unk>`.
-    """
+    """A split's documents end to end, `<bos>` before each: `tokens` [N], mapped from its file, and
+    how many of the text's characters and of `<unk>` there are."""
 
     tokens: np.ndarray
     documents: int

@@ -78,11 +78,11 @@ def find_text(
 ) -> Splits:
     """The documents of a text, in the splits train, dev and test.
 
-    A file is cut by size, the first part to train on, at a character or, with `whole_lines`, at a
-    line. Of a folder, files named for their splits (ptb.train.txt, wiki.valid.tokens, test.txt)
-    are taken as they are; otherwise every file below it that matches `pattern` is one document,
-    and whole documents are drawn for the splits from `seed`. A fraction of 0 leaves a split out.
-    DataError when nothing is there, a file is empty, or a split would be.
+    A file is cut by size, at a character or, with `whole_lines`, at a line. Of a folder, files
+    named for their splits (ptb.train.txt, wiki.valid.tokens, test.txt) are taken as they are;
+    otherwise every file below it that matches `pattern` is a document, and documents are drawn for
+    the splits from `seed`. A fraction of 0 leaves a split out. DataError when a text, file or split
+    is empty.
     """
     path = Path(path)
     fractions = {"dev": dev_fraction, "test": test_fraction}

@@ -23,11 +23,9 @@ from captioner.errors import DataError
 
 @dataclass(frozen=True)
 class WindowBatch(TensorBatch):
-    """One window of every stream: inputs [N], targets [N] int64 packed; batch_sizes [T] on the CPU.
-
-    origins: [S] int64, the stream whose state a sequence continues, or -1 for zeros.
-    last_sequences: [B] int64, the sequence whose last state each stream keeps for the next window.
-    """
+    """One window of every stream: inputs, targets [N] int64 packed; batch_sizes [T] on the CPU;
+    origins [S] int64, the stream whose state a sequence continues, or -1 for zeros; last_sequences
+    [B] int64, the sequence whose last state each stream keeps for the next window."""
 
     inputs: Tensor
     targets: Tensor
@@ -74,9 +72,8 @@ def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
 class TextWindows(Dataset[WindowBatch]):
     """A stream of tokens as windows, indexed by (pass, window); the last window may be shorter.
 
-    Each pass over the text cuts it at offsets of its own, drawn from `seed`, and leaves out less
-    than a window, and a token for each stream. `streams` are those of the `batch_size` that this
-    process reads, by default all. DataError when a stream would be shorter than a window.
+    Each pass over the text cuts it at an offset of its own, drawn from `seed`. `streams`: those of
+    the `batch_size` that this process reads. DataError when a stream is shorter than a window.
     """
 
     def __init__(
@@ -121,10 +118,9 @@ class TextWindows(Dataset[WindowBatch]):
 
 
 class WindowOrder:
-    """The windows of pass after pass over the text, resumable anywhere.
+    """The windows of pass after pass over the text; an epoch is `epoch_windows` of them, or a pass.
 
-    An epoch is `epoch_windows` of them, or one pass when None. The state of a run is (epoch,
-    position), which the trainer keeps and sets.
+    The state of a run is (epoch, position), which the trainer keeps and sets.
     """
 
     def __init__(self, windows: int, *, epoch_windows: int | None = None) -> None:
