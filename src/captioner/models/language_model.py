@@ -66,14 +66,9 @@ class LanguageModel(nn.Module):
             )
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         # Named lstm whatever its `kind`: checkpoints have its weights under that name.
-        self.lstm = make_rnn(
-            kind,
-            embedding_dim,
-            hidden_size,
-            num_layers,
-            dropout=dropout.layer if num_layers > 1 else 0.0,
-            backend=backend,
-        )
+        sizes = (embedding_dim, hidden_size, num_layers)
+        between = dropout.layer if num_layers > 1 else 0.0
+        self.lstm = make_rnn(kind, *sizes, dropout=between, backend=backend)
         self.output = nn.Linear(hidden_size, vocab_size)
         if tie_embeddings:
             self.output.weight = self.embedding.weight

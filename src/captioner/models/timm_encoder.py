@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from captioner.errors import ConfigError
 from captioner.models.encoder import Trunk
-from captioner.models.transforms import ImageTransform
+from captioner.models.transforms import ImageTransform, Resize
 from captioner.models.weights import (
     load_weights,
     nearest,
@@ -95,12 +95,10 @@ def _transform(network: nn.Module) -> ImageTransform:
     data = resolve_model_data_config(network)
     size = data["input_size"][-1]
     squashed = data["crop_mode"] == "squash"
+    resize: Resize = "squash" if squashed else math.floor(size / data["crop_pct"])
+    mean, std = tuple(data["mean"]), tuple(data["std"])
     return ImageTransform(
-        size=size,
-        resize="squash" if squashed else math.floor(size / data["crop_pct"]),
-        interpolation=data["interpolation"],
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
+        size=size, resize=resize, interpolation=data["interpolation"], mean=mean, std=std
     )
 
 

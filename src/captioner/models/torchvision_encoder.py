@@ -77,15 +77,11 @@ def _downloaded(name: str) -> nn.Module:
 def _transform(name: str) -> ImageTransform:
     """The transform of torchvision's best weights of the network."""
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    normalised = {"mean": tuple(preset.mean), "std": tuple(preset.std)}
+    mean, std = tuple(preset.mean), tuple(preset.std)
     if name in ("googlenet", "inception_v3"):  # as their transform_input does
-        normalised = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    return ImageTransform(
-        size=preset.crop_size[0],
-        resize=preset.resize_size[0],
-        interpolation=preset.interpolation.value,
-        **normalised,
-    )
+        mean = std = (0.5, 0.5, 0.5)
+    (size,), (resize,), how = preset.crop_size, preset.resize_size, preset.interpolation.value
+    return ImageTransform(size=size, resize=resize, interpolation=how, mean=mean, std=std)
 
 
 def _head_name(network: nn.Module) -> str:

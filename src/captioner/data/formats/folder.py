@@ -56,7 +56,7 @@ def _read_rows(path: Path) -> list[Row]:
     rows = reader(path, columns=COLUMNS)
     if not rows:
         raise DataError(
-            f"{path} holds no captions; expected a row for each, with {' and '.join(COLUMNS)}"
+            f"{path} holds no captions; expected a row for each, with image and caption"
         )
     return rows
 

@@ -12,16 +12,7 @@ from pathlib import Path, PurePosixPath
 from captioner.data.captions import CaptionData
 from captioner.data.download import check_digests, check_recorded, record_sum
 from captioner.data.download import download as fetch
-from captioner.data.formats.flickr8k import (
-    CAPTION_FILES,
-    IMAGE_FOLDERS,
-    CaptionFiles,
-    find_captions,
-    find_images,
-    load_flickr8k,
-    read_captions,
-    read_split_lists,
-)
+from captioner.data.formats import flickr8k
 from captioner.errors import DataError
 from captioner.files import atomic_write, disk_errors
 
@@ -71,8 +62,8 @@ def prepare_flickr8k(
     """
     root = Path(root)
     archives = (
-        _Archive(root / "Flickr8k_text.zip", text_url, text_sha256, find_captions),
-        _Archive(root / "Flickr8k_Dataset.zip", images_url, images_sha256, find_images),
+        _Archive(root / "Flickr8k_text.zip", text_url, text_sha256, flickr8k.find_captions),
+        _Archive(root / "Flickr8k_Dataset.zip", images_url, images_sha256, flickr8k.find_images),
     )
     needed = [one for one in archives if one.path.exists() or not _unpacked(one, root)]
     lines = [line for archive in needed for line in _provide(archive, root, download)]
@@ -86,10 +77,11 @@ def verify_flickr8k(root: Path | str) -> list[str]:
     reported: a test split may be kept elsewhere on purpose.
     """
     root = Path(root)
-    data = load_flickr8k(root)
-    files = find_captions(root)
+    data = flickr8k.load_flickr8k(root)
+    files = flickr8k.find_captions(root)
     checks = _count_captions(files, data)
-    if files.layout == "karpathy" or read_split_lists(root):  # a drawn split has other sizes
+    # A drawn split has other sizes.
+    if files.layout == "karpathy" or flickr8k.read_split_lists(root):
         checks += [
             (f"images in split {split}", len(data.splits.get(split, ())), expected)
             for split, expected in EXPECTED_SPLITS.items()
@@ -106,11 +98,12 @@ def verify_flickr8k(root: Path | str) -> list[str]:
 
 def manual_instructions(root: Path) -> str:
     """How to get the files by hand and where to put them."""
+    files, folder = flickr8k.CAPTION_FILES, flickr8k.IMAGE_FOLDERS[0]
     return (
         f"To do it by hand, fetch {IMAGES_URL} (1.1 GB) and {TEXT_URL} (2 MB) where there is a "
         f"network, put both in {root} as they are, and run this again. Or unpack Kaggle's dataset "
-        f"adityajn105/flickr8k ({CAPTION_FILES['kaggle']} and Images/) there, or Karpathy's "
-        f"{CAPTION_FILES['karpathy']} beside a folder of images named {IMAGE_FOLDERS[0]}."
+        f"adityajn105/flickr8k ({files['kaggle']} and Images/) there, or Karpathy's "
+        f"{files['karpathy']} beside a folder of images named {folder}."
     )
 
 
@@ -173,12 +166,12 @@ def _wanted(members: Iterable[zipfile.ZipInfo]) -> Iterator[zipfile.ZipInfo]:
 Check = tuple[str, int, int]  # what was counted, found, expected
 
 
-def _count_captions(files: CaptionFiles, data: CaptionData) -> list[Check]:
+def _count_captions(files: flickr8k.CaptionFiles, data: CaptionData) -> list[Check]:
     if files.layout == "karpathy":
         images = [image for split in data.splits.values() for image in split]
         counts = (len(images), sum(len(image.captions) for image in images))
     else:
-        captions = read_captions(files)
+        captions = flickr8k.read_captions(files)
         counts = (len(captions), sum(map(len, captions.values())))
     what = (f"images named in {files.captions.name}", f"captions in {files.captions.name}")
     return list(zip(what, counts, EXPECTED_CAPTIONS[files.layout], strict=True))
@@ -195,7 +188,7 @@ def _count_images(root: Path, data: CaptionData) -> tuple[list[str], list[str]]:
         elif missing:
             what = f"{len(missing)} of {len(images)} images are missing"
             lost.append(f"split {split}: {what}, the first: {missing[0].name}")
-    folder = find_images(root)
+    folder = flickr8k.find_images(root)
     there = sum(path.suffix == ".jpg" for path in folder.iterdir())
     lines.append(f"images in {folder}: {there} of {EXPECTED_IMAGES}")
     return lines, lost
