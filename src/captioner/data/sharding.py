@@ -20,12 +20,12 @@ class SizedRows(Protocol):
 
 
 def balanced_partition(sizes: Sequence[int], parts: int) -> list[list[int]]:
-    """Positions 0 to len(sizes) - 1 in `parts` lists whose sums of sizes balance,
-    deterministically.
+    """Positions 0 to len(sizes) - 1 in `parts` lists whose sums of sizes balance; nothing is
+    random.
 
     The longest goes first, each to the list with the smallest sum so far, the earlier at a tie
-    (Graham 1969): two sums differ by at most the longest size, and no list is empty where sizes are
-    positive and positions enough.
+    (Graham 1969): two sums differ by at most the longest size, and no list is empty while there are
+    at least as many positions, of size 1 or more.
     """
     partition: list[list[int]] = [[] for _ in range(parts)]
     loads = [(0, part) for part in range(parts)]

@@ -100,7 +100,7 @@ class Captioner(nn.Module):
     def _context(
         self, images: Tensor, image_rows: Tensor, capacity: bool = False
     ) -> dict[str, Any]:
-        """What stands before each caption: its image's embeddings, or the state after them."""
+        """What precedes each caption: its image's embeddings, or the state after them."""
         with span("image"):
             prefix = self.embed_images(images)
         if len(image_rows) < 2 * prefix.shape[1]:

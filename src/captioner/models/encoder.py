@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         self.name, self.output, self.grid_size = name, output, grid_size
         self.transform = transform
         self._features = features
-        # Convolutions on a CPU, and on tensor cores, are faster when the channels lie together.
+        # Convolutions on a CPU, and on tensor cores, are faster with channels-last memory.
         self.trunk = trunk.to(memory_format=torch.channels_last)
         self._frozen: tuple[str, ...] = ()
         self.freeze_before(None)

@@ -19,7 +19,7 @@ from captioner.files import atomic_write, disk_errors
 _MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 IMAGES_URL = f"{_MIRROR}/Flickr8k_Dataset.zip"
 TEXT_URL = f"{_MIRROR}/Flickr8k_text.zip"
-# Nobody publishes sha256 sums of these two archives. These md5 sums stand in the R package
+# No sha256 sums of these two archives are published. These md5 sums are in the R package
 # torchvision (mlverse/torchvision, R/dataset-flickr.R) and, the same, in other public projects.
 PUBLISHED_MD5 = {
     IMAGES_URL: "f18a1e2920de5bd84dae7cf08ec78978",

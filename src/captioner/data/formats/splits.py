@@ -21,10 +21,9 @@ def check_image_root(root: Path, source: Path | str) -> None:
 def draw_splits(
     names: Iterable[str], *, fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[str]]:
-    """Distribute the names over the splits named in `fractions`, ordered by a hash of seed and
-    name.
+    """Distribute the names, ordered by a hash of seed and name, over the splits in `fractions`.
 
-    A fraction of 0 leaves its split out. ConfigError when a fraction is negative or they do not add
+    A fraction of 0 leaves its split out. ConfigError for fractions that are negative or do not add
     up to 1; DataError when there are too few names for each split.
     """
     _check_fractions(fractions)

@@ -1,4 +1,4 @@
-"""What a drawn scene says: its eight slots, the grammar that captions it, the parser that reads it.
+"""Captions of drawn scenes: the eight slots of a scene, its caption grammar, and their parser.
 
 The grammar and the parser share the tables below, so every word that can be written can be read.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from captioner.data.tokenize import tokenize
 
-# Ways to say one thing with how often each is used: the shares sum to one, the commonest is first.
+# Wordings of one thing with the frequency of each, which sum to one; the most frequent is first.
 Wording = tuple[tuple[str, float], ...]
 
 
@@ -73,8 +73,8 @@ _OBJECT_TABLES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
 
 
 def turned_round(slots: Mapping[str, str]) -> dict[str, str]:
-    """The same told from the other object ("Y right of X" for "X left of Y"), absent slots absent:
-    as true as the first telling when both are single objects."""
+    """The same described from the other object ("Y right of X" for "X left of Y"), absent slots absent:
+    as true as the first when both are single objects."""
     other = {slot: slot + "2" for slot in _OBJECT_TABLES}
     other |= {second: first for first, second in other.items()}
     turned = {other.get(slot, slot): value for slot, value in slots.items()}

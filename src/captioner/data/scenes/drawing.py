@@ -90,7 +90,7 @@ def _draw_shape(
         pen.polygon(outline, fill=fill)
 
 
-# Shapes that differ in more than their corners: a small image's network soon tells them apart.
+# Shapes that differ in more than their corners: networks soon distinguish them in small images.
 _OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "bar": [(-0.95, -0.36), (0.95, -0.36), (0.95, 0.36), (-0.95, 0.36)],
