@@ -20,8 +20,7 @@ class SizedRows(Protocol):
 
 
 def balanced_partition(sizes: Sequence[int], parts: int) -> list[list[int]]:
-    """Positions 0 to len(sizes) - 1 in `parts` lists whose sums of sizes balance; nothing is
-    random.
+    """Positions of `sizes` in `parts` lists whose sums of sizes balance; nothing is random.
 
     The longest goes first, each to the list with the smallest sum so far, the earlier at a tie
     (Graham 1969): two sums differ by at most the longest size, and no list is empty while there are

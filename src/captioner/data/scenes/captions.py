@@ -73,8 +73,8 @@ _OBJECT_TABLES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
 
 
 def turned_round(slots: Mapping[str, str]) -> dict[str, str]:
-    """The same described from the other object ("Y right of X" for "X left of Y"), absent slots absent:
-    as true as the first when both are single objects."""
+    """The same described from the other object, as true when both are single ones: "Y right of X"
+    for "X left of Y". Absent slots stay absent."""
     other = {slot: slot + "2" for slot in _OBJECT_TABLES}
     other |= {second: first for first, second in other.items()}
     turned = {other.get(slot, slot): value for slot, value in slots.items()}
