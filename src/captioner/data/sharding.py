@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
-
-class SizedRows(Protocol):
-    """A dataset indexed by a list of rows, which knows how many tokens each row has."""
-
-    tokens_per_row: Tensor
-
-    def __getitem__(self, rows: Sequence[int]) -> Any:
-        """The batch of these rows."""
+from captioner.data.dataset import CaptionDataset
 
 
 def balanced_partition(sizes: Sequence[int], parts: int) -> list[list[int]]:
@@ -38,7 +30,7 @@ def balanced_partition(sizes: Sequence[int], parts: int) -> list[list[int]]:
 class BatchShard(Dataset[Any]):
     """One rank's part of every batch of `dataset`; None where the batch is too small for all."""
 
-    def __init__(self, dataset: SizedRows, *, rank: int, size: int) -> None:
+    def __init__(self, dataset: CaptionDataset, *, rank: int, size: int) -> None:
         self.dataset, self.rank, self.size = dataset, rank, size
 
     def __getitem__(self, rows: Sequence[int]) -> Any:

@@ -55,8 +55,13 @@ def encoded_blocks(
     """
     read = _ImageBlocks(blocks, images, transform)
     if num_workers == 0:
-        return _in_threads(blocks, lambda rows: _features(encode, read.batch(rows)))
-    return _beside_workers(read, encode, num_workers)
+        yield from _in_threads(blocks, lambda rows: _features(encode, read.batch(rows)))
+        return
+    loader: DataLoader[Any] = DataLoader(read, batch_size=None, num_workers=num_workers)
+    for block, batch in zip(blocks, loader, strict=True):
+        if isinstance(batch, ImageError):
+            raise batch
+        yield block, _features(encode, batch)
 
 
 def encoded_ahead(
@@ -153,11 +158,3 @@ def _in_threads(blocks: Sequence[range], compute: Callable[[range], np.ndarray])
         stopped.set()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-def _beside_workers(read: _ImageBlocks, encode: Encode, num_workers: int) -> Encoded:
-    loader: DataLoader[Any] = DataLoader(read, batch_size=None, num_workers=num_workers)
-    for block, batch in zip(read.blocks, loader, strict=True):
-        if isinstance(batch, ImageError):
-            raise batch
-        yield block, _features(encode, batch)

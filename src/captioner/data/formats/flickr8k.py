@@ -88,8 +88,7 @@ def find_captions(root: Path, layout: str = "auto") -> CaptionFiles:
         raise ConfigError(
             f"Flickr8k has no layout {layout!r}; expected auto, {', '.join(CAPTION_FILES)}"
         )
-    found = {key: _find_file(root, name) for key, name in CAPTION_FILES.items()}
-    there = {key: path for key, path in found.items() if path is not None}
+    there = {key: path for key, name in CAPTION_FILES.items() if (path := _find_file(root, name))}
     chosen = next(iter(there), None) if layout == "auto" else layout
     if chosen is None or chosen not in there:
         wanted = list(CAPTION_FILES.values()) if layout == "auto" else [CAPTION_FILES[layout]]
