@@ -22,7 +22,7 @@ from benchmarks.lstm import measure, present_sides, suite_settings
 from benchmarks.lstm_case import Cell, grid
 from benchmarks.lstm_sides import BOTH, ON_CHIP, PADDED, PEER, STEPWISE
 from benchmarks.record import SuiteResult, describe_machine, make_record, measured
-from captioner.ops.paths import PATHS
+from captioner.ops.algorithms import Algorithm
 
 # As haste's published report: 64 sequences of equal length (its inputs are 128 wide, these as wide
 # as the state).
@@ -102,12 +102,12 @@ def _part(found: Found, machine: dict[str, Any]) -> Part:
 
 
 def measured_paths(record: dict[str, Any]) -> dict[str, Any]:
-    """The record's times of captions as ops/lstm_paths.json wants them (see ops/paths.py)."""
+    """The record's times of captions as ops/algorithms.json wants them (see ops/algorithms.py)."""
     times: dict[tuple[str, int, int], dict[str, float]] = {}
     for one in record["figures"]:
         axes = one["axes"]
         wanted = (one["what"], one["unit"], axes["lengths"]) == (BOTH, "ms", "flickr8k")
-        if wanted and one["side"] in PATHS:
+        if wanted and one["side"] in Algorithm.__members__:
             # Paths on the chip are only taken in float32 where TF32 is allowed.
             dtype = {"tf32": "float32", "float32": "strict"}.get(axes["dtype"], axes["dtype"])
             cell = (dtype, axes["H"], axes["B"])

@@ -43,9 +43,9 @@ from benchmarks.processes import ROOT
 from benchmarks.record import describe_machine, versions
 from captioner.errors import CaptionerError
 from captioner.files import read_json, write_json
-from captioner.ops.paths import check_table
+from captioner.ops.algorithms import check_table
 
-PATHS_TABLE = Path("src", "captioner", "ops", "lstm_paths.json")
+PATHS_TABLE = Path("src", "captioner", "ops", "algorithms.json")
 STAGES = (
     "build", "tests", "sanitizer", "latency", "benchmark", "counters", "epoch", "features",
 )  # fmt: skip

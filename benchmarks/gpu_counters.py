@@ -1,7 +1,7 @@
 """The stages `latency` and `counters` of `make gpu-check`: what the kernels on the chip wait for.
 
 `latency` compiles benchmarks/latency.cu with nvcc and runs it: the time of a barrier among the
-blocks of a group, and of handing rows on, by flags and by clusters. `counters` asks Nsight Compute
+blocks of a group, and of exchanging rows, by flags and by clusters. `counters` asks Nsight Compute
 how busy tensor cores, second-level cache and shared memory are. Both are skipped, aloud, without
 their programs.
 """
@@ -77,7 +77,7 @@ def judge_latency(code: int | None, output: str) -> Part:
     lines = [line for line in output.splitlines() if line.startswith("{")]
     found = [json.loads(line) for line in lines]
     words = [
-        f"{one['way']}, {one['blocks']} blocks: barrier {one['barrier_us']:.2f} us, exchange "
+        f"{one['algorithm']}, {one['blocks']} blocks: barrier {one['barrier_us']:.2f} us, exchange "
         f"{one['exchange_us']:.2f} us"
         for one in found
     ]

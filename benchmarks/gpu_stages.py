@@ -27,7 +27,7 @@ BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 900.0, 600.0, 300.0
 TOOLS = ("memcheck", "racecheck", "synccheck")
 SMALL_CASE = (
     "-m", "benchmarks.lstm_small_case", "cuda", "float32:plain", "bfloat16:plain",
-    "tf32:persistent", "bfloat16:persistent", "float16:clusters", "tf32:clusters",
+    "tf32:persistent", "bfloat16:persistent", "float16:cluster", "tf32:cluster",
 )  # fmt: skip
 ASK_FOR_FUSED = "from captioner.ops import choose_backend; choose_backend('fused', 'cuda')"
 MESSAGE = 1500  # characters of one failure's message

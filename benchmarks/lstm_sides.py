@@ -22,12 +22,12 @@ from benchmarks.lstm_case import DTYPES, Case, Cell
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend, lstm_packed
-from captioner.ops.paths import PATHS
-from captioner.ops.reference import state_dtype
+from captioner.ops.algorithms import Algorithm, fits
+from captioner.ops.reference import acc_dtype
 
 PEER, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct tokens"
 STEPWISE = "plain"
-ON_CHIP = ("persistent", "clusters")  # the other ways that "fused" may go on CUDA
+ON_CHIP = ("persistent", "cluster")  # the other ways that "fused" may go on CUDA
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
 
 
@@ -178,8 +178,7 @@ def takes(name: str, cell: Cell, device: torch.device) -> bool:
     weight = torch.empty(
         4 * cell.hidden_size, cell.hidden_size, device=device, dtype=DTYPES[cell.dtype]
     )
-    fits = torch.ops.captioner.lstm_path_fits
-    return bool(fits(weight, cell.batch_size, PATHS.index(name)))
+    return fits(weight, cell.batch_size, Algorithm[name])
 
 
 def products(case: Case) -> dict[str, Callable[[], object]]:
@@ -219,7 +218,7 @@ def transfers(case: Case) -> dict[str, Callable[[], object]]:
     """
     weights = sum(weight.nbytes for weight in case.layer.parameters())
     rows, output = case.tokens * case.table[0].nbytes, case.grad_output.nbytes
-    saved = 5 * case.grad_output.numel() * state_dtype(case.table.dtype).itemsize
+    saved = 5 * case.grad_output.numel() * acc_dtype(case.table.dtype).itemsize
     forward = rows + weights + output + saved
     moved = {FORWARD: forward, BACKWARD: 2 * (rows + weights) + 2 * output + saved}
     moved[BOTH] = sum(moved.values())

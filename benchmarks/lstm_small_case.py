@@ -15,7 +15,7 @@ from benchmarks.lstm import TOLERANCE, products_of
 from benchmarks.lstm_case import DTYPES
 from benchmarks.lstm_sides import ON_CHIP
 from captioner.models.lstm import LSTM
-from captioner.ops.paths import PATHS
+from captioner.ops.algorithms import Algorithm, fits
 
 BATCH_SIZES = (5, 5, 3, 2, 2, 1)
 INPUT_SIZE, HIDDEN_SIZE = 40, 64
@@ -46,8 +46,7 @@ def held(device: str, dtype: str, backend: str) -> bool:
     if backend not in ON_CHIP:
         return True
     weight = torch.empty(4 * HIDDEN_SIZE, HIDDEN_SIZE, device=device, dtype=DTYPES[dtype])
-    fits = torch.ops.captioner.lstm_path_fits
-    return bool(fits(weight, BATCH_SIZES[0], PATHS.index(backend)))
+    return fits(weight, BATCH_SIZES[0], Algorithm[backend])
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ from captioner.ops import BACKENDS
 
 SUITES = ("features", "epoch", "replicas", "scale", "beam", "lstm", "windows", "kinds", "metrics")
 LSTM_DTYPES = ("float32", "tf32", "float64", "bfloat16", "float16")
-LSTM_BACKENDS = ("reference", "torch", "padded", "fused", "plain", "persistent", "clusters")
+LSTM_BACKENDS = ("reference", "torch", "padded", "fused", "plain", "persistent", "cluster")
 
 
 @dataclass

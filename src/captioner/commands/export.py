@@ -56,7 +56,7 @@ def export_folder(config: schema.ExportConfig) -> Path:
         sentence = _about_encoder(checkpoint, tree)
     out = Path(config.out)
     facts = CardFacts(
-        task="text" if is_language_model(checkpoint) else "captions",
+        task=task_of(checkpoint),
         name=out.resolve().name,
         license=config.license,
         config=tree,
