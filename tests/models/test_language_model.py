@@ -166,7 +166,7 @@ def test_output_bias_from_counts_gives_their_frequencies() -> None:
 def test_steps_give_what_the_whole_sequence_gives(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By way of the table of all words and, where that would be too large, without it."""
+    """With the table of all words and, where that would be too large, without it."""
     model = make(backend=backend, num_layers=2).eval()
     tokens = torch.tensor([[1, 4, 5], [1, 2, 6]])
     with torch.no_grad():

@@ -24,15 +24,15 @@ def sequences(size: int) -> list[Tensor]:
 def test_packed_rows_give_what_each_sequence_gives_alone(kind: str, num_layers: int) -> None:
     torch.manual_seed(1)
     mine = make_rnn(kind, 3, 4, num_layers, dropout=0.0, backend="auto").double()
-    peer = (nn.GRU if kind == "gru" else nn.RNN)(3, 4, num_layers).double()
-    peer.load_state_dict(mine.state_dict())
+    baseline = (nn.GRU if kind == "gru" else nn.RNN)(3, 4, num_layers).double()
+    baseline.load_state_dict(mine.state_dict())
     alone = sequences(3)
     packed = pack_sequence(alone)
     hx = torch.randn(num_layers, 3, 4, dtype=torch.float64)
     output, (hy,) = mine.forward_packed(packed.data, packed.batch_sizes, (hx,))
     split = unpack_sequence(packed._replace(data=output))
     for b, one in enumerate(alone):
-        expected, last = peer(one.unsqueeze(1), hx[:, b : b + 1].contiguous())
+        expected, last = baseline(one.unsqueeze(1), hx[:, b : b + 1].contiguous())
         torch.testing.assert_close(split[b], expected.squeeze(1), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(hy[:, b], last.squeeze(1), rtol=1e-12, atol=1e-12)
     rows = torch.tensor([0, 0, 1, 2, 0, 1, 2, 2, 1, 0, 0])
