@@ -243,7 +243,7 @@ def test_prepare_leaves_files_that_are_there_alone(tmp_path: Path, flickr8k: Ser
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_no_network_and_no_download_explain_the_manual_steps(
+def test_without_network_or_download_manual_steps_are_explained(
     tmp_path: Path, server: Server
 ) -> None:
     by_hand = r"To do it by hand, fetch https://.*Flickr8k_Dataset\.zip.*put both in .*Kaggle"
