@@ -243,6 +243,18 @@ def test_fingerprint_sees_everything() -> None:
     assert encoder.double().fingerprint() not in seen
 
 
+def test_the_fingerprint_is_that_of_version_0_1() -> None:
+    """Feature caches and checkpoints made since are found and used by it."""
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3))
+    for parameter in trunk.parameters():
+        nn.init.constant_(parameter, 0.5)
+    encoder = Encoder(
+        trunk, name="constant", transform=blank_transform(8), output="grid", grid_size=2
+    )
+    expected = "ba641ef81ca98823c11521401282034fbfb4ccd3d21ca63ff4b2754cf9f6065c"
+    assert encoder.fingerprint() == expected
+
+
 def test_timm_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     for kind, name in (("timm", "resnet18"), ("efficientnet_lite", "lite0")):
