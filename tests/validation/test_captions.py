@@ -69,9 +69,11 @@ def direct_loss(model: Captioner) -> float:
         for caption in captions:
             targets = [*caption, 2]
             logits = model(
-                FEATURES[image][None], torch.zeros(1, dtype=torch.int64),
-                torch.tensor([1, *caption]), torch.ones(len(targets), dtype=torch.int64),
-            )  # fmt: skip
+                FEATURES[image][None],
+                torch.zeros(1, dtype=torch.int64),
+                torch.tensor([1, *caption]),
+                torch.ones(len(targets), dtype=torch.int64),
+            )
             log_probs = logits.log_softmax(-1)
             total -= sum(float(log_probs[k, word]) for k, word in enumerate(targets))
             tokens += len(targets)

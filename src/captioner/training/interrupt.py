@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the trainer answers between two steps."""
+"""Ctrl-C and SIGTERM as a request to stop, which the trainer reads between two steps."""
 
 from __future__ import annotations
 
