@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 import torch
 from documentation import PAGES, REPOSITORY, blocks, commands, commands_of_configs, parts
 
+from captioner.commands import cli
 from captioner.commands.cli import compose_config, gather_list, quote
 from captioner.ops.extension import ABSENT
 
@@ -31,6 +32,7 @@ NOT_RUN = {
     "python scripts/demo.py": "serves until it is stopped; tests/demo drives the page",
     "python scripts/benchmark.py": "minutes to hours; tests/benchmarks runs every suite in small",
     "python scripts/gpu_check.py": "needs a GPU",
+    "python scripts/export.py checkpoint=my_model format=onnx": "a second quarter of a minute",
     "torchrun": "starts processes; tests/training does so",
     "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",
     "python scripts/train.py -m hydra/launcher=submitit_local": "starts processes; tests/sweeps",
@@ -163,11 +165,23 @@ class Done:
     output: str
 
 
-def run(command: str) -> Done:
-    """A command in this process: the script's own main with the composed configuration.
+@contextlib.contextmanager
+def direct(compose: Callable[[], Any]) -> Iterator[None]:
+    """Scripts call their task with the configuration that `compose` gives, without Hydra's main."""
 
-    What Hydra itself answers goes through the whole script.
-    """
+    def call(task: Callable[[Any], Any], *_: Any, **__: Any) -> None:
+        result = task(compose())
+        texts = [result] if isinstance(result, str) else result
+        for text in texts if isinstance(texts, Iterable) else ():
+            print(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "run_command", call)
+        yield
+
+
+def run(command: str) -> Done:
+    """A command in this process, as its script runs it; Hydra's own main only where it answers."""
     script, arguments = parts(command)[0], tiny(command)
     path = str(REPOSITORY / f"scripts/{script}.py")
     said, before = io.StringIO(), sys.argv
@@ -175,10 +189,11 @@ def run(command: str) -> Done:
     sys.argv = [path, *arguments]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            if ANSWERED_BY_HYDRA & set(arguments):
+            hydra = bool(ANSWERED_BY_HYDRA & set(arguments))
+            with (
+                contextlib.nullcontext() if hydra else direct(lambda: config_of(command, arguments))
+            ):
                 runpy.run_path(path, run_name="__main__")
-            else:
-                runpy.run_path(path)["main"](config_of(command, arguments))
     except SystemExit as error:
         status = error.code or 0
     except Exception:

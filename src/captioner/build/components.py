@@ -140,10 +140,9 @@ def image_features(
     config: schema.EncoderConfig, *, seed: int, device: torch.device, weights: str | None = None
 ) -> ImageFeatures:
     """How images become features, from the encoder's configuration."""
+    own = config.kind == "features"  # the user's
     return ImageFeatures(
-        encoder=None
-        if config.kind == "features"
-        else build_encoder(config, seed=seed, weights=weights),
+        encoder=None if own else build_encoder(config, seed=seed, weights=weights),
         device=device,
         path=config.path,
         cache_dir=config.cache_dir,
