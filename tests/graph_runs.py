@@ -17,7 +17,7 @@ from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
 from captioner.data.vocabulary import Vocabulary
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.reporting import Reporting
 from captioner.training.setup import TrainerSettings, TrainingSetup
@@ -88,9 +88,7 @@ def make_trainer(
         embedding_dim=8,
         hidden_size=8,
         num_layers=2,
-        input_dropout=dropout,
-        output_dropout=dropout,
-        layer_dropout=dropout,
+        dropout=DropoutRates(dropout, dropout, dropout),
         backend=backend,
     )
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none").to(device)

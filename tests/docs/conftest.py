@@ -82,9 +82,10 @@ def _write_annotations(folder: Path, names: dict[str, list[str]]) -> None:
     np.save(folder / "features.npy", features)
     (folder / "features.names.json").write_text(json.dumps(everything))
     torch.manual_seed(0)
-    from captioner.models.plain_encoder import plain_encoder
+    from captioner.models.encoders import make_encoder
 
-    torch.save(plain_encoder("plain_small").trunk.state_dict(), folder / "plain.pt")
+    plain = make_encoder("plain", "plain_small", weights="random")
+    torch.save(plain.trunk.state_dict(), folder / "plain.pt")
 
 
 def _write_coco(path: Path, images: dict[int, str]) -> None:

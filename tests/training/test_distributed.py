@@ -31,8 +31,8 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
-from captioner.models.plain_encoder import plain_encoder
+from captioner.models.encoders import make_encoder
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.distributed import World, failing_once, join, world
@@ -110,9 +110,7 @@ def language_model(dropout: float) -> LanguageModel:
         embedding_dim=8,
         hidden_size=8,
         num_layers=2,
-        input_dropout=dropout,
-        output_dropout=dropout,
-        layer_dropout=dropout,
+        dropout=DropoutRates(dropout, dropout, dropout),
     )
 
 
@@ -164,7 +162,7 @@ def captioner(
 def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings: Any) -> Trainer:
     """A captioner whose encoder, BatchNorm and all, is trained from scratch on ten images."""
     torch.manual_seed(1)
-    encoder = plain_encoder("plain_small", output="pooled").double()
+    encoder = make_encoder("plain", "plain_small", weights="random").double()
     encoder.freeze_before("stage1")
     images = torch.randn(10, 3, 32, 32, dtype=torch.float64)
     model = Captioner(

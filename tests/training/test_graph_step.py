@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 from captioner.data.dataset import BatchOrder, make_loader
 from captioner.data.resident import ResidentLoader, token_capacities
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.trainer import Trainer
 
@@ -134,7 +134,7 @@ def test_batch_and_loss_are_made_on_the_device(by_image: bool) -> None:
                 vocab_size=len(VOCABULARY),
                 embedding_dim=8,
                 hidden_size=8,
-                input_dropout=0.1,
+                dropout=DropoutRates(input=0.1),
                 backend="reference",
             ),
             feature_dim=6,

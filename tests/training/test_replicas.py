@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from captioner.data.dataset import BatchOrder
 from captioner.errors import NumericsError
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
@@ -83,9 +83,7 @@ def make_trainer(
             embedding_dim=6,
             hidden_size=8,
             num_layers=2,
-            input_dropout=dropout,
-            output_dropout=dropout,
-            layer_dropout=dropout,
+            dropout=DropoutRates(dropout, dropout, dropout),
             kind=kind,
         )
     )

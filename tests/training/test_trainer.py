@@ -26,7 +26,7 @@ from captioner.errors import CheckpointError, ConfigError, DataError, NumericsEr
 from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.reporting import Reporting
@@ -99,9 +99,7 @@ def make_trainer(
         embedding_dim=8,
         hidden_size=8,
         num_layers=2,
-        input_dropout=dropout,
-        output_dropout=dropout,
-        layer_dropout=dropout,
+        dropout=DropoutRates(dropout, dropout, dropout),
     )
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none")
     if double:
