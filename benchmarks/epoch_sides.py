@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,9 @@ from captioner.features.store import FeatureStore
 from captioner.models.captioner import Captioner
 from captioner.training.memory import keep_freed_memory
 from captioner.training.optimisation import OPTIMIZERS, parameter_groups
-from captioner.training.trainer import Trainer, TrainerSettings
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainerSettings, TrainingSetup
+from captioner.training.trainer import Trainer
 
 PLAIN, COMPILED, PRODUCTS = "plain PyTorch", "compiled plain PyTorch", "its products alone"
 # Names of the same weights: the peer's, then the captioner's.
@@ -189,24 +192,26 @@ class OwnLoop:
         model.to(device).train()
         loader = make_loader(dataset, order, workers=0, pin_memory=device.type == "cuda")
         self.trainer = Trainer(
-            model=model,
-            optimizer=OPTIMIZERS[settings.optimizer](groups, **settings.arguments),
-            loader=loader,
-            order=order,
-            validate=lambda step: {},
+            TrainingSetup(
+                model=model,
+                optimizer=OPTIMIZERS[settings.optimizer](groups, **settings.arguments),
+                loader=loader,
+                order=order,
+                validate=lambda step: {},
+                texts={},
+            ),
             folder=Path(),
             settings=TrainerSettings(
                 epochs=1, clip_norm=settings.clip_norm, clip_value=settings.clip_value
             ),
-            texts={},
             device=device,
-            show_progress=False,
+            reporting=Reporting(show_progress=False),
         )
         self.loader, self.order = loader, order
         self.batches = self._epochs()
         self.losses: list[float] = []
 
-    def _epochs(self) -> Iterator[object]:
+    def _epochs(self) -> Iterator[Any]:
         for epoch in itertools.count():
             self.order.epoch = epoch
             yield from self.loader

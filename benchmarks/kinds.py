@@ -16,8 +16,8 @@ import torch
 from benchmarks.record import Axes, Figure, SuiteResult
 from benchmarks.timing import Spread
 from captioner import config as schema
-from captioner.build.captioning import build_trainer
 from captioner.build.components import build_language_model
+from captioner.build.trainer import build_trainer
 from captioner.files import read_json, write_json
 
 EPOCHS = 5  # validations in a run

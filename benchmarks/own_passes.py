@@ -11,12 +11,11 @@ import torch
 from benchmarks.epoch_data import DrawnCaptions
 from benchmarks.epoch_passes import CLIP_NORM, LR, PassSettings, build_model
 from captioner.data.dataset import make_loader
-from captioner.data.resident import ResidentCaptions, measure_rooms
+from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
 from captioner.training.distributed import World
 from captioner.training.graph_step import GraphStep
 from captioner.training.optimisation import make_optimizer, parameter_groups
-from captioner.training.step import PlainStep
-from captioner.training.trainer import TrainerSettings
+from captioner.training.step import PlainStep, StepSettings
 
 MOST_STEPS = 50_000  # that a side is ever asked for: the learning rates of all lie on the device
 
@@ -34,15 +33,15 @@ class EagerPasses:
         self.running = torch.zeros((), dtype=torch.float64, device=device)
         self._batches = self._all_batches()
 
-    def _step(self, settings: PassSettings) -> PlainStep:
+    def _step(self, settings: PassSettings) -> PlainStep | GraphStep:
         return PlainStep(**self._parts(settings), world=World())
 
     def _parts(self, settings: PassSettings) -> dict[str, Any]:
         groups = parameter_groups(self.model, lr=LR, weight_decay=0.0, lr_by_prefix={})
-        trainer = TrainerSettings(epochs=1, clip_norm=CLIP_NORM, bf16=settings.dtype == "bfloat16")
+        step = StepSettings(clip_norm=CLIP_NORM, bf16=settings.dtype == "bfloat16")
         return {
             "model": self.model, "optimizer": make_optimizer("adam", groups), "average": None,
-            "settings": trainer.of_a_step(MOST_STEPS), "device": self.device,
+            "settings": step, "total_steps": MOST_STEPS, "device": self.device,
         }  # fmt: skip
 
     def _all_batches(self) -> Iterator[Any]:
@@ -79,18 +78,21 @@ class EagerPasses:
 class GraphPasses(EagerPasses):
     """The step as one graph; where the device is no GPU, the same code, not captured."""
 
-    def _step(self, settings: PassSettings) -> PlainStep:
-        rooms = measure_rooms(
+    def _step(self, settings: PassSettings) -> PlainStep | GraphStep:
+        capacities = token_capacities(
             self.data.dataset.tokens_per_row, settings.batch_size, seed=settings.seed
         )
         self.resident = ResidentCaptions(
-            self.data.dataset, self.order, features=self.data.features, device=self.device,
-            rooms=rooms,
-        )  # fmt: skip
+            self.data.dataset,
+            batch_size=settings.batch_size,
+            features=self.data.features,
+            device=self.device,
+            capacities=capacities,
+        )
         return GraphStep(self.resident, **self._parts(settings))
 
     def _of_epoch(self) -> Iterator[Any]:
-        yield from self.resident.planned()
+        yield from ResidentLoader(self.resident, self.order)
 
 
 OWN = {"eager": EagerPasses, "graph": GraphPasses}

@@ -21,7 +21,7 @@ from benchmarks.job_process import do_jobs
 from benchmarks.record import Axes, Figure, Requirement, measured
 from benchmarks.timing import Spread
 from captioner.data.captions import CaptionedImage
-from captioner.features.jpeg import has_nvjpeg
+from captioner.features.device_images import has_nvjpeg
 from captioner.features.source import ImageFeatures
 from captioner.models.encoder import Encoder
 from captioner.models.torchvision_encoder import torchvision_encoder

@@ -19,7 +19,7 @@ from captioner.data.captions import CaptionedImage
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import cider
 from captioner.evaluation.ngrams import encode
-from captioner.generation.beam import beam_search
+from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 
 BEAM_SIZE, LONGEST = 3, 30  # as the defaults of generation
@@ -42,9 +42,17 @@ class ScoredRun:
         self.dev, self.features = dev, dev_features.to(device)
         words = data.vocabulary
         search = functools.partial(
-            beam_search, bos=words.bos, eos=words.eos, banned=(words.pad, words.bos, words.unk),
-            beam_size=BEAM_SIZE, max_length=LONGEST, n_best=1, length_penalty=0.0,
-        )  # fmt: skip
+            beam_search,
+            constraints=Constraints(
+                bos=words.bos,
+                eos=words.eos,
+                max_length=LONGEST,
+                length_penalty=0.0,
+                banned=(words.pad, words.bos, words.unk),
+            ),
+            beam_size=BEAM_SIZE,
+            n_best=1,
+        )
         self.generator = CaptionGenerator(self.passes.model, words, search)
 
     def train_and_score(self) -> dict[str, float]:

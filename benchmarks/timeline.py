@@ -6,7 +6,6 @@ stands how long each kind of them took in all.
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
@@ -19,18 +18,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.epoch_floor import synchronize
+from captioner.evaluation.html import element, page, table, text
 
 ON_GPU, ON_CPU = ("kernel", "gpu_memcpy", "gpu_memset"), ("cpu_op",)
 WIDTH, ROW = 1600, 26  # pixels
 LISTED = 40  # kinds of kernels in the table
-PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:14px sans-serif;margin:20px}} td{{padding:1px 12px 1px 0}}
-td:nth-child(n+2){{text-align:right}}</style>
-<h1>{title}</h1><p>{span:.1f} us from first to last, {busy:.1f} us of them busy ({share:.0%});
-{count} bars. Point at a bar for its name.</p>
-<svg width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg">{bars}</svg>
-<table>{rows}</table>
-"""
+STYLE = "body { max-width: none; margin: 20px; } svg { width: auto; }\n"
 
 
 @dataclass(frozen=True)
@@ -86,17 +79,20 @@ def draw_timeline(bars: Sequence[Bar], title: str) -> str:
     span = max((bar.start + bar.length for bar in bars), default=first) - first
     scale = WIDTH / span if span else 0.0
     busy = busy_microseconds(bars)
-    return PAGE.format(
-        title=html.escape(title),
-        span=span,
-        busy=busy,
-        share=busy / span if span else 0.0,
-        count=len(bars),
-        width=WIDTH,
-        height=ROW * max(1, len(rows)),
-        bars="".join(_bar(bar, rows[bar.row], first, scale) for bar in bars),
-        rows="".join(_row(*one) for one in list(microseconds_by_kind(bars).items())[:LISTED]),
-    )
+    share = busy / span if span else 0.0
+    told = f"{span:.1f} us from first to last, {busy:.1f} us of them busy ({share:.0%}); "
+    kinds = list(microseconds_by_kind(bars).items())[:LISTED]
+    body = [
+        text("p", f"{told}{len(bars)} bars. Point at a bar for its name."),
+        element(
+            "svg",
+            *(_bar(bar, rows[bar.row], first, scale) for bar in bars),
+            width=WIDTH,
+            height=ROW * max(1, len(rows)),
+        ),
+        table(["", "in all"], [[kind, f"{total:.1f} us"] for kind, total in kinds]),
+    ]
+    return "".join(page(title, body, style=STYLE))
 
 
 def microseconds_by_kind(bars: Sequence[Bar]) -> dict[str, float]:
@@ -121,12 +117,12 @@ def _colour(name: str) -> str:
 
 def _bar(bar: Bar, place: int, first: float, scale: float) -> str:
     x, width = (bar.start - first) * scale, max(0.3, bar.length * scale)
-    label = html.escape(f"{bar.name}: {bar.length:.1f} us")
-    return (
-        f'<rect x="{x:.2f}" y="{place * ROW + 2}" width="{width:.2f}" height="{ROW - 4}" '
-        f'fill="{_colour(bar.name)}"><title>{label}</title></rect>'
+    return element(
+        "rect",
+        text("title", f"{bar.name}: {bar.length:.1f} us"),
+        x=f"{x:.2f}",
+        y=place * ROW + 2,
+        width=f"{width:.2f}",
+        height=ROW - 4,
+        fill=_colour(bar.name),
     )
-
-
-def _row(kind: str, microseconds: float) -> str:
-    return f"<tr><td>{html.escape(kind)}</td><td>{microseconds:.1f} us</td></tr>"

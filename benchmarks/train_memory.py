@@ -21,7 +21,7 @@ import torch
 from benchmarks.processes import python_path
 from benchmarks.workload import captioned_images, random_features
 from captioner import config as schema
-from captioner.build.captioning import build_trainer
+from captioner.build.trainer import build_trainer
 from captioner.data.captions import CaptionedImage
 from captioner.errors import CaptionerError
 from captioner.files import write_json

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.build.captioning import build_trainer, load_captioner
+from captioner.build.checkpoint import load_captioner
+from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.commands.evaluate import caption_files, find_pictures
 from captioner.errors import CheckpointError, ConfigError, DataError, ImageError
@@ -103,7 +104,7 @@ def test_pictures_missing_from_a_split_are_counted(tmp_path: Path) -> None:
         "data=folder", f"data.captions={tmp_path}/captions.csv", f"data.images={tmp_path}/Images",
         f"run_dir={tmp_path}/run",
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"train.*[78] of 8 pictures are missing, the first"):
+    with pytest.raises(DataError, match=r"train.*[78] of 8 images are missing, the first"):
         build_trainer(compose_config("train", overrides, configs=CONFIGS))
 
 

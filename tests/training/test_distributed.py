@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
-from captioner.data.shares import Share
+from captioner.data.sharding import BatchShard
 from captioner.data.text.windows import TextWindows, WindowOrder
 from captioner.data.vocabulary import Vocabulary
-from captioner.generation import beam_search
+from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
@@ -37,7 +37,9 @@ from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.distributed import World, failing_once, join, world
 from captioner.training.optimisation import make_optimizer, parameter_groups
-from captioner.training.trainer import Trainer, TrainerSettings
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainerSettings, TrainingSetup
+from captioner.training.trainer import Trainer
 from captioner.validation.captions import CaptionValidator
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
@@ -123,20 +125,21 @@ def captioner(
     )
     validate: Any = lambda step: {"BLEU-4": float(step)}  # noqa: E731
     if validates:
-        decode = partial(beam_search, bos=1, eos=2, max_length=5, beam_size=3, n_best=2)
+        constraints = Constraints(bos=1, eos=2, max_length=5)
+        search = partial(beam_search, constraints=constraints, beam_size=3, n_best=2)
         validate = CaptionValidator(
-            generator=CaptionGenerator(model, VOCABULARY, decode), images=pictures(),
+            generator=CaptionGenerator(model, VOCABULARY, search), images=pictures(),
             dataset=CaptionDataset(
                 pictures(), vocabulary=VOCABULARY, source=source, max_length=6
             ),
-            source=source, batch_size=2, world=ranks,
+            batch_size=2, world=ranks,
         )  # fmt: skip
     if double:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     dealt: Any = dataset
     if ranks.size > 1:
-        dealt = Share(dataset, rank=ranks.rank, size=ranks.size)
+        dealt = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
     return trainer(ranks, folder, model, order, make_loader(dealt, order, workers=0), validate,
                    settings)  # fmt: skip
 
@@ -158,7 +161,7 @@ def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings:
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     dealt: Any = dataset
     if ranks.size > 1:
-        dealt = Share(dataset, rank=ranks.rank, size=ranks.size)
+        dealt = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
     loader = make_loader(dealt, order, workers=0)
     return trainer(ranks, folder, model, order, loader, lambda step: {"BLEU-4": 1.0}, settings)
 
@@ -179,18 +182,20 @@ def trainer(
     settings: dict[str, Any],
 ) -> Trainer:  # fmt: skip
     groups = parameter_groups(model, lr=0.05, weight_decay=0.0, lr_by_prefix={})
-    return Trainer(
+    setup = TrainingSetup(
         model=model,
         optimizer=make_optimizer("adam", groups),
         loader=loader,
         order=order,
         validate=validate,
+        texts={"vocabulary": VOCABULARY.to_json()},
+    )
+    return Trainer(
+        setup,
         folder=folder,
         settings=TrainerSettings(**{"epochs": 2, "log_steps": 1, "schedule": "cosine", **settings}),
-        texts={"vocabulary": VOCABULARY.to_json()},
         device=torch.device("cpu"),
-        writer=Losses() if ranks.main else None,
-        show_progress=False,
+        reporting=Reporting(writer=Losses() if ranks.main else None, show_progress=False),
         world=ranks,
     )
 
@@ -200,7 +205,7 @@ def result(one: Trainer) -> dict[str, Any]:
     for figures in (progress, *progress["history"]):
         figures.pop("seconds")
     return {
-        "losses": [] if one.writer is None else one.writer.seen,
+        "losses": [] if one.reporting.writer is None else one.reporting.writer.seen,
         "weights": {k: v.clone() for k, v in one.model.state_dict().items()},
         "progress": progress,
         "best": load_checkpoint(one.folder / "best.pt").model,

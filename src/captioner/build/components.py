@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from captioner import config as schema
-from captioner.build.backend import name_backend
 from captioner.data.captions import CaptionData, CaptionedImage
 from captioner.data.formats.coco import load_coco
 from captioner.data.formats.flickr8k import load_flickr8k
@@ -24,7 +21,7 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
 from captioner.evaluation.attributes import attribute_accuracy
 from captioner.features.source import ImageFeatures, choose_reader
-from captioner.generation import beam_search, greedy, sample
+from captioner.generation import Constraints, SamplingParams, beam_search, greedy, sample
 from captioner.inference.captions import Decoder
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
@@ -32,11 +29,9 @@ from captioner.models.language_model import LanguageModel, initialise
 from captioner.models.plain_encoder import plain_encoder
 from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
-from captioner.runs.folder import claim_run_folder
-from captioner.training.distributed import World, own_gpu, started_together, world
-from captioner.training.memory import keep_freed_memory
+from captioner.training.distributed import own_gpu, started_together
 from captioner.training.optimisation import make_optimizer, parameter_groups
-from captioner.training.trainer import TrainerSettings
+from captioner.training.setup import TrainerSettings
 from captioner.validation.captions import ExtraMetrics
 
 log = logging.getLogger(__name__)
@@ -56,23 +51,6 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and started_together() > 1:
         return own_gpu(name)
     return torch.device(name)
-
-
-def begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
-    """What comes before any data is read: the run's folder claimed, its device and processes; who
-    computes is said, and on a CPU freed memory is kept."""
-    folder, ranks = Path(config.run_dir), world()
-    ranks.from_main(
-        lambda: claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
-    )
-    device = pick_device(config.device)
-    if ranks.size > 1:
-        threads = torch.get_num_threads()
-        log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)
-    name_backend(config.rnn.kind, config.model.backend, device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    return device, ranks
 
 
 # -- data ---------------------------------------------------------------------------------------
@@ -243,39 +221,39 @@ def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) ->
     banned = [vocabulary.pad, vocabulary.bos]
     if not config.allow_unknown or vocabulary.rare == "drop":
         banned.append(vocabulary.unk)
-    common: dict[str, Any] = {
-        "bos": vocabulary.bos,
-        "eos": vocabulary.eos,
-        "min_length": config.min_length,
-        "max_length": config.max_length,
-        "length_penalty": config.length_penalty,
-        "banned": banned,
-        "no_repeat_ngram": config.no_repeat_ngram,
-    }
+    constraints = Constraints(
+        bos=vocabulary.bos,
+        eos=vocabulary.eos,
+        min_length=config.min_length,
+        max_length=config.max_length,
+        length_penalty=config.length_penalty,
+        banned=banned,
+        no_repeat_ngram=config.no_repeat_ngram,
+    )
     if config.method == "greedy":
-        return functools.partial(greedy, **common)
+        return functools.partial(greedy, constraints=constraints)
     if config.method == "beam":
         return functools.partial(
             beam_search,
+            constraints=constraints,
             beam_size=config.beam_size,
             groups=config.groups,
             diversity=config.diversity if config.groups > 1 else 0.0,
             n_best=min(config.n_best, config.beam_size),
-            **common,
         )
+
+    params = SamplingParams(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
 
     def draw(step: Any, state: Any, *, batch_size: int) -> Any:
         generator = torch.Generator(device=state[0].device).manual_seed(config.seed)
         return sample(
             step,
             state,
+            constraints,
             batch_size=batch_size,
             samples=config.samples,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
+            params=params,
             generator=generator,
-            **common,
         )
 
     return draw
