@@ -18,7 +18,7 @@ from benchmarks.epoch_data import DrawnCaptions
 from benchmarks.plain_loop import PlainCaptioner, PlainCaptions, PlainLoop
 from benchmarks.workload import Endless
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 
 PLAIN = "plain PyTorch"
 LR, CLIP_NORM = 1e-3, 5.0
@@ -83,8 +83,7 @@ def build_model(settings: PassSettings, data: DrawnCaptions) -> Captioner:
             vocab_size=len(data.vocabulary),
             embedding_dim=settings.hidden_size,
             hidden_size=settings.hidden_size,
-            input_dropout=settings.dropout,
-            output_dropout=settings.dropout,
+            dropout=DropoutRates(settings.dropout, settings.dropout),
             backend=settings.backend,
         )
         model = Captioner(language_model=language_model, feature_dim=data.features.shape[2])

@@ -24,7 +24,7 @@ from captioner.data.captions import CaptionedImage
 from captioner.features.device_images import has_nvjpeg
 from captioner.features.source import ImageFeatures
 from captioner.models.encoder import Encoder
-from captioner.models.torchvision_encoder import torchvision_encoder
+from captioner.models.encoders import make_encoder
 
 DRAWN = 128  # different pictures
 CLOSE = 0.05  # of the largest feature: bfloat16 through fifty layers, pixels a level apart
@@ -36,7 +36,7 @@ def compare_readers(
 ) -> dict[str, Any]:
     """Pictures a second into a new cache, after a first block to warm up; and how far apart."""
     torch.manual_seed(0)
-    encoder = torchvision_encoder(network, weights="random")
+    encoder = make_encoder("torchvision", network, weights="random")
     rates: dict[str, float] = {}
     features: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:

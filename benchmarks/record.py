@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Spread
-from captioner import __version__
+from captioner.version import __version__
 
 Axes = dict[str, int | str]
 PACKAGES = ("torchvision", "timm", "numpy", "pillow")

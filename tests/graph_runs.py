@@ -17,7 +17,7 @@ from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
 from captioner.data.vocabulary import Vocabulary
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.reporting import Reporting
 from captioner.training.setup import TrainerSettings, TrainingSetup
@@ -25,12 +25,12 @@ from captioner.training.trainer import Trainer
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
-PICTURES = 23  # of two or three captions
-FEATURES = torch.randn(PICTURES, 1, 6, generator=torch.Generator().manual_seed(11))
+IMAGES = 23  # of two or three captions
+FEATURES = torch.randn(IMAGES, 1, 6, generator=torch.Generator().manual_seed(11))
 CPU = torch.device("cpu")
 
 
-def pictures() -> list[CaptionedImage]:
+def make_images() -> list[CaptionedImage]:
     """Captions of many lengths; every seventh is far longer than the others."""
     generator = torch.Generator().manual_seed(3)
     number = itertools.count()
@@ -42,15 +42,18 @@ def pictures() -> list[CaptionedImage]:
 
     return [
         CaptionedImage(f"{k}.jpg", Path(f"{k}.jpg"), tuple(caption() for _ in range(2 + k % 2)), k)
-        for k in range(PICTURES)
+        for k in range(IMAGES)
     ]
 
 
-def make_dataset(by_picture: bool = False) -> CaptionDataset:
+def make_dataset(by_image: bool = False) -> CaptionDataset:
     return CaptionDataset(
-        pictures(), vocabulary=VOCABULARY, source=lambda rows: FEATURES[rows], max_length=20,
-        by_picture=by_picture,
-    )  # fmt: skip
+        make_images(),
+        vocabulary=VOCABULARY,
+        source=lambda rows: FEATURES[rows],
+        max_length=20,
+        by_image=by_image,
+    )
 
 
 def make_data(
@@ -59,9 +62,12 @@ def make_data(
     # Half of the batches fit the usual capacity: the other one is needed, too.
     capacities = token_capacities(dataset.tokens_per_row, order.batch_size, seed=1, quantile=0.5)
     return ResidentCaptions(
-        dataset, batch_size=order.batch_size, features=FEATURES, device=device,
+        dataset,
+        batch_size=order.batch_size,
+        features=FEATURES,
+        device=device,
         capacities=capacities,
-    )  # fmt: skip
+    )
 
 
 def make_trainer(
@@ -70,7 +76,7 @@ def make_trainer(
     graph: bool,
     optimizer: str = "adam",
     dropout: float = 0.0,
-    by_picture: bool = False,
+    by_image: bool = False,
     device: torch.device = CPU,
     backend: str = "auto",
     precise: bool = False,
@@ -78,14 +84,18 @@ def make_trainer(
 ) -> Trainer:
     torch.manual_seed(0)
     language_model = LanguageModel(
-        vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, num_layers=2,
-        input_dropout=dropout, output_dropout=dropout, layer_dropout=dropout, backend=backend,
-    )  # fmt: skip
+        vocab_size=len(VOCABULARY),
+        embedding_dim=8,
+        hidden_size=8,
+        num_layers=2,
+        dropout=DropoutRates(dropout, dropout, dropout),
+        backend=backend,
+    )
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none").to(device)
     if precise:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
-    dataset = make_dataset(by_picture)
-    order = BatchOrder(len(dataset), batch_size=5 if by_picture else 8, seed=5)
+    dataset = make_dataset(by_image)
+    order = BatchOrder(len(dataset), batch_size=5 if by_image else 8, seed=5)
     all_settings = TrainerSettings(**{"epochs": 3, "log_steps": 2, **settings})
     data = make_data(dataset, order, device=device)
     groups = parameter_groups(
@@ -101,9 +111,12 @@ def make_trainer(
         data=data if graph else None,
     )
     return Trainer(
-        setup, folder=folder, settings=all_settings, device=device,
+        setup,
+        folder=folder,
+        settings=all_settings,
+        device=device,
         reporting=Reporting(show_progress=False),
-    )  # fmt: skip
+    )
 
 
 def losses(trainer: Trainer, steps: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Models side by side: each trains as it would alone, and one that fails takes no other down."""
+"""Models trained together: each as it would alone, and one that fails takes no other down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from captioner.data.dataset import BatchOrder
 from captioner.errors import NumericsError
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
@@ -65,16 +65,28 @@ def make_order() -> BatchOrder:
 
 
 def make_trainer(
-    folder: Path, seed: int, lr: float, dropout: float, *, own: bool, order: BatchOrder,
-    loader: Loader, kind: str = "lstm", **settings: Any,
-) -> Trainer:  # fmt: skip
+    folder: Path,
+    seed: int,
+    lr: float,
+    dropout: float,
+    *,
+    own: bool,
+    order: BatchOrder,
+    loader: Loader,
+    kind: str = "lstm",
+    **settings: Any,
+) -> Trainer:
     torch.manual_seed(seed)
     model = StreamModel(
         LanguageModel(
-            vocab_size=V, embedding_dim=6, hidden_size=8, num_layers=2, input_dropout=dropout,
-            output_dropout=dropout, layer_dropout=dropout, kind=kind,
+            vocab_size=V,
+            embedding_dim=6,
+            hidden_size=8,
+            num_layers=2,
+            dropout=DropoutRates(dropout, dropout, dropout),
+            kind=kind,
         )
-    )  # fmt: skip
+    )
     random = OwnRandomness(CPU) if own else None
 
     def validate(step: int) -> dict[str, float]:
@@ -94,14 +106,18 @@ def make_trainer(
         folder=folder,
         settings=TrainerSettings(
             **{
-                "epochs": 2, "log_steps": 1, "best_metric": "loss", "lower_is_better": True,
-                "clip_norm": 1.0, **settings,
+                "epochs": 2,
+                "log_steps": 1,
+                "best_metric": "loss",
+                "lower_is_better": True,
+                "clip_norm": 1.0,
+                **settings,
             }
         ),
         device=CPU,
         random=random,
         reporting=Reporting(show_progress=False, name=folder.name),
-    )  # fmt: skip
+    )
 
 
 def make_group(
@@ -197,7 +213,7 @@ def test_the_threads_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [5, 17])
-def test_a_group_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, at: int) -> None:
+def test_a_group_that_was_killed_continues_bit_for_bit(tmp_path: Path, at: int) -> None:
     """Its replicas saved at different steps, one had not begun to save."""
 
     def kill() -> None:
@@ -219,7 +235,7 @@ def test_a_group_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, at: int) ->
         assert_same(a.trainer, b.trainer)
 
 
-def test_a_group_that_a_signal_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_group_that_a_signal_stopped_continues_bit_for_bit(tmp_path: Path) -> None:
     whole = make_group(tmp_path / "whole")
     whole.run()
     stopped = make_group(
@@ -235,7 +251,7 @@ def test_a_group_that_a_signal_stopped_goes_on_bit_for_bit(tmp_path: Path) -> No
         assert_same(a.trainer, b.trainer)
 
 
-def test_one_that_diverges_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+def test_one_that_diverges_is_left_out_and_the_others_continue(tmp_path: Path) -> None:
     settings = (SETTINGS[0], (2, math.inf, 0.0), SETTINGS[2])
     group = make_group(tmp_path / "group", settings=settings)
     group.run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from captioner.build.components import (
 )
 from captioner.build.cuda_graph import resident_captions
 from captioner.build.replicas import order_seed, refuse_shared_draws
-from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
@@ -31,6 +30,7 @@ from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
 from captioner.training.distributed import World
+from captioner.training.setup import Order
 from captioner.validation.captions import CaptionValidator
 
 
@@ -44,27 +44,30 @@ class CaptionTask:
             self.splits = {name: data.split(name) for name in ("train", "dev")}
             self.features = image_features(config.encoder, seed=config.seed, device=device)
             sources = {name: self.features.source(images) for name, images in self.splits.items()}
-        self.vocabulary = _build_vocabulary(config.vocabulary, self.splits["train"])
+        words = (tokenize(text) for image in self.splits["train"] for text in image.captions)
+        self.vocabulary = Vocabulary.build(
+            words, min_count=config.vocabulary.min_count, rare=config.vocabulary.rare
+        )
         self.datasets = {
             name: CaptionDataset(
                 images,
                 vocabulary=self.vocabulary,
                 source=sources[name],
                 max_length=config.vocabulary.max_length,
-                by_picture=name == "train" and config.trainer.batch_by == "picture",
+                by_image=name == "train" and config.trainer.batch_by == "picture",
             )
             for name, images in self.splits.items()
         }
         training = self.datasets["train"]
-        self.order = BatchOrder(
-            len(training), batch_size=config.trainer.batch_size, seed=order_seed(config)
-        )
-        self.data = resident_captions(config, training, self.order, device, world)
-        self.loader = self._loader(training, config.trainer.workers)
+        batch_size = config.trainer.batch_size
+        order = BatchOrder(len(training), batch_size=batch_size, seed=order_seed(config))
+        self.order: Order = order
+        self.data = resident_captions(config, training, order, device, world)
+        self.loader = self._loader(training, order, config.trainer.workers)
 
-    def _loader(self, training: CaptionDataset, workers: int) -> Iterable[Any]:
+    def _loader(self, training: CaptionDataset, order: BatchOrder, workers: int) -> Iterable[Any]:
         if self.data is not None:
-            return ResidentLoader(self.data, self.order)
+            return ResidentLoader(self.data, order)
         share: Any = training
         if self.world.size > 1:
             share = BatchShard(training, rank=self.world.rank, size=self.world.size)
@@ -72,7 +75,7 @@ class CaptionTask:
         opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
         return make_loader(
             share,
-            self.order,
+            order,
             workers=workers if opens_files else 0,
             pin_memory=self.device.type == "cuda",
         )
@@ -106,9 +109,9 @@ class CaptionTask:
     ) -> CaptionValidator:
         """Scores the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
-        decoder = build_generation(config.generation, self.vocabulary)
+        method = build_generation(config.generation, self.vocabulary)
         return CaptionValidator(
-            generator=CaptionGenerator(model, self.vocabulary, decoder),
+            generator=CaptionGenerator(model, self.vocabulary, method),
             images=images,
             dataset=dataset,
             batch_size=config.generation.batch_size,
@@ -126,13 +129,3 @@ class CaptionTask:
             "vocabulary": self.vocabulary.to_json(),
             "encoder": json.dumps({**self.features.identity(), "feature_dim": feature_dim}),
         }
-
-
-def _build_vocabulary(
-    config: schema.VocabularyConfig, images: Sequence[CaptionedImage]
-) -> Vocabulary:
-    return Vocabulary.build(
-        (tokenize(caption) for image in images for caption in image.captions),
-        min_count=config.min_count,
-        rare=config.rare,
-    )

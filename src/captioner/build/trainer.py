@@ -37,21 +37,10 @@ class Task(Protocol):
     """What differs between captions and text: the data that the runs of one configuration share,
     and the model of each."""
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Of all the models."""
-
-    @property
-    def order(self) -> Order:
-        """Of the training batches."""
-
-    @property
-    def loader(self) -> Iterable[Any]:
-        """The batches, or plans of those that are gathered from `data`."""
-
-    @property
-    def data(self) -> ResidentCaptions | None:
-        """The training data where they lie on the device, for steps that are captured."""
+    vocabulary: Vocabulary
+    order: Order
+    loader: Iterable[Any]  # batches, or plans of those that are gathered from `data`
+    data: ResidentCaptions | None  # the training data on the device, for steps that are captured
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> nn.Module:
         """A model initialised from the seed; `replica` where others train beside it."""
@@ -113,13 +102,14 @@ def _make_trainer(
         log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
     writer = summary_writer(folder) if ranks.main else None
     show = config.trainer.progress and not replica
+    validate = task.validator(config, model, writer)
     return Trainer(
         TrainingSetup(
             model=model,
             optimizer=build_optimizer(config, model),
             loader=task.loader,
             order=task.order,
-            validate=validating_in_float32(task.validator(config, model, writer), model),
+            validate=validating_in_float32(validate, model, config.model.backend),
             texts=task.texts(config, model),
             data=task.data,
         ),

@@ -16,20 +16,16 @@ from typing import Any
 
 import torch
 
-from captioner import __version__
 from captioner.errors import CheckpointError, DataError
 from captioner.files import atomic_folder, read_json, write_json
 from captioner.models.weights import read_state_dict
 from captioner.training.checkpoint import Checkpoint, load_checkpoint
+from captioner.version import __version__
 
 FORMAT = "captioner-model"
 VERSION = 1
-WEIGHTS, VOCABULARY, CONFIG, CARD = (
-    "model.safetensors",
-    "vocabulary.json",
-    "config.json",
-    "README.md",
-)
+WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
+CONFIG, CARD = "config.json", "README.md"
 ENCODER = "encoder."  # how the names of an encoder's tensors begin
 # Of the machine that trained, not of the model.
 _LOCAL = ("run_dir", "resume", "device", "threads", "cache_dir")
