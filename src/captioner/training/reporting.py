@@ -1,7 +1,5 @@
 """What a run shows while it trains: the log, a progress bar, TensorBoard's curves."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from contextlib import AbstractContextManager

@@ -5,8 +5,6 @@ Whatever predicts tokens trains here: a model with a `loss`, batches with `model
 configuration.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence
