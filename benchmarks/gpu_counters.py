@@ -1,7 +1,7 @@
-"""The stages `latency` and `counters` of `make gpu-check`: what the kernels on the chip wait for.
+"""The stages `latency` and `counters` of `make gpu-check`: what the persistent kernels wait for.
 
 `latency` compiles benchmarks/latency.cu with nvcc and runs it: the time of a barrier among the
-blocks of a group, and of handing rows on, by flags and by clusters. `counters` asks Nsight Compute
+blocks of a group, and of exchanging rows, by flags and by clusters. `counters` asks Nsight Compute
 how busy tensor cores, second-level cache and shared memory are. Both are skipped, aloud, without
 their programs.
 """
@@ -11,15 +11,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_stages import Checkout, Part
+from benchmarks.gpu_stages import Checkout, Part, find_in_toolkit
 from benchmarks.processes import run_process
 
 SECONDS = 120.0
@@ -31,14 +29,7 @@ METRICS = {
     "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum": "wavefronts of shared memory",
     "gpu__time_duration.sum": "nanoseconds",
 }
-CASE = ("-m", "benchmarks.lstm_counted_case")
-
-
-def find_in_toolkit(program: str) -> str | None:
-    """A program on the path or in CUDA's folders."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    folders = [str(Path(home) / "bin") for home in homes if home]
-    return shutil.which(program, path=os.pathsep.join(folders)) or shutil.which(program)
+CASE = ("-m", "benchmarks.lstm_small_case")
 
 
 def compile_latency(checkout: Checkout, nvcc: str, out: Path) -> str | None:
@@ -51,13 +42,15 @@ def compile_latency(checkout: Checkout, nvcc: str, out: Path) -> str | None:
             *("-I", str(checkout.root / "csrc" / "cuda"), "-o", str(out)),
             str(checkout.root / SOURCE),
         ],
-        folder=checkout.root, environment=checkout.environment, timeout=SECONDS,
-    )  # fmt: skip
+        folder=checkout.root,
+        environment=checkout.environment,
+        timeout=SECONDS,
+    )
     return None if done.code == 0 else done.output
 
 
 def run_latency(checkout: Checkout) -> Part:
-    """Microseconds of a barrier and of an exchange, by way and group."""
+    """Microseconds of a barrier and of an exchange, by algorithm and group."""
     nvcc = find_in_toolkit("nvcc")
     if nvcc is None:
         return {"status": "skipped", "summary": "nvcc is not installed"}
@@ -77,7 +70,7 @@ def judge_latency(code: int | None, output: str) -> Part:
     lines = [line for line in output.splitlines() if line.startswith("{")]
     found = [json.loads(line) for line in lines]
     words = [
-        f"{one['way']}, {one['blocks']} blocks: barrier {one['barrier_us']:.2f} us, exchange "
+        f"{one['algorithm']}, {one['blocks']} blocks: barrier {one['barrier_us']:.2f} us, exchange "
         f"{one['exchange_us']:.2f} us"
         for one in found
     ]
@@ -91,7 +84,7 @@ def judge_latency(code: int | None, output: str) -> Part:
 
 
 def run_counters(checkout: Checkout) -> Part:
-    """Nsight Compute's counters of the kernels on the chip at E = H = 512, B = 64."""
+    """Nsight Compute's counters of the persistent kernels at E = H = 512, B = 64."""
     program = find_in_toolkit("ncu")
     if program is None:
         return {"status": "skipped", "summary": "ncu (Nsight Compute) is not installed"}
@@ -101,8 +94,10 @@ def run_counters(checkout: Checkout) -> Part:
             *("--kernel-name", "regex:(forward|backward)_steps", "--launch-count", "8"),
             *(checkout.python, *CASE),
         ],
-        folder=checkout.root, environment=checkout.environment, timeout=SECONDS,
-    )  # fmt: skip
+        folder=checkout.root,
+        environment=checkout.environment,
+        timeout=SECONDS,
+    )
     if "ERR_NVGPUCTRPERM" in done.output:
         return {"status": "skipped", "summary": "this user may not read the GPU's counters"}
     kernels = read_counters(done.output)

@@ -1,4 +1,4 @@
-"""The stages of `make gpu-check` before the benchmark: build, tests, sanitizer.
+"""The stages of `make gpu-check` before the benchmarks, and how a benchmark's jobs are judged.
 
 A stage takes a `Checkout` and returns its part of the record: `status` ("passed", "failed" or
 "skipped"), a `summary` in a sentence, and details.
@@ -6,15 +6,22 @@ A stage takes a `Checkout` and returns its part of the record: `status` ("passed
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
+import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.processes import Finished, python_path, run_process, shortened
+from benchmarks.record import format_tables
+from benchmarks.settings import Run
+from benchmarks.worker import JobResults, run_jobs
 
 # A file of tests, and which of them concern a GPU (pytest's -k), or None for all.
 CUDA_TESTS = (
@@ -26,9 +33,9 @@ CUDA_TESTS = (
 BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 900.0, 600.0, 300.0
 TOOLS = ("memcheck", "racecheck", "synccheck")
 SMALL_CASE = (
-    "-m", "benchmarks.lstm_small_case", "cuda", "float32:plain", "bfloat16:plain",
-    "tf32:persistent", "bfloat16:persistent", "float16:clusters", "tf32:clusters",
-)  # fmt: skip
+    *("-m", "benchmarks.lstm_small_case", "cuda", "float32:plain", "bfloat16:plain"),
+    *("tf32:persistent", "bfloat16:persistent", "float16:cluster", "tf32:cluster"),
+)
 ASK_FOR_FUSED = "from captioner.ops import choose_backend; choose_backend('fused', 'cuda')"
 MESSAGE = 1500  # characters of one failure's message
 Part = dict[str, Any]
@@ -55,9 +62,11 @@ class Checkout:
     def run(self, *arguments: str, timeout: float, **environment: str) -> Finished:
         """Run this checkout's Python with `arguments`."""
         return run_process(
-            [self.python, *arguments], folder=self.root, timeout=timeout,
+            [self.python, *arguments],
+            folder=self.root,
+            timeout=timeout,
             environment={**self.environment, **environment},
-        )  # fmt: skip
+        )
 
 
 def build_extension(checkout: Checkout) -> Part:
@@ -86,9 +95,8 @@ def run_tests(checkout: Checkout, tests: tuple[tuple[str, str | None], ...] = CU
     unheard = [f"{path}: {one['why']}" for path, one in files.items() if one["status"] == "skipped"]
     if unheard:
         summary += f"; not run: {'; '.join(unheard)}"
-    return {
-        "status": "failed" if wrong else "passed", "summary": summary, **counts, "files": files
-    }  # fmt: skip
+    status = "failed" if wrong else "passed"
+    return {"status": status, "summary": summary, **counts, "files": files}
 
 
 def _test_file(checkout: Checkout, path: str, chosen: str | None) -> Part:
@@ -103,10 +111,8 @@ def _test_file(checkout: Checkout, path: str, chosen: str | None) -> Part:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         select = [] if chosen is None else ["-k", chosen]
-        done = checkout.run(
-            "-m", "pytest", path, *select, "-q", f"--junitxml={report}", "-p", "no:cacheprovider",
-            timeout=TEST_SECONDS,
-        )  # fmt: skip
+        options = ("-q", f"--junitxml={report}", "-p", "no:cacheprovider")
+        done = checkout.run("-m", "pytest", path, *select, *options, timeout=TEST_SECONDS)
         found = read_junit(report)
     part = {**(none if found is None else found), "seconds": round(done.seconds, 1)}
     if done.code == 0 and part["passed"]:
@@ -141,19 +147,20 @@ def read_junit(path: Path) -> Part | None:
 
 
 def run_sanitizer(checkout: Checkout, program: str | None = None) -> Part:
-    """compute-sanitizer's checks of memory, races and barriers over a small case by every path;
+    """compute-sanitizer's checks of memory, races and barriers over a small case by every algorithm;
     skipped where it is absent."""
-    program = program or find_sanitizer()
+    program = program or find_in_toolkit("compute-sanitizer")
     if program is None:
         return {"status": "skipped", "summary": "compute-sanitizer is not installed"}
     tools: dict[str, Part] = {}
     for tool in TOOLS:
         done = run_process(
             [program, "--tool", tool, "--error-exitcode", "9", checkout.python, *SMALL_CASE],
-            folder=checkout.root, timeout=SANITIZER_SECONDS,
+            folder=checkout.root,
+            timeout=SANITIZER_SECONDS,
             # Tensors are otherwise cut from large blocks, and a row too far is still inside one.
             environment={**checkout.environment, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-        )  # fmt: skip
+        )
         tools[tool] = {
             "status": "passed" if done.code == 0 else "failed",
             "why": done.ending,
@@ -171,13 +178,11 @@ def run_sanitizer(checkout: Checkout, program: str | None = None) -> Part:
     }
 
 
-def find_sanitizer() -> str | None:
-    """compute-sanitizer on the path or in CUDA's folder."""
+def find_in_toolkit(program: str) -> str | None:
+    """A program on the path or in CUDA's folder."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     folders = [str(Path(home) / "bin") for home in homes if home]
-    return shutil.which("compute-sanitizer") or shutil.which(
-        "compute-sanitizer", path=os.pathsep.join(folders)
-    )
+    return shutil.which(program) or shutil.which(program, path=os.pathsep.join(folders))
 
 
 def _sanitizer_summary(output: str) -> str:
@@ -189,3 +194,75 @@ def _sanitizer_summary(output: str) -> str:
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it says nothing"
+
+
+def judge(found: JobResults, settings: dict[str, Any]) -> Part:
+    """A stage's part of the record from its jobs, each of which gave figures and requirements.
+
+    It failed where a job did, or what was asked is not reached, or nothing was measured. An
+    implementation that a job reports as `absent` counts as failed.
+    """
+    results = found.results
+    requirements = [one for result in results.values() for one in result["requirements"]]
+    missed = [one for one in requirements if not one["met"]]
+    failed = dict(found.failed)
+    for job, result in results.items():
+        failed |= {f"{job}, {name}": why for name, why in result.get("absent", {}).items()}
+    summary = f"{len(results)} jobs done"
+    for names, words in ((failed, "failed"), (found.skipped, "left out for want of time")):
+        summary += f", {len(names)} {words}" if names else ""
+    summary += f"; {len(requirements) - len(missed)} of {len(requirements)} requirements met"
+    if not results:
+        why = "; ".join(failed.values()) or "no time was left"
+        summary = f"nothing was measured: {why[-300:]}"
+    tables = {"figures", "requirements", "absent"}
+    details = {
+        job: {k: v for k, v in one.items() if k not in tables} for job, one in results.items()
+    }
+    return {
+        "status": "failed" if failed or missed or not results else "passed",
+        "summary": summary,
+        "settings": settings,
+        "figures": [one for result in results.values() for one in result["figures"]],
+        "requirements": requirements,
+        "details": {job: more for job, more in details.items() if more},
+        "failed": failed,
+        "skipped": found.skipped,
+    }
+
+
+def format_jobs(name: str, part: Part) -> list[str]:
+    """What such a stage measured, for the terminal; nothing where it did not run."""
+    lines = [f"{name}:", *format_tables(part), ""] if part.get("figures") else []
+    failed = part.get("failed", {}).items()
+    return lines + [f"FAILED {job}: {why.splitlines()[0]}" for job, why in failed]
+
+
+FEATURES = {"encoder": "torchvision/resnet50", "pictures": 2048, "picture_side": 448}
+FEATURES |= {"batch_size": 256, "workers": 8, "readers": ["pil", "torchvision"]}
+FEATURES_SECONDS = 90.0
+
+
+def run_features_stage(*, device: str = "cuda", **settings: Any) -> Part:
+    """suite=features by both readers of images; `settings`: what is to differ from FEATURES."""
+    for package in ("torchvision", "PIL", "omegaconf"):
+        if importlib.util.find_spec(package) is None:
+            return {"status": "skipped", "summary": f"{package} is not installed"}
+    found = run_jobs(
+        measure_features,
+        {"features": {**FEATURES, **settings}},
+        device=device,
+        deadline=time.time() + FEATURES_SECONDS,
+        job_seconds=FEATURES_SECONDS,
+    )
+    part = judge(found, FEATURES)
+    rates = [f"{one['implementation']} {one['median']:.0f}" for one in part["figures"]]
+    return {**part, "summary": f"{part['summary']}; images a second: {', '.join(rates)}"}
+
+
+def measure_features(device: torch.device, **settings: Any) -> dict[str, Any]:
+    """In the process of its own: suite=features, which a bare machine cannot import."""
+    from benchmarks.features import FeaturesBenchmark, features_suite
+
+    result = features_suite(FeaturesBenchmark(**settings), Run(repeats=1, device=device))
+    return {**result.as_json(), "settings": result.settings}

@@ -1,12 +1,7 @@
-"""What a device does over time: a profiler's trace, and a picture of it that opens in any browser.
-
-A row of the picture is a stream (on a CPU a thread), a bar is a kernel (an operator), and below it
-stands how long each kind of them took in all.
-"""
+"""What a device does over time: a profiler's trace, and how long each kernel took in it."""
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
@@ -18,27 +13,16 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.epoch_floor import synchronize
+from benchmarks.timing import synchronize
 
 ON_GPU, ON_CPU = ("kernel", "gpu_memcpy", "gpu_memset"), ("cpu_op",)
-WIDTH, ROW = 1600, 26  # pixels
-LISTED = 40  # kinds of kernels in the table
-PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:14px sans-serif;margin:20px}} td{{padding:1px 12px 1px 0}}
-td:nth-child(n+2){{text-align:right}}</style>
-<h1>{title}</h1><p>{span:.1f} us from first to last, {busy:.1f} us of them busy ({share:.0%});
-{count} bars. Point at a bar for its name.</p>
-<svg width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg">{bars}</svg>
-<table>{rows}</table>
-"""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Something that ran from `start` for `length` microseconds in a `row`."""
+    """A kernel (on a CPU an operator) that ran from `start` for `length` microseconds."""
 
     name: str
-    row: str
     start: float
     length: float
 
@@ -55,15 +39,14 @@ def take_trace(call: Callable[[], object], device: torch.device, path: Path) -> 
         synchronize(device)
     path.parent.mkdir(parents=True, exist_ok=True)
     taken.export_chrome_trace(str(path))
-    wanted = ON_GPU if device.type == "cuda" else ON_CPU
-    return read_bars(path, wanted)
+    return read_bars(path, ON_GPU if device.type == "cuda" else ON_CPU)
 
 
 def read_bars(path: Path, categories: Sequence[str]) -> list[Bar]:
     """A trace's complete events of these categories, by their start."""
     events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     bars = [
-        Bar(event["name"], str(event["tid"]), float(event["ts"]), float(event["dur"]))
+        Bar(event["name"], float(event["ts"]), float(event["dur"]))
         for event in events
         if event.get("ph") == "X" and event.get("cat") in categories
     ]
@@ -79,54 +62,15 @@ def busy_microseconds(bars: Sequence[Bar]) -> float:
     return busy
 
 
-def draw_timeline(bars: Sequence[Bar], title: str) -> str:
-    """The picture as an HTML page; `bars` are in order."""
-    rows = {row: place for place, row in enumerate(sorted({bar.row for bar in bars}))}
-    first = bars[0].start if bars else 0.0
-    span = max((bar.start + bar.length for bar in bars), default=first) - first
-    scale = WIDTH / span if span else 0.0
-    busy = busy_microseconds(bars)
-    return PAGE.format(
-        title=html.escape(title),
-        span=span,
-        busy=busy,
-        share=busy / span if span else 0.0,
-        count=len(bars),
-        width=WIDTH,
-        height=ROW * max(1, len(rows)),
-        bars="".join(_bar(bar, rows[bar.row], first, scale) for bar in bars),
-        rows="".join(_row(*one) for one in list(microseconds_by_kind(bars).items())[:LISTED]),
-    )
-
-
-def microseconds_by_kind(bars: Sequence[Bar]) -> dict[str, float]:
-    """How long the bars of each kind took in all, the longest first."""
-    kinds: defaultdict[str, float] = defaultdict(float)
+def microseconds_by_kernel(bars: Sequence[Bar]) -> dict[str, float]:
+    """How long the bars of each kernel took in all, the longest first."""
+    kernels: defaultdict[str, float] = defaultdict(float)
     for bar in bars:
-        kinds[kind_of(bar.name)] += bar.length
-    return dict(sorted(kinds.items(), key=lambda one: -one[1]))
+        kernels[kernel_of(bar.name)] += bar.length
+    return dict(sorted(kernels.items(), key=lambda one: -one[1]))
 
 
-def kind_of(name: str) -> str:
+def kernel_of(name: str) -> str:
     """A kernel's name without its template's and its own arguments."""
     name = name.removeprefix("void ").replace("(anonymous namespace)::", "")
     return re.sub(r"[<(].*", "", name).strip() or name
-
-
-def _colour(name: str) -> str:
-    """The same for the same kind, wherever it stands."""
-    hue = sum(ord(letter) * (place + 7) for place, letter in enumerate(kind_of(name))) % 360
-    return f"hsl({hue} 65% 55%)"
-
-
-def _bar(bar: Bar, place: int, first: float, scale: float) -> str:
-    x, width = (bar.start - first) * scale, max(0.3, bar.length * scale)
-    label = html.escape(f"{bar.name}: {bar.length:.1f} us")
-    return (
-        f'<rect x="{x:.2f}" y="{place * ROW + 2}" width="{width:.2f}" height="{ROW - 4}" '
-        f'fill="{_colour(bar.name)}"><title>{label}</title></rect>'
-    )
-
-
-def _row(kind: str, microseconds: float) -> str:
-    return f"<tr><td>{html.escape(kind)}</td><td>{microseconds:.1f} us</td></tr>"

@@ -1,20 +1,19 @@
-"""What suite=lstm measures: each way to run the layer, and the products that none can do without.
+"""The implementations that suite=lstm measures, and the roofline that bounds them all.
 
 Shapes: B sequences, T longest length, N packed tokens, U distinct rows among them, E input size,
 H hidden size.
 
-A side is an entry of SIDES: a function from a `Case` to a `Side`. The peer of all is torch.nn.LSTM
-over a PackedSequence, as one writes it.
+An entry of IMPLEMENTATIONS makes a `Layer` from a `Case`. The baseline is torch.nn.LSTM over a
+PackedSequence, as one writes it.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from captioner.ops.algorithms import Algorithm, fits
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
@@ -22,21 +21,20 @@ from benchmarks.lstm_case import DTYPES, Case, Cell
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend, lstm_packed
-from captioner.ops.paths import PATHS
-from captioner.ops.reference import state_dtype
+from captioner.ops.reference import acc_dtype
 
-PEER, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct tokens"
+BASELINE, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct tokens"
 STEPWISE = "plain"
-ON_CHIP = ("persistent", "clusters")  # the other ways that "fused" may go on CUDA
+PERSISTENT = ("persistent", "cluster")  # the other algorithms of "fused" on CUDA
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
 
 
 @dataclass(frozen=True)
-class Side:
-    """A way to run the layer; the gradient of `forward`'s output is `grad_output`.
+class Layer:
+    """The layer by one implementation; the gradient of `forward`'s output is `grad_output`.
 
     `leaves` are the input and the four weights. `packed` brings an output, and `distinct` the
-    input's gradient, into the form that all sides share: [N, H] and [U, E].
+    input's gradient, into the form that all implementations share: [N, H] and [U, E].
     """
 
     forward: Callable[[], Tensor]
@@ -68,10 +66,10 @@ def _summed(case: Case) -> Callable[[Tensor], Tensor]:
     return add_up
 
 
-def _torch_side(case: Case) -> Side:
+def _torch(case: Case) -> Layer:
     """torch.nn.LSTM on the packed rows as they are."""
     rows = case.rows.requires_grad_()
-    return Side(
+    return Layer(
         forward=lambda: case.layer(PackedSequence(rows, case.batch_sizes))[0].data,
         grad_output=case.grad_output,
         leaves=(rows, *case.layer.parameters()),
@@ -80,7 +78,7 @@ def _torch_side(case: Case) -> Side:
     )
 
 
-def _padded_side(case: Case) -> Side:
+def _padded(case: Case) -> Layer:
     """torch.nn.LSTM on padded [T, B, E], made beforehand: it also computes the padding."""
     padded, lengths = pad_packed_sequence(PackedSequence(case.rows, case.batch_sizes))
     grad_output, _ = pad_packed_sequence(PackedSequence(case.grad_output, case.batch_sizes))
@@ -88,7 +86,7 @@ def _padded_side(case: Case) -> Side:
     alive = (steps < lengths).to(case.table.device)
     rows = padded.clone().requires_grad_()
     add_up = _summed(case)
-    return Side(
+    return Layer(
         forward=lambda: case.layer(rows)[0],
         grad_output=grad_output,
         leaves=(rows, *case.layer.parameters()),
@@ -97,13 +95,13 @@ def _padded_side(case: Case) -> Side:
     )
 
 
-def _own_side(backend: str) -> Callable[[Case], Side]:
+def _own(backend: str) -> Callable[[Case], Layer]:
     """This package's LSTM on `backend`."""
 
-    def make(case: Case) -> Side:
+    def make(case: Case) -> Layer:
         layer = _own_layer(case, backend)
         rows = case.rows.requires_grad_()
-        return Side(
+        return Layer(
             forward=lambda: layer.forward_packed(rows, case.batch_sizes)[0],
             grad_output=case.grad_output,
             leaves=(rows, *layer.parameters()),
@@ -114,22 +112,22 @@ def _own_side(backend: str) -> Callable[[Case], Side]:
     return make
 
 
-def _distinct_side(case: Case) -> Side:
+def _distinct(case: Case) -> Layer:
     """The fused call over the distinct rows [U, E]: equal tokens share a product with weight_ih."""
     layer = _own_layer(case, FUSED)
     table = case.table.clone().requires_grad_()
     weights = tuple(layer.parameters())
     state = table.new_zeros(int(case.batch_sizes[0]), case.hidden_size)
-    call: Any = lstm_packed
 
     def forward() -> Tensor:
-        output, _, _ = call(
-            table, case.batch_sizes, state, state, *weights, backend=FUSED,
+        output, _, _ = lstm_packed(
+            *(table, case.batch_sizes, state, state, *weights),
+            backend=FUSED,
             input_rows=case.input_rows,
-        )  # fmt: skip
+        )
         return output
 
-    return Side(
+    return Layer(
         forward=forward,
         grad_output=case.grad_output,
         leaves=(table, *weights),
@@ -145,45 +143,42 @@ def _own_layer(case: Case, backend: str) -> LSTM:
     return layer
 
 
-SIDES: dict[str, Callable[[Case], Side]] = {
-    PEER: _torch_side,
-    PADDED: _padded_side,
-    "reference": _own_side("reference"),
-    FUSED: _own_side(FUSED),
-    DISTINCT: _distinct_side,
-    STEPWISE: _own_side(STEPWISE),
-    **{name: _own_side(name) for name in ON_CHIP},
+IMPLEMENTATIONS: dict[str, Callable[[Case], Layer]] = {
+    "reference": _own("reference"),
+    BASELINE: _torch,
+    PADDED: _padded,
+    FUSED: _own(FUSED),
+    DISTINCT: _distinct,
+    STEPWISE: _own(STEPWISE),
+    **{name: _own(name) for name in PERSISTENT},
 }
 
 
 def why_absent(name: str, device: torch.device) -> str | None:
-    """Why a side cannot run in this installation, or None."""
-    if name in (FUSED, DISTINCT, STEPWISE, *ON_CHIP):
+    """Why an implementation cannot run in this installation, or None."""
+    if name in (FUSED, DISTINCT, STEPWISE, *PERSISTENT):
         try:
             choose_backend(FUSED if name == DISTINCT else name, device.type)
         except ConfigError as error:
             return str(error)
-    if name == DISTINCT and "input_rows" not in inspect.signature(lstm_packed).parameters:
-        return "this version's lstm_packed has no input_rows"
     return None
 
 
 def takes(name: str, cell: Cell, device: torch.device) -> bool:
-    """Whether a side that is there can run on a cell: a chip holds so much and no more, and its
-    tensor cores know no strict float32."""
-    if name not in ON_CHIP:
+    """Whether an implementation that is there can run on a cell: weights have to fit the GPU's
+    registers, and tensor cores know no strict float32."""
+    if name not in PERSISTENT:
         return True
     if cell.dtype not in ("bfloat16", "float16", "tf32"):
         return False
     weight = torch.empty(
         4 * cell.hidden_size, cell.hidden_size, device=device, dtype=DTYPES[cell.dtype]
     )
-    fits = torch.ops.captioner.lstm_path_fits
-    return bool(fits(weight, cell.batch_size, PATHS.index(name)))
+    return fits(weight, cell.batch_size, Algorithm[name])
 
 
-def products(case: Case) -> dict[str, Callable[[], object]]:
-    """The floor: the layer's products as single ones of all tokens, into tensors made beforehand.
+def gemms(case: Case) -> dict[str, Callable[[], object]]:
+    """The layer's GEMMs, each once over all tokens, into tensors made beforehand.
 
     Forward x W_ih' and h W_hh'; backward dG W_ih, dG W_hh, dG' x and dG' h.
     """
@@ -211,7 +206,7 @@ def products(case: Case) -> dict[str, Callable[[], object]]:
 
 
 def transfers(case: Case) -> dict[str, Callable[[], object]]:
-    """The other floor: a copy on the device that moves as many bytes as the layer has to.
+    """A copy on the device that moves as many bytes as the layer has to.
 
     Forward reads input and weights and writes output and what backward needs (gates and cells);
     backward reads all of these and the output's gradient and writes gradients as large as input
@@ -219,7 +214,7 @@ def transfers(case: Case) -> dict[str, Callable[[], object]]:
     """
     weights = sum(weight.nbytes for weight in case.layer.parameters())
     rows, output = case.tokens * case.table[0].nbytes, case.grad_output.nbytes
-    saved = 5 * case.grad_output.numel() * state_dtype(case.table.dtype).itemsize
+    saved = 5 * case.grad_output.numel() * acc_dtype(case.table.dtype).itemsize
     forward = rows + weights + output + saved
     moved = {FORWARD: forward, BACKWARD: 2 * (rows + weights) + 2 * output + saved}
     moved[BOTH] = sum(moved.values())
