@@ -32,7 +32,7 @@ from captioner.config import EncoderConfig
 from captioner.data.captions import CaptionedImage
 from captioner.data.images import load_image
 from captioner.errors import ConfigError
-from captioner.features.jpeg import has_nvjpeg
+from captioner.features.device_images import has_nvjpeg
 from captioner.features.source import ImageFeatures
 from captioner.models.encoder import Encoder
 

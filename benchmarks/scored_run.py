@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from captioner.data.captions import CaptionedImage
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import cider
 from captioner.evaluation.ngrams import encode
-from captioner.generation.beam import beam_search
+from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 
 BEAM_SIZE, LONGEST = 3, 30  # as the defaults of generation
@@ -36,10 +37,13 @@ class ScoredRun:
         self.training = GraphSteps(training, name.split()[-1])
         self.dev, self.features = dev, dev_features.to(training.device)
         words = training.data.vocabulary
+        ends: dict[str, Any] = {"bos": words.bos, "eos": words.eos, "max_length": LONGEST}
+        constraints = Constraints(
+            **ends, length_penalty=0.0, banned=(words.pad, words.bos, words.unk)
+        )
         search = functools.partial(
-            beam_search, bos=words.bos, eos=words.eos, banned=(words.pad, words.bos, words.unk),
-            beam_size=BEAM_SIZE, max_length=LONGEST, n_best=1, length_penalty=0.0,
-        )  # fmt: skip
+            beam_search, constraints=constraints, beam_size=BEAM_SIZE, n_best=1
+        )
         self.generator = CaptionGenerator(self.training.model, words, search)
 
     def train_and_score(self) -> dict[str, float]:

@@ -70,7 +70,7 @@ class CaptionModel:
         for start in range(0, len(pictures), generation.batch_size):
             batch = pictures[start : start + generation.batch_size]
             # Each is encoded alone, as caption.py does, so that no caption depends on the others.
-            read = [self.trained.features.of_picture(_opened(one)) for one in batch]
+            read = [self.trained.features.of_image(_opened(one)) for one in batch]
             found += generator.captions(torch.cat(read))
         return found if several else found[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,12 +15,15 @@ from typing import IO, Any
 
 from captioner.errors import DataError
 
+_log = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
-def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: Path | str, mode: str = "wb", *, sync: bool = True) -> Iterator[IO[Any]]:
     """Open a handle whose content replaces `path` only when the block ends without an error.
 
-    `mode` is "wb" or "w" (UTF-8). Raises DataError naming `path` when the disk is full, the folder
+    `mode` is "wb" or "w" (UTF-8); without `sync`, for thousands of files that can be made again,
+    nothing waits for the disk. Raises DataError naming `path` when the disk is full, the folder
     cannot be written, and the like; the old file is then still there, whole.
     """
     path = Path(path)
@@ -32,7 +36,8 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if sync:
+                os.fsync(handle.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except BaseException as error:
@@ -69,10 +74,11 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path`, waiting while another process does; yields whether it had to.
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting (with a warning) while another process does.
 
-    The lock goes with the process, however that ends. DataError when the file cannot be made.
+    The lock goes with this process, however it ends; its children do not hold it. DataError when
+    the file cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,11 +88,10 @@ def alone(path: Path) -> Iterator[bool]:
     with handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            waited = False
         except BlockingIOError:
+            _log.warning("another process is at work in %s; waiting for it", path.parent)
             fcntl.lockf(handle, fcntl.LOCK_EX)
-            waited = True
-        yield waited
+        yield
 
 
 def _umask() -> int:

@@ -103,7 +103,7 @@ def test_pictures_missing_from_a_split_are_counted(tmp_path: Path) -> None:
         "data=folder", f"data.captions={tmp_path}/captions.csv", f"data.images={tmp_path}/Images",
         f"run_dir={tmp_path}/run",
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"train.*[78] of 8 pictures are missing, the first"):
+    with pytest.raises(DataError, match=r"train.*[78] of 8 images are missing, the first"):
         build_trainer(compose_config("train", overrides, configs=CONFIGS))
 
 

@@ -12,7 +12,7 @@ from captioner.data.formats.splits import draw_splits
 from captioner.errors import ConfigError, DataError
 
 
-def picture(name: str, *captions: str, folder: Path = Path("pictures")) -> CaptionedImage:
+def image(name: str, *captions: str, folder: Path = Path("images")) -> CaptionedImage:
     return CaptionedImage(name, folder / name, captions or ("a dog runs",), name)
 
 
@@ -22,9 +22,9 @@ def test_split_checks_the_name_the_content_and_the_files(tmp_path: Path) -> None
         name="toy",
         source="toy.csv",
         splits={
-            "train": [picture("a.jpg", folder=tmp_path)],
+            "train": [image("a.jpg", folder=tmp_path)],
             "dev": [],
-            "test": [picture(f"{key}.jpg", folder=tmp_path) for key in "xyz"],
+            "test": [image(f"{key}.jpg", folder=tmp_path) for key in "xyz"],
         },
     )
     assert [image.name for image in data.split("train")] == ["a.jpg"]
@@ -32,33 +32,33 @@ def test_split_checks_the_name_the_content_and_the_files(tmp_path: Path) -> None
         data.split("val")
     with pytest.raises(DataError, match="'dev' of toy is empty"):
         data.split("dev")
-    with pytest.raises(DataError, match=r"3 of 3 pictures are missing, the first: .*x\.jpg"):
+    with pytest.raises(DataError, match=r"3 of 3 images are missing, the first: .*x\.jpg"):
         data.split("test")
 
 
 def test_short_captions_are_dropped_and_noted() -> None:
-    train = [picture("a.jpg", "A", "a dog", ""), picture("b.jpg", " . ", "Dog .")]
-    data = assemble(name="toy", source="toy.csv", splits={"train": [*train, picture("c.jpg")]})
+    train = [image("a.jpg", "A", "a dog", ""), image("b.jpg", " . ", "Dog .")]
+    data = assemble(name="toy", source="toy.csv", splits={"train": [*train, image("c.jpg")]})
     assert [image.captions for image in data.splits["train"]] == [("a dog",), ("a dog runs",)]
     assert data.notes == (
         "dropped 2 empty captions, the first: a.jpg",
         "dropped 2 one-word captions, the first: a.jpg: 'A'",
-        "dropped 1 pictures left without a caption, the first: b.jpg",
+        "dropped 1 images left without a caption, the first: b.jpg",
     )
-    assert data.summary() == "toy: train 2 pictures, 2 captions"
+    assert data.summary() == "toy: train 2 images, 2 captions"
 
 
 def test_a_split_that_loses_every_caption_is_an_error() -> None:
-    splits = {"train": [picture("a.jpg")], "dev": [picture("b.jpg", "A", "")]}
+    splits = {"train": [image("a.jpg")], "dev": [image("b.jpg", "A", "")]}
     with pytest.raises(DataError, match=r"toy\.csv: split 'dev' keeps no caption"):
         assemble(name="toy", source="toy.csv", splits=splits)
 
 
 def test_overlap_and_repeats_are_errors() -> None:
-    two = [picture("a.jpg"), picture("b.jpg")]
-    with pytest.raises(DataError, match=r"'train' and 'test' share 2 pictures, the first: a\.jpg"):
+    two = [image("a.jpg"), image("b.jpg")]
+    with pytest.raises(DataError, match=r"'train' and 'test' share 2 images, the first: a\.jpg"):
         assemble(name="toy", source="s", splits={"train": two, "test": two[::-1]})
-    with pytest.raises(DataError, match=r"'train' holds 1 pictures more than once.*a\.jpg"):
+    with pytest.raises(DataError, match=r"'train' holds 1 images more than once.*a\.jpg"):
         assemble(name="toy", source="s", splits={"train": [*two, two[0]]})
     same_id = [CaptionedImage(key, Path(key), ("a dog runs",), 7) for key in "ab"]
     with pytest.raises(DataError, match="1 image ids more than once, the first: 7"):
@@ -85,7 +85,7 @@ def test_drawn_splits_partition_and_ignore_order(count: int, seed: int, random: 
 
 def test_drawn_splits_stay_as_they_were_published() -> None:
     drawn = draw_splits("abcdefgh", fractions={"train": 0.5, "dev": 0.25, "test": 0.25}, seed=0)
-    # Written down once: another order would move pictures between train and test under people.
+    # Written down once: another order would move images between train and test under people.
     assert drawn == {"train": ["b", "c", "f", "g"], "dev": ["d", "e"], "test": ["a", "h"]}
     other = draw_splits("abcdefgh", fractions={"train": 0.5, "dev": 0.25, "test": 0.25}, seed=1)
     assert other != drawn
@@ -104,5 +104,5 @@ def test_drawn_splits_refuse_bad_fractions_and_too_few_names() -> None:
         draw_splits("abc", fractions={"train": 1.5, "dev": -0.5}, seed=0)
     with pytest.raises(ConfigError, match="'val'"):
         draw_splits("abc", fractions={"train": 0.8, "val": 0.2}, seed=0)
-    with pytest.raises(DataError, match=r"3 pictures are too few.*'test' would be empty"):
+    with pytest.raises(DataError, match=r"3 images are too few.*'test' would be empty"):
         draw_splits("abc", fractions={"train": 0.5, "dev": 0.4, "test": 0.1}, seed=0)

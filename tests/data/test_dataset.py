@@ -13,10 +13,10 @@ from torch import Tensor
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.packed import CaptionBatch
-from captioner.data.transforms import ImageTransform
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError, ImageError
-from captioner.features.pixels import Pictures
+from captioner.features.source import DecodedImages
+from captioner.models.transforms import ImageTransform
 
 WORDS = ["a", "dog", "cat", "runs", "sits"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * 9, rare="drop")
@@ -30,7 +30,7 @@ IMAGES = [CaptionedImage(f"{k}.png", Path(f"{k}.png"), c, k) for k, c in enumera
 
 
 class Source:
-    """Features that tell which picture they are of, and a record of what was asked for."""
+    """Features that tell which image they are of, and a record of what was asked for."""
 
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
@@ -46,7 +46,7 @@ def make(**settings: object) -> CaptionDataset:
 
 
 def contents(batch: CaptionBatch) -> list[tuple[int, str]]:
-    """(picture, caption) of every caption of a batch, sorted: read back from the packed rows."""
+    """(image, caption) of every caption of a batch, sorted: read back from the packed rows."""
     sizes, captions = batch.tokens.batch_sizes.tolist(), []
     offsets = torch.tensor([0, *sizes]).cumsum(0).tolist()
     for row, image in enumerate(batch.image_rows.tolist()):
@@ -68,7 +68,7 @@ EVERYTHING = [
 ]
 
 
-def test_all_captions_come_with_their_pictures_each_picture_once() -> None:
+def test_all_captions_come_with_their_images_each_image_once() -> None:
     dataset = make()
     assert len(dataset) == 5 and dataset.skipped == 2
     batch = dataset[range(5)]
@@ -82,9 +82,9 @@ def test_a_part_of_the_captions_in_any_order() -> None:
     assert contents(make()[[3]]) == [(1, "cat")]
 
 
-def test_by_picture_gives_all_captions_of_the_pictures() -> None:
+def test_by_picture_gives_all_captions_of_the_images() -> None:
     dataset = make(by_picture=True)
-    assert len(dataset) == 3  # the picture without a usable caption is left out
+    assert len(dataset) == 3  # the image without a usable caption is left out
     assert contents(dataset[[0, 1, 2]]) == EVERYTHING
     assert contents(dataset[[2, 0]]) == [*EVERYTHING[:2], EVERYTHING[4]]
     assert contents(dataset[[1]]) == EVERYTHING[2:4]
@@ -166,7 +166,7 @@ def test_workers_give_the_same_batches_from_the_same_position() -> None:
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 3 * 8 * 8 * 3])
-def test_pictures_are_read_when_asked_for_and_kept_where_they_fit(
+def test_images_are_read_when_asked_for_and_kept_where_they_fit(
     tmp_path: Path, keep_bytes: int
 ) -> None:
     images = []
@@ -175,18 +175,18 @@ def test_pictures_are_read_when_asked_for_and_kept_where_they_fit(
         Image.new("RGB", (12, 9), colour).save(path)
         images.append(CaptionedImage(path.name, path, ("a dog",), number))
     transform = ImageTransform(size=8, resize=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    pictures = Pictures(images, transform, keep_bytes=keep_bytes)
-    assert pictures.kept == (keep_bytes > 0)
+    source = DecodedImages(images, transform, keep_bytes=keep_bytes)
+    assert source.kept == (keep_bytes > 0)
     expected = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]).view(2, 3, 1, 1)
     for _ in range(2):
-        found = pictures(torch.tensor([2, 0]))
+        found = source(torch.tensor([2, 0]))
         torch.testing.assert_close(found, expected.expand(2, 3, 8, 8))
         assert found.is_contiguous(memory_format=torch.channels_last)
-        with Image.open(images[2].path) as picture:
-            assert torch.equal(found[0], transform(picture))
+        with Image.open(images[2].path) as image:
+            assert torch.equal(found[0], transform(image))
     for image in images:
-        image.path.write_bytes(b"not a picture")
-    if pictures.kept:
-        assert torch.equal(pictures(torch.tensor([2, 0])), found)
+        image.path.write_bytes(b"not an image")
+    if source.kept:
+        assert torch.equal(source(torch.tensor([2, 0])), found)
     with pytest.raises(ImageError, match=str(images[1].path)):
-        pictures(torch.tensor([1]))
+        source(torch.tensor([1]))

@@ -96,7 +96,7 @@ def noise(path: Path) -> bytes:
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.webp", "a.tif", "a.bmp"])
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9])
-def test_truncated_pictures(tmp_path: Path, name: str, kept: float) -> None:
+def test_truncated_images(tmp_path: Path, name: str, kept: float) -> None:
     path = tmp_path / name
     data = noise(path)
     path.write_bytes(data[: int(len(data) * kept)])
@@ -104,21 +104,21 @@ def test_truncated_pictures(tmp_path: Path, name: str, kept: float) -> None:
         load_image(path)
 
 
-def test_missing_empty_and_no_picture(tmp_path: Path) -> None:
+def test_missing_empty_and_no_image(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    with pytest.raises(ImageError, match=r"there is no picture .*a\.jpg"):
+    with pytest.raises(ImageError, match=r"there is no image .*a\.jpg"):
         load_image(path)
     path.touch()
-    with pytest.raises(ImageError, match=r"a\.jpg is not a picture: the file is empty"):
+    with pytest.raises(ImageError, match=r"a\.jpg is not an image: the file is empty"):
         load_image(path)
     path.write_text("<html>404</html>")
-    with pytest.raises(ImageError, match="is not a picture: it starts with b'<html>40'"):
+    with pytest.raises(ImageError, match="is not an image: it starts with b'<html>40'"):
         load_image(path)
-    with pytest.raises(ImageError, match="cannot read the picture"):
+    with pytest.raises(ImageError, match="cannot read the image"):
         load_image(tmp_path)
 
 
-def test_huge_pictures(tmp_path: Path) -> None:
+def test_huge_images(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("1", (100, 50)).save(path)
     assert load_image(path, max_pixels=5000).size == (100, 50)
@@ -126,7 +126,7 @@ def test_huge_pictures(tmp_path: Path) -> None:
         load_image(path, max_pixels=4999)
     # A header that promises 3.6e9 pixels, beyond what Pillow itself opens.
     path.write_bytes(b"P5\n60000 60000\n255\n")
-    with pytest.raises(ImageError, match=r"too large a picture: .*3600000000 pixels"):
+    with pytest.raises(ImageError, match=r"too large an image: .*3600000000 pixels"):
         load_image(path)
 
 

@@ -117,13 +117,13 @@ def test_uploads_are_opened_upright_or_refused_by_the_name_they_came_with(tmp_pa
     turned.save(tmp_path / "a", "JPEG", exif=exif)
     assert read_upload(tmp_path / "a", "me.jpg").size == (20, 30)
     (tmp_path / "b").write_bytes(b"%PDF-1.4")
-    with pytest.raises(ImageError, match=r"^me\.jpg is not a picture \(JPEG, PNG"):
+    with pytest.raises(ImageError, match=r"^me\.jpg is not an image \(JPEG, PNG"):
         read_upload(tmp_path / "b", "me.jpg")
     Image.new("RGB", (30, 20)).save(tmp_path / "c", "EPS")  # would be given to Ghostscript
-    with pytest.raises(ImageError, match=r"^me\.eps is not a picture"):
+    with pytest.raises(ImageError, match=r"^me\.eps is not an image"):
         read_upload(tmp_path / "c", "me.eps")
     Image.new("1", (10_000, 6_000)).save(tmp_path / "d", "PNG")
-    with pytest.raises(ImageError, match=r"^me\.png is too large a picture"):
+    with pytest.raises(ImageError, match=r"^me\.png is too large an image"):
         read_upload(tmp_path / "d", "me.png")
 
 

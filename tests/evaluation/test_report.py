@@ -114,7 +114,7 @@ def test_a_lost_picture_leaves_the_old_page(run: RunRecord, tmp_path: Path) -> N
     path = tmp_path / "report.html"
     path.write_text("old")
     Path(str(run.images[1].picture)).unlink()
-    with pytest.raises(ImageError, match="picture"):
+    with pytest.raises(ImageError, match="image"):
         write_report(path, [run], title="t")
     assert path.read_text() == "old"
     with pytest.raises(DataError, match="one run or two, got 3"):

@@ -1,4 +1,4 @@
-"""The ONNX graph gives the hypotheses of decoding/: whatever the search, the batch, the model."""
+"""The ONNX graph gives the hypotheses of generation/: whatever the search, the batch, the model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from flat_generation import beam_search, flat
 from torch import Tensor, nn
 
-from captioner.data.transforms import ImageTransform
 from captioner.export.loop import CaptioningLoop
-from captioner.generation import Hypothesis, beam_search
+from captioner.generation import Hypothesis
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel
+from captioner.models.transforms import ImageTransform
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -51,7 +52,7 @@ def make_captioner(
 
 
 def hypotheses(outputs: list[Any]) -> list[list[Hypothesis]]:
-    """The graph's outputs as decoding gives them."""
+    """The graph's outputs as beam_search gives them."""
     found = []
     for sentences, all_log_probs, scores in zip(*outputs, strict=True):
         one = []
@@ -81,7 +82,7 @@ def assert_equal(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]
 def check(path: Path, model: Captioner, encoder: Encoder | None, **search: Any) -> list[Any]:
     """Export, and compare with beam_search for batches of one and of three; the found of three."""
     settings = {"bos": BOS, "eos": EOS, "max_length": 6, "banned": [0, BOS, 3], **search}
-    loop = CaptioningLoop(model, encoder, **settings)
+    loop = flat(CaptioningLoop)(model, encoder, **settings)
     write_onnx(path, loop, size=SIZE, metadata={"words": "a b"})
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -137,7 +138,7 @@ def test_beams_that_can_go_nowhere_are_closed(tmp_path: Path) -> None:
     assert all(len(h.token_ids) == 5 and not h.finished for one in found for h in one)
 
 
-def test_equal_words_are_ordered_as_in_decoding(tmp_path: Path) -> None:
+def test_equal_words_are_ordered_as_in_beam_search(tmp_path: Path) -> None:
     """With an output layer of zeros every word is as likely as any other."""
     model = make_captioner()
     nn.init.zeros_(model.language_model.output.weight)

@@ -1,4 +1,4 @@
-"""Pictures read, resized and encoded in batches: what Pillow's way gives, and its errors."""
+"""Images read, resized and encoded in batches: what Pillow's way gives, and its errors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from captioner.data.images import load_image
-from captioner.data.transforms import ImageTransform
 from captioner.errors import ConfigError, ImageError
-from captioner.features import encoding, jpeg
-from captioner.features.batch_transform import transform_batch
+from captioner.features import device_images, encoding
+from captioner.features.device_images import pixels_of, read_images, transform_batch
 from captioner.features.encoding import encoded_ahead, encoded_blocks
-from captioner.features.extraction import FeatureStore, extract_features
-from captioner.features.jpeg import pixels_of, read_pictures
+from captioner.features.extraction import extract_features
+from captioner.features.store import FeatureStore
+from captioner.models.transforms import ImageTransform
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 CPU = torch.device("cpu")
@@ -76,10 +76,10 @@ def extract(files: list[tuple[str, Path]], cache: Path, **changes: Any) -> Featu
 # -- reading ------------------------------------------------------------------------------------
 
 
-def test_every_kind_of_picture_has_pillows_pixels(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_every_kind_of_image_has_pillows_pixels(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
-    rgb, path = photo(30, 20), tmp_path / "pictures"
+    rgb, path = photo(30, 20), tmp_path / "images"
     path.mkdir()
     rgb.save(path / "a.jpg")
     rgb.save(path / "b.png")
@@ -90,7 +90,7 @@ def test_every_kind_of_picture_has_pillows_pixels(tmp_path: Path, pool: ThreadPo
     with (path / "a.jpg").open("rb") as file:
         (path / "g.jpg").write_bytes(file.read() + b"and more")
     paths = sorted(path.iterdir())
-    for one, pixels in zip(paths, read_pictures(paths, CPU, pool), strict=True):
+    for one, pixels in zip(paths, read_images(paths, CPU, pool), strict=True):
         assert torch.equal(pixels, pixels_of(load_image(one))), one.name
 
 
@@ -100,32 +100,32 @@ def test_plain_jpegs_are_torchvisions(
     def never(path: Path) -> None:
         raise AssertionError(f"{path} went to Pillow")
 
-    monkeypatch.setattr(jpeg, "load_image", never)
-    assert len(read_pictures([path for _, path in files], CPU, pool)) == 11
+    monkeypatch.setattr(device_images, "load_image", never)
+    assert len(read_images([path for _, path in files], CPU, pool)) == 11
 
 
-def test_a_list_with_a_broken_picture_is_decoded_one_by_one(
+def test_a_list_with_a_broken_image_is_decoded_one_by_one(
     files: list[tuple[str, Path]], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, whose decoder takes the whole list or none of it."""
     sizes: list[int] = []
-    decode = jpeg.decode_jpeg
+    decode = device_images.decode_jpeg
 
     def on_gpu(data: list[Tensor], *, mode: Any, device: torch.device) -> list[Tensor]:
         sizes.append(len(data))
         return list(decode(data, mode=mode))
 
-    monkeypatch.setattr(jpeg, "decode_jpeg", on_gpu)
-    monkeypatch.setattr(jpeg, "has_nvjpeg", lambda device: True)
+    monkeypatch.setattr(device_images, "decode_jpeg", on_gpu)
+    monkeypatch.setattr(device_images, "has_nvjpeg", lambda device: True)
     tensors = [torch.frombuffer(bytearray(p.read_bytes()), dtype=torch.uint8) for _, p in files]
     tensors[2] = tensors[2][: len(tensors[2]) // 2]
-    found = jpeg._decoded(tensors, torch.device("cuda"), pool.map)
+    found = device_images._decoded(tensors, torch.device("cuda"), pool.map)
     assert sizes == [11, *[1] * 11]
     assert [row for row, pixels in enumerate(found) if pixels is None] == [2]
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.3, 0.9])
-def test_a_broken_picture_is_named_and_finished_rows_are_kept(
+def test_a_broken_image_is_named_and_finished_rows_are_kept(
     files: list[tuple[str, Path]], tmp_path: Path, kept: float
 ) -> None:
     data = files[6][1].read_bytes()
@@ -144,14 +144,14 @@ def test_a_broken_picture_is_named_and_finished_rows_are_kept(
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("resize", [16, 20, "squash"])
-def test_batches_are_what_single_pictures_are(interpolation: str, resize: Any) -> None:
+def test_batches_are_what_single_images_are(interpolation: str, resize: Any) -> None:
     transform = ImageTransform(
         size=16, resize=resize, interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1)
     )
-    pictures = [photo(*sides, seed=row) for row, sides in enumerate(SIDES)]
-    batch = transform_batch(transform, [pixels_of(one) for one in pictures])
+    images = [photo(*sides, seed=row) for row, sides in enumerate(SIDES)]
+    batch = transform_batch(transform, [pixels_of(one) for one in images])
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    levels = torch.stack([255 * (transform(a) - b) for a, b in zip(pictures, batch, strict=True)])
+    levels = torch.stack([255 * (transform(a) - b) for a, b in zip(images, batch, strict=True)])
     assert levels.abs().max() < 1.01  # one level of 255: the order of the sums
     assert levels.abs().mean() < 0.1
 
@@ -202,7 +202,7 @@ def test_the_next_blocks_are_read_while_one_is_encoded(
 ) -> None:
     begun: list[int] = []
     second = threading.Event()
-    read = encoding.read_pictures
+    read = encoding.read_images
 
     def watched(paths: list[Path], *arguments: Any) -> list[Tensor]:
         begun.append(len(paths))
@@ -214,7 +214,7 @@ def test_the_next_blocks_are_read_while_one_is_encoded(
         assert second.wait(10)  # the second block is begun before the first is encoded
         return encode(images)
 
-    monkeypatch.setattr(encoding, "read_pictures", watched)
+    monkeypatch.setattr(encoding, "read_images", watched)
     extract(files, tmp_path / "cache", encode=waits)
     assert begun == [4, 4, 3]
 
@@ -234,12 +234,12 @@ def test_an_error_ends_all_threads(
     assert threading.active_count() == before
 
 
-def test_flickr8ks_pictures_are_read_alike(flickr8k: Path, pool: ThreadPoolExecutor) -> None:
+def test_flickr8ks_images_are_read_alike(flickr8k: Path, pool: ThreadPoolExecutor) -> None:
     paths = sorted((flickr8k / "Flicker8k_Dataset").iterdir())[:24]
-    pictures = read_pictures(paths, CPU, pool)
+    images = read_images(paths, CPU, pool)
     transform = ImageTransform(size=224, resize=256, mean=(0, 0, 0), std=(1, 1, 1))
-    batch = transform_batch(transform, pictures)
-    for path, pixels, ready in zip(paths, pictures, batch, strict=True):
+    batch = transform_batch(transform, images)
+    for path, pixels, ready in zip(paths, images, batch, strict=True):
         one = load_image(path)
         assert torch.equal(pixels, pixels_of(one))
         assert (255 * (transform(one) - ready)).abs().max() < 1.01

@@ -20,10 +20,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from captioner.data.transforms import ImageTransform
 from captioner.errors import DataError, ImageError, NumericsError
 from captioner.features.encoding import encoded_blocks
-from captioner.features.extraction import FeatureStore, extract_features, load_features
+from captioner.features.extraction import extract_features
+from captioner.features.store import FeatureStore, load_features
+from captioner.models.transforms import ImageTransform
 
 SOURCE = Path(__file__).parents[2] / "src"
 TRANSFORM = ImageTransform(size=16, resize="squash")
@@ -36,7 +37,7 @@ def encode(images: Tensor) -> Tensor:
     return torch.nn.functional.conv2d(images, weight, stride=8).flatten(2).transpose(1, 2)
 
 
-def pictures(folder: Path, count: int) -> list[tuple[str, Path]]:
+def write_images(folder: Path, count: int) -> list[tuple[str, Path]]:
     folder.mkdir(exist_ok=True)
     draw = np.random.default_rng(0)
     images = []
@@ -68,7 +69,7 @@ def folder_of(cache: Path) -> Path:
 
 
 class Counter:
-    """Counts the pictures of each call of `encode`."""
+    """Counts the images of each call of `encode`."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -80,7 +81,7 @@ class Counter:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_features_are_the_encoders(tmp_path: Path, workers: int) -> None:
-    images = pictures(tmp_path / "images", 10)
+    images = write_images(tmp_path / "images", 10)
     store = extract(images, tmp_path / "cache", num_workers=workers)
     assert store.names == [name for name, _ in images]
     assert (len(store), store.regions, store.feature_dim) == (10, 4, 5)
@@ -94,7 +95,7 @@ def test_features_are_the_encoders(tmp_path: Path, workers: int) -> None:
 
 
 def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
-    images, counter = pictures(tmp_path / "images", 10), Counter()
+    images, counter = write_images(tmp_path / "images", 10), Counter()
     first = extract(images, tmp_path / "cache", encode=counter)
     again = extract(images, tmp_path / "cache", encode=counter)
     assert sum(counter.sizes) == 10
@@ -103,7 +104,7 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
 
 
 def test_whatever_changes_the_features_changes_the_cache(tmp_path: Path) -> None:
-    images, cache = pictures(tmp_path / "images", 3), tmp_path / "cache"
+    images, cache = write_images(tmp_path / "images", 3), tmp_path / "cache"
     extract(images, cache)
     extract(images, cache, key="other weights")
     extract(images, cache, dtype="float16")
@@ -113,8 +114,8 @@ def test_whatever_changes_the_features_changes_the_cache(tmp_path: Path) -> None
     assert len(list(cache.iterdir())) == 6
 
 
-def test_changed_picture_is_noticed_though_size_and_time_stay(tmp_path: Path) -> None:
-    images, cache = pictures(tmp_path / "images", 3), tmp_path / "cache"
+def test_changed_image_is_noticed_though_size_and_time_stay(tmp_path: Path) -> None:
+    images, cache = write_images(tmp_path / "images", 3), tmp_path / "cache"
     before = extract(images, cache).gather(torch.arange(3))
     path = images[1][1]
     stat = path.stat()
@@ -127,8 +128,8 @@ def test_changed_picture_is_noticed_though_size_and_time_stay(tmp_path: Path) ->
     assert torch.equal(before[[0, 2]], after[[0, 2]]) and not torch.equal(before[1], after[1])
 
 
-def test_unreadable_picture_is_named_and_finished_rows_are_kept(tmp_path: Path) -> None:
-    images = pictures(tmp_path / "images", 10)
+def test_unreadable_image_is_named_and_finished_rows_are_kept(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 10)
     whole = images[6][1].read_bytes()
     images[6][1].write_bytes(whole[:100])
     for workers in (0, 1):
@@ -144,7 +145,7 @@ def test_unreadable_picture_is_named_and_finished_rows_are_kept(tmp_path: Path) 
 @pytest.mark.parametrize("file", ["features.npy", "done.npy", "meta.json"])
 @pytest.mark.parametrize("kept", [0, 40, 0.6])
 def test_damaged_cache_is_rebuilt(tmp_path: Path, file: str, kept: float) -> None:
-    images, cache = pictures(tmp_path / "images", 10), tmp_path / "cache"
+    images, cache = write_images(tmp_path / "images", 10), tmp_path / "cache"
     expected = extract(images, cache).gather(torch.arange(10))
     path = folder_of(cache) / file
     content = path.read_bytes()
@@ -155,7 +156,7 @@ def test_damaged_cache_is_rebuilt(tmp_path: Path, file: str, kept: float) -> Non
 
 
 def test_resuming_keeps_the_first_runs_batches(tmp_path: Path) -> None:
-    images, counter = pictures(tmp_path / "images", 10), Counter()
+    images, counter = write_images(tmp_path / "images", 10), Counter()
     extract(images, tmp_path / "cache")
     folder = folder_of(tmp_path / "cache")
     complete = (folder / "features.npy").read_bytes()
@@ -178,7 +179,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.parametrize("threads", [1, 3], indirect=True)
 def test_threads_share_the_blocks_and_leave_the_count_alone(tmp_path: Path, threads: int) -> None:
-    images = pictures(tmp_path / "images", 50)
+    images = write_images(tmp_path / "images", 50)
     counts, used = set(), set()
 
     def watched(batch: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ def test_threads_share_the_blocks_and_leave_the_count_alone(tmp_path: Path, thre
 
 @pytest.mark.parametrize("threads", [2], indirect=True)
 def test_blocks_have_the_same_bits_in_any_number_of_threads(tmp_path: Path, threads: int) -> None:
-    images = pictures(tmp_path / "images", 50)
+    images = write_images(tmp_path / "images", 50)
     together = extract(images, tmp_path / "together")
     torch.set_num_threads(1)
     assert np.array_equal(extract(images, tmp_path / "alone").features, together.features)
@@ -211,7 +212,7 @@ def test_blocks_have_the_same_bits_in_any_number_of_threads(tmp_path: Path, thre
 def test_an_error_in_one_thread_ends_all(
     tmp_path: Path, threads: int, error: type[BaseException]
 ) -> None:
-    images, calls, before = pictures(tmp_path / "images", 50), [], threading.active_count()
+    images, calls, before = write_images(tmp_path / "images", 50), [], threading.active_count()
 
     def failing(batch: Tensor) -> Tensor:
         calls.append(len(batch))
@@ -234,7 +235,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
-from test_features import encode, extract
+from test_extraction import encode, extract
 
 def slowly(images):
     print("batch", flush=True)
@@ -261,7 +262,7 @@ def start(images: Path, cache: Path, workers: int = 0) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_killed_and_resumed_has_the_same_bits(tmp_path: Path, workers: int) -> None:
-    images = pictures(tmp_path / "images", 50)
+    images = write_images(tmp_path / "images", 50)
     extract(images, tmp_path / "whole", num_workers=workers)
     process = start(tmp_path / "images", tmp_path / "cache", workers)
     assert process.stdout is not None
@@ -281,7 +282,7 @@ def test_killed_and_resumed_has_the_same_bits(tmp_path: Path, workers: int) -> N
 
 
 def test_two_processes_share_the_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    images, counter = pictures(tmp_path / "images", 40), Counter()
+    images, counter = write_images(tmp_path / "images", 40), Counter()
     process = start(tmp_path / "images", tmp_path / "cache")
     assert process.stdout is not None and process.stdout.readline() == "batch\n"
     with caplog.at_level(logging.WARNING):
@@ -296,17 +297,17 @@ def test_two_processes_share_the_work(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write the feature cache"):
-        extract(pictures(tmp_path / "images", 2), tmp_path / "file")
+        extract(write_images(tmp_path / "images", 2), tmp_path / "file")
 
 
 def test_wrong_features_are_refused(tmp_path: Path) -> None:
-    images = pictures(tmp_path / "images", 3)
+    images = write_images(tmp_path / "images", 3)
     with pytest.raises(DataError, match=r"\[3, 4, 6\], got \[3, 4, 5\]"):
         extract(images, tmp_path / "a", shape=(4, 6))
 
     def broken(batch: Tensor) -> Tensor:
         features = encode(batch)
-        features[1:, 2, 3] = 1e6  # of two pictures the second, of one none
+        features[1:, 2, 3] = 1e6  # of two images the second, of one none
         return features
 
     assert extract(images, tmp_path / "b", encode=broken).features.max() == 1e6
@@ -314,14 +315,14 @@ def test_wrong_features_are_refused(tmp_path: Path) -> None:
         extract(images, tmp_path / "c", encode=broken, dtype="float16")
     with pytest.raises(DataError, match="int8"):
         extract(images, tmp_path / "d", dtype="int8")
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         extract([], tmp_path / "e")
     with pytest.raises(DataError, match=r"000\.png stands twice"):
         extract([images[0], images[0]], tmp_path / "f")
 
 
 def test_half_precision_cache_gathers_float32(tmp_path: Path) -> None:
-    images = pictures(tmp_path / "images", 3)
+    images = write_images(tmp_path / "images", 3)
     full = extract(images, tmp_path / "cache").gather(torch.arange(3))
     half = extract(images, tmp_path / "cache", dtype="float16").gather(torch.arange(3))
     assert half.dtype == torch.float32 and torch.equal(half, full.half().float())

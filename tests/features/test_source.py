@@ -1,4 +1,4 @@
-"""The two readers of pictures: close features, identities and caches apart."""
+"""The two readers of images: close features, identities and caches apart."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_features_are_close_and_kept_apart(images: list[CaptionedImage], tmp_pat
     # Half precision: eight bits a product, four layers of them.
     assert 0 < (found - expected).abs().max() < 0.03 * expected.abs().max()
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    picture = Image.open(images[4].path)
-    assert (torchvision.of_picture(picture) - found[:1]).abs().max() < 0.02 * found.abs().max()
+    image = Image.open(images[4].path)
+    assert (torchvision.of_image(image) - found[:1]).abs().max() < 0.02 * found.abs().max()
 
 
 def test_identities_differ_and_pils_is_as_it_was(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_checkpoint_knows_its_reader(tmp_path: Path) -> None:
     assert load_captioner(path, device=CPU).features.reader == "torchvision"
     whole = load_checkpoint(path)
     identity = json.loads(whole.texts["encoder"])
-    del identity["reader"]  # as if Pillow had read its pictures
+    del identity["reader"]  # as if Pillow had read its images
     other = dataclasses.replace(whole, texts={**whole.texts, "encoder": json.dumps(identity)})
     save_checkpoint(tmp_path / "other.pt", other)
     with pytest.raises(CheckpointError, match="features of another encoder"):

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from flat_generation import beam_search
 
 from captioner.errors import ConfigError, NumericsError
-from captioner.generation import beam_search
 from captioner.generation.beam import best_tokens
 
 RULES = [

@@ -1,13 +1,13 @@
-"""Greedy decoding against the argmax taken by hand."""
+"""Greedy search against the argmax taken by hand."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
+from flat_generation import greedy
 
 from captioner.errors import ConfigError, NumericsError
-from captioner.generation import greedy
 
 
 def argmax_by_hand(model, image, rule):

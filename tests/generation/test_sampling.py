@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 import torch
+from flat_generation import sample
 
 from captioner.errors import ConfigError, NumericsError
-from captioner.generation import sample
 from captioner.generation.sampling import draw, filtered
 
 ARGUMENTS = {"batch_size": 1, "bos": 1, "eos": 2, "max_length": 3}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captioner.data.vocabulary import Vocabulary
-from captioner.generation import Hypothesis, beam_search, greedy
+from captioner.generation import Constraints, Hypothesis, beam_search, greedy
 from captioner.inference.captions import Caption, CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
@@ -47,7 +47,8 @@ def by_hand(model: Captioner, image: Tensor) -> tuple[list[str], list[float]]:
     return [VOCABULARY.tokens[k] for k in words[1:]], chances
 
 
-GREEDY = partial(greedy, bos=1, eos=2, max_length=6, banned=[0, 1])
+CONSTRAINTS = Constraints(bos=1, eos=2, max_length=6, banned=[0, 1])
+GREEDY = partial(greedy, constraints=CONSTRAINTS)
 
 
 def test_captions_are_those_of_decoding_by_hand() -> None:
@@ -65,7 +66,7 @@ def test_captions_are_those_of_decoding_by_hand() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_batches_do_not_change_the_captions(batch_size: int) -> None:
-    decoder = partial(beam_search, bos=1, eos=2, max_length=6, beam_size=3, banned=[0, 1])
+    decoder = partial(beam_search, constraints=CONSTRAINTS, beam_size=3)
     generator = CaptionGenerator(make_model(), VOCABULARY, decoder)
     whole = generator.captions(IMAGES)
     parts = list(generator.all_captions(IMAGES.split(batch_size)))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from captioner.generation import beam_search
+from captioner.generation import Constraints, beam_search
 from captioner.inspection.search_tree import draw_search_tree, search_tree
 
 # After <bos> 0: 2 or 3; after each of them 2, 3 or the end 1; log-probabilities by the last token.
@@ -23,11 +23,14 @@ def step(tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
 def test_the_tree_holds_the_beam_of_every_step() -> None:
     found = [
         beam_search(
-            step, torch.zeros(1, 1, 1), batch_size=1, bos=0, eos=1, beam_size=2,
-            max_length=length, length_penalty=0.0,
+            step,
+            torch.zeros(1, 1, 1),
+            Constraints(bos=0, eos=1, max_length=length, length_penalty=0.0),
+            batch_size=1,
+            beam_size=2,
         )[0]
         for length in (1, 2, 3)
-    ]  # fmt: skip
+    ]
     tree = search_tree(found)
     assert {prefix: round(math.exp(p), 2) for prefix, p in tree.items()} == {
         (2,): 0.6, (3,): 0.4, (2, 3): 0.7,

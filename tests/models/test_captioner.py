@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from captioner.data.packed import TokenStore
-from captioner.generation import beam_search, greedy
+from captioner.generation import Constraints, beam_search, greedy
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.ops.extension import ABSENT
@@ -93,10 +93,10 @@ def test_one_batch_is_learnt_by_heart_and_decoded_exactly(regions: int) -> None:
         optimizer.step()
     assert loss / len(targets) < 0.02
     model.eval()
-    decode = {"bos": BOS, "eos": EOS, "max_length": 8, "batch_size": 4}
+    constraints = Constraints(bos=BOS, eos=EOS, max_length=8)
     for decoder in (greedy, partial(beam_search, beam_size=3)):
         with torch.no_grad():
-            found = decoder(model.step, model.start(images), **decode)
+            found = decoder(model.step, model.start(images), constraints, batch_size=4)
         assert [list(one[0].token_ids) for one in found] == CAPTIONS
         assert all(one[0].finished for one in found)
 
@@ -156,7 +156,7 @@ def test_an_unknown_feature_norm_is_refused() -> None:
 
 
 class TinyEncoder(nn.Module):
-    """Pictures [I, 3, S, S] -> features [I, 1, F]."""
+    """Images [I, 3, S, S] -> features [I, 1, F]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class TinyEncoder(nn.Module):
         return self.convolution(images).mean((2, 3)).unsqueeze(1)
 
 
-def test_a_trained_encoder_takes_pictures_and_gets_gradients() -> None:
+def test_a_trained_encoder_takes_images_and_gets_gradients() -> None:
     model = make(encoder=TinyEncoder())
     _, rows, inputs, batch_sizes, targets = make_batch()
     model.loss(torch.randn(4, 3, 8, 8), rows, inputs, batch_sizes, targets).backward()

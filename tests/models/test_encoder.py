@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from captioner.data.transforms import ImageTransform
 from captioner.errors import CheckpointError, ConfigError
 from captioner.models.encoder import Encoder
 from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
+from captioner.models.transforms import ImageTransform
 from captioner.models.weights import read_state_dict, registry_weights
 
 # name, side, pooled features, grid features, whether pooling is the mean of the grid

@@ -7,9 +7,9 @@ from itertools import product
 
 import pytest
 import torch
+from flat_generation import beam_search, greedy, sample
 
 from captioner.data.vocabulary import Vocabulary
-from captioner.generation import beam_search, greedy, sample
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.ensemble import Ensemble

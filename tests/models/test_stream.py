@@ -52,7 +52,7 @@ def test_windows_with_the_state_carried_over_are_one_long_window(
     for window in (1, 7, 10, 59):
         assert losses(model, tokens, window) == pytest.approx(whole, abs=1e-6)
     forgetful = make(kind)
-    forgetful.keep = lambda state, handed_on: None  # type: ignore[method-assign]
+    forgetful.keep = lambda state, last_sequences: None  # type: ignore[method-assign]
     assert abs(losses(forgetful, tokens, 7) - whole) > 1e-3
 
 

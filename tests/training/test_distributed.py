@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
-from captioner.data.shares import Share
+from captioner.data.sharding import BatchShard
 from captioner.data.text.windows import TextWindows, WindowOrder
 from captioner.data.vocabulary import Vocabulary
-from captioner.generation import beam_search
+from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
@@ -123,9 +123,10 @@ def captioner(
     )
     validate: Any = lambda step: {"BLEU-4": float(step)}  # noqa: E731
     if validates:
-        decode = partial(beam_search, bos=1, eos=2, max_length=5, beam_size=3, n_best=2)
+        constraints = Constraints(bos=1, eos=2, max_length=5)
+        search = partial(beam_search, constraints=constraints, beam_size=3, n_best=2)
         validate = CaptionValidator(
-            generator=CaptionGenerator(model, VOCABULARY, decode), images=pictures(),
+            generator=CaptionGenerator(model, VOCABULARY, search), images=pictures(),
             dataset=CaptionDataset(
                 pictures(), vocabulary=VOCABULARY, source=source, max_length=6
             ),
@@ -136,7 +137,7 @@ def captioner(
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     dealt: Any = dataset
     if ranks.size > 1:
-        dealt = Share(dataset, rank=ranks.rank, size=ranks.size)
+        dealt = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
     return trainer(ranks, folder, model, order, make_loader(dealt, order, workers=0), validate,
                    settings)  # fmt: skip
 
@@ -158,7 +159,7 @@ def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings:
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     dealt: Any = dataset
     if ranks.size > 1:
-        dealt = Share(dataset, rank=ranks.rank, size=ranks.size)
+        dealt = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
     loader = make_loader(dealt, order, workers=0)
     return trainer(ranks, folder, model, order, loader, lambda step: {"BLEU-4": 1.0}, settings)
 

@@ -23,7 +23,7 @@ from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.packed import CaptionBatch
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError, ConfigError, DataError, NumericsError
-from captioner.generation import beam_search
+from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
@@ -445,7 +445,8 @@ def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> Non
     plain = make_trainer(tmp_path / "plain")
     plain.run()
     decoding = make_trainer(tmp_path / "decoding")
-    decoder = partial(beam_search, bos=1, eos=2, beam_size=2, max_length=6)
+    constraints = Constraints(bos=1, eos=2, max_length=6)
+    decoder = partial(beam_search, constraints=constraints, beam_size=2)
     validator = CaptionValidator(
         generator=CaptionGenerator(decoding.model, VOCABULARY, decoder),  # type: ignore[arg-type]
         images=pictures(),

@@ -16,7 +16,7 @@ from torch import Tensor
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import CaptionDataset
 from captioner.data.vocabulary import Vocabulary
-from captioner.generation import greedy
+from captioner.generation import Constraints, greedy
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
@@ -45,7 +45,8 @@ def make(images: list[CaptionedImage], **settings: Any) -> CaptionValidator:
         vocab_size=9, embedding_dim=5, hidden_size=5, input_dropout=0.5, output_dropout=0.5
     )
     model = Captioner(language_model=language_model, feature_dim=4)
-    decoder = partial(greedy, bos=1, eos=2, max_length=5, min_length=1, banned=[0, 1, 3])
+    constraints = Constraints(bos=1, eos=2, max_length=5, min_length=1, banned=[0, 1, 3])
+    decoder = partial(greedy, constraints=constraints)
     arguments = {
         "generator": CaptionGenerator(model, VOCABULARY, decoder),
         "images": images,

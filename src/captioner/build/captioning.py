@@ -36,12 +36,11 @@ from captioner.build.replicas import (
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, ImageSource, make_loader
 from captioner.data.resident import PlannedLoader
-from captioner.data.shares import Share
+from captioner.data.sharding import BatchShard
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError
-from captioner.features.pixels import Pictures
-from captioner.features.source import CachedFeatures, ImageFeatures
+from captioner.features.source import CachedFeatures, DecodedImages, ImageFeatures
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
@@ -103,7 +102,7 @@ class CaptionParts:
         )
         share: Any = training
         if world.size > 1:
-            share = Share(training, rank=world.rank, size=world.size)
+            share = BatchShard(training, rank=world.rank, size=world.size)
         self.resident = resident_captions(config, training, self.order, device, world)
         self.loader: Iterable[Any] = (
             PlannedLoader(self.resident)
@@ -172,7 +171,7 @@ class CaptionParts:
 
 def _reads_files(source: ImageSource) -> bool:
     """Whether every batch means opening pictures, which processes beside this one can do."""
-    return isinstance(source, Pictures) and not source.kept
+    return isinstance(source, DecodedImages) and not source.kept
 
 
 def _build_vocabulary(

@@ -24,7 +24,7 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
 from captioner.evaluation.attributes import attribute_accuracy
 from captioner.features.source import ImageFeatures, choose_reader
-from captioner.generation import beam_search, greedy, sample
+from captioner.generation import Constraints, SamplingParams, beam_search, greedy, sample
 from captioner.inference.captions import Decoder
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
@@ -243,39 +243,39 @@ def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) ->
     banned = [vocabulary.pad, vocabulary.bos]
     if not config.allow_unknown or vocabulary.rare == "drop":
         banned.append(vocabulary.unk)
-    common: dict[str, Any] = {
-        "bos": vocabulary.bos,
-        "eos": vocabulary.eos,
-        "min_length": config.min_length,
-        "max_length": config.max_length,
-        "length_penalty": config.length_penalty,
-        "banned": banned,
-        "no_repeat_ngram": config.no_repeat_ngram,
-    }
+    constraints = Constraints(
+        bos=vocabulary.bos,
+        eos=vocabulary.eos,
+        min_length=config.min_length,
+        max_length=config.max_length,
+        length_penalty=config.length_penalty,
+        banned=banned,
+        no_repeat_ngram=config.no_repeat_ngram,
+    )
     if config.method == "greedy":
-        return functools.partial(greedy, **common)
+        return functools.partial(greedy, constraints=constraints)
     if config.method == "beam":
         return functools.partial(
             beam_search,
+            constraints=constraints,
             beam_size=config.beam_size,
             groups=config.groups,
             diversity=config.diversity if config.groups > 1 else 0.0,
             n_best=min(config.n_best, config.beam_size),
-            **common,
         )
+
+    params = SamplingParams(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
 
     def draw(step: Any, state: Any, *, batch_size: int) -> Any:
         generator = torch.Generator(device=state[0].device).manual_seed(config.seed)
         return sample(
             step,
             state,
+            constraints,
             batch_size=batch_size,
             samples=config.samples,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
+            params=params,
             generator=generator,
-            **common,
         )
 
     return draw

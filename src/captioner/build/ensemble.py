@@ -49,9 +49,9 @@ class TrainedEnsemble:
         sources = [one.features.source(images) for one in self.members]
         return lambda rows: _for_model([source(rows) for source in sources])
 
-    def of_picture(self, picture: Any) -> Tensor | tuple[Tensor, ...]:
+    def of_image(self, image: Any) -> Tensor | tuple[Tensor, ...]:
         """What `generator` takes of one PIL picture."""
-        return _for_model([one.features.of_picture(picture) for one in self.members])
+        return _for_model([one.features.of_image(image) for one in self.members])
 
 
 def _for_model(images: list[Tensor]) -> Tensor | tuple[Tensor, ...]:

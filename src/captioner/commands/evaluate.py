@@ -108,7 +108,7 @@ def _surroundings(
         return Surroundings(vocabulary=len(trained.vocabulary))
     training = data.splits["train"]
     features = None
-    if not trained.features.trained and not data.missing_pictures("train"):
+    if not trained.features.trained and not data.missing_images("train"):
         features = [_mean_features(trained, part) for part in (training, images)]
     paths = [[image.path for image in part] for part in (images, training)]
     return Surroundings(
@@ -159,7 +159,7 @@ def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Cap
     trained = load_ensemble(paths_of_models, device=pick_device(config.device))
     generator = trained.generator(config.generation)
     for path in paths:
-        yield path, generator.captions(trained.of_picture(load_image(path)))[0]
+        yield path, generator.captions(trained.of_image(load_image(path)))[0]
 
 
 def find_pictures(images: str | Iterable[str]) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Captions and pictures: from files on disk to packed batches. Knows nothing of models."""
+"""Captions and images: from files on disk to packed batches. Knows nothing of models."""

@@ -1,15 +1,16 @@
-"""Downloads that go on where they were cut, and are checked before they get their name."""
+"""Downloads that resume, and are checked before they get their name."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
@@ -32,17 +33,17 @@ def download(
 ) -> Path:
     """Fetch `url` to `path`, unless it is there, and check it.
 
-    What has arrived waits in `path`.part, and the next attempt or call asks for the rest by an
-    HTTP Range. `timeout` is in seconds. DataError when the network fails (`attempts` times running
-    without any progress), when the disk does, or when a checksum differs; the .part of a wrong
-    checksum is removed, since no remainder would mend it.
+    What has arrived is kept in `path`.part, and the next attempt or call asks for the rest by an
+    HTTP Range. `timeout` is in seconds. DataError when the network fails (`attempts` times in a row
+    without any progress), when the disk does, or when a checksum differs (the .part is removed).
     """
     path = Path(path)
     if path.exists():
         check_digests(path, sha256=sha256, md5=md5)
         return path
     part = path.with_name(f"{path.name}.part")
-    _make_folder(path.parent)
+    with _disk_errors("make the folder", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     _fetch(url, part, attempts=attempts, timeout=timeout)
     try:
         check_digests(part, sha256=sha256, md5=md5)
@@ -56,17 +57,14 @@ def download(
 def check_digests(path: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
     """DataError when the file's sha256 or md5 (hex) is not as expected; None is not checked."""
     for name, expected in (("sha256", sha256), ("md5", md5)):
-        if expected is None:
-            continue
-        found = file_digest(path, name)
-        if found != expected.lower():
+        if expected is not None and (found := file_digest(path, name)) != expected.lower():
             raise DataError(
                 f"{path} is damaged or another file: {name} {found}, expected {expected}"
             )
 
 
 def check_recorded(path: Path) -> bool:
-    """Hold a file against the SHA256SUMS beside it; False when its sum is not recorded there.
+    """Check a file against the SHA256SUMS beside it; False when its sum is not recorded there.
 
     DataError when the sum is another one than recorded.
     """
@@ -104,7 +102,7 @@ def read_sums(path: Path) -> dict[str, str]:
 
 def file_digest(path: Path, name: str) -> str:
     """The hex digest of a file; `name` is sha256 or md5."""
-    # md5 is only held against published sums here, which systems that forbid it allow.
+    # md5 is no security here, so systems that forbid it for that allow it.
     digest = hashlib.new(name, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -133,7 +131,7 @@ def _fetch(url: str, part: Path, *, attempts: int, timeout: float) -> None:
         if failures >= attempts:
             raise DataError(
                 f"cannot download {url}: {reason}; {_size(part)} bytes are kept in {part}, and the "
-                "next try goes on from there"
+                "next try continues from there"
             )
         time.sleep(0.2 * 2**failures)
 
@@ -147,59 +145,43 @@ def _fetch_rest(url: str, part: Path, timeout: float) -> bool:
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:
             raise
-        # Nothing lies behind our last byte: either all is here, or this is some other file's part.
+        # Nothing follows our last byte: either all is here, or this is another file's part.
         if error.headers.get("Content-Range", "").endswith(f"/{start}"):
             return True
         part.unlink()
         return False
     with response:
-        if not _continues(response, start):
+        given = response.headers.get("Content-Range", "")
+        if response.status != 206 or not given.startswith(f"bytes {start}-"):
             start = 0  # the server sends the whole file again
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
-        with _open_part(part, "ab" if start else "wb") as file:
-            _copy(response, file, part, start, total)
+        _copy(response, part, start, total)
     return total is None or _size(part) == total
 
 
-def _continues(response: http.client.HTTPResponse, start: int) -> bool:
-    given = response.headers.get("Content-Range", "")
-    return response.status == 206 and given.startswith(f"bytes {start}-")
-
-
-def _copy(
-    response: http.client.HTTPResponse, file: IO[bytes], part: Path, start: int, total: int | None
-) -> None:
+def _copy(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
     name = part.name.removesuffix(".part")
-    with tqdm(
-        initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None
-    ) as bar:
+    with contextlib.ExitStack() as stack:
+        with _disk_errors("write", part):
+            file = stack.enter_context(part.open("ab" if start else "wb"))
+        bar = stack.enter_context(
+            tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None)
+        )
         while chunk := response.read1(_CHUNK):
-            _write(file, chunk, part)
+            with _disk_errors("write", part):
+                file.write(chunk)
+                file.flush()
             bar.update(len(chunk))
 
 
-def _open_part(part: Path, mode: str) -> IO[bytes]:
+@contextlib.contextmanager
+def _disk_errors(doing: str, path: Path) -> Iterator[None]:
+    """OSErrors as DataErrors, apart from the network's: trying again does not empty a disk."""
     try:
-        return part.open(mode)
+        yield
     except OSError as error:
-        raise DataError(f"cannot write {part}: {error.strerror or error}") from error
-
-
-def _write(file: IO[bytes], chunk: bytes, part: Path) -> None:
-    # Apart from the network's errors, which are OSErrors too: trying again does not empty a disk.
-    try:
-        file.write(chunk)
-        file.flush()
-    except OSError as error:
-        raise DataError(f"cannot write {part}: {error.strerror or error}") from error
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        raise DataError(f"cannot {doing} {path}: {error.strerror or error}") from error
 
 
 def _size(part: Path) -> int:

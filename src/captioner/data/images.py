@@ -1,4 +1,4 @@
-"""One way to open a picture: upright, 8-bit RGB, or one clear error."""
+"""One way to open an image: upright, 8-bit RGB, or one clear error."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error
 def load_image(
     path: Path | str, *, max_pixels: int = MAX_PIXELS, kinds: tuple[str, ...] | None = None
 ) -> Image.Image:
-    """The picture as PIL RGB, turned upright by its EXIF tag.
+    """The image as PIL RGB, turned upright by its EXIF tag.
 
-    Grey, palette, CMYK and 16-bit pictures are converted (16-bit scaled, not clipped), transparency
+    Grey, palette, CMYK and 16-bit images are converted (16-bit scaled, not clipped), transparency
     is laid over white, of an animation the first frame is taken. ImageError when the file is
-    missing, truncated, no picture, has more than `max_pixels` pixels, or an unknown range; `kinds`
+    missing, truncated, no image, has more than `max_pixels` pixels, or an unknown range; `kinds`
     are Pillow's names of the formats that may be opened, None for all.
     """
     path = Path(path)
@@ -35,18 +35,18 @@ def load_image(
             image.load()
             return as_rgb(image, path)
     except FileNotFoundError as error:
-        raise ImageError(f"there is no picture {path}") from error
+        raise ImageError(f"there is no image {path}") from error
     except UnidentifiedImageError as error:
         expected = f" ({', '.join(kinds)})" if kinds else ""
-        raise ImageError(f"{path} is not a picture{expected}: {_first_bytes(path)}") from error
+        raise ImageError(f"{path} is not an image{expected}: {_first_bytes(path)}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large a picture: {error}") from error
+        raise ImageError(f"{path} is too large an image: {error}") from error
     except _DAMAGED as error:
-        raise ImageError(f"cannot read the picture {path}, it may be damaged: {error}") from error
+        raise ImageError(f"cannot read the image {path}, it may be damaged: {error}") from error
 
 
-def as_rgb(image: Image.Image, path: Path | str = "the picture") -> Image.Image:
-    """An opened picture as `load_image` gives it; ImageError for an unknown range of values."""
+def as_rgb(image: Image.Image, path: Path | str = "the image") -> Image.Image:
+    """An opened image as `load_image` gives it; ImageError for an unknown range of values."""
     return _to_rgb(path, _upright(image))
 
 
@@ -54,7 +54,7 @@ def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
-            f"{path} is too large a picture: {width} x {height} pixels, expected at most "
+            f"{path} is too large an image: {width} x {height} pixels, expected at most "
             f"{max_pixels} in all"
         )
 
@@ -66,7 +66,7 @@ def _first_bytes(path: Path) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # A broken EXIF block does not make the pixels worse: such a picture stays as it lies.
+    # A broken EXIF block does not make the pixels worse: such an image stays as it lies.
     with contextlib.suppress(*_DAMAGED, KeyError, TypeError):
         return ImageOps.exif_transpose(image)
     return image

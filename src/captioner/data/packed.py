@@ -1,7 +1,7 @@
 """Captions as one flat token store, and batches of them in the packed layout.
 
 Shapes: B sequences, T longest length, N packed tokens, I images, R regions, F image feature, S
-picture side.
+image side.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PackedTokens:
 class CaptionBatch:
     """Captions with what each describes, every image once.
 
-    images: [I, R, F] features or [I, 3, S, S] pictures; image_rows: [B] int64, the image of each
+    images: [I, R, F] features or [I, 3, S, S] images; image_rows: [B] int64, the image of each
     caption, longest caption first.
     """
 

@@ -49,7 +49,7 @@ class CaptionerModel(Model):
 
     def captions(self, picture: Image.Image, generation: GenerationConfig) -> list[Caption]:
         """The captions of a picture, best first, with the probability of every word."""
-        images = self.trained.features.of_picture(picture)
+        images = self.trained.features.of_image(picture)
         return self.trained.generator(generation).captions(images)[0]
 
 

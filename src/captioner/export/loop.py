@@ -1,6 +1,6 @@
 """Pictures in, token numbers out, as one module that can be traced: for ONNX, which has no Python.
 
-The search is that of decoding/beam.py with one group. Every tensor keeps its shape from step to
+The search is that of generation/beam.py with one group. Every tensor keeps its shape from step to
 step, so that the loop becomes one ONNX Loop: sentences are aligned at their last word, and an image
 whose result is certain is searched on until all are. Equal scores are ordered as there, because
 ONNX's TopK takes the lower index first.
@@ -12,7 +12,7 @@ P hypotheses kept, T max_length. N = B * K rows, image by image.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class CaptioningLoop(nn.Module):
     """A captioner, its encoder and its search.
 
     `encoder` is the frozen one; None where the captioner has its own. Other arguments are those of
-    `decoding.beam_search`; a `beam_size` of 1 is greedy decoding. Raises ConfigError as that does.
+    `generation.beam_search`; a `beam_size` of 1 is greedy search. Raises ConfigError as that does.
     """
 
     norms: Tensor
@@ -43,33 +43,23 @@ class CaptioningLoop(nn.Module):
         captioner: Captioner,
         encoder: Encoder | None,
         *,
-        bos: int,
-        eos: int,
+        constraints: Constraints,
         beam_size: int,
-        max_length: int,
-        min_length: int = 0,
-        length_penalty: float = 1.0,
         n_best: int | None = None,
-        banned: Sequence[int] = (),
-        no_repeat_ngram: int = 0,
     ) -> None:
         super().__init__()
-        self.rules = Constraints.of(
-            eos=eos,
-            max_length=max_length,
-            min_length=min_length,
-            banned=(PAD, bos, *banned),
-            no_repeat_ngram=no_repeat_ngram,
-        )
+        banned = (PAD, constraints.bos, *constraints.banned)
+        self.rules = replace(constraints, banned=banned)
         self.captioner, self.encoder = captioner, encoder
         self.step = PlainStep(captioner.language_model)
-        self.bos, self.beam_size = bos, beam_size
+        self.beam_size = beam_size
         self.kept = min(n_best or beam_size, beam_size)
         words = torch.arange(captioner.language_model.embedding.num_embeddings)
         device = torch.device("cpu")
-        self.register_buffer("norms", length_norms(max_length, length_penalty, device))
-        self.register_buffer("banned", torch.isin(words, torch.tensor(self.rules.banned)))
-        self.register_buffer("ends", words == eos)
+        longest, penalty = constraints.max_length, constraints.length_penalty
+        self.register_buffer("norms", length_norms(longest, penalty, device))
+        self.register_buffer("banned", torch.isin(words, torch.tensor(banned)))
+        self.register_buffer("ends", words == constraints.end)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures [B, 3, S, S] -> token_ids [B, P, T], log_probs [B, P, T], scores [B, P].
@@ -99,7 +89,7 @@ class CaptioningLoop(nn.Module):
         first = torch.full((1, self.beam_size), -math.inf, dtype=torch.float64)
         first[:, 0] = 0.0  # all beams are the same before the first word: one stands for them
         empty = torch.full((1, 1, self.longest), PAD)
-        begun = torch.cat([empty[..., 1:], torch.full((1, 1, 1), self.bos)], dim=-1)
+        begun = torch.cat([empty[..., 1:], torch.full((1, 1, 1), self.rules.bos)], dim=-1)
         none = torch.full((images, self.kept), -math.inf, dtype=torch.float64)
         return (
             first.repeat(images, 1),
@@ -141,7 +131,7 @@ class CaptioningLoop(nn.Module):
             torch.cat([beams.log_probs[..., 1:], taken.unsqueeze(2)], dim=2),
             beams.lengths + 1,
         )
-        ended = words == self.rules.eos
+        ended = words == self.rules.end
         done = _set_aside(done, beams, ended, self._norm(position + 1))
         first = torch.arange(sums.shape[0]).unsqueeze(1) * self.beam_size
         rows = (first + parents).flatten()

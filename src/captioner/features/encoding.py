@@ -1,10 +1,9 @@
-"""Pictures in files -> their features, block after block, with every core at work.
+"""Image files -> features, block by block.
 
-On a CPU each thread has a block of its own: it reads two pictures, encodes them with one intra-op
-thread, and so on. Were each operation spread over all cores, then whatever reads pictures would
-take one core away now and then, and all others would wait for it at the operation's end. For a GPU,
-processes read while it computes; or threads decode and resize on the GPU itself, a batch ahead of
-the encoder (`encoded_ahead`).
+On a CPU every thread encodes a block of its own with one intra-op thread: operations spread over
+all cores would wait at each end for the core that decodes images. For a GPU, worker processes read
+while it computes (`encoded_blocks`), or threads decode and resize on the GPU itself, a batch ahead
+of the encoder (`encoded_ahead`).
 
 Letters: B images of a block, R regions (1 when pooled), F image feature, S image side.
 """
@@ -27,47 +26,45 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from captioner.data.images import load_image
-from captioner.data.transforms import ImageTransform
 from captioner.errors import ImageError
-from captioner.features.batch_transform import transform_batch
-from captioner.features.jpeg import read_pictures
+from captioner.features.device_images import read_images, transform_batch
+from captioner.models.transforms import ImageTransform
 
+# Images that a CPU thread encodes at once: more do not fit its cache, and their intermediate
+# results are so large that malloc maps fresh pages for each of them.
+_AT_ONCE = 2
+_AHEAD = 2  # blocks that are prepared while one is encoded
+
+ImageFiles = Sequence[tuple[str, Path]]  # name and file
 Transform = Callable[[Image.Image], Tensor]
 Encode = Callable[[Tensor], Tensor]
-# Pictures that a CPU's thread encodes at once. Of more, the intermediate results are too large for
-# its cache, and so large that the system hands out fresh pages for each of them.
-_AT_ONCE = 2
-
-_AHEAD = 2  # blocks that are made ready while one is encoded
-
-Images = Sequence[tuple[str, Path]]  # name and file
 Encoded = Generator[tuple[range, np.ndarray], None, None]
 
 
 def encoded_blocks(
     blocks: Sequence[range],
-    images: Images,
+    images: ImageFiles,
     *,
     transform: Transform,
     encode: Encode,
     num_workers: int,
 ) -> Encoded:
-    """Each block of rows of `images` with its features [B, R, F] in float32, in the blocks' order.
+    """Each block of rows of `images` with its features [B, R, F] in float32, in order.
 
-    With `num_workers` = 0, `torch.get_num_threads()` threads read and encode a block each, so that
-    `encode` must bear being called by several at once; otherwise so many processes read, and
-    `encode` runs here. Closing the generator ends all work after the next pictures. Raises
-    ImageError naming an unreadable picture after the blocks before it.
+    With `num_workers` = 0, `torch.get_num_threads()` threads read and encode a block each (`encode`
+    is called by several at once); otherwise so many processes read, and `encode` runs here.
+    Closing the generator stops the work. Raises ImageError naming an unreadable image after the
+    blocks before it.
     """
-    load = _Load(images, transform)
+    read = _ImageBlocks(blocks, images, transform)
     if num_workers == 0:
-        return _in_threads(blocks, lambda rows: _features(encode, load(rows)))
-    return _beside_workers(blocks, load, encode, num_workers)
+        return _in_threads(blocks, lambda rows: _features(encode, read.batch(rows)))
+    return _beside_workers(read, encode, num_workers)
 
 
 def encoded_ahead(
     blocks: Sequence[range],
-    images: Images,
+    images: ImageFiles,
     *,
     transform: ImageTransform,
     encode: Encode,
@@ -76,60 +73,70 @@ def encoded_ahead(
 ) -> Encoded:
     """The same blocks, decoded, resized and normalised on `device`, the next while one is encoded.
 
-    `threads` read files, and decode where the device does not. On CUDA what makes a block ready has
-    a stream of its own. Errors as in `encoded_blocks`.
+    `threads` read files, and decode where the device does not. On CUDA a block is prepared on a
+    stream of its own. Errors as in `encoded_blocks`.
     """
-    side = torch.cuda.Stream(device) if device.type == "cuda" else None
+    side_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     with ThreadPoolExecutor(max(1, threads)) as readers:
 
         @torch.inference_mode()
-        def ready(block: range) -> tuple[Tensor, torch.cuda.Event | None]:
-            with torch.cuda.stream(side):  # None leaves everything as it is
+        def prepared(block: range) -> tuple[Tensor, torch.cuda.Event | None]:
+            with torch.cuda.stream(side_stream):  # None changes nothing
                 paths = [images[row][1] for row in block]
-                pictures = transform_batch(transform, read_pictures(paths, device, readers))
-                return pictures, None if side is None else side.record_event()
+                batch = transform_batch(transform, read_images(paths, device, readers))
+                return batch, None if side_stream is None else side_stream.record_event()
 
-        with contextlib.closing(_ahead(blocks, ready)) as waiting:
-            for block, (pictures, event) in zip(blocks, waiting, strict=True):
+        with contextlib.closing(_ahead(blocks, prepared)) as waiting:
+            for block, (batch, event) in zip(blocks, waiting, strict=True):
                 if event is not None:
-                    here = torch.cuda.current_stream(device)
-                    here.wait_event(event)
-                    pictures.record_stream(here)  # its memory is the other stream's until then
-                yield block, _features(encode, pictures)
+                    current = torch.cuda.current_stream(device)
+                    current.wait_event(event)
+                    batch.record_stream(current)  # its memory belongs to the other stream
+                yield block, _features(encode, batch)
 
 
-def _ahead(blocks: Sequence[range], ready: Callable[[range], Any]) -> Generator[Any, None, None]:
-    """`ready` of each block in order, in a thread that is up to _AHEAD blocks further."""
+def _ahead(blocks: Sequence[range], prepared: Callable[[range], Any]) -> Generator[Any, None, None]:
+    """`prepared` of each block in order, in a thread that is up to _AHEAD blocks further."""
     waiting = iter(blocks)
     with ThreadPoolExecutor(max_workers=1) as pool:
         begun: deque[Future[Any]] = deque()
         try:
-            begun.extend(pool.submit(ready, block) for block in islice(waiting, _AHEAD))
+            begun.extend(pool.submit(prepared, block) for block in islice(waiting, _AHEAD))
             while begun:
                 found = begun.popleft().result()
-                begun.extend(pool.submit(ready, block) for block in islice(waiting, 1))
+                begun.extend(pool.submit(prepared, block) for block in islice(waiting, 1))
                 yield found
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 @torch.inference_mode()
-def _features(encode: Encode, pictures: Tensor) -> np.ndarray:
-    values: np.ndarray = encode(pictures).float().cpu().numpy()
+def _features(encode: Encode, batch: Tensor) -> np.ndarray:
+    values: np.ndarray = encode(batch).float().cpu().numpy()
     return values
 
 
-class _Load:
-    """Reads a block of pictures; a class, because worker processes may have to be sent it."""
+class _ImageBlocks(Dataset[Tensor | ImageError]):
+    """Blocks of images as tensors [B, 3, S, S]; an unreadable one is an error to be raised later,
+    in the process that has to save the finished rows first."""
 
-    def __init__(self, images: Images, transform: Transform) -> None:
-        self.images, self.transform = images, transform
+    def __init__(self, blocks: Sequence[range], images: ImageFiles, transform: Transform) -> None:
+        self.blocks, self.images, self.transform = blocks, images, transform
 
-    def __call__(self, block: range) -> Tensor:
-        """A channels-last batch [B, 3, S, S]; ImageError names a picture that cannot be read."""
-        pictures = [self.transform(load_image(self.images[row][1])) for row in block]
-        # Pictures are [3, S, S] over pixels that lie as [S, S, 3]: stacked so, no byte moves twice.
-        return torch.stack([one.permute(1, 2, 0) for one in pictures]).permute(0, 3, 1, 2)
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, number: int) -> Tensor | ImageError:
+        try:
+            return self.batch(self.blocks[number])
+        except ImageError as error:
+            return error
+
+    def batch(self, rows: range) -> Tensor:
+        """[B, 3, S, S], channels-last; ImageError names an image that cannot be read."""
+        images = [self.transform(load_image(self.images[row][1])) for row in rows]
+        # Each is [3, S, S] over memory ordered [S, S, 3]: stacked so, no byte moves twice.
+        return torch.stack([one.permute(1, 2, 0) for one in images]).permute(0, 3, 1, 2)
 
 
 def _in_threads(blocks: Sequence[range], compute: Callable[[range], np.ndarray]) -> Encoded:
@@ -160,33 +167,9 @@ def _in_threads(blocks: Sequence[range], compute: Callable[[range], np.ndarray])
         torch.set_num_threads(threads)
 
 
-def _beside_workers(
-    blocks: Sequence[range],
-    load: Callable[[range], Tensor],
-    encode: Encode,
-    num_workers: int,
-) -> Encoded:
-    loader: DataLoader[Any] = DataLoader(
-        _Loaded(blocks, load), batch_size=None, num_workers=num_workers
-    )
-    for block, pictures in zip(blocks, loader, strict=True):
-        if isinstance(pictures, ImageError):
-            raise pictures
-        yield block, _features(encode, pictures)
-
-
-class _Loaded(Dataset[Tensor | ImageError]):
-    """Blocks as tensors [B, 3, S, S]; one that cannot be read is an error to be raised later, in
-    the process that has to save the finished rows first."""
-
-    def __init__(self, blocks: Sequence[range], load: Callable[[range], Tensor]) -> None:
-        self.blocks, self.load = blocks, load
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, number: int) -> Tensor | ImageError:
-        try:
-            return self.load(self.blocks[number])
-        except ImageError as error:
-            return error
+def _beside_workers(read: _ImageBlocks, encode: Encode, num_workers: int) -> Encoded:
+    loader: DataLoader[Any] = DataLoader(read, batch_size=None, num_workers=num_workers)
+    for block, batch in zip(read.blocks, loader, strict=True):
+        if isinstance(batch, ImageError):
+            raise batch
+        yield block, _features(encode, batch)

@@ -1,6 +1,7 @@
-"""How images enter a captioner: cached features, pictures for a trained encoder, or your own.
+"""What a captioner's images enter as: cached features, pixels for a trained encoder, or features
+that the user has computed.
 
-Shapes: I images, R regions, F image feature, S picture side.
+Shapes: I images, R regions, F image feature, S image side.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +19,17 @@ from torch import Tensor
 
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import ImageSource
+from captioner.data.images import load_image
 from captioner.errors import ConfigError
-from captioner.features.batch_transform import transform_batch
-from captioner.features.encoding import Encoded, Images, encoded_ahead, encoded_blocks
-from captioner.features.extraction import FeatureStore, extract_features, load_features
-from captioner.features.jpeg import pixels_of
-from captioner.features.pixels import Pictures
+from captioner.features.device_images import pixels_of, transform_batch
+from captioner.features.encoding import Encoded, ImageFiles, encoded_ahead, encoded_blocks
+from captioner.features.extraction import extract_features
+from captioner.features.store import FeatureStore, load_features
 from captioner.models.encoder import Encoder
+from captioner.models.transforms import ImageTransform
 
 log = logging.getLogger(__name__)
+KEPT_BYTES = 1 << 28  # images kept in memory: 20,000 of 64 x 64 pixels, 1,700 of 224 x 224
 
 
 def choose_reader(wanted: str, device: torch.device) -> str:
@@ -34,7 +38,7 @@ def choose_reader(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         log.info(
-            "pictures are read by Pillow: encoder.reader=torchvision decodes on the GPU, and has "
+            "images are read by Pillow: encoder.reader=torchvision decodes on the GPU, and has "
             "not been measured on one"
         )
     return "pil"
@@ -42,7 +46,7 @@ def choose_reader(wanted: str, device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """An ImageSource over a store: `store_rows` says where each image's features lie in it."""
+    """An ImageSource over a store: `store_rows` maps image rows to the store's rows."""
 
     store: FeatureStore
     store_rows: Tensor
@@ -56,13 +60,47 @@ class CachedFeatures:
         return self.store.statistics(self.store_rows)
 
 
+class DecodedImages:
+    """An ImageSource that reads image files when a batch asks for them.
+
+    Where all of them, resized, take no more than `keep_bytes`, each is read once and its bytes are
+    kept: then `kept` says that later epochs touch no file.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[CaptionedImage],
+        transform: ImageTransform,
+        *,
+        keep_bytes: int = KEPT_BYTES,
+    ) -> None:
+        self.images, self.transform = images, transform
+        shape = (len(images), transform.size, transform.size, 3)
+        self.kept = math.prod(shape) <= keep_bytes
+        # Untouched memory costs nothing yet.
+        self._pixels = torch.empty(shape if self.kept else 0, dtype=torch.uint8)
+        self._read = torch.zeros(len(images), dtype=torch.bool)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Images [I, 3, S, S]; ImageError names a file that cannot be read."""
+        if not self.kept:
+            return self.transform.normalise(torch.stack([self._load(row) for row in rows.tolist()]))
+        for row in rows[~self._read[rows]].tolist():
+            self._pixels[row] = self._load(row)
+            self._read[row] = True
+        return self.transform.normalise(self._pixels[rows])
+
+    def _load(self, row: int) -> Tensor:
+        return self.transform.pixels(load_image(self.images[row].path))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageFeatures:
-    """The way from picture files to what the captioner takes.
+    """From image files to what the captioner takes.
 
-    With a frozen `encoder`, which must then stay as it is, its features are computed once and
-    cached in `cache_dir`; an encoder with a trainable part belongs to the model, which then takes
-    pictures; without one the features come from the file `path`. `reader`, as chosen by
+    A frozen `encoder`, which must then stay as it is, has its features computed once and cached in
+    `cache_dir`; an encoder with a trainable part belongs to the model, which then takes images;
+    without an encoder the features come from the file `path`. `reader`, as chosen by
     `choose_reader`: pil reads and resizes by Pillow and encodes in float32; torchvision does so on
     the device and encodes in bfloat16, so that the features differ a little and are cached apart.
     `workers` are pil's processes for a GPU, or torchvision's threads.
@@ -83,7 +121,7 @@ class ImageFeatures:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The frozen encoder's with its reader, read once: it goes through all the weights."""
+        """The frozen encoder's with its reader; computed once, as it reads all weights."""
         assert self.encoder is not None
         own = self.encoder.fingerprint()
         if self.reader == "pil":
@@ -92,11 +130,11 @@ class ImageFeatures:
 
     @property
     def reading_processes(self) -> int:
-        """How many processes read pictures; none on a CPU, whose threads each read their own."""
+        """How many processes read images; none on a CPU, whose threads each read their own."""
         return 0 if self.device.type == "cpu" else self.workers
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must find again to be used with the same images."""
+        """What must be equal for a checkpoint to be used with these images."""
         if self.encoder is None:
             return {"kind": "features"}
         if self.trained:
@@ -105,61 +143,56 @@ class ImageFeatures:
         return known if self.reader == "pil" else {**known, "reader": self.reader}
 
     def source(self, images: Sequence[CaptionedImage]) -> ImageSource:
-        """A function from rows of `images` [I] to features [I, R, F] or pictures [I, 3, S, S]."""
+        """A function from rows of `images` [I] to features [I, R, F] or images [I, 3, S, S]."""
         if self.encoder is not None and self.trained:
-            return Pictures(images, self.encoder.transform)
+            return DecodedImages(images, self.encoder.transform)
         store = self._store(images)
         return CachedFeatures(store, store.rows([image.name for image in images]))
 
     def feature_dim(self, source: ImageSource) -> int:
-        """F of what `source` leads to."""
+        """F of `source`'s features, or of what the encoder makes of its images."""
         if isinstance(source, CachedFeatures):
             return source.store.feature_dim
         assert self.encoder is not None
         return self.encoder.feature_dim
 
     @torch.inference_mode()
-    def of_picture(self, picture: Any) -> Tensor:
-        """What the captioner takes of one PIL picture: [1, R, F], or [1, 3, S, S] when trained.
+    def of_image(self, image: Any) -> Tensor:
+        """What the captioner takes of one PIL image: [1, R, F], or [1, 3, S, S] when trained.
 
-        ConfigError when there is no encoder that could read it.
+        ConfigError when there is no encoder to read it.
         """
         if self.encoder is None:
             raise ConfigError(
                 "this captioner was trained on your own features (encoder.kind=features): without "
-                "the network that made them it cannot read a picture"
+                "the network that made them it cannot read an image"
             )
         if self.reader == "torchvision" and not self.trained:
-            pixels = transform_batch(self.encoder.transform, [pixels_of(picture).to(self.device)])
+            pixels = transform_batch(self.encoder.transform, [pixels_of(image).to(self.device)])
         else:
-            pixels = self.encoder.transform(picture).unsqueeze(0).to(self.device)
+            pixels = self.encoder.transform(image).unsqueeze(0).to(self.device)
         return pixels if self.trained else self._encode(pixels)
 
-    def _encode(self, pictures: Tensor) -> Tensor:
-        """Features [B, R, F] of pictures [B, 3, S, S] by the frozen encoder, in float32."""
+    def _encode(self, images: Tensor) -> Tensor:
+        """Features [B, R, F] of images [B, 3, S, S] by the frozen encoder, in float32."""
         half = self.reader == "torchvision"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            features: Tensor = self._ready(pictures.to(self.device))
+            features: Tensor = self._ready(images.to(self.device))
         return features.float()
 
     @functools.cached_property
     def _ready(self) -> Encoder:
-        """The encoder where and as it computes."""
+        """The encoder on its device, in evaluation mode."""
         assert self.encoder is not None
         return self.encoder.to(self.device).eval()
 
-    def _encoded(self, blocks: Sequence[range], images: Images) -> Encoded:
-        """Blocks of rows with their features, by way of the reader."""
+    def _encoded(self, blocks: Sequence[range], images: ImageFiles) -> Encoded:
+        """Blocks of rows with their features, read by the chosen reader."""
         assert self.encoder is not None
+        own: dict[str, Any] = {"transform": self.encoder.transform, "encode": self._encode}
         if self.reader == "torchvision":
-            return encoded_ahead(
-                blocks, images, transform=self.encoder.transform, encode=self._encode,
-                device=self.device, threads=self.workers,
-            )  # fmt: skip
-        return encoded_blocks(
-            blocks, images, transform=self.encoder.transform, encode=self._encode,
-            num_workers=self.reading_processes,
-        )  # fmt: skip
+            return encoded_ahead(blocks, images, device=self.device, threads=self.workers, **own)
+        return encoded_blocks(blocks, images, num_workers=self.reading_processes, **own)
 
     def _store(self, images: Sequence[CaptionedImage]) -> FeatureStore:
         """The features of all images, extracted where the cache lacks them."""

@@ -1,4 +1,4 @@
-"""Image features by name: from the cache, or precomputed by the user.
+"""Image features by name: from the cache, or computed by the user.
 
 Letters: n images, B images of a batch, R regions (1 when pooled), F image feature.
 """
@@ -6,7 +6,7 @@ Letters: n images, B images of a batch, R regions (1 when pooled), F image featu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioner.data.captions import duplicates
 from captioner.errors import DataError
 from captioner.files import read_json
 
@@ -34,10 +35,9 @@ class FeatureStore:
                 f"features must be [n, R, F] with n = {len(self.names)} names, "
                 f"got {list(features.shape)}"
             )
+        if twice := duplicates(self.names):
+            raise DataError(f"the image name {twice[0]} stands twice in the list of features")
         self._rows = {name: row for row, name in enumerate(self.names)}
-        if len(self._rows) != len(self.names):
-            twice = next(name for row, name in enumerate(self.names) if self._rows[name] != row)
-            raise DataError(f"the image name {twice} stands twice in the list of features")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,11 +54,7 @@ class FeatureStore:
 
     def rows(self, names: Sequence[str]) -> Tensor:
         """The rows [B] (int64) of these images; DataError counts the ones that are missing."""
-        missing = [name for name in names if name not in self._rows]
-        if missing:
-            raise DataError(
-                f"no features for {len(missing)} of {len(names)} images, the first is {missing[0]}"
-            )
+        _check_present("no features for", self._rows, names)
         return torch.tensor([self._rows[name] for name in names], dtype=torch.int64)
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -69,25 +65,37 @@ class FeatureStore:
     def statistics(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean [F] and standard deviation [F] over the rows and their regions, in float32.
 
-        Summed in float64, in two passes. A feature that never changes gets deviation 1, so that
-        dividing by it is safe.
+        Summed in float64, in two passes. A constant feature gets deviation 1, safe to divide by.
         """
         picked = np.arange(len(self)) if rows is None else rows.numpy()
         if not len(picked):
             raise DataError("statistics need the features of at least one image")
         count = len(picked) * self.regions
-        mean = sum(chunk.sum(axis=0) for chunk in self._chunks(picked)) / count
-        squares = sum(np.square(chunk - mean).sum(axis=0) for chunk in self._chunks(picked))
+        mean = sum(chunk.sum(axis=0) for chunk in self._flat_chunks(picked)) / count
+        squares = sum(np.square(chunk - mean).sum(axis=0) for chunk in self._flat_chunks(picked))
         std = np.sqrt(squares / count)
         std[std <= 1e-12 * np.abs(mean)] = 1.0
         return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
-    def _chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+    def check_finite(self, path: Path) -> None:
+        """DataError naming `path` and the first image whose features are not finite."""
+        for chunk in self._chunks(np.arange(len(self))):
+            finite = np.isfinite(np.asarray(self.features)[chunk]).all(axis=(1, 2))
+            if not finite.all():
+                bad = self.names[chunk[int(np.argmin(finite))]]
+                raise DataError(f"{path}: the features of {bad} hold NaN or infinity")
+
+    def _flat_chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """The rows' features as float64 [a few thousand, F]."""
+        for chunk in self._chunks(rows):
+            picked = np.asarray(self.features)[chunk]
+            yield picked.reshape(-1, self.feature_dim).astype(np.float64)
+
+    def _chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """`rows` in pieces whose features take _CHUNK_BYTES in float64."""
         step = max(1, _CHUNK_BYTES // (8 * self.regions * self.feature_dim))
         for start in range(0, len(rows), step):
-            chunk = np.asarray(self.features)[rows[start : start + step]]
-            yield chunk.reshape(-1, self.feature_dim).astype(np.float64)
+            yield rows[start : start + step]
 
 
 def load_features(path: Path | str, *, names: Sequence[str]) -> FeatureStore:
@@ -96,8 +104,8 @@ def load_features(path: Path | str, *, names: Sequence[str]) -> FeatureStore:
     `.npy`: [n, F] or [n, R, F], memory-mapped, with the image names beside it, in the same order,
     in `<stem>.names.json` (a list) or `<stem>.names.txt` (one a line). `.safetensors`: one tensor
     [F] or [R, F] for each image name, or one tensor `features` with the metadata `names`, a JSON
-    list. Nothing in either can run code. Raises DataError for missing names, wrong shapes,
-    numbers that are not floating point, and values that are not finite.
+    list. Neither can run code. Raises DataError for missing names, wrong shapes, numbers that are
+    not floating point, and values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -105,7 +113,7 @@ def load_features(path: Path | str, *, names: Sequence[str]) -> FeatureStore:
     if path.suffix == ".npy":
         return _checked(path, _read_sidecar(path), _read_npy(path), names)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, names)
+        return _checked(path, *_read_safetensors(path, names), names)
     raise DataError(f"features are read from .npy or .safetensors, not from {path}")
 
 
@@ -132,7 +140,8 @@ def _name_list(value: Any, source: Path | str) -> list[str]:
     return value
 
 
-def _read_safetensors(path: Path, names: Sequence[str]) -> FeatureStore:
+def _read_safetensors(path: Path, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The image names of the file, or those asked for, and their features."""
     import safetensors
 
     try:
@@ -140,23 +149,20 @@ def _read_safetensors(path: Path, names: Sequence[str]) -> FeatureStore:
             metadata: Mapping[str, str] = file.metadata() or {}
             if "names" in metadata and set(file.keys()) == {"features"}:
                 listed = _name_list(json.loads(metadata["names"]), f"{path}: names")
-                return _checked(path, listed, _as_numpy(file.get_tensor("features")), names)
-            tensors = {name: file.get_tensor(name) for name in _present(path, file.keys(), names)}
+                return listed, _as_numpy(file.get_tensor("features"))
+            _check_present(f"{path} lacks the features of", file.keys(), names)
+            tensors = {name: file.get_tensor(name) for name in dict.fromkeys(names)}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise DataError(f"cannot read the features in {path}: {error}") from error
-    return _stacked(path, tensors, names)
+    return list(tensors), _stacked(path, tensors)
 
 
-def _present(path: Path, known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """`names`, once all of them are known."""
+def _check_present(what: str, known: Iterable[str], names: Sequence[str]) -> None:
+    """DataError beginning with `what` unless all of `names` are known."""
     found = set(known)
     missing = [name for name in names if name not in found]
     if missing:
-        raise DataError(
-            f"{path} lacks the features of {len(missing)} of {len(names)} images, "
-            f"the first is {missing[0]}"
-        )
-    return list(dict.fromkeys(names))
+        raise DataError(f"{what} {len(missing)} of {len(names)} images, the first is {missing[0]}")
 
 
 def _as_numpy(tensor: Tensor) -> np.ndarray:
@@ -164,7 +170,7 @@ def _as_numpy(tensor: Tensor) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _stacked(path: Path, tensors: Mapping[str, Tensor], names: Sequence[str]) -> FeatureStore:
+def _stacked(path: Path, tensors: Mapping[str, Tensor]) -> np.ndarray:
     """One array of the tensors of single images, which must agree in shape."""
     if not tensors:
         raise DataError(f"{path}: no images were asked for")
@@ -175,7 +181,7 @@ def _stacked(path: Path, tensors: Mapping[str, Tensor], names: Sequence[str]) ->
                 f"{path}: tensor {name} is {list(tensor.shape)}, expected [F] or [R, F] and the "
                 f"shape of {first}, {list(tensors[first].shape)}"
             )
-    return _checked(path, list(tensors), _as_numpy(torch.stack(list(tensors.values()))), names)
+    return _as_numpy(torch.stack(list(tensors.values())))
 
 
 def _checked(
@@ -188,12 +194,7 @@ def _checked(
         raise DataError(f"{path} must hold floating-point features, got {features.dtype}")
     if len(listed) != len(features):
         raise DataError(f"{path} has {len(features)} rows but {len(listed)} image names")
-    _present(path, listed, names)
+    _check_present(f"{path} lacks the features of", listed, names)
     store = FeatureStore(listed, features if features.ndim == 3 else features[:, None, :])
-    step = max(1, _CHUNK_BYTES // (8 * store.regions * store.feature_dim))
-    for start in range(0, len(store), step):
-        finite = np.isfinite(store.features[start : start + step]).all(axis=(1, 2))
-        if not finite.all():
-            bad = listed[start + int(np.argmin(finite))]
-            raise DataError(f"{path}: the features of {bad} hold NaN or infinity")
+    store.check_finite(path)
     return store

@@ -1,9 +1,17 @@
-"""Decoders: from one step function to ranked hypotheses, batched over images."""
+"""From one step function to ranked hypotheses, batched over images: greedy, beam, sampling."""
 
-from captioner.generation.beam import beam_search
+from captioner.generation.beam import beam_search, greedy
 from captioner.generation.constraints import Constraints
-from captioner.generation.greedy import greedy
 from captioner.generation.hypothesis import Hypothesis, State, Step
-from captioner.generation.sampling import sample
+from captioner.generation.sampling import SamplingParams, sample
 
-__all__ = ["Constraints", "Hypothesis", "State", "Step", "beam_search", "greedy", "sample"]
+__all__ = [
+    "Constraints",
+    "Hypothesis",
+    "SamplingParams",
+    "State",
+    "Step",
+    "beam_search",
+    "greedy",
+    "sample",
+]

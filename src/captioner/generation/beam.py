@@ -1,4 +1,4 @@
-"""Beam search and diverse beam search, batched over images; one group is ordinary beam search.
+"""Beam search, diverse beam search and greedy search, batched over images.
 
 Shapes: B images, n images still searched, G groups, W beams a group (K = G * W in all), V
 vocabulary, T max_length, P hypotheses kept a group. A row of the step's batch is one beam: N = n *
@@ -8,20 +8,13 @@ K, image by image, group by group.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from captioner.generation.constraints import (
-    Constraints,
-    check_length_penalty,
-    check_log_probs,
-    check_start,
-    require,
-)
+from captioner.generation.constraints import Constraints, check_log_probs, require
 from captioner.generation.hypothesis import (
     Hypothesis,
     State,
@@ -37,63 +30,46 @@ from captioner.generation.sequences import Sequences, length_norms
 def beam_search(
     step: Step,
     state: State,
+    constraints: Constraints,
     *,
     batch_size: int,
-    bos: int,
-    eos: int | None,
     beam_size: int,
-    max_length: int,
-    min_length: int = 0,
-    length_penalty: float = 1.0,
     n_best: int | None = None,
     groups: int = 1,
     diversity: float = 0.0,
-    banned: Sequence[int] = (),
-    no_repeat_ngram: int = 0,
 ) -> list[list[Hypothesis]]:
     """Return for each image its `n_best` (by default K) best hypotheses, or as many as exist.
 
-    At each step the K best continuations are taken, of equals the better-ranked beam's and then the
-    lower token id; those that end in eos are set aside, the others go on. The score is
-    sum(log_probs) / length ** length_penalty, as `length_normalization_factor` in Show and Tell's
-    released code (Vinyals et al. 2016): 0 the plain sum, 1 the mean log-probability. The length
-    counts the eos. An image is dropped from the batch as soon as no running beam can reach the
-    worst hypothesis kept, log-probabilities being at most 0, so its result is that of a search to
-    the end. A beam of `max_length` words is closed without eos (`finished` False) and competes by
-    its score; so are the beams of an image that has no hypothesis yet when nothing may follow them.
+    At each step the K best continuations are taken; equals in the order of their beams' ranks, then
+    of token ids. Those that end in eos are set aside, the others continue. An image leaves the
+    batch as soon as no running beam can reach the worst hypothesis kept, log-probabilities being at
+    most 0, so its result is that of a search to the end. A beam of `max_length` words is closed
+    without eos (`finished` False) and competes by its score; so are the beams of an image that has
+    no hypothesis yet when nothing may follow them.
 
     `groups` > 1 is diverse beam search (Vijayakumar et al. 2016): the groups choose in turn, and a
     word costs a group `diversity` for each beam of the earlier groups that took it at this step.
-    The cost steers the choice alone, scores stay the model's; ends are free. The groups' hypotheses
-    are ranked together, each sentence once.
+    The cost steers the choice alone, scores stay the model's; eos costs nothing. The groups'
+    hypotheses are ranked together, each sentence once.
 
-    `state` is for B rows and is repeated inside; eos None is a model without an end. Raises
-    ConfigError naming a wrong argument, NumericsError when the model's log-probabilities are NaN or
-    above 0.
+    `state` is for B rows and is repeated inside. Raises ConfigError naming a wrong argument,
+    NumericsError when the model's log-probabilities are NaN or above 0.
     """
-    constraints = Constraints.of(
-        eos=eos,
-        max_length=max_length,
-        min_length=min_length,
-        banned=banned,
-        no_repeat_ngram=no_repeat_ngram,
-    )
-    check_start(batch_size=batch_size, bos=bos)
-    check_length_penalty(length_penalty)
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
     n_best = beam_size if n_best is None else n_best
     _check_beams(beam_size, n_best, groups, diversity)
     device = state_device(state)
     state = repeat_rows(state, batch_size, beam_size)
-    last = torch.full((batch_size * beam_size,), bos, dtype=torch.long, device=device)
+    last = torch.full((batch_size * beam_size,), constraints.bos, dtype=torch.long, device=device)
     search = _Search.start(
         constraints,
-        norms=length_norms(max_length, length_penalty, device),
         shape=(batch_size, groups, beam_size // groups),
         kept=min(n_best, beam_size // groups),
         diversity=diversity,
+        device=device,
     )
     results: list[list[Hypothesis]] = [[] for _ in range(batch_size)]
-    for position in range(max_length):
+    for position in range(constraints.max_length):
         log_probs, state = step(last, state)
         search.advance(log_probs, position)
         for image, found in search.retire(position):
@@ -105,12 +81,21 @@ def beam_search(
     return results
 
 
+def greedy(
+    step: Step, state: State, constraints: Constraints, *, batch_size: int
+) -> list[list[Hypothesis]]:
+    """Return one hypothesis for each image, a beam of one: the argmax at each step, the lower id of
+    equals. Arguments and errors are those of `beam_search`.
+    """
+    return beam_search(step, state, constraints, batch_size=batch_size, beam_size=1)
+
+
 def best_tokens(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest of each row of log_probs [N, V] and their ids, both [N, k].
 
     The lower id comes first of equals. topk leaves open which of them it takes and in what order.
-    The order is mended by sorting the k; which are taken only matters where the k-th equals the
-    next, and those rows alone are sorted whole.
+    The k are sorted again for the order; which are taken matters only where the k-th equals the
+    next, and only those rows are sorted whole.
     """
     values, ids = log_probs.topk(min(k + 1, log_probs.shape[1]))
     if values.shape[1] > k:
@@ -156,23 +141,22 @@ class _Search:
         cls,
         constraints: Constraints,
         *,
-        norms: Tensor,
         shape: tuple[int, int, int],
         kept: int,
         diversity: float,
+        device: torch.device,
     ) -> _Search:
-        device = norms.device
-        beams = Sequences.none(shape, constraints.max_length, device)
-        # all beams are the same before the first word: one a group stands for them
-        beams.scores[..., 0] = 0.0
+        longest = constraints.max_length
+        beams = Sequences.none(shape, longest, device)
+        beams.scores[..., 0] = 0.0  # before the first word all beams of a group are the same
         return cls(
             constraints=constraints,
-            norms=norms,
+            norms=length_norms(longest, constraints.length_penalty, device),
             diversity=diversity,
             images=torch.arange(shape[0], device=device),
             origins=torch.arange(beams.scores.numel(), device=device).view(shape),
             beams=beams,
-            done=Sequences.none((*shape[:2], kept), constraints.max_length, device),
+            done=Sequences.none((*shape[:2], kept), longest, device),
         )
 
     def advance(self, log_probs: Tensor, position: int) -> None:
@@ -187,7 +171,7 @@ class _Search:
         self.beams.append(chosen.tokens, chosen.log_probs, position)
         first = torch.arange(0, words.shape[0], shape[2], device=words.device)
         self.origins = first.view(*shape[:2], 1) + chosen.parents
-        ended = chosen.tokens == self.constraints.eos
+        ended = chosen.tokens == self.constraints.end
         self._set_aside(ended, length=position + 1)
         self.beams.scores = self.beams.scores.masked_fill(ended, -math.inf)
         if position + 1 == self.constraints.max_length:
@@ -204,7 +188,7 @@ class _Search:
         if not bool(certain.any()):
             return []
         numbers = self.images[certain].tolist()
-        found = self.done.rows(certain).hypotheses(self.constraints.eos)
+        found = self.done.rows(certain).hypotheses(self.constraints.end)
         running = ~certain
         self.images, self.origins = self.images[running], self.origins[running]
         self.beams, self.done = self.beams.rows(running), self.done.rows(running)
@@ -219,7 +203,7 @@ class _Search:
             choice = _best_continuations(log_probs[:, group], self.beams.scores[:, group], cost)
             choices.append(choice)
             if self.diversity > 0 and group + 1 < groups:
-                taken = (choice.sums > -math.inf) & (choice.tokens != self.constraints.eos)
+                taken = (choice.sums > -math.inf) & (choice.tokens != self.constraints.end)
                 if cost is None:
                     cost = torch.zeros_like(log_probs[:, 0, 0])
                 paid = (self.diversity * taken).to(cost.dtype)
@@ -232,7 +216,7 @@ class _Search:
         self.done = self.done.best_with(self.beams.scored(scores))
 
     def _close_stuck(self, sums: Tensor, length: int) -> None:
-        """Set aside, as they are, all beams of an image that has nothing yet and can go nowhere."""
+        """Set aside all beams of an image that has no hypothesis and no continuation."""
         nothing = (sums == -math.inf).all(dim=-1) & (self.done.scores[..., 0] == -math.inf)
         stuck = nothing.all(dim=1)
         if bool(stuck.any()):
@@ -259,6 +243,6 @@ def _best_continuations(log_probs: Tensor, sums: Tensor, cost: Tensor | None) ->
     parents = order // per_beam
     tokens = ids.view(images, width * per_beam).gather(1, order)
     taken = log_probs.flatten(1).gather(1, parents * size + tokens)
-    # rounding may leave a certain token a hair above 0, which the bound in retire() rules out
+    # rounding may leave a log-probability just above 0, but the bound in retire() needs at most 0
     taken = taken.to(sums.dtype).clamp(max=0)
     return _Choice(parents, tokens, taken, sums.gather(1, parents) + taken)

@@ -1,4 +1,4 @@
-"""What every decoder forbids: banned ids, too short a sentence, a repeated n-gram.
+"""What every method of generation obeys: where a sentence starts and ends, and what it may hold.
 
 Shapes: N rows, V vocabulary, t words so far.
 """
@@ -6,16 +6,13 @@ Shapes: N rows, V vocabulary, t words so far.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from captioner.errors import ConfigError, NumericsError
-
-NO_EOS = -1
-"""Stands for the eos of a model that has none (a character model): no token equals it."""
 
 
 def require(condition: bool, name: str, found: object, expected: str) -> None:
@@ -24,63 +21,45 @@ def require(condition: bool, name: str, found: object, expected: str) -> None:
         raise ConfigError(f"{name} must be {expected}, got {found!r}")
 
 
-def check_start(*, batch_size: int, bos: int) -> None:
-    """Check where decoding starts; ConfigError names the wrong argument."""
-    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    require(bos >= 0, "bos", bos, "a token id, at least 0")
-
-
-def check_length_penalty(length_penalty: float) -> None:
-    """Check the exponent of the length; ConfigError names it."""
-    require(0 <= length_penalty <= 10, "length_penalty", length_penalty, "between 0 and 10")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """The rules of one decoding; lengths count words, without bos and eos.
+    """The rules of one generation; lengths count words, without bos and eos.
 
-    `banned` ids never appear; eos does not before `min_length` words; no n-gram of
-    `no_repeat_ngram` words appears twice in a sentence (0: any may; 1: no word does); at
-    `max_length` words the decoder closes the sentence itself. Raises ConfigError naming the
-    argument that is wrong.
+    Sentences start from `bos` and end with `eos` (None: the model has no end). `banned` ids never
+    appear; eos does not before `min_length` words; no n-gram of `no_repeat_ngram` words appears
+    twice (0: any may; 1: no word does); a sentence of `max_length` words is closed without eos. The
+    score is sum(log_probs) / length ** length_penalty, the length counting the eos, as
+    `length_normalization_factor` in Show and Tell's released code (Vinyals et al. 2016): 0 the
+    plain sum, 1 the mean log-probability. Raises ConfigError naming the argument that is wrong.
     """
 
-    eos: int
+    bos: int
+    eos: int | None
     max_length: int
-    min_length: int
-    banned: tuple[int, ...]
-    no_repeat_ngram: int
+    min_length: int = 0
+    length_penalty: float = 1.0
+    banned: Collection[int] = ()
+    no_repeat_ngram: int = 0
 
     def __post_init__(self) -> None:
-        require(self.eos >= 0 or self.eos == NO_EOS, "eos", self.eos, "a token id or None")
+        object.__setattr__(self, "banned", tuple(sorted({int(token) for token in self.banned})))
+        require(self.bos >= 0, "bos", self.bos, "a token id, at least 0")
+        require(self.eos is None or self.eos >= 0, "eos", self.eos, "a token id or None")
         require(self.max_length >= 1, "max_length", self.max_length, "at least 1")
         require(self.min_length >= 0, "min_length", self.min_length, "at least 0")
         within = self.min_length <= self.max_length
         require(within, "min_length", self.min_length, f"at most max_length = {self.max_length}")
-        require(self.no_repeat_ngram >= 0, "no_repeat_ngram", self.no_repeat_ngram, "at least 0")
+        in_range = 0 <= self.length_penalty <= 10
+        require(in_range, "length_penalty", self.length_penalty, "between 0 and 10")
         require(min(self.banned, default=0) >= 0, "banned", self.banned, "token ids, at least 0")
-        require(
-            self.eos not in self.banned, "banned", self.banned, "without eos (eos=None bans it)"
-        )
+        without = self.eos not in self.banned
+        require(without, "banned", self.banned, "without eos (eos=None bans it)")
+        require(self.no_repeat_ngram >= 0, "no_repeat_ngram", self.no_repeat_ngram, "at least 0")
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        eos: int | None,
-        max_length: int,
-        min_length: int,
-        banned: Sequence[int],
-        no_repeat_ngram: int,
-    ) -> Constraints:
-        """Return the rules from a decoder's arguments; eos None is a model without an end."""
-        return cls(
-            eos=NO_EOS if eos is None else int(eos),
-            max_length=max_length,
-            min_length=min_length,
-            banned=tuple(sorted({int(token) for token in banned})),
-            no_repeat_ngram=no_repeat_ngram,
-        )
+    @property
+    def end(self) -> int:
+        """The eos, or -1, which no token equals, for a model without an end."""
+        return -1 if self.eos is None else self.eos
 
     def apply(self, log_probs: Tensor, words: Tensor) -> Tensor:
         """Return a copy of log_probs [N, V] with -inf at all that may not follow words [N, t].
@@ -89,7 +68,7 @@ class Constraints:
         """
         self._check_shape(log_probs, rows=words.shape[0])
         forbidden = list(self.banned)
-        if self.eos != NO_EOS and words.shape[1] < self.min_length:
+        if self.eos is not None and words.shape[1] < self.min_length:
             forbidden.append(self.eos)
         if forbidden:
             ids = torch.tensor(forbidden, device=log_probs.device)
@@ -103,7 +82,7 @@ class Constraints:
             raise ConfigError(
                 f"step must return log_probs [N, V] with N = {rows}, got {list(log_probs.shape)}"
             )
-        for name, largest in (("eos", self.eos), ("banned", max(self.banned, default=0))):
+        for name, largest in (("eos", self.end), ("banned", max(self.banned, default=0))):
             size = log_probs.shape[1]
             require(largest < size, name, largest, f"below the vocabulary's size, {size}")
 

@@ -1,4 +1,4 @@
-"""What a decoder takes and gives: the step function, its state, and the hypotheses that come out.
+"""What generation takes and gives: the step function, its state, and hypotheses.
 
 Shapes: N rows given to the step (images times beams or samples), B images, K hypotheses an image, T
 longest length, V vocabulary, L layers, H hidden.
@@ -20,12 +20,12 @@ State: TypeAlias = Any
 """Any pytree of tensors whose dim 1 is the batch: an LSTM's (h, c), each [L, N, H]."""
 
 Step: TypeAlias = Callable[[Tensor, State], tuple[Tensor, State]]
-"""step(token_ids [N], state) -> (log_probs [N, V], state): all that a decoder knows of a model."""
+"""step(token_ids [N], state) -> (log_probs [N, V], state): all that generation knows of a model."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One decoded sentence.
+    """One generated sentence.
 
     `token_ids` leaves out bos and eos; `log_probs` holds the model's log-probability (nats) of each
     token, the eos's included when `finished`; `score` is their sum over length ** length_penalty,

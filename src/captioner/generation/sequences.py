@@ -1,4 +1,4 @@
-"""Sequences under construction, as tensors: a step takes the same few operations for any batch.
+"""Sequences under construction, as tensors: a step takes as many operations for any batch.
 
 Shapes: [...] any leading shape, its last dimension K the sequences that compete; T longest length.
 """
@@ -39,7 +39,7 @@ class Sequences:
 
     @classmethod
     def none(cls, shape: tuple[int, ...], max_length: int, device: torch.device) -> Sequences:
-        """Return room for sequences, none of them there yet."""
+        """Return empty slots for sequences."""
         dtype = score_dtype(device)
         return cls(
             scores=torch.full(shape, -math.inf, dtype=dtype, device=device),
@@ -60,18 +60,14 @@ class Sequences:
 
     def rows(self, index: Tensor) -> Sequences:
         """Return the rows of the first dimension that `index` (positions or a mask) names."""
-        return Sequences(
-            self.scores[index], self.tokens[index], self.log_probs[index], self.lengths[index]
-        )
+        return Sequences(*(one[index] for one in self._fields()))
 
     def grouped(self, images: int) -> Sequences:
         """Return sequences of shape [B * K] as [B, K]."""
-        return Sequences(
-            self.scores.unflatten(0, (images, -1)),
-            self.tokens.unflatten(0, (images, -1)),
-            self.log_probs.unflatten(0, (images, -1)),
-            self.lengths.unflatten(0, (images, -1)),
-        )
+        return Sequences(*(one.unflatten(0, (images, -1)) for one in self._fields()))
+
+    def _fields(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.scores, self.tokens, self.log_probs, self.lengths
 
     def append(self, tokens: Tensor, log_probs: Tensor, position: int) -> None:
         """Write one token [...] and its log-probability [...] at `position` of every sequence."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captioner.data.text.codec import TextCodec
-from captioner.generation import sample
+from captioner.generation import Constraints, SamplingParams, sample
 from captioner.models.language_model import LanguageModel
 
 # Called with a sample's number and the text that it has gained.
@@ -96,13 +96,19 @@ class TextGenerator:
         """`n` texts of at most `length` tokens after `prompt`, cut before the text `stop`.
 
         Text number k depends on the seed and k, not on how many are drawn with it. DataError when
-        the prompt cannot be encoded; arguments otherwise as those of `decoding.sample`.
+        the prompt cannot be encoded; arguments otherwise as those of `generation.sample`.
         """
         vocabulary = self.codec.vocabulary
         ends = vocabulary.counts[vocabulary.bos] > 0  # it has seen documents end
         ids = self.codec.encode(prompt)
         if ends or not ids:
             ids = [vocabulary.bos, *ids]
+        constraints = Constraints(
+            bos=ids[-1],
+            eos=vocabulary.bos if ends else None,
+            max_length=length,
+            banned=self._banned(ends),
+        )
         self.model.eval()
         texts = [GrowingText(self.codec, stop) for _ in range(n)]
 
@@ -119,15 +125,10 @@ class TextGenerator:
             found = sample(
                 self.model.step,
                 self._state_before(ids[:-1], n),
+                constraints,
                 batch_size=n,
-                bos=ids[-1],
-                eos=vocabulary.bos if ends else None,
-                max_length=length,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
+                params=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p),
                 generator=torch.Generator(device=device).manual_seed(seed),
-                banned=self._banned(ends),
                 watch=watch,
             )
         for number, text in enumerate(texts):

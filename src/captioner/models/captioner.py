@@ -1,6 +1,6 @@
 """Show and Tell (Vinyals et al. 2015): a language model whose first word is the image.
 
-Shapes: I images, B captions, R regions (1 for a pooled feature), F image feature, S picture side, N
+Shapes: I images, B captions, R regions (1 for a pooled feature), F image feature, S image side, N
 packed tokens, T longest length, E embedding, V vocabulary.
 """
 
@@ -17,7 +17,7 @@ from captioner.models.language_model import LanguageModel, State
 from captioner.ops import dropout
 from captioner.profiling import span
 
-if TYPE_CHECKING:  # a machine that trains on features alone needs no library of pictures
+if TYPE_CHECKING:  # a machine that trains on features alone needs no library of images
     from captioner.models.encoder import Encoder
 
 FEATURE_NORMS = ("standardise", "l2", "none")
@@ -29,7 +29,7 @@ class Captioner(nn.Module):
     `feature_norm` puts the features on a scale: "standardise" subtracts the mean and divides by the
     deviation that `set_feature_statistics` stored, clamped at +-6 (what the features' scale is
     worth stands in the README); "l2" divides by the norm; "none" leaves them. `encoder` is only
-    given when it is trained with the rest; then `images` are pictures, otherwise features.
+    given when it is trained with the rest; then `images` are images, otherwise features.
     """
 
     feature_mean: Tensor
@@ -57,12 +57,12 @@ class Captioner(nn.Module):
         self.register_buffer("feature_std", torch.ones(feature_dim))
 
     def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Mean and deviation [F] over the training pictures, used by "standardise"."""
+        """Mean and deviation [F] over the training images, used by "standardise"."""
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(std.clamp(min=1e-5))
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """Features [I, R, F] (or pictures [I, 3, S, S] with an encoder) -> prefix [R, I, E]."""
+        """Features [I, R, F] (or images [I, 3, S, S] with an encoder) -> prefix [R, I, E]."""
         features = images if self.encoder is None else self.encoder(images)
         if self.feature_norm == "standardise":
             features = ((features - self.feature_mean) / self.feature_std).clamp(-6, 6)
@@ -108,7 +108,7 @@ class Captioner(nn.Module):
             prefix = self.embed_images(images)
         if len(image_rows) < 2 * prefix.shape[1]:
             return {"prefix": prefix.index_select(1, image_rows)}
-        # Batches by picture: each image is read once, and its captions go on from that state.
+        # Batches by image: each image is read once, and its captions go on from that state.
         read = self.language_model.read(prefix, capacity=capacity)[1]
         return {"state": tuple(one.index_select(1, image_rows) for one in read)}
 

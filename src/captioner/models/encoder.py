@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioner.data.transforms import ImageTransform
 from captioner.errors import ConfigError
+from captioner.models.transforms import ImageTransform
 
 
 def _call(trunk: nn.Module, images: Tensor) -> Tensor:
@@ -22,12 +22,12 @@ def _call(trunk: nn.Module, images: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Pictures [B, 3, S, S] -> features [B, R, F], frozen until `freeze_before` says otherwise.
+    """Images [B, 3, S, S] -> features [B, R, F], frozen until `freeze_before` says otherwise.
 
-    `trunk` maps pictures to [B, F] (output "pooled") or to [B, F, h, w] (output "grid", R = h w);
+    `trunk` maps images to [B, F] (output "pooled") or to [B, F, h, w] (output "grid", R = h w);
     `features` does so in its place where calling the trunk is not enough. `grid_size` averages
     the grid to `grid_size` x `grid_size`. `feature_dim` (F) and `regions` (R) are measured.
-    Raises ConfigError when the trunk cannot take the transform's pictures.
+    Raises ConfigError when the trunk cannot take the transform's images.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         self.regions, self.feature_dim = self._measure()
 
     def forward(self, images: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, R, F]
-        """Return the features [B, R, F] of normalised pictures [B, 3, S, S]."""
+        """Return the features [B, R, F] of normalised images [B, 3, S, S]."""
         images = images.contiguous(memory_format=torch.channels_last)
         features = self._features(self.trunk, images)
         if self.output == "pooled":
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
     def _measure(self) -> tuple[int, int]:
-        """R and F of a blank picture."""
+        """R and F of a blank image."""
         side = self.transform.size
         weight = next(self.trunk.parameters(), torch.empty(0))
         blank = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
-                f"{self.name} (output {self.output}) cannot take pictures of {side} x {side}: "
+                f"{self.name} (output {self.output}) cannot take images of {side} x {side}: "
                 f"{reason}"
             ) from error
         if features.dim() != 3:
@@ -128,7 +128,7 @@ class Encoder(nn.Module):
         return self
 
     def fingerprint(self) -> str:
-        """A sha256 (hex) of all that decides a picture's features: settings, transform, tensors."""
+        """A sha256 (hex) of all that decides an image's features: settings, transform, tensors."""
         settings = (self.name, self.output, self.grid_size, str(self.transform))
         digest = hashlib.sha256(repr(settings).encode())
         for name, tensor in self.trunk.state_dict().items():

@@ -1,6 +1,6 @@
-"""A small convolutional encoder for small pictures, built of torchvision's blocks.
+"""A small convolutional encoder for small images, built of torchvision's blocks.
 
-ImageNet networks halve a picture five times; of one of 64 pixels nothing is left that tells a
+ImageNet networks halve an image five times; of one of 64 pixels nothing is left that tells a
 triangle from a star. This one halves it three times, by maxima, and learns quickly from scratch.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
-from captioner.data.transforms import ImageTransform, Resize
 from captioner.errors import ConfigError
 from captioner.models.encoder import Encoder
+from captioner.models.transforms import ImageTransform, Resize
 from captioner.models.weights import load_weights, read_state_dict
 
 SIZES = {"plain_small": (16, 32, 64, 96), "plain": (16, 48, 96, 192)}

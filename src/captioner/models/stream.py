@@ -30,20 +30,20 @@ class StreamModel(nn.Module):
         self,
         inputs: Tensor,  # [N] packed
         batch_sizes: Tensor,  # [T] on the CPU
-        origins: Tensor,  # [S] the stream each sequence goes on from, -1 for none
-        handed_on: Tensor,  # [B] the sequence whose last state each stream keeps
+        origins: Tensor,  # [S] the stream each sequence continues, -1 for none
+        last_sequences: Tensor,  # [B] the sequence whose last state each stream keeps
     ) -> Tensor:
         """Logits [N, V] of the tokens that come next."""
         logits, state = self.language_model(inputs, batch_sizes, state=self.begin(origins))
-        self.keep(state, handed_on)
+        self.keep(state, last_sequences)
         return logits
 
     def loss(
         self,
         inputs: Tensor,  # [N] packed
         batch_sizes: Tensor,  # [T] on the CPU
-        origins: Tensor,  # [S] the stream each sequence goes on from, -1 for none
-        handed_on: Tensor,  # [B] the sequence whose last state each stream keeps
+        origins: Tensor,  # [S] the stream each sequence continues, -1 for none
+        last_sequences: Tensor,  # [B] the sequence whose last state each stream keeps
         targets: Tensor,  # [N] the token after each
         *,
         label_smoothing: float = 0.0,
@@ -53,25 +53,25 @@ class StreamModel(nn.Module):
             inputs, batch_sizes, targets, state=self.begin(origins),
             label_smoothing=label_smoothing,
         )  # fmt: skip
-        self.keep(state, handed_on)
+        self.keep(state, last_sequences)
         return loss
 
     def begin(self, origins: Tensor) -> tuple[Tensor, ...] | None:
         """The state [L, S, H] that the sequences begin with; None while there is none."""
         if not self._state:
             return None
-        rows, goes_on = origins.clamp(min=0), (origins >= 0).unsqueeze(1)
-        return tuple(torch.where(goes_on, h.index_select(1, rows), 0.0) for h in self._state)
+        rows, continues = origins.clamp(min=0), (origins >= 0).unsqueeze(1)
+        return tuple(torch.where(continues, h.index_select(1, rows), 0.0) for h in self._state)
 
-    def keep(self, state: Sequence[Tensor], handed_on: Tensor) -> None:
+    def keep(self, state: Sequence[Tensor], last_sequences: Tensor) -> None:
         """Take over the state [L, S, H] that a window ends with."""
-        self._state = tuple(h.detach().index_select(1, handed_on) for h in state)
+        self._state = tuple(h.detach().index_select(1, last_sequences) for h in state)
 
     def carried_state(self) -> list[Tensor]:
         """The state of all streams, each tensor [L, B, H]; empty before the first window."""
         return [*self._state]
 
     def load_carried_state(self, state: Sequence[Tensor]) -> None:
-        """Go on from what `carried_state` gave."""
+        """Continue from what `carried_state` gave."""
         device = self.language_model.embedding.weight.device
         self._state = tuple(h.to(device) for h in state)

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captioner.data.transforms import ImageTransform, Resize
 from captioner.errors import ConfigError
 from captioner.models.encoder import Encoder
+from captioner.models.transforms import ImageTransform, Resize
 from captioner.models.weights import (
     load_weights,
     read_state_dict,
@@ -66,7 +66,7 @@ def efficientnet_lite(
 ) -> Encoder:
     """Build EfficientNet-lite "lite0", "lite1" or "lite2": 1280 features, 224, 240 or 260 pixels.
 
-    `weights`: "registry" (ImageNet, from the installed package), or as for `timm_encoder`. Pictures
+    `weights`: "registry" (ImageNet, from the installed package), or as for `timm_encoder`. Images
     are normalised to -1..1, which these weights need: ImageNet's constants cost them 11 points.
     """
     if which not in ("lite0", "lite1", "lite2"):

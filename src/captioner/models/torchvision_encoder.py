@@ -16,9 +16,9 @@ import torchvision
 from torch import nn
 from torchvision.models import DenseNet, VisionTransformer
 
-from captioner.data.transforms import ImageTransform, Resize
 from captioner.errors import ConfigError
 from captioner.models.encoder import Encoder
+from captioner.models.transforms import ImageTransform, Resize
 from captioner.models.weights import load_weights, read_state_dict, rename_densenet
 
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
@@ -65,7 +65,7 @@ def _network(name: str, weights: str) -> nn.Module:
         if hasattr(network, auxiliary):
             setattr(network, auxiliary, None)
             network.aux_logits = False
-            # Their own change of the pictures' normalisation; `_transform` does it at once.
+            # Their own change of the images' normalisation; `_transform` does it at once.
             network.transform_input = False
     if weights not in ("torchvision", "random"):
         if not Path(weights).is_file():
@@ -115,7 +115,7 @@ def _head_name(network: nn.Module) -> str:
 
 
 def _pooled_trunk(network: nn.Module) -> nn.Module:
-    """The network with its last layer replaced: pictures -> [B, F]."""
+    """The network with its last layer replaced: images -> [B, F]."""
     name = _head_name(network)
     if isinstance(network.get_submodule(name), nn.Conv2d):
         network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
@@ -126,7 +126,7 @@ def _pooled_trunk(network: nn.Module) -> nn.Module:
 
 
 def _grid_trunk(name: str, network: nn.Module) -> nn.Module:
-    """The network's children up to the pooling, in order: pictures -> [B, F, h, w]."""
+    """The network's children up to the pooling, in order: images -> [B, F, h, w]."""
     if isinstance(network, VisionTransformer):
         raise ConfigError(f'{name} has no grid here; take output "pooled", or a ViT of timm')
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -40,12 +40,12 @@ def test_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (image,) = data.split("dev")
     assert image.path == dev_root / "000000000005.jpg"
     assert image.captions == ("a dog runs 0", "a dog runs 1")
-    with pytest.raises(DataError, match="2 of 2 pictures are missing"):
+    with pytest.raises(DataError, match="2 of 2 images are missing"):
         data.split("train")
     assert capsys.readouterr().out == ""
 
 
-def test_a_picture_without_captions_is_left_out_and_noted(tmp_path: Path) -> None:
+def test_an_image_without_captions_is_left_out_and_noted(tmp_path: Path) -> None:
     value = content(3, 4)
     value["annotations"] = value["annotations"][:2]
     path, root = write(tmp_path, "train", value)
@@ -74,7 +74,7 @@ def broken(**changes: Any) -> dict[str, Any]:
         (broken(images=content(3, 3)["images"]), "the id 3 stands twice in 'images'"),
         (
             broken(annotations=[{"id": 1, "image_id": 9, "caption": "a b"}]),
-            "1 annotations are of pictures not under 'images', the first: annotation 1",
+            "1 annotations are of images not under 'images', the first: annotation 1",
         ),
     ],
 )
@@ -86,11 +86,11 @@ def test_broken_files(tmp_path: Path, value: Any, message: str) -> None:
 
 def test_overlap_and_mismatched_splits(tmp_path: Path) -> None:
     path, root = write(tmp_path, "train", content(3))
-    with pytest.raises(DataError, match="'train' and 'test' share 1 pictures"):
+    with pytest.raises(DataError, match="'train' and 'test' share 1 images"):
         load_coco({"train": path, "test": path}, {"train": root, "test": root})
     with pytest.raises(ConfigError, match="same splits in both"):
         load_coco({"train": path}, {"dev": root})
     with pytest.raises(ConfigError, match="val"):
         load_coco({"val": path}, {"val": root})
-    with pytest.raises(DataError, match="no folder of pictures"):
+    with pytest.raises(DataError, match="no folder of images"):
         load_coco({"train": path}, {"train": tmp_path / "nowhere"})

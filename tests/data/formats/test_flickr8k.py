@@ -17,7 +17,7 @@ SPLITS = {"train": [f"{key}.jpg" for key in "abcdef"], "dev": ["g.jpg"], "test":
 NAMES = [name for names in SPLITS.values() for name in names]
 
 
-def pictures(root: Path, folder: str = "Flicker8k_Dataset", names: list[str] = NAMES) -> None:
+def write_images(root: Path, folder: str = "Flicker8k_Dataset", names: list[str] = NAMES) -> None:
     (root / folder).mkdir(parents=True)
     for name in names:
         (root / folder / name).touch()
@@ -57,7 +57,7 @@ def karpathy(root: Path) -> None:
 
 
 def test_the_official_layout_with_its_quirks(tmp_path: Path) -> None:
-    pictures(tmp_path)
+    write_images(tmp_path)
     token_file(tmp_path, f"{STRAY_KEY}#0\tA stray dog .", "z.jpg#0\ta", "z.jpg#1\ta cat")
     lists(tmp_path)
     data = load_flickr8k(tmp_path)
@@ -67,11 +67,11 @@ def test_the_official_layout_with_its_quirks(tmp_path: Path) -> None:
     assert data.split("dev")[0].image_id == "g.jpg"
     notes = "\n".join(data.notes)
     assert f"stray key {STRAY_KEY}" in notes
-    assert "left out 1 pictures in no split, the first: z.jpg; 1 of their captions" in notes
+    assert "left out 1 images in no split, the first: z.jpg; 1 of their captions" in notes
 
 
 def test_karpathy_agrees_with_official_which_is_preferred(tmp_path: Path) -> None:
-    pictures(tmp_path)
+    write_images(tmp_path)
     token_file(tmp_path)
     lists(tmp_path)
     karpathy(tmp_path)
@@ -83,7 +83,7 @@ def test_karpathy_agrees_with_official_which_is_preferred(tmp_path: Path) -> Non
 
 
 def test_kaggle_draws_a_split_and_says_so(tmp_path: Path) -> None:
-    pictures(tmp_path, "Images")
+    write_images(tmp_path, "Images")
     kaggle(tmp_path)
     data = load_flickr8k(tmp_path)
     assert data.name == "flickr8k, kaggle layout"
@@ -95,7 +95,7 @@ def test_kaggle_draws_a_split_and_says_so(tmp_path: Path) -> None:
 
 
 def test_kaggle_takes_official_lists_that_lie_beside(tmp_path: Path) -> None:
-    pictures(tmp_path, "Images")
+    write_images(tmp_path, "Images")
     kaggle(tmp_path)
     lists(tmp_path)
     data = load_flickr8k(tmp_path)
@@ -106,8 +106,8 @@ def test_kaggle_takes_official_lists_that_lie_beside(tmp_path: Path) -> None:
     "folder",
     ["Flickr8k_Dataset", "images", "deep/Images", "Flickr8k_Dataset/Flicker8k_Dataset"],
 )
-def test_where_the_pictures_may_lie(tmp_path: Path, folder: str) -> None:
-    pictures(tmp_path, folder)
+def test_where_the_images_may_lie(tmp_path: Path, folder: str) -> None:
+    write_images(tmp_path, folder)
     (tmp_path / "text").mkdir()
     token_file(tmp_path / "text")
     lists(tmp_path / "text")
@@ -115,14 +115,12 @@ def test_where_the_pictures_may_lie(tmp_path: Path, folder: str) -> None:
 
 
 def test_a_split_kept_aside_fails_only_when_asked_for(tmp_path: Path) -> None:
-    pictures(tmp_path, names=NAMES[:-1])
+    write_images(tmp_path, names=NAMES[:-1])
     token_file(tmp_path)
     lists(tmp_path)
     data = load_flickr8k(tmp_path)
     assert len(data.split("train")) == 6
-    with pytest.raises(
-        DataError, match=r"'test'.*1 of 1 pictures are missing, the first: .*h\.jpg"
-    ):
+    with pytest.raises(DataError, match=r"'test'.*1 of 1 images are missing, the first: .*h\.jpg"):
         data.split("test")
 
 
@@ -136,7 +134,7 @@ def test_a_split_kept_aside_fails_only_when_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_broken_token_lines(tmp_path: Path, line: str, message: str) -> None:
-    pictures(tmp_path)
+    write_images(tmp_path)
     lists(tmp_path)
     token_file(tmp_path, line)
     with pytest.raises(DataError, match=rf"Flickr8k\.token\.txt, {message}"):
@@ -144,19 +142,19 @@ def test_broken_token_lines(tmp_path: Path, line: str, message: str) -> None:
 
 
 def test_broken_lists(tmp_path: Path) -> None:
-    pictures(tmp_path)
+    write_images(tmp_path)
     token_file(tmp_path)
     lists(tmp_path, {**SPLITS, "test": ["x.jpg", "y.jpg"]})
-    with pytest.raises(DataError, match=r"testImages\.txt names 2 pictures without.*x\.jpg"):
+    with pytest.raises(DataError, match=r"testImages\.txt names 2 images without.*x\.jpg"):
         load_flickr8k(tmp_path)
     lists(tmp_path, {**SPLITS, "test": ["a.jpg", "h.jpg"]})
-    with pytest.raises(DataError, match=r"'train' and 'test' share 1 pictures, the first: a\.jpg"):
+    with pytest.raises(DataError, match=r"'train' and 'test' share 1 images, the first: a\.jpg"):
         load_flickr8k(tmp_path)
     lists(tmp_path, {**SPLITS, "dev": ["g.jpg", "g.jpg"]})
     with pytest.raises(DataError, match=r"devImages\.txt, line 2: g\.jpg stands on line 1 too"):
         load_flickr8k(tmp_path)
     lists(tmp_path, {**SPLITS, "dev": []})
-    with pytest.raises(DataError, match=r"'dev' .* is empty; splits with pictures: train, test"):
+    with pytest.raises(DataError, match=r"'dev' .* is empty; splits with images: train, test"):
         load_flickr8k(tmp_path).split("dev")
     (tmp_path / "Flickr_8k.testImages.txt").unlink()
     with pytest.raises(DataError, match=r"split list Flickr_8k\.testImages\.txt is missing"):
@@ -167,7 +165,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no captions of Flickr8k.*Flickr8k\.token\.txt or data"):
         load_flickr8k(tmp_path / "nowhere")
     token_file(tmp_path)
-    with pytest.raises(DataError, match=r"no pictures of Flickr8k.*Flicker8k_Dataset or Flickr8k"):
+    with pytest.raises(DataError, match=r"no images of Flickr8k.*Flicker8k_Dataset or Flickr8k"):
         load_flickr8k(tmp_path)
     with pytest.raises(DataError, match=r"expected captions\.txt"):
         load_flickr8k(tmp_path, layout="kaggle")
@@ -182,5 +180,5 @@ def test_the_real_thing_is_the_same_in_both_layouts() -> None:
     assert [len(images) for images in official.splits.values()] == [6000, 1000, 1000]
     for split, images in official.splits.items():
         assert set(images) == set(other.splits[split])
-    assert any("left out 91 pictures" in note for note in official.notes)
+    assert any("left out 91 images" in note for note in official.notes)
     assert len(official.split("dev")) == 1000

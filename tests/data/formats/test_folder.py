@@ -17,7 +17,7 @@ def write(folder: Path, *lines: str, name: str = "captions.csv", encoding: str =
     return path
 
 
-def pictures(folder: Path, *names: str) -> Path:
+def write_images(folder: Path, *names: str) -> Path:
     root = folder / "photos"
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -27,12 +27,12 @@ def pictures(folder: Path, *names: str) -> Path:
 
 def ten(folder: Path) -> tuple[list[str], Path]:
     names = [f"{number}.jpg" for number in range(10)]
-    return names, pictures(folder, *names)
+    return names, write_images(folder, *names)
 
 
 def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
     names, root = ten(tmp_path)
-    rows = [(name, f'picture {name}, "{word}" café') for name in names for word in ("one", "two")]
+    rows = [(name, f'image {name}, "{word}" café') for name in names for word in ("one", "two")]
     quoted = ['{},"{}"'.format(name, caption.replace('"', '""')) for name, caption in rows]
     csv = load_folder(write(tmp_path, HEADER, *quoted), root)
     lines = [json.dumps({"image": name, "caption": caption}) for name, caption in rows]
@@ -44,7 +44,7 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
         "test": 1,
     }
     first = csv.split("train")[0]
-    assert first.captions[0] == f'picture {first.name}, "one" café'
+    assert first.captions[0] == f'image {first.name}, "one" café'
     assert any("splits drawn with seed 0" in note for note in csv.notes)
 
 
@@ -63,7 +63,7 @@ def test_drawn_splits_follow_the_seed_and_fractions_not_the_order(tmp_path: Path
 
 
 def test_splits_of_its_own(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a.jpg", "sub/b.jpg")
+    root = write_images(tmp_path, "a.jpg", "sub/b.jpg")
     path = write(
         tmp_path, "split,image,caption", "train,a.jpg,a dog runs", "val,./sub/b.jpg,two cats sit"
     )
@@ -73,8 +73,8 @@ def test_splits_of_its_own(tmp_path: Path) -> None:
         data.split("test")
 
 
-def test_a_picture_in_two_splits(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a.jpg")
+def test_an_image_in_two_splits(tmp_path: Path) -> None:
+    root = write_images(tmp_path, "a.jpg")
     path = write(
         tmp_path, "image,caption,split", "a.jpg,a dog runs,train", "./a.jpg,a dog is running,test"
     )
@@ -82,17 +82,17 @@ def test_a_picture_in_two_splits(tmp_path: Path) -> None:
         load_folder(path, root)
 
 
-def test_missing_pictures_are_told_for_the_split_that_is_asked_for(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a.jpg")
+def test_missing_images_are_told_for_the_split_that_is_asked_for(tmp_path: Path) -> None:
+    root = write_images(tmp_path, "a.jpg")
     lines = ["a.jpg,a dog runs,train", "b.jpg,a dog runs,test", "c.jpg,a dog runs,test"]
     data = load_folder(write(tmp_path, "image,caption,split", *lines), root)
     assert len(data.split("train")) == 1
-    with pytest.raises(DataError, match=r"2 of 2 pictures are missing, the first: .*b\.jpg"):
+    with pytest.raises(DataError, match=r"2 of 2 images are missing, the first: .*b\.jpg"):
         data.split("test")
 
 
 def test_repeated_rows_are_dropped_and_noted(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a.jpg")
+    root = write_images(tmp_path, "a.jpg")
     row = "a.jpg,a dog runs,train"
     data = load_folder(write(tmp_path, "image,caption,split", row, row, row), root)
     assert data.split("train")[0].captions == ("a dog runs",)
@@ -100,7 +100,7 @@ def test_repeated_rows_are_dropped_and_noted(tmp_path: Path) -> None:
 
 
 def test_a_row_number_counts_line_ends_inside_quotes(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a.jpg")
+    root = write_images(tmp_path, "a.jpg")
     path = write(tmp_path, HEADER, 'a.jpg,"a dog\nruns"', "a.jpg,one,two")
     with pytest.raises(DataError, match=r"line 4: found 3 fields, expected 2.*double quotes"):
         load_folder(path, root)
@@ -121,7 +121,7 @@ def test_a_row_number_counts_line_ends_inside_quotes(tmp_path: Path) -> None:
     ],
 )
 def test_broken_csv(tmp_path: Path, lines: list[str], message: str) -> None:
-    root = pictures(tmp_path, "a.jpg")
+    root = write_images(tmp_path, "a.jpg")
     with pytest.raises(DataError, match=rf"captions\.csv.*{message}"):
         load_folder(write(tmp_path, *lines), root)
 
@@ -138,7 +138,7 @@ def test_broken_csv(tmp_path: Path, lines: list[str], message: str) -> None:
     ],
 )
 def test_broken_json_lines(tmp_path: Path, line: str, message: str) -> None:
-    root = pictures(tmp_path, "a.jpg")
+    root = write_images(tmp_path, "a.jpg")
     good = '{"image": "a.jpg", "caption": "a dog runs"}'
     with pytest.raises(DataError, match=rf"captions\.jsonl, .*{message}"):
         load_folder(write(tmp_path, good, line, name="captions.jsonl"), root)
@@ -160,23 +160,23 @@ def test_other_encodings(tmp_path: Path) -> None:
 
 
 def test_windows_line_ends(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a.jpg")
+    root = write_images(tmp_path, "a.jpg")
     path = write(tmp_path, "image,caption,split\r", "a.jpg,a dog runs,train\r")
     assert load_folder(path, root).split("train")[0].captions == ("a dog runs",)
 
 
 def test_files_that_are_not_there_or_of_another_kind(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a.jpg")
+    root = write_images(tmp_path, "a.jpg")
     with pytest.raises(DataError, match=r"cannot read .*none\.csv: No such file"):
         load_folder(tmp_path / "none.csv", root)
     with pytest.raises(DataError, match=r"found the ending '\.xlsx', expected \.csv, \.jsonl"):
         load_folder(tmp_path / "captions.xlsx", root)
-    with pytest.raises(DataError, match="there is no folder of pictures"):
+    with pytest.raises(DataError, match="there is no folder of images"):
         load_folder(write(tmp_path, HEADER, "a.jpg,b c"), tmp_path / "nowhere")
 
 
 def test_empty_and_one_word_captions(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a.jpg", "b.jpg")
+    root = write_images(tmp_path, "a.jpg", "b.jpg")
     lines = ["a.jpg,a dog runs,train", "a.jpg,,train", "b.jpg,Dog,train"]
     data = load_folder(write(tmp_path, "image,caption,split", *lines), root)
     assert [image.name for image in data.split("train")] == ["a.jpg"]

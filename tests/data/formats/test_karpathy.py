@@ -36,7 +36,7 @@ def test_flickr30k(tmp_path: Path) -> None:
     assert image.image_id == image.name == "b.jpg"
     assert image.captions == ("a dog runs 0", "a dog runs 1")
     assert data.name == "flickr30k, Karpathy layout"
-    with pytest.raises(DataError, match=r"1 of 1 pictures are missing, the first: .*c\.jpg"):
+    with pytest.raises(DataError, match=r"1 of 1 images are missing, the first: .*c\.jpg"):
         data.split("test")
 
 
@@ -46,10 +46,10 @@ def test_coco_has_integer_ids_folders_and_restval(tmp_path: Path) -> None:
     data = load_karpathy(path, tmp_path)
     assert [image.image_id for image in data.splits["train"]] == [3]
     assert data.splits["dev"][0].path == tmp_path / "val2014/COCO_val2014_000000000005.jpg"
-    assert any("1 pictures of restval left out" in note for note in data.notes)
+    assert any("1 images of restval left out" in note for note in data.notes)
     joined = load_karpathy(path, tmp_path, restval_in_train=True)
     assert [image.image_id for image in joined.splits["train"]] == [3, 4]
-    assert any("1 pictures of restval joined to train" in note for note in joined.notes)
+    assert any("1 images of restval joined to train" in note for note in joined.notes)
     assert set(joined.splits) == {"train", "dev"}
 
 
@@ -65,8 +65,8 @@ def test_coco_has_integer_ids_folders_and_restval(tmp_path: Path) -> None:
         ),
         ({"filename": "b.jpg", "split": "val"}, "expected list under 'sentences'"),
         ("b.jpg", r"images\[1\]: expected str under 'filename', found str"),
-        (entry("a.jpg", "train"), "'train' holds 1 pictures more than once"),
-        (entry("a.jpg", "test"), "'train' and 'test' share 1 pictures"),
+        (entry("a.jpg", "train"), "'train' holds 1 images more than once"),
+        (entry("a.jpg", "test"), "'train' and 'test' share 1 images"),
     ],
 )
 def test_broken_entries(tmp_path: Path, bad: Any, message: str) -> None:
@@ -85,5 +85,5 @@ def test_broken_files(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(DataError, match="list under 'images'"):
         load_karpathy(path, tmp_path)
-    with pytest.raises(DataError, match="no folder of pictures"):
+    with pytest.raises(DataError, match="no folder of images"):
         load_karpathy(path, tmp_path / "nowhere")

@@ -191,11 +191,11 @@ def flickr8k(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     text = {f"Flickr_8k.{key}Images.txt": "\n".join(names) for key, names in SPLITS.items()}
     leavings = {"__MACOSX/left.txt": "x"}
     server.files["text.zip"] = zipped({"Flickr8k.token.txt": captions, **text, **leavings})
-    pictures = {f"Flicker8k_Dataset/{name}": f"picture {name}" for name in NAMES}
-    server.files["images.zip"] = zipped({**pictures, "Flicker8k_Dataset/.DS_Store": "x"})
+    images = {f"Flicker8k_Dataset/{name}": f"image {name}" for name in NAMES}
+    server.files["images.zip"] = zipped({**images, "Flicker8k_Dataset/.DS_Store": "x"})
     monkeypatch.setattr(prepare, "EXPECTED_CAPTIONS", {"official": (8, 16)})
     monkeypatch.setattr(prepare, "EXPECTED_SPLITS", {"train": 6, "dev": 1, "test": 1})
-    monkeypatch.setattr(prepare, "EXPECTED_PICTURES", 8)
+    monkeypatch.setattr(prepare, "EXPECTED_IMAGES", 8)
     return server
 
 
@@ -211,7 +211,7 @@ def test_prepare_downloads_unpacks_and_counts(tmp_path: Path, flickr8k: Server) 
     assert "Flickr8k_Dataset.zip: 8 files unpacked and their CRC checked" in report
     assert "Flickr8k_text.zip: 4 files unpacked" in report
     assert "captions in Flickr8k.token.txt: 16, as expected" in report
-    assert "pictures in split train: 6, as expected" in report
+    assert "images in split train: 6, as expected" in report
     assert set(read_sums(tmp_path / SUMS_FILE)) == {"Flickr8k_Dataset.zip", "Flickr8k_text.zip"}
     assert not list(tmp_path.rglob("._*")) and not (tmp_path / "__MACOSX").exists()
     asked = len(flickr8k.ranges)
@@ -229,7 +229,7 @@ def test_prepare_uses_archives_put_there_by_hand(tmp_path: Path, flickr8k: Serve
     with pytest.raises(DataError, match=r"md5 .*, expected bf6c1abcb8e4a833b7f922104de18627"):
         prepare_flickr8k(root=tmp_path, download=False)
     report = run(tmp_path, flickr8k)
-    assert "pictures in split test: 1, as expected" in report
+    assert "images in split test: 1, as expected" in report
     assert flickr8k.ranges == []
 
 
@@ -254,7 +254,7 @@ def test_no_network_and_no_download_explain_the_way_by_hand(tmp_path: Path, serv
 
 def test_damaged_archives(tmp_path: Path, flickr8k: Server) -> None:
     whole = flickr8k.files["images.zip"]
-    flickr8k.files["images.zip"] = whole.replace(b"picture c", b"pidture c")
+    flickr8k.files["images.zip"] = whole.replace(b"image c", b"imago c")
     with pytest.raises(DataError, match=r"Flickr8k_Dataset\.zip is damaged: Bad CRC.*c\.jpg"):
         run(tmp_path, flickr8k)
     assert (
@@ -264,7 +264,7 @@ def test_damaged_archives(tmp_path: Path, flickr8k: Server) -> None:
     with pytest.raises(DataError, match="is damaged: File is not a zip file"):
         run(tmp_path, flickr8k)
     (tmp_path / "Flickr8k_Dataset.zip").write_bytes(whole)  # nothing wrong was recorded
-    assert "pictures in split train: 6, as expected" in run(tmp_path, flickr8k)
+    assert "images in split train: 6, as expected" in run(tmp_path, flickr8k)
 
 
 def test_an_archive_that_points_outside(tmp_path: Path, flickr8k: Server) -> None:
@@ -274,15 +274,15 @@ def test_an_archive_that_points_outside(tmp_path: Path, flickr8k: Server) -> Non
     assert not (tmp_path / "evil.txt").exists()
 
 
-def test_wrong_counts_and_lost_pictures(tmp_path: Path, flickr8k: Server) -> None:
+def test_wrong_counts_and_lost_images(tmp_path: Path, flickr8k: Server) -> None:
     run(tmp_path, flickr8k)
     for archive in tmp_path.glob("*.zip"):
         archive.unlink()
     (tmp_path / "Flicker8k_Dataset/h.jpg").unlink()
     report = prepare_flickr8k(root=tmp_path, download=False)
-    assert "split test: NONE of its 1 pictures is there" in report
+    assert "split test: NONE of its 1 images is there" in report
     (tmp_path / "Flicker8k_Dataset/b.jpg").unlink()
-    with pytest.raises(DataError, match=r"split train: 1 of 6 pictures are missing.* b\.jpg"):
+    with pytest.raises(DataError, match=r"split train: 1 of 6 images are missing.* b\.jpg"):
         prepare_flickr8k(root=tmp_path, download=False)
     shutil.copy(tmp_path / "Flicker8k_Dataset/a.jpg", tmp_path / "Flicker8k_Dataset/b.jpg")
     token = tmp_path / "Flickr8k.token.txt"

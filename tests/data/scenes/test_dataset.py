@@ -88,12 +88,12 @@ def test_captions_are_five_distinct_and_true(drawn: CaptionData) -> None:
             assert said in tellings, caption
 
 
-def test_pictures_are_readable_rgb_of_the_size(drawn: CaptionData, tmp_path: Path) -> None:
-    with Image.open(drawn.split("test")[0].path) as picture:
-        assert picture.size == (64, 64) and picture.mode == "RGB"
+def test_images_are_readable_rgb_of_the_size(drawn: CaptionData, tmp_path: Path) -> None:
+    with Image.open(drawn.split("test")[0].path) as image:
+        assert image.size == (64, 64) and image.mode == "RGB"
     larger = draw_scenes(tmp_path, train=1, dev=0, test=0, size=96)
-    with Image.open(larger.split("train")[0].path) as picture:
-        assert picture.size == (96, 96)
+    with Image.open(larger.split("train")[0].path) as image:
+        assert image.size == (96, 96)
 
 
 def test_the_same_seed_draws_the_same_and_another_does_not(
@@ -107,9 +107,7 @@ def test_the_same_seed_draws_the_same_and_another_does_not(
     assert not set(pixels(other).values()) & set(pixels(drawn).values())
 
 
-def test_more_training_pictures_leave_dev_and_test_alone(
-    drawn: CaptionData, tmp_path: Path
-) -> None:
+def test_more_training_images_leave_dev_and_test_alone(drawn: CaptionData, tmp_path: Path) -> None:
     more = draw_scenes(tmp_path, train=210, dev=30, test=50, seed=3)
     for split in ("dev", "test"):
         for old, new in zip(drawn.split(split), more.split(split), strict=True):
@@ -176,7 +174,7 @@ def test_a_truth_file_of_another_kind_is_refused(content: str, tmp_path: Path) -
         load_scene_truth(tmp_path / "absent")
 
 
-def test_objects_keep_apart_inside_the_picture_and_in_their_relation() -> None:
+def test_objects_keep_apart_inside_the_image_and_in_their_relation() -> None:
     generator = np.random.default_rng(0)
     for scene in some_scenes(3000):
         group, other = scene_drawing.place_objects(scene, generator)
@@ -194,12 +192,12 @@ def test_objects_keep_apart_inside_the_picture_and_in_their_relation() -> None:
             assert clear[scene.relation] > max(reach[0], reach[-1])
 
 
-def test_an_object_has_its_colour_and_size_in_the_picture() -> None:
+def test_an_object_has_its_colour_and_size_in_the_image() -> None:
     areas = {}
     for size in ("small", "large"):
         scene = Scene("two", size, "red", "triangle", "left", "small", "blue", "ring")
-        picture = scene_drawing.draw_scene(scene, np.random.default_rng(1), size=64)
-        rgb = np.asarray(picture).astype(int)
+        image = scene_drawing.draw_scene(scene, np.random.default_rng(1), size=64)
+        rgb = np.asarray(image).astype(int)
         red = (rgb[..., 0] > 180) & (rgb[..., 1] < 90)
         blue = (rgb[..., 2] > 180) & (rgb[..., 0] < 90)
         assert np.nonzero(red)[1].max() < np.nonzero(blue)[1].min()

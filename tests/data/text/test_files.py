@@ -81,7 +81,7 @@ def test_files_named_for_their_splits_are_taken_so(tmp_path: Path, names: tuple[
 def test_a_folder_is_dealt_out_in_whole_files(tmp_path: Path) -> None:
     for k in range(40):
         (tmp_path / f"{k:02}.txt").write_text(f"{k:02}" * 50)
-    (tmp_path / "picture.png").write_bytes(b"\xff")
+    (tmp_path / "image.png").write_bytes(b"\xff")
     splits = find_text(tmp_path, pattern="*.txt", dev_fraction=0.1, test_fraction=0.2)
     names = {s: [d.path.name for d in documents] for s, documents in splits.items()}
     assert [len(names[s]) for s in ("train", "dev", "test")] == [28, 4, 8]

@@ -51,11 +51,11 @@ def test_documents_begin_sequences_of_their_own(share: float, fresh: bool) -> No
         tokens[torch.rand(tokens.shape, generator=generator) < share] = BOS
         batch = window_batch(tokens, bos=BOS, fresh=fresh)
         found = sequences(batch)
-        origins, handed_on = batch.origins.tolist(), batch.handed_on.tolist()
+        origins, last_sequences = batch.origins.tolist(), batch.last_sequences.tolist()
         mine = [(*pair, origin) for pair, origin in zip(found, origins, strict=True)]
         expected = by_loop(tokens, fresh)
         assert sorted(mine) == sorted(one[:3] for one in expected)
-        assert [mine[k] for k in handed_on] == [one[:3] for one in expected if one[3]]
+        assert [mine[k] for k in last_sequences] == [one[:3] for one in expected if one[3]]
 
 
 def test_windows_read_every_token_of_every_stream_once() -> None:

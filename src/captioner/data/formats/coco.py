@@ -11,7 +11,7 @@ from typing import Any
 from pycocotools.coco import COCO
 
 from captioner.data.captions import CaptionData, CaptionedImage, assemble, duplicates
-from captioner.data.formats.splits import SPLIT_NAMES
+from captioner.data.formats.splits import SPLIT_NAMES, check_image_root
 from captioner.errors import ConfigError, DataError
 from captioner.files import read_json
 
@@ -24,73 +24,63 @@ _FIELDS: dict[str, dict[str, type]] = {
 def load_coco(
     annotations: Mapping[str, Path | str], image_roots: Mapping[str, Path | str]
 ) -> CaptionData:
-    """Read one annotation file and one folder of pictures for each of the splits train, dev, test.
+    """Read one annotation file and one folder of images for each of the splits train, dev, test.
 
     The image_id is COCO's integer. DataError names the file and the entry for a file of another
-    kind (instances, keypoints), doubled ids, and captions of pictures that the file does not list;
+    kind (instances, keypoints), doubled ids, and captions of images that the file does not list;
     ConfigError when the two mappings do not name the same splits.
     """
-    if (
-        not annotations
-        or set(annotations) - set(SPLIT_NAMES)
-        or set(annotations) != set(image_roots)
-    ):
+    named = set(annotations)
+    if not named or named - set(SPLIT_NAMES) or named != set(image_roots):
         raise ConfigError(
-            f"COCO: found annotations for {list(annotations)}, pictures for {list(image_roots)}; "
+            f"COCO: found annotations for {list(annotations)}, images for {list(image_roots)}; "
             f"expected the same splits in both, out of {', '.join(SPLIT_NAMES)}"
         )
     splits: dict[str, list[CaptionedImage]] = {}
     notes: list[str] = []
     for split in (name for name in SPLIT_NAMES if name in annotations):
         path, root = Path(annotations[split]), Path(image_roots[split])
-        if not root.is_dir():
-            raise DataError(f"there is no folder of pictures {root} for {path}")
-        splits[split] = _read_split(_open(path), root)
-        notes.append(f"COCO captions, {split}: {path}, pictures from {root}")
+        check_image_root(root, path)
+        splits[split] = _read_split(path, root)
+        notes.append(f"COCO captions, {split}: {path}, images from {root}")
     source = ", ".join(str(path) for path in annotations.values())
     return assemble(name="COCO captions", source=source, splits=splits, notes=notes)
 
 
-def _open(path: Path) -> COCO:
+def _read_split(path: Path, root: Path) -> list[CaptionedImage]:
     content = read_json(path)
-    _check(path, content)
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        coco.createIndex()
-    return coco
-
-
-def _check(path: Path, content: Any) -> None:
     for table, fields in _FIELDS.items():
-        rows = content.get(table) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not rows:
-            raise DataError(
-                f"{path}: expected COCO captions with a list under {table!r}, found none"
-            )
-        for number, row in enumerate(rows):
-            for key, kind in fields.items():
-                if not isinstance(row, dict) or not isinstance(row.get(key), kind):
-                    raise DataError(
-                        f"{path}: {table}[{number}] has no {key!r} of type {kind.__name__}; "
-                        "expected a captions_*.json file"
-                    )
-        twice = duplicates(row["id"] for row in rows)
-        if twice:
-            raise DataError(f"{path}: the id {twice[0]} stands twice in {table!r}")
+        _check_table(path, content, table, fields)
     known = {row["id"] for row in content["images"]}
     unknown = [row["id"] for row in content["annotations"] if row["image_id"] not in known]
     if unknown:
         raise DataError(
-            f"{path}: {len(unknown)} annotations are of pictures not under 'images', "
+            f"{path}: {len(unknown)} annotations are of images not under 'images', "
             f"the first: annotation {unknown[0]}"
         )
-
-
-def _read_split(coco: COCO, root: Path) -> list[CaptionedImage]:
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        coco.createIndex()
     images = []
     for image_id in sorted(coco.getImgIds()):
         name = coco.imgs[image_id]["file_name"]
         captions = tuple(row["caption"] for row in coco.imgToAnns[image_id])
         images.append(CaptionedImage(name, root / name, captions, image_id))
     return images
+
+
+def _check_table(path: Path, content: Any, table: str, fields: Mapping[str, type]) -> None:
+    rows = content.get(table) if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: expected COCO captions with a list under {table!r}, found none")
+    for number, row in enumerate(rows):
+        for key, kind in fields.items():
+            if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+                raise DataError(
+                    f"{path}: {table}[{number}] has no {key!r} of type {kind.__name__}; "
+                    "expected a captions_*.json file"
+                )
+    twice = duplicates(row["id"] for row in rows)
+    if twice:
+        raise DataError(f"{path}: the id {twice[0]} stands twice in {table!r}")

@@ -4,12 +4,11 @@ official  Flickr8k.token.txt (name#k<TAB>caption), Flickr_8k.{train,dev,test}Ima
 karpathy  dataset_flickr8k.json
 kaggle    captions.txt, a CSV with the header image,caption; no split lists
 
-Each file may lie in the root or one folder deeper; so may the folder of pictures.
+Each file may lie in the root or one folder deeper; so may the folder of images.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +26,11 @@ CAPTION_FILES = {
     "kaggle": "captions.txt",
 }
 SPLIT_LISTS = {split: f"Flickr_8k.{split}Images.txt" for split in SPLIT_NAMES}
-PICTURE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images", "images")
-STRAY_KEY = "2258277193_586949ec62.jpg.1"  # in Flickr8k.token.txt, and no such picture exists
+IMAGE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images", "images")
+STRAY_KEY = "2258277193_586949ec62.jpg.1"  # in Flickr8k.token.txt, and no such image exists
 _FRACTIONS = {"train": 6000 / 8000, "dev": 1000 / 8000, "test": 1000 / 8000}
+
+Captions = dict[str, tuple[str, ...]]  # by image name
 
 
 @dataclass(frozen=True)
@@ -44,35 +45,45 @@ class CaptionFiles:
 def load_flickr8k(root: Path | str, *, layout: str = "auto", seed: int = 0) -> CaptionData:
     """Read Flickr8k below `root`; notes say which layout was taken and what was left out.
 
-    `seed` counts only where there are no split lists: then a split in the official proportions
-    (6000 : 1000 : 1000) is drawn. DataError when a file is missing or not as expected; the pictures
-    of a split are looked for when that split is asked for. ConfigError for an unknown layout.
+    Without split lists a split in the official proportions (6000 : 1000 : 1000) is drawn from
+    `seed`. DataError when a file is missing or not as expected; the images of a split are looked
+    for when that split is asked for. ConfigError for an unknown layout.
     """
     root = Path(root)
     files = find_captions(root, layout)
-    pictures = find_pictures(root)
-    notes = [f"Flickr8k: {files.layout} layout, {files.captions}, pictures from {pictures}"]
+    image_root = find_images(root)
+    notes = [f"Flickr8k: {files.layout} layout, {files.captions}, images from {image_root}"]
     if files.others:
         others = ", ".join(path.name for path in files.others)
         notes.append(f"also there and not read: {others}")
     if files.layout == "karpathy":
-        data = load_karpathy(files.captions, pictures)
+        data = load_karpathy(files.captions, image_root)
         return replace(data, name="flickr8k, karpathy layout", notes=(*notes, *data.notes[1:]))
     captions = read_captions(files)
-    splits, split_notes = _splits(root, files, captions, seed)
+    splits = read_split_lists(root)
+    if splits:
+        notes += _check_lists(splits, files.captions, captions)
+    else:
+        names = [name for name in captions if name != STRAY_KEY]
+        splits = draw_splits(names, fractions=_FRACTIONS, seed=seed)
+        notes.append(
+            f"no official split lists ({SPLIT_LISTS['train']}, ...): a split in their proportions "
+            f"was drawn with seed {seed}, so scores do not compare with published ones"
+        )
+        notes += _note_on_stray_key(captions, ())
     return assemble(
         name=f"flickr8k, {files.layout} layout",
         source=files.captions,
         splits={
-            split: [CaptionedImage(name, pictures / name, captions[name], name) for name in names]
+            split: [CaptionedImage(name, image_root / name, captions[name], name) for name in names]
             for split, names in splits.items()
         },
-        notes=[*notes, *split_notes],
+        notes=notes,
     )
 
 
 def find_captions(root: Path, layout: str = "auto") -> CaptionFiles:
-    """Detect the layout by its caption file; DataError naming what was looked for in vain."""
+    """Detect the layout by its caption file; DataError naming the files that were not found."""
     if layout != "auto" and layout not in CAPTION_FILES:
         raise ConfigError(
             f"Flickr8k has no layout {layout!r}; expected auto, {', '.join(CAPTION_FILES)}"
@@ -90,76 +101,55 @@ def find_captions(root: Path, layout: str = "auto") -> CaptionFiles:
     return CaptionFiles(chosen, there[chosen], others)
 
 
-def find_pictures(root: Path) -> Path:
-    """The folder of pictures. DataError naming the folders looked for, when none holds a .jpg."""
-    for folder in _places(root):
-        for name in PICTURE_FOLDERS:
-            if _holds_pictures(folder / name):
-                return folder / name
+def find_images(root: Path) -> Path:
+    """The folder of images; DataError naming the folders looked for, when none holds a .jpg."""
+    for folder in (place / name for place in _places(root) for name in IMAGE_FOLDERS):
+        if folder.is_dir() and any(path.suffix.lower() == ".jpg" for path in folder.iterdir()):
+            return folder
     raise DataError(
-        f"no pictures of Flickr8k in {root} nor one folder deeper: expected .jpg files in a folder "
-        f"{' or '.join(PICTURE_FOLDERS)} (scripts/prepare_flickr8k.py fetches them)"
+        f"no images of Flickr8k in {root} nor one folder deeper: expected .jpg files in a folder "
+        f"{' or '.join(IMAGE_FOLDERS)} (scripts/prepare_flickr8k.py fetches them)"
     )
 
 
-def read_captions(files: CaptionFiles) -> dict[str, tuple[str, ...]]:
-    """The captions of every picture of an official or Kaggle caption file, stray key included."""
-    if files.layout == "official":
-        return _read_token_file(files.captions)
+def read_captions(files: CaptionFiles) -> Captions:
+    """The captions of every image of an official or Kaggle caption file, stray key included."""
     captions: dict[str, list[str]] = {}
-    for _, row in read_csv(files.captions, columns=("image", "caption")):
-        captions.setdefault(row["image"].strip(), []).append(row["caption"])
-    return _not_empty(files.captions, captions)
+    if files.layout == "official":
+        _read_token_file(files.captions, captions)
+    else:
+        for _, row in read_csv(files.captions, columns=("image", "caption")):
+            captions.setdefault(row["image"].strip(), []).append(row["caption"])
+    if not captions:
+        raise DataError(f"{files.captions} holds no captions")
+    return {name: tuple(texts) for name, texts in captions.items()}
 
 
 def read_split_lists(root: Path) -> dict[str, list[str]]:
     """The official lists, or nothing where none is there; DataError when only some are."""
     paths = {split: _find_file(root, name) for split, name in SPLIT_LISTS.items()}
     absent = [SPLIT_LISTS[split] for split, path in paths.items() if path is None]
-    if len(absent) == len(paths):
-        return {}
-    if absent:
+    if absent and len(absent) < len(paths):
         raise DataError(f"{root}: the split list {absent[0]} is missing, though others are there")
     return {split: _read_list(path) for split, path in paths.items() if path is not None}
 
 
-def _splits(
-    root: Path, files: CaptionFiles, captions: Mapping[str, tuple[str, ...]], seed: int
-) -> tuple[dict[str, list[str]], list[str]]:
-    lists = read_split_lists(root)
-    if lists:
-        for split, names in lists.items():
-            _check_known(SPLIT_LISTS[split], names, files.captions, captions)
-        listed = {name for names in lists.values() for name in names}
-        return lists, _notes_on_unlisted(captions, listed)
-    names = [name for name in captions if name != STRAY_KEY]
-    notes = [
-        f"no official split lists ({SPLIT_LISTS['train']}, ...): a split in their proportions was "
-        f"drawn with seed {seed}, so scores do not compare with published ones"
-    ]
-    if STRAY_KEY in captions:
-        notes.append(f"left out the stray key {STRAY_KEY}, which has no picture")
-    return draw_splits(names, fractions=_FRACTIONS, seed=seed), notes
-
-
-def _check_known(
-    list_name: str, names: list[str], captions_file: Path, captions: Mapping[str, tuple[str, ...]]
-) -> None:
-    unknown = [name for name in names if name not in captions]
-    if unknown:
-        raise DataError(
-            f"{list_name} names {len(unknown)} pictures without captions in {captions_file}, "
-            f"the first: {unknown[0]}"
-        )
-
-
-def _notes_on_unlisted(captions: Mapping[str, tuple[str, ...]], listed: set[str]) -> list[str]:
-    notes = []
-    if STRAY_KEY in captions and STRAY_KEY not in listed:
-        notes.append(f"left out the stray key {STRAY_KEY}, which has no picture")
+def _check_lists(
+    lists: Mapping[str, list[str]], captions_file: Path, captions: Captions
+) -> list[str]:
+    """Notes on what is in no list; DataError for a listed image without captions."""
+    for split, names in lists.items():
+        unknown = [name for name in names if name not in captions]
+        if unknown:
+            raise DataError(
+                f"{SPLIT_LISTS[split]} names {len(unknown)} images without captions in "
+                f"{captions_file}, the first: {unknown[0]}"
+            )
+    listed = {name for names in lists.values() for name in names}
+    notes = _note_on_stray_key(captions, listed)
     outside = [name for name in captions if name not in listed and name != STRAY_KEY]
     if outside:
-        note = f"left out {len(outside)} pictures in no split, the first: {outside[0]}"
+        note = f"left out {len(outside)} images in no split, the first: {outside[0]}"
         short = [c for name in outside for c in captions[name] if count_words(c) < 2]
         if short:
             note += f"; {len(short)} of their captions have fewer than two words, as {short[0]!r}"
@@ -167,8 +157,13 @@ def _notes_on_unlisted(captions: Mapping[str, tuple[str, ...]], listed: set[str]
     return notes
 
 
-def _read_token_file(path: Path) -> dict[str, tuple[str, ...]]:
-    captions: dict[str, list[str]] = {}
+def _note_on_stray_key(captions: Captions, listed: Iterable[str]) -> list[str]:
+    if STRAY_KEY not in captions or STRAY_KEY in listed:
+        return []
+    return [f"left out the stray key {STRAY_KEY}, which has no image"]
+
+
+def _read_token_file(path: Path, captions: dict[str, list[str]]) -> None:
     first_seen: dict[str, int] = {}
     for line, text in read_lines(path):
         key, tab, caption = text.partition("\t")
@@ -177,46 +172,29 @@ def _read_token_file(path: Path) -> dict[str, tuple[str, ...]]:
             raise DataError(
                 f"{path}, line {line}: expected name#k<TAB>caption, found {text[:60]!r}"
             )
-        if key in first_seen:
+        if first_seen.setdefault(key, line) != line:
             raise DataError(
                 f"{path}, line {line}: the key {key} stands on line {first_seen[key]} too"
             )
-        first_seen[key] = line
         captions.setdefault(name, []).append(caption)
-    return _not_empty(path, captions)
-
-
-def _not_empty(path: Path, captions: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
-    if not captions:
-        raise DataError(f"{path} holds no captions")
-    return {name: tuple(texts) for name, texts in captions.items()}
 
 
 def _read_list(path: Path) -> list[str]:
-    names: dict[str, int] = {}
+    first_seen: dict[str, int] = {}
     for line, text in read_lines(path):
         name = text.strip()
-        if name in names:
-            raise DataError(f"{path}, line {line}: {name} stands on line {names[name]} too")
-        names[name] = line
-    return list(names)
+        if first_seen.setdefault(name, line) != line:
+            raise DataError(f"{path}, line {line}: {name} stands on line {first_seen[name]} too")
+    return list(first_seen)
 
 
 def _places(root: Path) -> list[Path]:
     """The root and the folders in it."""
     if not root.is_dir():
         return []
-    with os.scandir(root) as entries:
-        return [root, *sorted(Path(entry.path) for entry in entries if entry.is_dir())]
+    return [root, *sorted(entry for entry in root.iterdir() if entry.is_dir())]
 
 
 def _find_file(root: Path, name: str) -> Path | None:
     candidates = (folder / name for folder in _places(root))
     return next((path for path in candidates if path.is_file()), None)
-
-
-def _holds_pictures(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(".jpg") for entry in entries)

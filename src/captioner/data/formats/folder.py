@@ -1,34 +1,21 @@
-"""A folder of photographs with a CSV or JSON Lines file of captions, and its own splits."""
+"""A folder of images with a CSV or JSON Lines file of captions, and its own splits."""
 
 from __future__ import annotations
 
 import os.path
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from captioner.data.captions import CaptionData, CaptionedImage, assemble
-from captioner.data.formats.splits import SPLIT_NAMES, draw_splits
+from captioner.data.formats.splits import SPLIT_NAMES, check_image_root, draw_splits
 from captioner.data.formats.tables import Row, read_csv, read_jsonl
 from captioner.errors import DataError
 
 COLUMNS = ("image", "caption")
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
 _READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
-_SPLIT_SPELLINGS = {
-    "train": "train",
-    "dev": "dev",
-    "val": "dev",
-    "valid": "dev",
-    "validation": "dev",
-    "test": "test",
-}
-
-
-@dataclass
-class _Picture:
-    split: str | None
-    captions: list[str] = field(default_factory=list)
+_DEV_SPELLINGS = ("dev", "val", "valid", "validation")
+_SPLIT_SPELLINGS = {"train": "train", **dict.fromkeys(_DEV_SPELLINGS, "dev"), "test": "test"}
 
 
 def load_folder(
@@ -40,32 +27,32 @@ def load_folder(
 ) -> CaptionData:
     """Read a file with the columns image (relative to `image_root`), caption and optionally split.
 
-    One row a caption. Without a split column the pictures are shared out by `split_fractions`
-    (0.8 train, 0.1 dev, 0.1 test) and `seed`, always in the same way. DataError names file and line
-    for wrong columns, wrong encoding, broken rows, unknown splits and a picture in two splits.
+    One row a caption. Without a split column the splits are drawn by `split_fractions` (0.8 train,
+    0.1 dev, 0.1 test) and `seed`. DataError names file and line for wrong columns, wrong encoding,
+    broken rows, unknown splits and an image in two splits.
     """
     captions_file, image_root = Path(captions_file), Path(image_root)
-    if not image_root.is_dir():
-        raise DataError(f"there is no folder of pictures {image_root} for {captions_file}")
+    check_image_root(image_root, captions_file)
     rows = _read_rows(captions_file)
-    pictures, notes = _gather(captions_file, rows)
-    if any("split" in row for _, row in rows):
-        names = _named_splits(pictures)
+    with_split = any("split" in row for _, row in rows)
+    captions, notes = _captions(captions_file, rows)
+    if with_split:
+        splits = _named_splits(captions_file, rows)
     else:
         fractions = DEFAULT_FRACTIONS if split_fractions is None else split_fractions
-        names = draw_splits(pictures, fractions=fractions, seed=seed)
+        splits = draw_splits(captions, fractions=fractions, seed=seed)
         notes.append(f"{captions_file} has no split column: splits drawn with seed {seed}")
     return assemble(
         name=f"folder {image_root}",
         source=captions_file,
         splits={
             split: [
-                CaptionedImage(name, image_root / name, tuple(pictures[name].captions), name)
-                for name in members
+                CaptionedImage(name, image_root / name, tuple(captions[name]), name)
+                for name in names
             ]
-            for split, members in names.items()
+            for split, names in splits.items()
         },
-        notes=[f"folder of pictures {image_root}, captions from {captions_file}", *notes],
+        notes=[f"folder of images {image_root}, captions from {captions_file}", *notes],
     )
 
 
@@ -81,50 +68,43 @@ def _read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _gather(path: Path, rows: list[Row]) -> tuple[dict[str, _Picture], list[str]]:
-    """The captions of each picture, in the file's order, and a note on rows that repeat one."""
-    with_split = any("split" in row for _, row in rows)
-    pictures: dict[str, _Picture] = {}
+def _captions(path: Path, rows: list[Row]) -> tuple[dict[str, list[str]], list[str]]:
+    """The captions of each image, in the file's order, and a note on rows that repeat one."""
+    captions: dict[str, list[str]] = {}
     repeated: list[str] = []
     for line, row in rows:
-        name = _picture_name(path, line, row)
-        split = _split_name(path, line, row) if with_split else None
-        picture = pictures.setdefault(name, _Picture(split))
-        if picture.split != split:
-            raise DataError(
-                f"{path}, line {line}: {name} is in split {split!r} here and in {picture.split!r} "
-                "above; a picture may be in one split only"
-            )
-        if row["caption"] in picture.captions:
+        known = captions.setdefault(_image_name(path, line, row), [])
+        if row["caption"] in known:
             repeated.append(f"line {line}")
         else:
-            picture.captions.append(row["caption"])
-    what = f"dropped {len(repeated)} rows of {path} that repeat a picture and its caption"
-    return pictures, [f"{what}, the first: {repeated[0]}"] if repeated else []
+            known.append(row["caption"])
+    what = f"dropped {len(repeated)} rows of {path} that repeat an image and its caption"
+    return captions, [f"{what}, the first: {repeated[0]}"] if repeated else []
 
 
-def _picture_name(path: Path, line: int, row: dict[str, str]) -> str:
+def _named_splits(path: Path, rows: list[Row]) -> dict[str, list[str]]:
+    """The images of each split that the rows name."""
+    split_of: dict[str, str] = {}
+    for line, row in rows:
+        name, written = _image_name(path, line, row), row.get("split", "").strip()
+        split = _SPLIT_SPELLINGS.get(written.lower())
+        if split is None:
+            raise DataError(
+                f"{path}, line {line}: found the split {written!r}, expected one of "
+                f"{', '.join(_SPLIT_SPELLINGS)}"
+            )
+        if split_of.setdefault(name, split) != split:
+            raise DataError(
+                f"{path}, line {line}: {name} is in split {split!r} here and in "
+                f"{split_of[name]!r} above; an image may be in one split only"
+            )
+    splits = {split: [n for n, own in split_of.items() if own == split] for split in SPLIT_NAMES}
+    return {split: names for split, names in splits.items() if names}
+
+
+def _image_name(path: Path, line: int, row: dict[str, str]) -> str:
     written = row["image"].strip()
     if not written:
         raise DataError(f"{path}, line {line}: the image is empty; expected a file name")
-    # One name for "a.jpg" and "./a.jpg", so that a picture cannot slip into two splits.
+    # One name for "a.jpg" and "./a.jpg", so that an image cannot slip into two splits.
     return PurePath(os.path.normpath(written)).as_posix()
-
-
-def _split_name(path: Path, line: int, row: dict[str, str]) -> str:
-    written = row.get("split", "").strip()
-    if written.lower() not in _SPLIT_SPELLINGS:
-        raise DataError(
-            f"{path}, line {line}: found the split {written!r}, expected one of "
-            f"{', '.join(_SPLIT_SPELLINGS)}"
-        )
-    return _SPLIT_SPELLINGS[written.lower()]
-
-
-def _named_splits(pictures: Mapping[str, _Picture]) -> dict[str, list[str]]:
-    splits: dict[str, list[str]] = {}
-    for split in SPLIT_NAMES:
-        members = [name for name, picture in pictures.items() if picture.split == split]
-        if members:
-            splits[split] = members
-    return splits

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.data.captions import CaptionData, CaptionedImage, assemble
-from captioner.data.formats.splits import SPLIT_NAMES
+from captioner.data.formats.splits import SPLIT_NAMES, check_image_root
 from captioner.errors import DataError
 from captioner.files import read_json
 
@@ -16,16 +16,15 @@ _SPLITS = {"train": "train", "val": "dev", "test": "test", "restval": "restval"}
 def load_karpathy(
     json_path: Path | str, image_root: Path | str, *, restval_in_train: bool = False
 ) -> CaptionData:
-    """Read a Karpathy JSON file; pictures lie in `image_root`, for COCO in its `filepath` below it.
+    """Read a Karpathy JSON file; images lie in `image_root`, for COCO in its `filepath` below it.
 
-    val becomes dev. COCO's restval (30,504 pictures that most papers train on) joins train when
+    val becomes dev. COCO's restval (30,504 images that most papers train on) joins train when
     `restval_in_train` is set and is left out otherwise; a note says which. The image_id is `cocoid`
     where there is one, else the file name, so that Flickr8k's ids agree between its layouts.
     DataError names the file and the entry that is not as expected.
     """
     json_path, image_root = Path(json_path), Path(image_root)
-    if not image_root.is_dir():
-        raise DataError(f"there is no folder of pictures {image_root} for {json_path}")
+    check_image_root(image_root, json_path)
     content = read_json(json_path)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
@@ -34,21 +33,17 @@ def load_karpathy(
     for number, entry in enumerate(entries):
         split, image = _read_entry(f"{json_path}: images[{number}]", entry, image_root)
         splits.setdefault(split, []).append(image)
-    notes = [f"Karpathy's {json_path}, pictures from {image_root}"]
-    notes += _settle_restval(splits, restval_in_train)
+    notes = [f"Karpathy's {json_path}, images from {image_root}"]
+    restval = splits.pop("restval", [])
+    if restval and restval_in_train:
+        splits.setdefault("train", []).extend(restval)
+        notes.append(f"{len(restval)} images of restval joined to train")
+    elif restval:
+        what = f"{len(restval)} images of restval left out"
+        notes.append(f"{what} (restval_in_train adds them to train)")
     ordered = {split: splits[split] for split in SPLIT_NAMES if split in splits}
     name = f"{content.get('dataset', json_path.stem)}, Karpathy layout"
     return assemble(name=name, source=json_path, splits=ordered, notes=notes)
-
-
-def _settle_restval(splits: dict[str, list[CaptionedImage]], in_train: bool) -> list[str]:
-    restval = splits.pop("restval", [])
-    if not restval:
-        return []
-    if in_train:
-        splits.setdefault("train", []).extend(restval)
-        return [f"{len(restval)} pictures of restval joined to train"]
-    return [f"{len(restval)} pictures of restval left out (restval_in_train adds them to train)"]
 
 
 def _read_entry(where: str, entry: Any, image_root: Path) -> tuple[str, CaptionedImage]:

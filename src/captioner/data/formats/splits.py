@@ -1,33 +1,41 @@
-"""Splits drawn for data that has none: the same for a seed on every machine, whatever the order."""
+"""Names grouped into splits: as a data set lists them, or drawn where it does not.
+
+A draw is the same for a seed on every machine, whatever the order of the names.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from captioner.errors import ConfigError, DataError
 
 SPLIT_NAMES: tuple[str, ...] = ("train", "dev", "test")
 
 
+def check_image_root(root: Path, source: Path | str) -> None:
+    """DataError unless there is a folder `root` for the images that the file `source` names."""
+    if not root.is_dir():
+        raise DataError(f"there is no folder of images {root} for {source}")
+
+
 def draw_splits(
     names: Iterable[str], *, fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[str]]:
-    """Share the names out over the splits named in `fractions`.
+    """Distribute the names over the splits named in `fractions`.
 
-    Names are ordered by a hash of seed and name, so neither the file's order nor the version of a
-    random generator matters. A fraction of 0 leaves its split out. ConfigError when a fraction is
-    negative or they do not add up to 1; DataError when there are too few names for each split.
+    Names are ordered by a hash of seed and name, so that no version of a random generator matters.
+    A fraction of 0 leaves its split out. ConfigError when a fraction is negative or they do not
+    add up to 1; DataError when there are too few names for each split.
     """
     _check_fractions(fractions)
-    ordered = sorted(set(names), key=lambda name: _rank(seed, name))
+    ordered = sorted(set(names), key=lambda n: hashlib.sha256(f"{seed}/{n}".encode()).digest())
     wanted = {split: fractions[split] for split in SPLIT_NAMES if fractions.get(split)}
-    sizes = _sizes(len(ordered), wanted)
     drawn: dict[str, list[str]] = {}
     start = 0
-    for split, size in sizes.items():
-        # Sorted again, so that a listing of a split reads well.
+    for split, size in _sizes(len(ordered), wanted).items():
         drawn[split] = sorted(ordered[start : start + size])
         start += size
     return drawn
@@ -45,10 +53,6 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
         )
 
 
-def _rank(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
-
-
 def _sizes(count: int, fractions: Mapping[str, float]) -> dict[str, int]:
     """Whole sizes that add up to `count`; what is left over goes to the largest remainders."""
     # The rounding keeps 8 * 0.125 and the like from falling just below a whole number.
@@ -60,7 +64,7 @@ def _sizes(count: int, fractions: Mapping[str, float]) -> dict[str, int]:
     empty = [split for split, size in sizes.items() if size == 0]
     if empty:
         raise DataError(
-            f"{count} pictures are too few to draw splits {dict(fractions)}: "
+            f"{count} images are too few to draw splits {dict(fractions)}: "
             f"{empty[0]!r} would be empty"
         )
     return sizes

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from captioner.data.captions import duplicates
 from captioner.errors import DataError
@@ -24,9 +23,9 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        # With a byte order mark the decoder counts from behind it.
-        behind_mark = len(data) - len(error.object)
-        line = data.count(b"\n", 0, behind_mark + error.start) + 1
+        # After a byte order mark the decoder counts from its end.
+        mark = len(data) - len(error.object)
+        line = data.count(b"\n", 0, mark + error.start) + 1
         raise DataError(
             f"{path}, line {line}: found the byte {error.object[error.start]:#04x}, which is not "
             "UTF-8; save the file as UTF-8"
@@ -42,10 +41,16 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 def read_csv(path: Path, *, columns: Sequence[str]) -> list[Row]:
     """The rows of a comma-separated file whose header holds at least `columns`."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows = _csv_rows(path, reader)
+    rows = _csv_rows(path)
     header = [cell.strip() for cell in next(rows, (1, []))[1]]
-    _check_header(path, header, columns)
+    absent = [column for column in columns if column not in header]
+    if absent:
+        raise DataError(
+            f"{path}, line 1: found the columns {', '.join(header) or 'none'}; expected a header "
+            f"with {', '.join(columns)}, separated by commas"
+        )
+    if twice := duplicates(header):
+        raise DataError(f"{path}, line 1: the column {twice[0]!r} stands there twice")
     result = []
     for line, cells in rows:
         if len(cells) != len(header):
@@ -57,8 +62,9 @@ def read_csv(path: Path, *, columns: Sequence[str]) -> list[Row]:
     return result
 
 
-def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    # A quoted field may hold line ends: a row's number is the line on which it starts.
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows' cells, each with the line on which it starts: a quoted field may hold line ends."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     start = 1
     try:
         for cells in reader:
@@ -67,18 +73,6 @@ def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {start}: not a comma-separated row: {error}") from error
-
-
-def _check_header(path: Path, header: list[str], columns: Sequence[str]) -> None:
-    absent = [column for column in columns if column not in header]
-    if absent:
-        raise DataError(
-            f"{path}, line 1: found the columns {', '.join(header) or 'none'}; expected a header "
-            f"with {', '.join(columns)}, separated by commas"
-        )
-    twice = duplicates(header)
-    if twice:
-        raise DataError(f"{path}, line 1: the column {twice[0]!r} stands there twice")
 
 
 def read_jsonl(path: Path, *, columns: Sequence[str]) -> list[Row]:
@@ -94,8 +88,7 @@ def _json_row(path: Path, line: int, text: str, columns: Sequence[str]) -> dict[
         raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise DataError(f"{where}: expected an object with {', '.join(columns)}, found {text[:60]}")
-    twice = duplicates(key for key, _ in pairs)
-    if twice:
+    if twice := duplicates(key for key, _ in pairs):
         raise DataError(f"{where}: the key {twice[0]!r} stands there twice")
     row = dict(pairs)
     for column in columns:

@@ -1,23 +1,20 @@
-"""The embedded data set: small pictures of coloured shapes that the package draws itself.
+"""The embedded data set: small images of coloured shapes that the package draws itself.
 
-Each picture shows one or two equal objects beside, above or below another object, and has five
-true captions (scene_captions.py). Everything follows from the seed, so nothing is downloaded and
-the truth of every picture is known.
+Each image shows one or two equal objects beside, above or below another object, and has five true
+captions (captions.py). Everything follows from the seed: nothing is downloaded, and the true slots
+of every image are known.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from captioner.data.captions import CaptionData, CaptionedImage
 from captioner.data.scenes.captions import (
@@ -31,11 +28,11 @@ from captioner.data.scenes.captions import (
 )
 from captioner.data.scenes.drawing import draw_scene
 from captioner.errors import ConfigError, DataError
-from captioner.files import read_json, write_json
+from captioner.files import atomic_write, read_json, write_json
 
-# To be raised whenever the same parameters would draw other pictures or write other captions.
+# To be raised whenever the same parameters would draw other images or write other captions.
 FORMAT_VERSION = 5
-SMALLEST_SIZE = 32  # pixels; below it a small star is a blot
+SMALLEST_SIZE = 32  # pixels; below it a small triangle cannot be recognised
 _TRUTH = "scenes.json"
 
 
@@ -43,8 +40,8 @@ _TRUTH = "scenes.json"
 def all_scenes() -> tuple[Scene, ...]:
     """Every scene there is, once; its two kinds of object differ in colour or shape.
 
-    Two single objects could be told from either; only the telling with "left" or "above" is listed,
-    so that no two scenes look the same.
+    Two single objects can be described from either; only the description with "left" or "above" is
+    listed, so that no two scenes look the same.
     """
     objects = list(product(SIZES, COLOURS, SHAPES))
     return tuple(
@@ -54,61 +51,47 @@ def all_scenes() -> tuple[Scene, ...]:
     )
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """One picture to be: its number over all splits seeds its jitter and its captions."""
-
-    number: int
-    split: str
-    name: str
-    scene: Scene
-
-
 def draw_scenes(
     root: Path | str, *, train: int, dev: int, test: int, size: int = 64, seed: int = 0
 ) -> CaptionData:
-    """Draw three splits of pictures once, in a folder of their own under `root`.
+    """Draw three splits of images once, in a folder of their own under `root`.
 
-    `train`, `dev` and `test` count pictures, no two of which show the same scene; `size` is their
+    `train`, `dev` and `test` count images, no two of which show the same scene; `size` is their
     side in pixels. Called again with the same parameters it draws only what is missing; two
-    processes may do so at once. ConfigError for a count, size or seed that cannot be; DataError
-    when the folder cannot be written.
+    processes may do so at once. ConfigError for an invalid count, size or seed; DataError when the
+    folder cannot be written.
     """
-    # Test first: with more training pictures, dev and test stay the same scenes.
+    # Test first: with more training images, dev and test stay the same scenes.
     counts = {"test": test, "dev": dev, "train": train}
     _check(counts, size=size, seed=seed)
     parameters = {"format": FORMAT_VERSION, **counts, "size": size, "seed": seed}
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     folder = Path(root) / f"scenes-v{FORMAT_VERSION}-{digest[:12]}"
-    pictures = _plan(counts, seed)
     splits: dict[str, list[CaptionedImage]] = {"train": [], "dev": [], "test": []}
-    for picture in pictures:
-        # Captions and drawing have a stream each, so that a change to one leaves the other be.
-        captions = caption_scene(picture.scene, _generator(seed, picture.number, 1))
-        path = folder / picture.name
+    truth = {}
+    # The number over all splits seeds an image's drawing and its captions, a stream each.
+    for number, (split, name, scene) in enumerate(_plan(counts, seed)):
+        captions = caption_scene(scene, _generator(seed, number, 1))
+        path = folder / name
         if not _is_drawn(path):
-            image = draw_scene(picture.scene, _generator(seed, picture.number, 2), size=size)
-            _save(image, path)
-        splits[picture.split].append(
-            CaptionedImage(
-                name=picture.name, path=path, captions=tuple(captions), image_id=picture.name
-            )
-        )
+            image = draw_scene(scene, _generator(seed, number, 2), size=size)
+            with atomic_write(path, sync=False) as file:
+                image.save(file, format="PNG", compress_level=0)  # noise does not compress
+        splits[split].append(CaptionedImage(name, path, tuple(captions), image_id=name))
+        truth[name] = scene.slots()
     if not (folder / _TRUTH).exists():
-        scenes = {picture.name: picture.scene.slots() for picture in pictures}
-        write_json(folder / _TRUTH, {"parameters": parameters, "scenes": scenes})
-    note = f"{size} pixels, seed {seed}; no scene occurs twice, in one split or in two"
+        write_json(folder / _TRUTH, {"parameters": parameters, "scenes": truth})
     return CaptionData(
         name=f"scenes, format {FORMAT_VERSION}",
-        splits={split: tuple(items) for split, items in splits.items()},
-        notes=(note,),
+        splits={split: tuple(images) for split, images in splits.items()},
+        notes=(f"{size} pixels, seed {seed}; no scene occurs twice, in one split or in two",),
     )
 
 
 def load_scene_truth(folder: Path | str) -> dict[str, Scene]:
-    """The scene of each picture in a folder that draw_scenes made, by the picture's name.
+    """The scene of each image in a folder that draw_scenes made, by the image's name.
 
-    The folder is the parent of any picture's path. DataError when it is not such a folder.
+    The folder is the parent of any image's path. DataError when it is not such a folder.
     """
     path = Path(folder) / _TRUTH
     try:
@@ -122,10 +105,10 @@ def load_scene_truth(folder: Path | str) -> dict[str, Scene]:
 def _check(counts: dict[str, int], *, size: int, seed: int) -> None:
     for split, number in counts.items():
         if number < 0:
-            raise ConfigError(f"scenes: {split} must be a number of pictures, got {number}")
+            raise ConfigError(f"scenes: {split} must be a number of images, got {number}")
     if sum(counts.values()) > len(all_scenes()):
         raise ConfigError(
-            f"scenes: {sum(counts.values())} pictures asked for, "
+            f"scenes: {sum(counts.values())} images asked for, "
             f"but there are only {len(all_scenes())} different scenes"
         )
     if size < SMALLEST_SIZE:
@@ -138,17 +121,14 @@ def _generator(seed: int, number: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, number, purpose]))
 
 
-def _plan(counts: dict[str, int], seed: int) -> list[_Picture]:
-    """Deal the scenes, shuffled, to the splits in turn."""
+def _plan(counts: dict[str, int], seed: int) -> Iterator[tuple[str, str, Scene]]:
+    """Split, file name and scene of every image: the scenes, shuffled, split by split."""
     # Sorting .random() shuffles alike in every NumPy version; permutation() does not promise to.
     order = np.argsort(_generator(seed, 0, 3).random(len(all_scenes())), kind="stable")
-    pictures: list[_Picture] = []
+    shuffled = (all_scenes()[k] for k in order)
     for split, count in counts.items():
         for within in range(count):
-            number = len(pictures)
-            scene = all_scenes()[order[number]]
-            pictures.append(_Picture(number, split, f"{split}-{within:05d}.png", scene))
-    return pictures
+            yield split, f"{split}-{within:05d}.png", next(shuffled)
 
 
 def _is_drawn(path: Path) -> bool:
@@ -156,22 +136,3 @@ def _is_drawn(path: Path) -> bool:
         return path.stat().st_size > 0
     except OSError:
         return False
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    """Write whole or not at all, but without atomic_write's fsync: thousands of them take minutes.
-
-    A picture lost with the power is drawn again.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as handle:
-                image.save(handle, format="PNG", compress_level=0)  # noise does not pack
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error

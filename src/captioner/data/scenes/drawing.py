@@ -1,6 +1,6 @@
 """Drawing one scene: where its objects stand, their shapes and colours, the noisy ground.
 
-Positions and radii are in units of the picture's side, x to the right and y down; a radius is that
+Positions and radii are in units of the image's side, x to the right and y down; a radius is that
 of the circle around an object.
 """
 
@@ -30,7 +30,7 @@ _GROUP = {"one": (0.0,), "two": (-0.19, 0.19)}
 _JITTER = 0.015  # each object of a group; neighbours 0.38 apart still clear two large radii
 # Along the line of the relation, one side and, mirrored, the other.
 _DEPTH = (0.19, 0.29)
-# Across it: how far the whole scene moves without leaving the picture, and the other object alone.
+# Across it: how far the whole scene moves without leaving the image, and the other object alone.
 _SHIFT = {"one": 0.12, "two": 0.12}
 _STRAY = 0.08
 _SUPERSAMPLING = 4
@@ -38,7 +38,7 @@ _NOISE = 5.0  # grey levels, to either side
 
 
 def draw_scene(scene: Scene, generator: np.random.Generator, *, size: int) -> Image.Image:
-    """Draw `scene` as an RGB picture of `size` by `size` pixels; the generator sets the jitter."""
+    """Draw `scene` as an RGB image of `size` by `size` pixels; the generator sets the jitter."""
     ground = tuple(round(_between(generator, 226, 248)) for _ in range(3))
     side = size * _SUPERSAMPLING
     canvas = Image.new("RGB", (side, side), ground)
@@ -101,7 +101,7 @@ def _rectangle(half_width: float, half_height: float) -> list[Point]:
     return [(-x, -y), (x, -y), (x, y), (-x, y)]
 
 
-# Shapes that differ in more than their corners: a small picture's network soon tells them apart.
+# Shapes that differ in more than their corners: a small image's network soon tells them apart.
 _OUTLINES: dict[str, list[Point]] = {
     "square": _rectangle(0.8, 0.8),
     "bar": _rectangle(0.95, 0.36),

@@ -2,10 +2,9 @@
 
 Shapes: B streams side by side, T window length, S packed sequences of a batch, N packed tokens.
 
-The text is cut into B streams that are read in parallel, T tokens a step; a stream's state goes on
-from window to window. Where a document begins inside a window, a sequence of its own begins, with
-a state of zeros: in the packed layout that costs nothing. Without such places all sequences have
-equal length, and nothing is sorted.
+The text is cut into B streams that are read in parallel, T tokens a step; a stream's state is
+carried from window to window. Where a document begins inside a window, a new sequence begins with a
+state of zeros. Without such places all sequences have equal length, and nothing is sorted.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from captioner.errors import DataError
 class WindowBatch:
     """One window of every stream: inputs [N], targets [N] int64 packed; batch_sizes [T] on the CPU.
 
-    origins: [S] int64, the stream whose state a sequence goes on from, or -1 for zeros; handed_on:
-    [B] int64, the sequence whose last state each stream keeps for the next window.
+    origins: [S] int64, the stream whose state a sequence continues, or -1 for zeros.
+    last_sequences: [B] int64, the sequence whose last state each stream keeps for the next window.
     """
 
     inputs: Tensor
     targets: Tensor
     batch_sizes: Tensor
     origins: Tensor
-    handed_on: Tensor
+    last_sequences: Tensor
 
     @property
     def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the model's forward takes."""
-        return self.inputs, self.batch_sizes, self.origins, self.handed_on
+        return self.inputs, self.batch_sizes, self.origins, self.last_sequences
 
     def to(self, device: torch.device) -> WindowBatch:
         """The same batch with its tensors, but batch_sizes, on `device`."""
@@ -51,7 +50,7 @@ class WindowBatch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> WindowBatch:
         return WindowBatch(
             change(self.inputs), change(self.targets), self.batch_sizes, change(self.origins),
-            change(self.handed_on),
+            change(self.last_sequences),
         )  # fmt: skip
 
 
@@ -86,7 +85,7 @@ def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
         targets=targets.reshape(-1)[where],
         batch_sizes=alive.sum(1),
         origins=torch.where(zeros, -1, stream)[order],
-        handed_on=place[last],
+        last_sequences=place[last],
     )
 
 

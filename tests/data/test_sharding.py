@@ -6,18 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.data.shares import Share, deal
+from captioner.data.sharding import BatchShard, balanced_partition
 from captioner.training.distributed import World
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 7))
 def test_tokens_balance_and_nothing_is_lost(sizes: list[int], hands: int) -> None:
-    dealt = deal(sizes, hands)
+    dealt = balanced_partition(sizes, hands)
     assert sorted(position for hand in dealt for position in hand) == list(range(len(sizes)))
     sums = [sum(sizes[position] for position in hand) for hand in dealt]
     assert max(sums) - min(sums) <= max(sizes)
     assert sum(bool(hand) for hand in dealt) == min(hands, len(sizes))
-    assert dealt == deal(sizes, hands)
+    assert dealt == balanced_partition(sizes, hands)
 
 
 @given(st.integers(0, 1000), st.integers(1, 7))
@@ -37,5 +37,5 @@ class Rows:
 
 
 def test_a_batch_too_small_for_all_leaves_some_without() -> None:
-    assert [Share(Rows(), rank=r, size=2)[[3, 0, 2, 1]] for r in (0, 1)] == [[0, 1], [3, 2]]
-    assert [Share(Rows(), rank=r, size=3)[[2]] for r in range(3)] == [[2], None, None]
+    assert [BatchShard(Rows(), rank=r, size=2)[[3, 0, 2, 1]] for r in (0, 1)] == [[0, 1], [3, 2]]
+    assert [BatchShard(Rows(), rank=r, size=3)[[2]] for r in range(3)] == [[2], None, None]

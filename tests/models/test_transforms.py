@@ -7,11 +7,11 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from captioner.data.transforms import ImageTransform
 from captioner.errors import ConfigError
+from captioner.models.transforms import ImageTransform
 
 
-def picture(width: int, height: int) -> Image.Image:
+def noise_image(width: int, height: int) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -19,7 +19,7 @@ def picture(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("sides", [(75, 50), (50, 75), (61, 61), (33, 120), (32, 40)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_crop_is_torchvisions(sides: tuple[int, int], interpolation: str) -> None:
-    image = picture(*sides)
+    image = noise_image(*sides)
     preset = ImageClassification(
         crop_size=32, resize_size=37, interpolation=InterpolationMode(interpolation)
     )
@@ -28,7 +28,7 @@ def test_crop_is_torchvisions(sides: tuple[int, int], interpolation: str) -> Non
     torch.testing.assert_close(ours, preset(image), rtol=0, atol=1e-5)
 
 
-def test_squash_keeps_the_whole_picture() -> None:
+def test_squash_keeps_the_whole_image() -> None:
     image = Image.new("RGB", (90, 30))
     image.paste((255, 255, 255), (0, 0, 45, 30))
     half = (0.5, 0.5, 0.5)
@@ -39,7 +39,7 @@ def test_squash_keeps_the_whole_picture() -> None:
     assert bool((tensor[:, :, :12] == 1).all()) and bool((tensor[:, :, -12:] == -1).all())
 
 
-def test_grey_and_transparent_pictures_become_rgb() -> None:
+def test_grey_and_transparent_images_become_rgb() -> None:
     transform = ImageTransform(size=8, resize=8)
     assert transform(Image.new("L", (9, 9), 100)).shape == (3, 8, 8)
     assert transform(Image.new("RGBA", (9, 9), (1, 2, 3, 4))).shape == (3, 8, 8)

@@ -1,4 +1,4 @@
-"""A picture becomes a tensor: resizing, cropping and normalising, described in full by its text.
+"""An image becomes a tensor: resizing, cropping and normalising, described in full by its text.
 
 Letters: S the side of the square tensor.
 """
@@ -21,10 +21,10 @@ _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageTransform:
-    """RGB picture -> float32 tensor [3, S, S], (value / 255 - mean) / std for each channel.
+    """RGB image -> float32 tensor [3, S, S], (value / 255 - mean) / std for each channel.
 
     `resize` is the short side in pixels before the centre crop to `size`, or "squash": the whole
-    picture is brought to `size` x `size`, its proportions lost. `str()` of a transform names every
+    image is brought to `size` x `size`, its proportions lost. `str()` of a transform names every
     setting, so that two transforms are equal exactly when their texts are. Raises ConfigError for
     settings that contradict each other.
     """
@@ -62,14 +62,14 @@ class ImageTransform:
         return self.normalise(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """The picture resized and cropped, as uint8 [S, S, 3]."""
+        """The image resized and cropped, as uint8 [S, S, 3]."""
         image = image if image.mode == "RGB" else image.convert("RGB")
         return torch.from_numpy(np.array(self._square(image)))
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """One or several pictures' pixels [..., S, S, 3] -> [..., 3, S, S], channels-last."""
+        """One or several images' pixels [..., S, S, 3] -> [..., 3, S, S], channels-last."""
         # One multiplication and one addition instead of /255, -mean, /std; by whole rows of the
-        # picture, which is several times faster than by three channels.
+        # image, which is several times faster than by three channels.
         std = torch.tensor(self.std, dtype=torch.float64)
         scale = (1 / (255 * std)).float().repeat(self.size).to(pixels.device)
         shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).float().repeat(self.size)
@@ -77,7 +77,7 @@ class ImageTransform:
         return rows.view(pixels.shape).movedim(-1, -3)
 
     def scaled(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
-        """What a picture of these sides is resized to (width, height), and the crop's left and top.
+        """What an image of these sides is resized to (width, height), and the crop's left and top.
 
         Rounded as torchvision's presets do it.
         """
@@ -89,7 +89,7 @@ class ImageTransform:
         return sides, left, top
 
     def _square(self, image: Image.Image) -> Image.Image:
-        """The picture at S x S."""
+        """The image at S x S."""
         sides, left, top = self.scaled(*image.size)
         image = image.resize(sides, Image.Resampling[self.interpolation.upper()])
         if sides == (self.size, self.size):

@@ -1,0 +1,120 @@
+"""The feature cache on disk: one folder for an encoder and a set of images.
+
+    features.npy  [n, R, F], read through a memory map
+    done.npy      [n] uint8, 1 once the row above is on the disk
+    meta.json     what the folder is for, and the batch size that its rows were computed with
+    lock          held by the process that computes
+
+Letters: n images, B images of a batch, R regions (1 when pooled), F image feature.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captioner.errors import DataError
+from captioner.files import alone, atomic_write, read_json, write_json
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureCache:
+    """The folder of one cache. Its files are written with plain writes, never through the memory
+    map, where a full disk would kill the process (SIGBUS)."""
+
+    folder: Path
+    identity: dict[str, Any]
+    shape: tuple[int, int, int]  # n, R, F
+    dtype: np.dtype
+
+    def complete(self) -> bool:
+        """Whether every row is there and valid."""
+        return self._batch_size() is not None and bool(self.done().all())
+
+    def features(self) -> np.ndarray:
+        """[n, R, F], memory-mapped, read only."""
+        return np.load(self.folder / "features.npy", mmap_mode="r", allow_pickle=False)
+
+    def done(self) -> np.ndarray:
+        """[n] bool, a copy."""
+        return np.load(self.folder / "done.npy", allow_pickle=False) == 1
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Wait until only this process computes here."""
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with alone(self.folder / "lock"):
+            yield
+
+    def open(self, batch_size: int) -> int:
+        """Prepare the folder, anew where its files are damaged; the batch size to continue with.
+
+        That is the one the cache was begun with: the bits of a row depend on the batch that it was
+        computed in.
+        """
+        known = self._batch_size()
+        if known is not None:
+            return known
+        meta = self.folder / "meta.json"
+        if meta.exists():
+            _log.warning("the feature cache %s is damaged and computed anew", self.folder)
+        with _writing(self.folder):
+            meta.unlink(missing_ok=True)  # first: a half-made folder must not look like a whole one
+            with atomic_write(self.folder / "done.npy") as handle:
+                np.save(handle, np.zeros(self.shape[0], np.uint8))
+            with atomic_write(self.folder / "features.npy") as handle:
+                header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
+                np.lib.format.write_array_header_1_0(handle, header)
+                handle.truncate(handle.tell() + self.dtype.itemsize * int(np.prod(self.shape)))
+        write_json(meta, {"identity": self.identity, "batch_size": batch_size})
+        return batch_size
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        """Store rows [B, R, F] from row `start` on, then mark them done."""
+        with _writing(self.folder):
+            _overwrite(self.folder / "features.npy", start, rows.astype(self.dtype, order="C"))
+            _overwrite(self.folder / "done.npy", start, np.ones(len(rows), np.uint8))
+
+    def _batch_size(self) -> int | None:
+        """The batch size in meta.json; None unless all three files are there and whole."""
+        try:
+            meta = read_json(self.folder / "meta.json")
+            done = np.load(self.folder / "done.npy", allow_pickle=False)
+            features = self.features()
+            batch_size = int(meta["batch_size"])
+            whole = meta["identity"] == self.identity and batch_size > 0
+        except (DataError, OSError, ValueError, EOFError, KeyError, TypeError):
+            return None
+        whole &= done.shape == self.shape[:1] and done.dtype == np.uint8
+        whole &= features.shape == self.shape and features.dtype == self.dtype
+        return batch_size if whole else None
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError into a DataError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"cannot write the feature cache {folder}: {reason}") from error
+
+
+def _overwrite(path: Path, start: int, rows: np.ndarray) -> None:
+    """Overwrite rows of an .npy file from row `start` on; they are on the disk at return."""
+    header = np.load(path, mmap_mode="r", allow_pickle=False).offset
+    with path.open("r+b") as handle:
+        handle.seek(header + start * rows[0].nbytes)
+        handle.write(rows.tobytes())
+        handle.flush()
+        os.fsync(handle.fileno())
