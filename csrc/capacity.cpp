@@ -7,12 +7,12 @@
 namespace captioner {
 namespace {
 
-// How much of the room a batch fills.
+// How much of the capacity a batch fills.
 struct Filled {
   int64_t steps, sequences, tokens;
 };
 
-Filled filled_part(const Tensor& batch_sizes, const Tensor& hx, int64_t room) {
+Filled filled_part(const Tensor& batch_sizes, const Tensor& hx, int64_t capacity) {
   STD_TORCH_CHECK(batch_sizes.is_cpu() && batch_sizes.dim() == 1 &&
                       batch_sizes.scalar_type() == ScalarType::Long,
                   "batch_sizes must be [T] of int64 on the CPU");
@@ -27,8 +27,8 @@ Filled filled_part(const Tensor& batch_sizes, const Tensor& hx, int64_t room) {
     part.tokens += size[t];
   }
   if (part.steps > 0) part.sequences = size[0];
-  STD_TORCH_CHECK(part.tokens <= room, "batch_sizes must sum to at most N = ", room, ", got ",
-                  part.tokens);
+  STD_TORCH_CHECK(part.tokens <= capacity, "batch_sizes must sum to at most N = ", capacity,
+                  ", got ", part.tokens);
   STD_TORCH_CHECK(hx.dim() == 2 && part.sequences <= hx.size(0),
                   "batch_sizes must begin with at most B = ", hx.size(0), ", got ", part.sequences);
   return part;
@@ -39,9 +39,9 @@ Tensor zeros(const Tensor& like, int64_t first, int64_t second) {
 }
 
 // Copies `part` over the first rows of `whole`.
-void put(const Tensor& whole, const Tensor& part) {
-  Tensor there = rows(whole, 0, part.size(0));
-  torch::stable::copy_(there, part);
+void copy_rows(const Tensor& whole, const Tensor& part) {
+  Tensor target = rows(whole, 0, part.size(0));
+  torch::stable::copy_(target, part);
 }
 
 std::optional<Tensor> first_of(const std::optional<Tensor>& tensor, int64_t count) {
@@ -50,36 +50,38 @@ std::optional<Tensor> first_of(const std::optional<Tensor>& tensor, int64_t coun
 
 }  // namespace
 
-LstmOutputs forward_within(LstmForward& kernel, const Tensor& input, const Tensor& batch_sizes,
-                           const Tensor& hx, const Tensor& cx, const Tensor& weight_ih,
-                           const Tensor& weight_hh, const Tensor& bias_ih, const Tensor& bias_hh,
-                           const std::optional<Tensor>& input_rows) {
-  const int64_t room = input_rows ? input_rows->numel() : input.size(0);
-  const Filled part = filled_part(batch_sizes, hx, room);
+LstmOutputs forward_with_capacity(LstmForward& kernel, const Tensor& input,
+                                  const Tensor& batch_sizes, const Tensor& hx, const Tensor& cx,
+                                  const Tensor& weight_ih, const Tensor& weight_hh,
+                                  const Tensor& bias_ih, const Tensor& bias_hh,
+                                  const std::optional<Tensor>& input_rows) {
+  const int64_t capacity = input_rows ? input_rows->numel() : input.size(0);
+  const Filled part = filled_part(batch_sizes, hx, capacity);
   const int64_t hidden = weight_hh.size(1);
-  const Tensor output = zeros(input, room, hidden);
+  const Tensor output = zeros(input, capacity, hidden);
   const Tensor hy = copied(hx, input.scalar_type()), cy = copied(cx, input.scalar_type());
   const Tensor workspace =
-      torch::stable::new_zeros(input, {5 * room * hidden}, state_type(input.scalar_type()));
+      torch::stable::new_zeros(input, {5 * capacity * hidden}, acc_type(input.scalar_type()));
   if (part.tokens > 0) {
     const auto [out, h, c, saved] =
         kernel(input_rows ? input : rows(input, 0, part.tokens), rows(batch_sizes, 0, part.steps),
                rows(hx, 0, part.sequences), rows(cx, 0, part.sequences), weight_ih, weight_hh,
                bias_ih, bias_hh, first_of(input_rows, part.tokens));
-    put(output, out);
-    put(hy, h);
-    put(cy, c);
-    put(workspace, saved);
+    copy_rows(output, out);
+    copy_rows(hy, h);
+    copy_rows(cy, c);
+    copy_rows(workspace, saved);
   }
   return {output, hy, cy, workspace};
 }
 
-LstmGradients backward_within(LstmBackward& kernel, const Tensor& grad_output,
-                              const Tensor& grad_hy, const Tensor& grad_cy, const Tensor& input,
-                              const Tensor& batch_sizes, const Tensor& hx, const Tensor& cx,
-                              const Tensor& weight_ih, const Tensor& weight_hh,
-                              const Tensor& output, const Tensor& workspace,
-                              const std::optional<Tensor>& input_rows, bool wants_hx) {
+LstmGradients backward_with_capacity(LstmBackward& kernel, const Tensor& grad_output,
+                                     const Tensor& grad_hy, const Tensor& grad_cy,
+                                     const Tensor& input, const Tensor& batch_sizes,
+                                     const Tensor& hx, const Tensor& cx, const Tensor& weight_ih,
+                                     const Tensor& weight_hh, const Tensor& output,
+                                     const Tensor& workspace,
+                                     const std::optional<Tensor>& input_rows, bool wants_hx) {
   const Filled part = filled_part(batch_sizes, hx, output.size(0));
   const int64_t hidden = weight_hh.size(1);
   const Tensor grad_input = zeros(input, input.size(0), input.size(1));
@@ -100,9 +102,9 @@ LstmGradients backward_within(LstmBackward& kernel, const Tensor& grad_output,
       rows(batch_sizes, 0, part.steps), rows(hx, 0, part.sequences), rows(cx, 0, part.sequences),
       weight_ih, weight_hh, rows(output, 0, part.tokens),
       rows(workspace, 0, 5 * part.tokens * hidden), first_of(input_rows, part.tokens), wants_hx);
-  put(grad_input, d_input);
-  put(grad_hx, d_hx);
-  put(grad_cx, d_cx);
+  copy_rows(grad_input, d_input);
+  copy_rows(grad_hx, d_hx);
+  copy_rows(grad_cx, d_cx);
   return {grad_input, grad_hx, grad_cx, d_weight_ih, d_weight_hh, d_bias};
 }
 

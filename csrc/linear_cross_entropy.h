@@ -6,7 +6,7 @@
 // Letters: N tokens, H hidden size, V vocabulary. Scalar, the type of all arguments but targets, is
 // double or float.
 //
-// The logits exist once: their gradient takes their place. As in lstm.h, arguments of any strides
+// The logits exist once: their gradient overwrites them. As in lstm.h, arguments of any strides
 // are taken and not changed, and results are new and dense.
 #pragma once
 

@@ -11,19 +11,19 @@
 // (sorted by length, longest first) have a step t. The 4H gate columns are four blocks of H in the
 // order i, f, g, o, as in torch.nn.LSTM.
 //
-// The capacity form, for CUDA graphs, has fixed shapes of which a batch fills a part: batch_sizes
-// lies on the device of the other arguments, may begin with fewer than B, end in zeros and sum to
-// less than N. Rows of output beyond the sum are 0, and a sequence without a step keeps its state
-// (hy = hx, cy = cx); gradients are those of that.
+// The capacity form, for CUDA graphs, has static shapes: B and N are capacities that a batch fills
+// in part. batch_sizes is on the device of the other arguments, may begin with fewer than B, end in
+// zeros and sum to less than N. Padding rows of output are 0, and a sequence without a step keeps
+// its state (hy = hx, cy = cx); gradients accordingly.
 //
-// Types: Scalar, the type of all arguments, is double, float, bfloat16 or float16. State, the type
-// of gates, cells and running sums, is float for the two half types, otherwise Scalar. Products of
-// half types take Scalar operands and sum in float.
+// Types: Scalar, the type of all arguments, is double, float, bfloat16 or float16. acc_t, the
+// accumulation type and that of gates and cells, is float for the two half types, otherwise Scalar.
+// GEMMs of half types take Scalar operands and accumulate in float.
 //
 // Every kernel
 //   - takes arguments of any strides and changes none of them;
 //   - returns new, dense tensors that share no memory;
-//   - runs on the current stream of the arguments' device and never waits for it;
+//   - runs on the current stream of the arguments' device and never synchronises with the host;
 //   - gives the same bits for the same arguments on the same device with the same thread count.
 #pragma once
 
@@ -49,8 +49,8 @@ struct LstmShape {
   std::vector<int64_t> offsets;      // [T + 1]
 };
 
-// Reads the shape and refuses, with what was found and what was expected, arguments that do not fit
-// one another: a kernel may trust what has passed here.
+// Reads the shape and refuses, with what was found and what was expected, arguments whose shapes,
+// types or devices do not fit one another: kernels rely on it.
 LstmShape lstm_shape(const Tensor& input,                       // [U, E]
                      const Tensor& batch_sizes,                 // [T] int64 on the CPU
                      const Tensor& hx,                          // [B, H]
@@ -59,11 +59,11 @@ LstmShape lstm_shape(const Tensor& input,                       // [U, E]
                      const Tensor& weight_hh,                   // [4H, H]
                      const std::optional<Tensor>& input_rows);  // [N] int64, or none: N = U
 
-// Likewise for the capacity form, whose shape is the room: B and N are those of the tensors, and
-// batch_sizes, which may be on a device, is not read.
-LstmShape room_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
-                     const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
-                     const std::optional<Tensor>& input_rows);
+// Likewise for the capacity form: B and N are those of the tensors, and batch_sizes, which may be
+// on a device, is not read.
+LstmShape capacity_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
+                         const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
+                         const std::optional<Tensor>& input_rows);
 
 // Refuses biases that do not fit, likewise.
 void check_biases(const LstmShape& shape, const Tensor& input,
@@ -76,12 +76,12 @@ void check_saved(const LstmShape& shape, const Tensor& input,
                  const Tensor& grad_hy,      // [B, H]
                  const Tensor& grad_cy,      // [B, H]
                  const Tensor& output,       // [N, H]
-                 const Tensor& workspace);   // [5 * N * H] State
+                 const Tensor& workspace);   // [5 * N * H] acc_t
 
 // What the forward pass returns:
 //   output    [N, H] Scalar, the hidden states
 //   hy, cy    [B, H] Scalar, each sequence's last hidden state and cell, in packed order
-//   workspace [5 * N * H] State, for the backward pass: first the gates [N, 4H] after their sigmoid
+//   workspace [5 * N * H] acc_t, for the backward pass: first the gates [N, 4H] after their sigmoid
 //             or tanh, then the cells [N, H]
 using LstmOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
@@ -89,12 +89,11 @@ using LstmOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 // either bias [4H] (both have the same), all Scalar.
 using LstmGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Each device's kernel has these two forms. The operator has two switches more: `capacity`, and
-// `path`, which on a CUDA device chooses the way through the steps (cuda/passes.h) and is 0
-// elsewhere.
+// Each device's kernel has these two signatures. The operator has two switches more: `capacity`,
+// and `algorithm` (cuda/algorithm.h), which is 0 except on a CUDA device.
 //
 // Packed token n reads row input_rows[n] of input, or row n where input_rows is not given: tokens
-// that read the same row (an embedding's) share its product with weight_ih.
+// that read the same row (of an embedding) share its projection by weight_ih.
 using LstmForward = LstmOutputs(Tensor input,        // [U, E]
                                 Tensor batch_sizes,  // [T] int64 on the CPU
                                 Tensor hx,           // [B, H] in packed order, longest first
@@ -116,17 +115,17 @@ using LstmBackward = LstmGradients(Tensor grad_output,                // [N, H]
                                    Tensor weight_ih,                  // [4H, E]
                                    Tensor weight_hh,                  // [4H, H]
                                    Tensor output,                     // [N, H]
-                                   Tensor workspace,                  // [5 * N * H] State
+                                   Tensor workspace,                  // [5 * N * H] acc_t
                                    std::optional<Tensor> input_rows,  // [N] int64
-                                   bool wants_hx);  // false: grad_hx is 0 and costs no product
+                                   bool wants_hx);  // false: grad_hx is 0 and costs no GEMM
 
 // Refuses the arguments of a step that do not fit, likewise; its shape has T = 1.
-LstmShape step_shape(const Tensor& sums, const Tensor& rows, const Tensor& hx, const Tensor& cx,
-                     const Tensor& weight_hh);
+LstmShape step_shape(const Tensor& projection, const Tensor& rows, const Tensor& hx,
+                     const Tensor& cx, const Tensor& weight_hh);
 
-// A single step of decoding, without a gradient: hy and cy, each [B, H]. Sequence b reads row
-// rows[b] of `sums`, which is its input times weight_ih with both biases added.
-using LstmStep = std::tuple<Tensor, Tensor>(Tensor sums,        // [U, 4H]
+// A single step of generation, without a gradient: hy and cy, each [B, H]. Sequence b reads row
+// rows[b] of `projection`: its input times weight_ih with both biases added.
+using LstmStep = std::tuple<Tensor, Tensor>(Tensor projection,  // [U, 4H]
                                             Tensor rows,        // [B] int64
                                             Tensor hx,          // [B, H]
                                             Tensor cx,          // [B, H]

@@ -40,9 +40,9 @@ struct Gates {
 };
 
 template <typename V>
-CAPTIONER_HOST_DEVICE inline Gates<V> activate(const Gates<V>& sums) {
-  return {Math<V>::sigmoid(sums.i), Math<V>::sigmoid(sums.f), Math<V>::tanh(sums.g),
-          Math<V>::sigmoid(sums.o)};
+CAPTIONER_HOST_DEVICE inline Gates<V> activate(const Gates<V>& pre_activations) {
+  return {Math<V>::sigmoid(pre_activations.i), Math<V>::sigmoid(pre_activations.f),
+          Math<V>::tanh(pre_activations.g), Math<V>::sigmoid(pre_activations.o)};
 }
 
 template <typename V>
@@ -58,12 +58,12 @@ CAPTIONER_HOST_DEVICE inline CellState<V> cell_forward(const Gates<V>& gates, V 
 
 template <typename V>
 struct CellGradient {
-  Gates<V> sums;  // of the gates before sigmoid and tanh
+  Gates<V> pre_activations;
   V c_before;
 };
 
-// `dh` and `dc` are all that reaches h and c from outside this cell: dc does not yet hold the part
-// that comes by way of h.
+// `dh` and `dc` are the gradients of h and c from outside this cell: dc does not yet hold the part
+// that flows through h.
 template <typename V>
 CAPTIONER_HOST_DEVICE inline CellGradient<V> cell_backward(const Gates<V>& gates, V c_before, V c,
                                                            V dh, V dc) {

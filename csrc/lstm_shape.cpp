@@ -56,7 +56,7 @@ void read_batch_sizes(const Tensor& batch_sizes, LstmShape& shape) {
   shape.batch = shape.batch_sizes.front();
 }
 
-// What all arguments must fit, once T, B and the sizes of the steps are known.
+// Checks all arguments, once T, B and the sizes of the steps are known.
 void check_shape(LstmShape& shape, const Tensor& input, const Tensor& hx, const Tensor& cx,
                  const Tensor& weight_ih, const Tensor& weight_hh,
                  const std::optional<Tensor>& input_rows) {
@@ -76,7 +76,7 @@ void check_shape(LstmShape& shape, const Tensor& input, const Tensor& hx, const 
   }
 }
 
-// The sizes that stand in the shapes of input and weights.
+// The sizes that the shapes of input and weights give.
 LstmShape sizes_of(const Tensor& input, const Tensor& weight_hh,
                    const std::optional<Tensor>& input_rows) {
   STD_TORCH_CHECK(input.dim() == 2, "input must be [U, E], got ", text(shape_of(input)));
@@ -106,7 +106,7 @@ void check_saved(const LstmShape& shape, const Tensor& input, const Tensor& grad
   expect_like("grad_hy", grad_hy, input);
   expect_like("grad_cy", grad_cy, input);
   expect_like("output", output, input);
-  STD_TORCH_CHECK(workspace.scalar_type() == state_type(input.scalar_type()) &&
+  STD_TORCH_CHECK(workspace.scalar_type() == acc_type(input.scalar_type()) &&
                       workspace.device() == input.device(),
                   "workspace must be the one that the forward pass returned");
 }
@@ -122,16 +122,16 @@ LstmShape lstm_shape(const Tensor& input, const Tensor& batch_sizes, const Tenso
   return shape;
 }
 
-LstmShape room_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
-                     const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
-                     const std::optional<Tensor>& input_rows) {
+LstmShape capacity_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
+                         const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
+                         const std::optional<Tensor>& input_rows) {
   LstmShape shape = sizes_of(input, weight_hh, input_rows);
   STD_TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.numel() > 0 &&
                       batch_sizes.scalar_type() == torch::headeronly::ScalarType::Long,
                   "batch_sizes must be [T] of int64 with T >= 1, got ",
                   text(shape_of(batch_sizes)));
   STD_TORCH_CHECK(batch_sizes.device() == input.device(),
-                  "batch_sizes must be on the device of input where it is given room");
+                  "batch_sizes must be on the device of input in the capacity form");
   STD_TORCH_CHECK(hx.dim() == 2, "hx must be [B, H], got ", text(shape_of(hx)));
   shape.steps = batch_sizes.numel();
   shape.batch = hx.size(0);
@@ -147,24 +147,25 @@ void check_biases(const LstmShape& shape, const Tensor& input, const Tensor& bia
   expect_like("bias_hh", bias_hh, input);
 }
 
-LstmShape step_shape(const Tensor& sums, const Tensor& rows, const Tensor& hx, const Tensor& cx,
-                     const Tensor& weight_hh) {
+LstmShape step_shape(const Tensor& projection, const Tensor& rows, const Tensor& hx,
+                     const Tensor& cx, const Tensor& weight_hh) {
   STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) == 4 * weight_hh.size(1),
                   "weight_hh must be [4H, H], got ", text(shape_of(weight_hh)));
   STD_TORCH_CHECK(hx.dim() == 2, "hx must be [B, H], got ", text(shape_of(hx)));
-  STD_TORCH_CHECK(sums.dim() == 2, "sums must be [U, 4H], got ", text(shape_of(sums)));
+  STD_TORCH_CHECK(projection.dim() == 2, "projection must be [U, 4H], got ",
+                  text(shape_of(projection)));
   LstmShape shape{};
   shape.tokens = shape.batch = hx.size(0);
   shape.steps = 1;
-  shape.input_rows = sums.size(0);
+  shape.input_rows = projection.size(0);
   shape.hidden_size = weight_hh.size(1);
   shape.batch_sizes = {shape.batch};
   shape.offsets = {0, shape.batch};
-  expect_shape("sums", "[U, 4H]", sums, {shape.input_rows, 4 * shape.hidden_size});
+  expect_shape("projection", "[U, 4H]", projection, {shape.input_rows, 4 * shape.hidden_size});
   expect_shape("rows", "[B]", rows, {shape.batch});
   expect_shape("hx", "[B, H]", hx, {shape.batch, shape.hidden_size});
   expect_shape("cx", "[B, H]", cx, {shape.batch, shape.hidden_size});
-  expect_like("sums", sums, hx);
+  expect_like("projection", projection, hx);
   expect_like("cx", cx, hx);
   expect_like("weight_hh", weight_hh, hx);
   STD_TORCH_CHECK(

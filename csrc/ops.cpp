@@ -1,23 +1,23 @@
 // The operators' schemas. Kernels register themselves in cpu/ and cuda/; fake kernels and autograd
-// stand beside the public functions in src/captioner/ops/.
+// are defined beside the public functions in src/captioner/ops/.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
   library.def(
       "lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, "
       "Tensor weight_hh, Tensor bias_ih, Tensor bias_hh, Tensor? input_rows=None, "
-      "bool capacity=False, int path=0) "
+      "bool capacity=False, int algorithm=0) "
       "-> (Tensor output, Tensor hy, Tensor cy, Tensor workspace)");
   library.def(
       "lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input, "
       "Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, Tensor weight_hh, "
       "Tensor output, Tensor workspace, Tensor? input_rows=None, bool wants_hx=True, "
-      "bool capacity=False, int path=0) "
+      "bool capacity=False, int algorithm=0) "
       "-> (Tensor grad_input, Tensor grad_hx, Tensor grad_cx, Tensor grad_weight_ih, "
       "Tensor grad_weight_hh, Tensor grad_bias)");
-  library.def("lstm_path_fits(Tensor weight_hh, int batch, int path) -> bool");
+  library.def("lstm_algorithm_fits(Tensor weight_hh, int batch, int algorithm) -> bool");
   library.def(
-      "lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx, Tensor weight_hh) "
+      "lstm_step(Tensor projection, Tensor rows, Tensor hx, Tensor cx, Tensor weight_hh) "
       "-> (Tensor hy, Tensor cy)");
   library.def(
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor bias, Tensor targets, "

@@ -1,5 +1,5 @@
-// The few ATen operations that the kernels' host code uses, through the stable ABI: the products
-// are those of torch's own BLAS or cuBLAS, with its switches (threads, TF32) as the user set them.
+// The few ATen operations that the kernels' host code uses, through the stable ABI: GEMMs are those
+// of torch's own BLAS or cuBLAS, with its switches (threads, TF32) as the user set them.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -11,13 +11,20 @@
 #include <utility>
 #include <vector>
 
+// Torch 2.11 has no STABLE_TORCH_ERROR_CODE_CHECK, which also says what failed within torch.
+#ifdef STABLE_TORCH_ERROR_CODE_CHECK
+#define CAPTIONER_TORCH_CALL STABLE_TORCH_ERROR_CODE_CHECK
+#else
+#define CAPTIONER_TORCH_CALL TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace captioner {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The type of gates, cells and running sums.
-inline ScalarType state_type(ScalarType scalar) {
+// acc_t: the accumulation type, that of gates and cells too.
+inline ScalarType acc_type(ScalarType scalar) {
   const bool half = scalar == ScalarType::BFloat16 || scalar == ScalarType::Half;
   return half ? ScalarType::Float : scalar;
 }
@@ -55,31 +62,30 @@ inline Tensor sum_of_rows(const Tensor& matrix) {
   return torch::stable::sum(matrix, torch::headeronly::IntHeaderOnlyArrayRef(&first, 1));
 }
 
-// The values [N] in ascending order, and [N] where each of them stood; equal ones keep their order.
+// The values [N] in ascending order, and [N] the index of each before; equal ones keep their order.
 inline std::pair<Tensor, Tensor> stable_sort(const Tensor& values) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
   const int64_t dim = 0;
   std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(dim),
                                     from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  CAPTIONER_TORCH_CALL(
       torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
 // out [m, n] = a [m, k] b [k, n]
-inline void product_into(Tensor& out, const Tensor& a, const Tensor& b) {
+inline void gemm_into(Tensor& out, const Tensor& a, const Tensor& b) {
   using torch::stable::detail::from;
   std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  CAPTIONER_TORCH_CALL(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   (void)torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // a [m, k] b [k, n], a new tensor
-inline Tensor product(const Tensor& a, const Tensor& b) {
+inline Tensor gemm(const Tensor& a, const Tensor& b) {
   Tensor out = empty(a, {a.size(0), b.size(1)});
-  product_into(out, a, b);
+  gemm_into(out, a, b);
   return out;
 }
 

@@ -37,12 +37,16 @@ def draw(
     """Arguments and gradients of the outputs; with `rows`, that many of input and input_rows."""
     generator = torch.Generator().manual_seed(len(sizes))
     tokens, batch = sum(sizes), sizes[0]
+    states = dict.fromkeys(("hx", "cx", "grad_hy", "grad_cy"), (batch, hidden))
     shapes = {
-        "input": (tokens if rows is None else rows, inputs), "hx": (batch, hidden),
-        "cx": (batch, hidden), "weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden),
-        "bias_ih": (4 * hidden,), "bias_hh": (4 * hidden,), "grad_output": (tokens, hidden),
-        "grad_hy": (batch, hidden), "grad_cy": (batch, hidden),
-    }  # fmt: skip
+        "input": (tokens if rows is None else rows, inputs),
+        **{name: states[name] for name in ("hx", "cx")},
+        "weight_ih": (4 * hidden, inputs),
+        "weight_hh": (4 * hidden, hidden),
+        **dict.fromkeys(("bias_ih", "bias_hh"), (4 * hidden,)),
+        "grad_output": (tokens, hidden),
+        **{name: states[name] for name in ("grad_hy", "grad_cy")},
+    }
     drawn = {
         name: torch.randn(shape, generator=generator, dtype=torch.float64)
         for name, shape in shapes.items()
@@ -56,16 +60,18 @@ def draw(
 
 
 def run(
-    emulated: Emulated, x: Arguments, *, capacity: bool = False, path: int = 0
+    emulated: Emulated, x: Arguments, *, capacity: bool = False, algorithm: int = 0
 ) -> dict[str, Tensor]:
     """Outputs and gradients of the emulated operators, by name."""
     head = (x["input"], x["batch_sizes"], x["hx"], x["cx"], x["weight_ih"], x["weight_hh"])
-    rows, switches = x.get("input_rows"), (capacity, path)
+    rows, switches = x.get("input_rows"), (capacity, algorithm)
     outputs = emulated.ops.lstm_packed(*head, x["bias_ih"], x["bias_hh"], rows, *switches)
     gradients = emulated.ops.lstm_packed_backward(
-        *(x[name] for name in ("grad_output", "grad_hy", "grad_cy")), *head, outputs[0],
-        outputs[3], rows, True, *switches,
-    )  # fmt: skip
+        *(x[name] for name in ("grad_output", "grad_hy", "grad_cy")),
+        *head,
+        *(outputs[0], outputs[3], rows, True),
+        *switches,
+    )
     return dict(zip(RESULTS, (*outputs[:3], *gradients), strict=True))
 
 

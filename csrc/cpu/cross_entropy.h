@@ -1,8 +1,8 @@
 // The loss at a language model's end, as one of the kernels of kernels.h: logits, softmax and
-// gradients while they are in the processor's caches.
+// gradients while they are in cache.
 //
 // Letters as in ../linear_cross_entropy.h. Logits lie in panels of W = Kernels::panel_width words,
-// [panels, N, W]: each of the three products then reads them from front to back. What lies beyond
+// [panels, N, W]: each of the three GEMMs then reads them from front to back. What lies beyond
 // the last word is neither read nor defined.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace captioner::cpu {
 constexpr int64_t kIgnored = -100;  // the target of a token that counts for nothing
 
 template <typename T>
-struct LossPass {
+struct LossParams {
   int64_t hidden_size, vocab_size;
   const T* hidden;         // [N, H]
   const T* words;          // the transposed weight [H, V], packed by pack

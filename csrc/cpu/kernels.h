@@ -1,6 +1,6 @@
 // All code that is compiled once for each instruction set, and the choice among them. Plain
-// pointers, no tensors, no threads: lstm.cpp and linear_cross_entropy.cpp allocate, check and deal
-// out rows.
+// pointers, no tensors, no threads: lstm.cpp and linear_cross_entropy.cpp allocate, check and
+// partition the rows over threads.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct Matrix {
 };
 
 template <typename T>
-struct Product {
+struct Gemm {
   Matrix<T> a;      // [m, k]
   const T* packed;  // [k, n], packed by Kernels::pack
   T* result;        // [m, n] written
@@ -29,27 +29,27 @@ struct Product {
 // packed in any order; the sizes are numbers of values.
 template <typename T>
 struct Kernels {
-  bool fast_products;  // whether `multiply` is a match for a BLAS
+  bool has_fast_gemm;  // whether `gemm` is as fast as a BLAS
 
   int64_t (*panels)(int64_t rows, int64_t columns);
   int64_t (*packed_size)(int64_t rows, int64_t columns);
   void (*pack)(const Matrix<T>& matrix, T* packed, int64_t first_panel, int64_t last_panel);
-  void (*multiply)(const Product<T>& product, int64_t first_row, int64_t last_row);
+  void (*gemm)(const Gemm<T>& gemm, int64_t first_row, int64_t last_row);
 
   int64_t (*gate_panels)(int64_t hidden_size);
   int64_t (*gates_size)(int64_t hidden_size);
   void (*pack_gates)(const T* weight_hh, int64_t hidden_size, T* packed, int64_t first_panel,
                      int64_t last_panel);
-  void (*forward)(const ForwardPass<T>& pass, int64_t first, int64_t last);
+  void (*forward)(const ForwardParams<T>& params, int64_t first, int64_t last);
   // Adds this range's share of the gradient of a bias to grad_bias [4H].
-  void (*backward)(const BackwardPass<T>& pass, int64_t first, int64_t last, T* grad_bias);
+  void (*backward)(const BackwardParams<T>& params, int64_t first, int64_t last, T* grad_bias);
 
-  int64_t panel_width;  // columns of the vocabulary that lie together in a LossPass
+  int64_t panel_width;  // columns of the vocabulary that lie together in a LossParams
   int64_t loss_rows;    // tokens whose logits are computed before any of them is looked at
   // Adds these tokens' share of the gradient of the bias to grad_bias, unless it is nullptr.
-  void (*loss)(const LossPass<T>& pass, int64_t first, int64_t last, T* grad_bias);
-  void (*loss_grad_hidden)(const LossGradient<T>& pass, int64_t first, int64_t last);
-  void (*loss_grad_weight)(const LossGradient<T>& pass, int64_t first_panel, int64_t last_panel);
+  void (*loss)(const LossParams<T>& params, int64_t first, int64_t last, T* grad_bias);
+  void (*loss_grad_hidden)(const LossGradient<T>& params, int64_t first, int64_t last);
+  void (*loss_grad_weight)(const LossGradient<T>& params, int64_t first_panel, int64_t last_panel);
 };
 
 // The best one that this processor runs; CAPTIONER_CPU=avx512|avx2|portable asks for another.

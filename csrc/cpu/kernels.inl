@@ -1,10 +1,10 @@
 // The kernels for one instruction set. kernels_avx512.cpp and its siblings set
 //   CAPTIONER_ISA           the namespace, so that no two instruction sets share a symbol
 //   CAPTIONER_VECTOR_BYTES  the size of a vector register
-//   CAPTIONER_ROWS          rows whose sums the registers hold at once, times 4 vectors
+//   CAPTIONER_ROWS          rows whose accumulators the registers hold at once, times 4 vectors
 // and include this file with the compiler set to that instruction set. Nothing of the standard
 // library is called here: its templates would be compiled for these instructions too, and the
-// linker might take that copy for everybody.
+// linker might pick that copy for all callers.
 
 #define CAPTIONER_INLINE inline __attribute__((always_inline))
 
@@ -26,7 +26,7 @@ struct Math<cpu::CAPTIONER_ISA::Double::Vector> : cpu::CAPTIONER_ISA::VectorMath
 namespace captioner::cpu::CAPTIONER_ISA {
 
 // clang-format off: the others stand on the first
-#include "product.inl"
+#include "gemm.inl"
 #include "recurrence.inl"
 #include "cross_entropy.inl"
 // clang-format on
@@ -37,7 +37,7 @@ const Kernels<T>& functions() {
                               packed_panels<T>,
                               packed_size<T>,
                               pack<T>,
-                              multiply_rows<T>,
+                              gemm_rows<T>,
                               gate_panels<T>,
                               gates_size<T>,
                               pack_gates<T>,

@@ -1,6 +1,6 @@
 // A linear layer and cross-entropy on the CPU. Each thread takes some tokens: their logits, softmax
 // and its gradient follow one another within its cache; the gradients of weight and hidden states
-// are products with the packed logits (cross_entropy.h).
+// are GEMMs with the packed logits (cross_entropy.h).
 //
 // Letters as in ../linear_cross_entropy.h.
 #include "../linear_cross_entropy.h"
@@ -11,8 +11,8 @@
 #include <algorithm>
 
 #include "../tensors.h"
+#include "gemm.h"
 #include "kernels.h"
-#include "product.h"
 
 namespace captioner::cpu {
 namespace {
@@ -78,19 +78,19 @@ LossOutputs forward(const Tensor& hidden, const Tensor& weight, const Tensor& bi
   const Tensor losses = empty(hidden, {tokens});
   const Tensor grad_biases =
       torch::stable::new_zeros(hidden, {ranges, wants_gradient ? vocabulary : 0});
-  const LossPass<T> pass{hidden.size(1),
-                         vocabulary,
-                         values<const T>(hidden),
-                         values<const T>(words),
-                         values<const T>(padded_bias),
-                         values<const int64_t>(targets),
-                         static_cast<T>(label_smoothing),
-                         wants_gradient,
-                         logits_rows,
-                         values<T>(logits),
-                         values<T>(losses)};
+  const LossParams<T> params{hidden.size(1),
+                             vocabulary,
+                             values<const T>(hidden),
+                             values<const T>(words),
+                             values<const T>(padded_bias),
+                             values<const int64_t>(targets),
+                             static_cast<T>(label_smoothing),
+                             wants_gradient,
+                             logits_rows,
+                             values<T>(logits),
+                             values<T>(losses)};
   for_each_range(tokens, ranges, [&](int64_t k, int64_t first, int64_t last) {
-    LossPass<T> own = pass;
+    LossParams<T> own = params;
     if (!wants_gradient) own.logits += k * padded * logits_rows;
     code.loss(own, first, last, values<T>(grad_biases) + k * grad_biases.size(1));
   });
@@ -117,20 +117,20 @@ LossGradients backward(const Tensor& grad_loss, const Tensor& hidden, const Tens
                                  ? empty(hidden, {vocabulary, hidden.size(1)})
                                  : torch::stable::new_zeros(hidden, {vocabulary, hidden.size(1)});
   const T factor = *values<const T>(grad_loss);
-  const LossGradient<T> pass{tokens,
-                             hidden.size(1),
-                             vocabulary,
-                             values<const T>(grad_logits),
-                             values<const T>(words),
-                             values<const T>(states),
-                             factor,
-                             values<T>(grad_hidden),
-                             values<T>(grad_weight)};
+  const LossGradient<T> params{tokens,
+                               hidden.size(1),
+                               vocabulary,
+                               values<const T>(grad_logits),
+                               values<const T>(words),
+                               values<const T>(states),
+                               factor,
+                               values<T>(grad_hidden),
+                               values<T>(grad_weight)};
   for_each_range(
       tokens, torch::stable::get_num_threads(),
-      [&](int64_t, int64_t first, int64_t last) { code.loss_grad_hidden(pass, first, last); });
+      [&](int64_t, int64_t first, int64_t last) { code.loss_grad_hidden(params, first, last); });
   parallel_for(0, panels, 1,
-               [&](int64_t first, int64_t last) { code.loss_grad_weight(pass, first, last); });
+               [&](int64_t first, int64_t last) { code.loss_grad_weight(params, first, last); });
   Tensor scaled = empty(hidden, {vocabulary});
   for (int64_t k = 0; k < vocabulary; ++k) {
     values<T>(scaled)[k] = factor * values<const T>(grad_bias)[k];

@@ -1,4 +1,4 @@
-// The LSTM over packed sequences on the CPU. The large products are torch's BLAS; between them the
+// The LSTM over packed sequences on the CPU. The large GEMMs are torch's BLAS; between them the
 // recurrence runs in one parallel region, each thread with its own sequences (recurrence.h).
 //
 // Letters as in ../lstm.h. bfloat16 and float16 run the recurrence in float.
@@ -10,8 +10,8 @@
 
 #include "../capacity.h"
 #include "../tensors.h"
+#include "gemm.h"
 #include "kernels.h"
-#include "product.h"
 #include "ranges.h"
 
 namespace captioner::cpu {
@@ -54,8 +54,8 @@ Tensor packed_gates(const Tensor& weight_hh) {
   return to;
 }
 
-// hx where it has a value that is not 0. Sequences mostly begin without a state, and then nothing
-// comes of the first step's product with weight_hh.
+// hx, or nullptr if all of it is 0: sequences mostly begin without a state, and then the first step
+// needs no GEMM with weight_hh.
 template <typename T>
 const T* unless_zero(const Tensor& hx) {
   const T* begin = values<const T>(hx);
@@ -79,46 +79,46 @@ template <typename T>
 LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& hx, const Tensor& cx,
                     const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih,
                     const Tensor& bias_hh, const int64_t* input_rows) {
-  const ScalarType scalar = input.scalar_type(), state = state_type(scalar);
+  const ScalarType scalar = input.scalar_type(), state = acc_type(scalar);
   const int64_t hidden = shape.hidden_size;
   Tensor workspace = empty(input, {5 * shape.tokens * hidden}, state);
   Tensor gates = gates_of(workspace, shape), cells = cells_of(workspace, shape);
   Tensor output = empty(input, {shape.tokens, hidden}, state);
   Tensor hy = empty(input, {shape.batch, hidden}, state), cy = empty(hy, {shape.batch, hidden});
 
-  // The product with weight_ih goes where the gates will be, if each token has a row of its own.
+  // The input projection is written into the gates' memory if each token has a row of its own.
   const bool in_place = input_rows == nullptr && scalar == state;
-  Tensor sums = in_place ? gates : empty(input, {shape.input_rows, 4 * hidden});
-  product_of<T>(sums, input, transposed(weight_ih));
-  sums = dense(sums, state);
+  Tensor projection = in_place ? gates : empty(input, {shape.input_rows, 4 * hidden});
+  fast_gemm<T>(projection, input, transposed(weight_ih));
+  projection = dense(projection, state);
 
-  // A single step reads its weights once: packing them would take longer than the product.
+  // A single step reads its weights once: packing them would take longer than the GEMM.
   const bool single = shape.steps == 1;
   const Tensor h0 = dense(hx, state), c0 = dense(cx, state);
   const T* h_first = unless_zero<T>(h0);
   Tensor weight, recurrent;
   if (!single) weight = packed_gates<T>(dense(weight_hh, state));
-  if (single && h_first) recurrent = dense(product(hx, transposed(weight_hh)), state);
+  if (single && h_first) recurrent = dense(gemm(hx, transposed(weight_hh)), state);
 
   Tensor bias = copied(bias_ih, state);
   const Tensor other_bias = dense(bias_hh, state);
   for (int64_t k = 0; k < 4 * hidden; ++k) values<T>(bias)[k] += values<const T>(other_bias)[k];
 
-  const ForwardPass<T> pass{steps_of(shape),
-                            values<const T>(sums),
-                            input_rows,
-                            values<const T>(bias),
-                            single ? nullptr : values<const T>(weight),
-                            single && h_first ? values<const T>(recurrent) : nullptr,
-                            h_first,
-                            values<const T>(c0),
-                            values<T>(output),
-                            values<T>(hy),
-                            values<T>(cy),
-                            values<T>(gates),
-                            values<T>(cells)};
+  const ForwardParams<T> params{steps_of(shape),
+                                values<const T>(projection),
+                                input_rows,
+                                values<const T>(bias),
+                                single ? nullptr : values<const T>(weight),
+                                single && h_first ? values<const T>(recurrent) : nullptr,
+                                h_first,
+                                values<const T>(c0),
+                                values<T>(output),
+                                values<T>(hy),
+                                values<T>(cy),
+                                values<T>(gates),
+                                values<T>(cells)};
   for_each_range(ranges_for_threads(shape), [&](int64_t, int64_t first, int64_t last) {
-    kernels<T>().forward(pass, first, last);
+    kernels<T>().forward(params, first, last);
   });
   return {dense(output, scalar), dense(hy, scalar), dense(cy, scalar), workspace};
 }
@@ -142,19 +142,21 @@ Tensor sum_by_input_row(const Tensor& grad_gates, const LstmShape& shape,
   return sums;
 }
 
-struct Recurrent {
-  Tensor grad_gates;  // [N, 4H] before sigmoid and tanh
+struct RecurrentGradients {
+  Tensor grad_gates;  // [N, 4H] of the pre-activations
   Tensor grad_hx;     // [B, H]
   Tensor grad_cx;     // [B, H]
   Tensor grad_bias;   // [4H]
-  Tensor h_before;    // [N, H] what each token's gates read; without its first B rows if hx is 0
+  Tensor h_before;  // [N, H] the hidden state each token's gates read; without its B first rows if
+                    // hx is 0
 };
 
 template <typename T>
-Recurrent recurrent_backward(const LstmShape& shape, const Tensor& grad_output,
-                             const Tensor& grad_hy, const Tensor& grad_cy, const Tensor& hx,
-                             const Tensor& cx, const Tensor& weight_hh, const Tensor& output,
-                             const Tensor& workspace, bool wants_hx) {
+RecurrentGradients recurrent_backward(const LstmShape& shape, const Tensor& grad_output,
+                                      const Tensor& grad_hy, const Tensor& grad_cy,
+                                      const Tensor& hx, const Tensor& cx, const Tensor& weight_hh,
+                                      const Tensor& output, const Tensor& workspace,
+                                      bool wants_hx) {
   const ScalarType state = workspace.scalar_type();
   const int64_t hidden = shape.hidden_size;
   const std::vector<int64_t> bounds = ranges_for_threads(shape);
@@ -171,26 +173,26 @@ Recurrent recurrent_backward(const LstmShape& shape, const Tensor& grad_output,
   Tensor grad_hx = copied(grad_hy, state), grad_cx = copied(grad_cy, state);
   const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
   Tensor grad_biases = torch::stable::new_zeros(grad_gates, {ranges, 4 * hidden});
-  const BackwardPass<T> pass{steps_of(shape),
-                             values<const T>(grad),
-                             values<const T>(gates),
-                             values<const T>(cells),
-                             values<const T>(h),
-                             h_first,
-                             values<const T>(c0),
-                             single ? nullptr : values<const T>(weight),
-                             wants_hx,
-                             values<T>(grad_hx),
-                             values<T>(grad_cx),
-                             values<T>(grad_gates),
-                             values<T>(h_before)};
+  const BackwardParams<T> params{steps_of(shape),
+                                 values<const T>(grad),
+                                 values<const T>(gates),
+                                 values<const T>(cells),
+                                 values<const T>(h),
+                                 h_first,
+                                 values<const T>(c0),
+                                 single ? nullptr : values<const T>(weight),
+                                 wants_hx,
+                                 values<T>(grad_hx),
+                                 values<T>(grad_cx),
+                                 values<T>(grad_gates),
+                                 values<T>(h_before)};
   for_each_range(bounds, [&](int64_t k, int64_t first, int64_t last) {
-    kernels<T>().backward(pass, first, last, values<T>(grad_biases) + 4 * hidden * k);
+    kernels<T>().backward(params, first, last, values<T>(grad_biases) + 4 * hidden * k);
   });
   if (!wants_hx)
     torch::stable::zero_(grad_hx);
   else if (single)
-    product_into(grad_hx, grad_gates, dense(weight_hh, state));
+    gemm_into(grad_hx, grad_gates, dense(weight_hh, state));
   if (!h_first) h_before = rows(h_before, shape.batch, shape.tokens - shape.batch);
   return {grad_gates, grad_hx, grad_cx, sum_of_rows(grad_biases), h_before};
 }
@@ -202,23 +204,23 @@ LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const 
                        const Tensor& output, const Tensor& workspace, const int64_t* input_rows,
                        bool wants_hx) {
   const ScalarType scalar = input.scalar_type();
-  Recurrent found = recurrent_backward<T>(shape, grad_output, grad_hy, grad_cy, hx, cx, weight_hh,
-                                          output, workspace, wants_hx);
-  Tensor by_token = dense(found.grad_gates, scalar);
-  const int64_t read = found.h_before.size(0);
-  const Tensor grad_weight_hh =
-      product(transposed(rows(by_token, shape.tokens - read, read)), dense(found.h_before, scalar));
-  found.h_before = Tensor();
+  RecurrentGradients recurrent = recurrent_backward<T>(shape, grad_output, grad_hy, grad_cy, hx, cx,
+                                                       weight_hh, output, workspace, wants_hx);
+  Tensor by_token = dense(recurrent.grad_gates, scalar);
+  const int64_t read = recurrent.h_before.size(0);
+  const Tensor grad_weight_hh = gemm(transposed(rows(by_token, shape.tokens - read, read)),
+                                     dense(recurrent.h_before, scalar));
+  recurrent.h_before = Tensor();
   const Tensor by_row =
-      input_rows ? dense(sum_by_input_row<T>(found.grad_gates, shape, input_rows), scalar)
+      input_rows ? dense(sum_by_input_row<T>(recurrent.grad_gates, shape, input_rows), scalar)
                  : by_token;
-  if (input_rows) by_token = found.grad_gates = Tensor();  // not held while the products run
-  return {product_of<T>(by_row, weight_ih),
-          dense(found.grad_hx, scalar),
-          dense(found.grad_cx, scalar),
-          product(transposed(by_row), input),
+  if (input_rows) by_token = recurrent.grad_gates = Tensor();  // not held while the GEMMs run
+  return {fast_gemm<T>(by_row, weight_ih),
+          dense(recurrent.grad_hx, scalar),
+          dense(recurrent.grad_cx, scalar),
+          gemm(transposed(by_row), input),
           grad_weight_hh,
-          dense(found.grad_bias, scalar)};
+          dense(recurrent.grad_bias, scalar)};
 }
 
 LstmOutputs run_forward(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
@@ -245,17 +247,17 @@ LstmGradients run_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, T
              workspace, rows, wants_hx);
 }
 
-void refuse(int64_t path) {
-  STD_TORCH_CHECK(path == 0, "path must be 0 on the CPU, got ", path,
+void refuse(int64_t algorithm) {
+  STD_TORCH_CHECK(algorithm == 0, "algorithm must be 0 on the CPU, got ", algorithm,
                   ": the persistent LSTM is for tensors on a CUDA device");
 }
 
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
-                        std::optional<Tensor> input_rows, bool capacity, int64_t path) {
-  refuse(path);
-  return capacity ? forward_within(run_forward, input, batch_sizes, hx, cx, weight_ih, weight_hh,
-                                   bias_ih, bias_hh, input_rows)
+                        std::optional<Tensor> input_rows, bool capacity, int64_t algorithm) {
+  refuse(algorithm);
+  return capacity ? forward_with_capacity(run_forward, input, batch_sizes, hx, cx, weight_ih,
+                                          weight_hh, bias_ih, bias_hh, input_rows)
                   : run_forward(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh,
                                 input_rows);
 }
@@ -264,48 +266,48 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
                                    Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                                    Tensor weight_hh, Tensor output, Tensor workspace,
                                    std::optional<Tensor> input_rows, bool wants_hx, bool capacity,
-                                   int64_t path) {
-  refuse(path);
-  return capacity
-             ? backward_within(run_backward, grad_output, grad_hy, grad_cy, input, batch_sizes, hx,
-                               cx, weight_ih, weight_hh, output, workspace, input_rows, wants_hx)
-             : run_backward(grad_output, grad_hy, grad_cy, input, batch_sizes, hx, cx, weight_ih,
-                            weight_hh, output, workspace, input_rows, wants_hx);
+                                   int64_t algorithm) {
+  refuse(algorithm);
+  return capacity ? backward_with_capacity(run_backward, grad_output, grad_hy, grad_cy, input,
+                                           batch_sizes, hx, cx, weight_ih, weight_hh, output,
+                                           workspace, input_rows, wants_hx)
+                  : run_backward(grad_output, grad_hy, grad_cy, input, batch_sizes, hx, cx,
+                                 weight_ih, weight_hh, output, workspace, input_rows, wants_hx);
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor> step(const Tensor& sums, const Tensor& rows, const Tensor& hx,
+std::tuple<Tensor, Tensor> step(const Tensor& projection, const Tensor& rows, const Tensor& hx,
                                 const Tensor& cx, const Tensor& weight_hh) {
-  const ScalarType scalar = hx.scalar_type(), state = state_type(scalar);
+  const ScalarType scalar = hx.scalar_type(), state = acc_type(scalar);
   const int64_t batch = hx.size(0), hidden = hx.size(1), offsets[] = {0, batch};
-  const Tensor recurrent = dense(product(hx, transposed(weight_hh)), state);
-  const Tensor from = dense(sums, state), c0 = dense(cx, state);
+  const Tensor recurrent = dense(gemm(hx, transposed(weight_hh)), state);
+  const Tensor from = dense(projection, state), c0 = dense(cx, state);
   Tensor scratch = empty(recurrent, {4 * batch, hidden}), cells = empty(scratch, {batch, hidden});
   Tensor output = empty(cells, {batch, hidden});
   Tensor hy = empty(cells, {batch, hidden}), cy = empty(cells, {batch, hidden});
-  ForwardPass<T> pass{};
-  pass.steps = {1, hidden, &batch, offsets};
-  pass.sums = values<const T>(from);
-  pass.input_rows = values<const int64_t>(rows);
-  pass.recurrent_sums = values<const T>(recurrent);
-  pass.cx = values<const T>(c0);
-  pass.output = values<T>(output);
-  pass.hy = values<T>(hy);
-  pass.cy = values<T>(cy);
-  pass.gates = values<T>(scratch);
-  pass.cells = values<T>(cells);
+  ForwardParams<T> params{};
+  params.steps = {1, hidden, &batch, offsets};
+  params.input_projection = values<const T>(from);
+  params.input_rows = values<const int64_t>(rows);
+  params.recurrent_projection = values<const T>(recurrent);
+  params.cx = values<const T>(c0);
+  params.output = values<T>(output);
+  params.hy = values<T>(hy);
+  params.cy = values<T>(cy);
+  params.gates = values<T>(scratch);
+  params.cells = values<T>(cells);
   parallel_for(0, batch, 16,
-               [&](int64_t first, int64_t last) { kernels<T>().forward(pass, first, last); });
+               [&](int64_t first, int64_t last) { kernels<T>().forward(params, first, last); });
   return {dense(hy, scalar), dense(cy, scalar)};
 }
 
-std::tuple<Tensor, Tensor> lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx,
+std::tuple<Tensor, Tensor> lstm_step(Tensor projection, Tensor rows, Tensor hx, Tensor cx,
                                      Tensor weight_hh) {
-  const LstmShape shape = step_shape(sums, rows, hx, cx, weight_hh);
+  const LstmShape shape = step_shape(projection, rows, hx, cx, weight_hh);
   rows = dense(rows);
   checked_rows(rows, shape);
   const auto run = hx.scalar_type() == ScalarType::Double ? step<double> : step<float>;
-  return run(sums, rows, hx, cx, weight_hh);
+  return run(projection, rows, hx, cx, weight_hh);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(captioner, CPU, library) {

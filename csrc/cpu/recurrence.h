@@ -1,8 +1,8 @@
-// The part of an LSTM that must run step by step, on the CPU: the products with weight_hh and the
-// cells, as one of the kernels of kernels.h.
+// The time steps of an LSTM on the CPU: the GEMMs with weight_hh and the cells, as one of the
+// kernels of kernels.h.
 //
-// Letters as in ../lstm.h. All pointers are dense and row-major. A range of sequences
-// [first, last) needs nothing of another range, so each thread walks through all steps of its own.
+// Letters as in ../lstm.h. All pointers are dense and row-major. Ranges of
+// sequences [first, last) are independent, so each thread computes all steps of its own range.
 #pragma once
 
 #include <cstdint>
@@ -17,24 +17,24 @@ struct Steps {
 };
 
 template <typename T>
-struct ForwardPass {
+struct ForwardParams {
   Steps steps;
-  const T* sums;              // [U, 4H] input times weight_ih; may be `gates`
-  const int64_t* input_rows;  // [N] the row of `sums` that a token takes; nullptr: its own
-  const T* bias;              // [4H] both biases, added; nullptr: `sums` has them
+  const T* input_projection;  // [U, 4H] input times weight_ih; may be `gates`
+  const int64_t* input_rows;  // [N] the row of input_projection that a token reads; nullptr: n
+  const T* bias;              // [4H] both biases, added; nullptr: input_projection includes them
   const T* weight;            // weight_hh, packed by pack_gates; nullptr for a single step, with
-  const T* recurrent_sums;    // [B, 4H] the product of hx and weight_hh, or nullptr if it is 0
-  const T* hx;                // [B, H], nullptr: 0
-  const T* cx;                // [B, H]
-  T* output;                  // [N, H] written
-  T* hy;                      // [B, H] written
-  T* cy;                      // [B, H] written
-  T* gates;                   // [N, 4H] written
-  T* cells;                   // [N, H] written
+  const T* recurrent_projection;  // [B, 4H] hx times weight_hh, or nullptr if it is 0
+  const T* hx;                    // [B, H], nullptr: 0
+  const T* cx;                    // [B, H]
+  T* output;                      // [N, H] written
+  T* hy;                          // [B, H] written
+  T* cy;                          // [B, H] written
+  T* gates;                       // [N, 4H] written
+  T* cells;                       // [N, H] written
 };
 
 template <typename T>
-struct BackwardPass {
+struct BackwardParams {
   Steps steps;
   const T* grad_output;  // [N, H]
   const T* gates;        // [N, 4H]
@@ -43,11 +43,11 @@ struct BackwardPass {
   const T* hx;           // [B, H], nullptr: 0
   const T* cx;           // [B, H]
   const T* weight;       // weight_hh [4H, H], packed by pack; nullptr: grad_h is left as it is
-  bool wants_hx;         // false: the product of the first step is left out
+  bool wants_hx;         // false: the GEMM of the first step is skipped
   T* grad_h;             // [B, H] in: the gradient of hy, out: of hx where it is wanted
   T* grad_c;             // [B, H] in: the gradient of cy, out: of cx
-  T* grad_gates;         // [N, 4H] written: gradients before sigmoid and tanh
-  T* h_before;           // [N, H] written: what each token's gates read (not where hx is 0)
+  T* grad_gates;         // [N, 4H] written: gradients of the pre-activations
+  T* h_before;  // [N, H] written: the hidden state that each token's gates read (not where hx is 0)
 };
 
 }  // namespace captioner::cpu

@@ -55,7 +55,7 @@ CAPTIONER_INLINE void store(T* to, Vector<T> value, int64_t count) {
 }
 
 // exp(x) of -87 <= x <= 88 to 2 units in the last place, after Cephes' expf (S. L. Moshier). Values
-// beyond are taken for the bounds; NaN stays NaN.
+// beyond are clamped; NaN stays NaN.
 CAPTIONER_INLINE Single::Vector exponential(Single::Vector x) {
   using V = Single::Vector;
   x = x > 88.0f ? V{} + 88.0f : x;
@@ -96,7 +96,8 @@ CAPTIONER_INLINE Double::Vector exponential(Double::Vector x) {
   return (p / (q - p) * 2.0 + 1.0) * (V)power;
 }
 
-// tanh(x) of |x| < 0.625, where the exponential's way would lose digits (Cephes' tanhf, tanh).
+// tanh(x) of |x| < 0.625, where the formula by the exponential would lose digits (Cephes' tanhf,
+// tanh).
 CAPTIONER_INLINE Single::Vector small_tanh(Single::Vector x) {
   const Single::Vector z = x * x;
   Single::Vector p = Single::Vector{} - 5.70498872745e-3f;

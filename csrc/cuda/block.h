@@ -1,13 +1,13 @@
-// What the blocks of the two persistent kernels have in common: operands as the tensor cores take
-// them, who computes which cells, sums that warps share.
+// What the persistent kernels share: operand fragments of the tensor cores, which thread computes
+// what, split-K partial sums, the capacity check and the loop over a step's tiles.
 #pragma once
 
-#include "deal.h"
 #include "instructions.h"
+#include "work_partition.h"
 
 namespace captioner::cuda {
 
-// Sixteen bytes of a row as the tensor cores take them.
+// Sixteen bytes of a row: the operand of two mma instructions that a lane holds.
 struct alignas(16) Words {
   uint32_t at[4];
 };
@@ -19,7 +19,7 @@ struct Numbers {
 };
 
 template <typename Scalar>
-__device__ __forceinline__ Words ready(Words words) {
+__device__ __forceinline__ Words as_operand(Words words) {
   if constexpr (sizeof(Scalar) == 4) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) words.at[k] = rounded_to_tf32(words.at[k]);
@@ -27,25 +27,25 @@ __device__ __forceinline__ Words ready(Words words) {
   return words;
 }
 
-// The part of a row of `length` numbers that a lane sees: those of its warp's chunks, each
-// kPerChunk behind the one before.
+// The part of a row of `length` numbers that a lane reads: its share of its warp's K slice, in
+// chunks kPerChunk apart.
 template <typename Scalar>
-struct LanePart {
+struct LaneSlice {
   int64_t first;  // number
-  int held;       // chunks whose numbers are not beyond the end of the row
+  int held;       // chunks whose numbers lie within the row
 
-  __device__ __forceinline__ LanePart(int64_t length, int first_chunk, int per_split)
+  __device__ __forceinline__ LaneSlice(int64_t length, int first_chunk, int per_slice)
       : first(int64_t{first_chunk} * Numbers<Scalar>::kPerChunk +
               threadIdx.x % 4 * Numbers<Scalar>::kPerLane) {
     const int64_t left = length - first + Numbers<Scalar>::kPerChunk - 1;
     const int64_t chunks = left > 0 ? left / Numbers<Scalar>::kPerChunk : 0;
-    held = static_cast<int>(chunks < per_split ? chunks : per_split);
+    held = static_cast<int>(chunks < per_slice ? chunks : per_slice);
   }
 
   // The numbers of chunk `chunk`, zero beyond the last of `held`; `start` is the row's `first`.
   static __device__ __forceinline__ Words load(const Scalar* start, int chunk, int held) {
     if (chunk >= held) return {};
-    return ready<Scalar>(
+    return as_operand<Scalar>(
         *reinterpret_cast<const Words*>(start + chunk * Numbers<Scalar>::kPerChunk));
   }
 
@@ -62,87 +62,93 @@ struct LanePart {
     for (int k = 0; k < Numbers<Scalar>::kPerLane; ++k) {
       gathered.numbers[k] = weight[(row + k) * hidden + column];
     }
-    return ready<Scalar>(gathered.words);
+    return as_operand<Scalar>(gathered.words);
   }
 };
 
-// d += the two products of a chunk: 16 rows of weights, `low` the first eight, with 8 sequences.
+// acc += the two mma of a chunk: 16 rows of weights, `low` the first eight, with 8 sequences.
 template <typename Scalar>
-__device__ __forceinline__ void multiply_chunk(float (&d)[4], const Words& low, const Words& high,
-                                               const Words& sequences) {
+__device__ __forceinline__ void mma_chunk(float (&acc)[4], const Words& low, const Words& high,
+                                          const Words& sequences) {
 #pragma unroll
   for (int k = 0; k < 4; k += 2) {
-    multiply_add(Scalar{}, d, low.at[k], high.at[k], low.at[k + 1], high.at[k + 1], sequences.at[k],
-                 sequences.at[k + 1]);
+    mma(Scalar{}, acc, low.at[k], high.at[k], low.at[k + 1], high.at[k + 1], sequences.at[k],
+        sequences.at[k + 1]);
   }
 }
 
-// One unit of one of the group's sequences; `held` unless there is none.
+// One unit of one of the group's sequences; `held` unless the thread has none.
 struct Cell {
   int row, column;  // among the group's sequences, among the block's units
   int64_t unit;
   bool held;
 };
 
-// A thread's place in the group's work.
-struct Place {
-  int group, member;
-  int split, team;  // of the warp
-  int g, q;         // of the lane: see instructions.h
+// What a thread is to its group, block and warp.
+struct ThreadRole {
+  int group, block_rank;
+  int k_slice, warp_group;  // of the warp
+  int g, q;                 // of the lane: see instructions.h
 
-  __device__ __forceinline__ explicit Place(const Deal& deal)
-      : group(blockIdx.x / deal.blocks),
-        member(blockIdx.x % deal.blocks),
-        split(threadIdx.x / kWarp % deal.splits),
-        team(threadIdx.x / kWarp / deal.splits),
+  __device__ __forceinline__ explicit ThreadRole(const WorkPartition& partition)
+      : group(blockIdx.x / partition.blocks),
+        block_rank(blockIdx.x % partition.blocks),
+        k_slice(threadIdx.x / kWarp % partition.k_slices),
+        warp_group(threadIdx.x / kWarp / partition.k_slices),
         g(threadIdx.x % kWarp / 4),
         q(threadIdx.x % 4) {}
 
-  // How many of the first `sequences` are the group's, and which is the group's j-th.
-  __device__ __forceinline__ int rows(const Deal& deal, int64_t sequences) const {
-    const int64_t beyond = sequences - group + deal.groups - 1;
-    return beyond > 0 ? static_cast<int>(beyond / deal.groups) : 0;
+  // How many of the first `sequences` are the group's, and the index of its row-th.
+  __device__ __forceinline__ int rows(const WorkPartition& partition, int64_t sequences) const {
+    const int64_t beyond = sequences - group + partition.groups - 1;
+    return beyond > 0 ? static_cast<int>(beyond / partition.groups) : 0;
   }
-  __device__ __forceinline__ int64_t sequence(const Deal& deal, int row) const {
-    return group + static_cast<int64_t>(row) * deal.groups;
+  __device__ __forceinline__ int64_t sequence(const WorkPartition& partition, int row) const {
+    return group + static_cast<int64_t>(row) * partition.groups;
   }
-  // The k-th cell that is the thread's among kRows sequences from row0 on.
-  __device__ __forceinline__ Cell cell(const Deal& deal, int k, int row0, int rows,
+  // The k-th cell of the thread among kRows sequences from row0 on.
+  __device__ __forceinline__ Cell cell(const WorkPartition& partition, int k, int row0, int rows,
                                        int64_t hidden) const {
     const int element = threadIdx.x + k * blockDim.x;
-    const int row = row0 + element / deal.units, column = element % deal.units;
-    const int64_t unit = int64_t{member} * deal.units + column;
-    return {row, column, unit, element < kRows * deal.units && row < rows && unit < hidden};
+    const int row = row0 + element / partition.units, column = element % partition.units;
+    const int64_t unit = int64_t{block_rank} * partition.units + column;
+    return {row, column, unit, element < kRows * partition.units && row < rows && unit < hidden};
   }
 };
 
-// How many of its units a block has: the last one of a group may have fewer.
-__device__ __forceinline__ int owned_units(const Deal& deal, int64_t first_unit, int64_t hidden) {
+// The units of a block: the last one of a group may have fewer.
+__device__ __forceinline__ int owned_units(const WorkPartition& partition, int64_t first_unit,
+                                           int64_t hidden) {
   const int64_t left = hidden - first_unit;
-  return static_cast<int>(left < deal.units ? (left > 0 ? left : 0) : deal.units);
+  return static_cast<int>(left < partition.units ? (left > 0 ? left : 0) : partition.units);
 }
 
-// Where the teams leave their parts of the sums: [splits, kRows, columns], rows padded so that the
-// lanes of a warp meet in no bank.
-struct Partial {
-  float* sums;
+// The split-K partial sums of a block in shared memory: [k_slices, kRows, columns], rows padded
+// against bank conflicts.
+struct PartialSums {
+  float* values;
   int columns;
-  __device__ __forceinline__ float* at(int split, int row) const {
-    return sums + (split * kRows + row) * (columns + 4);
+  __device__ __forceinline__ float* at(int k_slice, int row) const {
+    return values + (k_slice * kRows + row) * (columns + 4);
   }
-  __device__ __forceinline__ float sum(int splits, int row, int column) const {
+  __device__ __forceinline__ float reduce(int k_slices, int row, int column) const {
     float total = 0;
-    for (int k = 0; k < splits; ++k) total += at(k, row)[column];
+    for (int k = 0; k < k_slices; ++k) total += at(k, row)[column];
     return total;
   }
 };
 
-// The sum of batch_sizes, known to all threads of a warp.
-__device__ __forceinline__ int64_t count_tokens(const int64_t* batch_sizes, int64_t steps) {
+// The sum of batch_sizes, known to all threads of a warp. Sizes that exceed the capacity end the
+// launch with an error.
+template <typename Scalar>
+__device__ __forceinline__ int64_t checked_tokens(const PersistentParams<Scalar>& params) {
   int64_t tokens = 0;
-  for (int64_t t = threadIdx.x % kWarp; t < steps; t += kWarp) tokens += batch_sizes[t];
+  for (int64_t t = threadIdx.x % kWarp; t < params.steps; t += kWarp) {
+    tokens += params.batch_sizes[t];
+  }
 #pragma unroll
   for (int k = kWarp / 2; k > 0; k /= 2) tokens += __shfl_xor_sync(0xffffffffu, tokens, k);
+  if (tokens > params.tokens || params.batch_sizes[0] > params.batch) __trap();
   return tokens;
 }
 
@@ -152,6 +158,24 @@ __device__ __forceinline__ void for_each(int64_t first, int64_t last, const Run&
   const int64_t threads = int64_t{gridDim.x} * blockDim.x;
   for (int64_t k = first + int64_t{blockIdx.x} * blockDim.x + threadIdx.x; k < last; k += threads) {
     run(k);
+  }
+}
+
+// A step's `rows` rows of the group, kRows at a time: gemm(row0) leaves partial sums in shared
+// memory, then compute(cell, row0, k) runs for the thread's k-th cell.
+template <typename Gemm, typename Compute>
+__device__ __forceinline__ void for_each_tile(const WorkPartition& partition,
+                                              const ThreadRole& role, int rows, int64_t hidden,
+                                              const Gemm& gemm, const Compute& compute) {
+  for (int row0 = 0; row0 < rows; row0 += kRows) {
+    gemm(row0);
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kElements; ++k) {
+      const Cell own = role.cell(partition, k, row0, rows, hidden);
+      if (own.held) compute(own, row0, k);
+    }
+    if (row0 + kRows < rows) __syncthreads();  // read before the next tile overwrites them
   }
 }
 

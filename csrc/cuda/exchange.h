@@ -1,9 +1,9 @@
-// How the blocks of a group hand on what one step gives and the next one reads: rows of `length`
-// numbers, of which each block contributes some columns.
+// How the blocks of a group exchange a step's results, which the next step reads: rows of `length`
+// numbers, of which each block computes some columns.
 //
-// Both ways have the same calls. A step that reads what the one before gave begins with await(); a
-// number that the next step will read is stored in global memory by the kernel and given to keep();
-// hand_on() ends a step after which another one reads. row() says where a row is to be read.
+// Both classes have the same interface. stage() takes a number that the next step will read and
+// that the kernel has stored in global memory as well; publish() ends a step that has a successor;
+// wait() begins a step that reads the results of the previous one; row() returns a row of these.
 #pragma once
 
 #include "block.h"
@@ -11,37 +11,41 @@
 
 namespace captioner::cuda {
 
+// Through L2: a flag a block, published by a release and read by an acquire.
 template <typename Scalar>
-class ByFlags {
+class FlagExchange {
  public:
-  static constexpr Exchange kExchange = Exchange::flags;
+  static constexpr Algorithm kAlgorithm = Algorithm::persistent;
 
-  __device__ __forceinline__ ByFlags(const Deal& deal, const Place& place, uint32_t* flags,
-                                     void* /* shared */, int64_t /* rows */, int64_t /* length */)
-      : flags_(flags + place.group * deal.blocks), blocks_(deal.blocks), member_(place.member) {}
+  __device__ __forceinline__ FlagExchange(const WorkPartition& partition, const ThreadRole& role,
+                                          uint32_t* flags, void* /* shared */, int64_t /* rows */,
+                                          int64_t /* length */)
+      : flags_(flags + role.group * partition.blocks),
+        blocks_(partition.blocks),
+        block_rank_(role.block_rank) {}
 
   __device__ __forceinline__ const Scalar* row(const Scalar* stored, int /* row */) const {
     return stored;
   }
-  __device__ __forceinline__ void keep(int /* row */, int64_t /* column */, Scalar) {}
+  __device__ __forceinline__ void stage(int /* row */, int64_t /* column */, Scalar) {}
 
-  // Tells the group that this block has stored its results of one step more.
-  __device__ __forceinline__ void hand_on(int /* rows */, int64_t /* first */, int /* units */,
+  // Publishes that the whole block has stored its results of one more step.
+  __device__ __forceinline__ void publish(int /* rows */, int64_t /* first */, int /* units */,
                                           int64_t /* stride */, int /* parts */) {
     ++steps_;
     __syncthreads();
-    if (threadIdx.x == 0) store_release(flags_ + member_, steps_);
+    if (threadIdx.x == 0) store_release(flags_ + block_rank_, steps_);
   }
 
-  // Waits until all of the group have. A flag that never comes ends the launch with an error:
-  // seconds are a thousand times what a step takes, and all blocks run at the same time.
-  __device__ __forceinline__ void await() {
-    constexpr int kEager = 1 << 10, kForEver = 1 << 26;
+  // Spins until every block of the group has published. All blocks are co-resident and a step takes
+  // microseconds, so a flag that is not there after seconds is an error and ends the launch.
+  __device__ __forceinline__ void wait() {
+    constexpr int kEager = 1 << 10, kTimeout = 1 << 26;
     if (threadIdx.x < kWarp) {
       for (int k = threadIdx.x; k < blocks_; k += kWarp) {
         for (int tries = 0; load_acquire(flags_ + k) < steps_; ++tries) {
           if (tries > kEager) __nanosleep(32);
-          if (tries > kForEver) __trap();
+          if (tries > kTimeout) __trap();
         }
       }
     }
@@ -50,73 +54,78 @@ class ByFlags {
 
  private:
   uint32_t* flags_;  // [G] of the group
-  int blocks_, member_;
+  int blocks_, block_rank_;
   uint32_t steps_ = 0;
 };
 
+// Through the distributed shared memory of a cluster, double-buffered: a buffer is written again
+// only after a cluster barrier that its readers have passed.
 template <typename Scalar>
-class ByCluster {
+class ClusterExchange {
  public:
-  static constexpr Exchange kExchange = Exchange::cluster;
+  static constexpr Algorithm kAlgorithm = Algorithm::cluster;
 
-  __device__ __forceinline__ ByCluster(const Deal& deal, const Place& place, uint32_t* /* flags */,
-                                       void* shared, int64_t rows, int64_t length)
-      : next_(static_cast<Scalar*>(shared)),
-        pitch_(length + Numbers<Scalar>::kPerLane),
-        place_(rows * pitch_),
-        blocks_(deal.blocks),
-        member_(place.member) {
-    cluster_arrive();  // nobody's shared memory is written before it has begun
+  __device__ __forceinline__ ClusterExchange(const WorkPartition& partition, const ThreadRole& role,
+                                             uint32_t* /* flags */, void* shared, int64_t rows,
+                                             int64_t length)
+      : write_buffer_(static_cast<Scalar*>(shared)),
+        row_stride_(length + Numbers<Scalar>::kPerLane),
+        buffer_stride_(rows * row_stride_),
+        blocks_(partition.blocks),
+        block_rank_(role.block_rank) {
+    cluster_arrive();  // no block's shared memory may be written before the block has started
     cluster_wait();
   }
 
   __device__ __forceinline__ const Scalar* row(const Scalar* /* stored */, int row) const {
-    return read_ + row * pitch_;
+    return read_buffer_ + row * row_stride_;
   }
-  __device__ __forceinline__ void keep(int row, int64_t column, Scalar value) {
-    next_[row * pitch_ + column] = value;
+  __device__ __forceinline__ void stage(int row, int64_t column, Scalar value) {
+    write_buffer_[row * row_stride_ + column] = value;
   }
 
-  // Pushes the block's columns of `rows` rows, `parts` times `units` of them, `stride` apart, into
-  // the same place of all others. Who reads a place has left the barrier after which it is written
-  // again: the steps alternate between two.
-  __device__ __forceinline__ void hand_on(int rows, int64_t first, int units, int64_t stride,
+  // Copies the block's columns of `rows` rows, `parts` times `units` of them, `stride` apart, into
+  // the same buffer of all other blocks.
+  __device__ __forceinline__ void publish(int rows, int64_t first, int units, int64_t stride,
                                           int parts) {
     constexpr int kPerLane = Numbers<Scalar>::kPerLane;
     __syncthreads();
     const int words = units / kPerLane, per_row = parts * words;
     for (int k = threadIdx.x; k < rows * per_row; k += blockDim.x) {
       const int row = k / per_row, part = k % per_row / words, word = k % words;
-      Scalar* const own = next_ + row * pitch_ + part * stride + first + word * kPerLane;
+      Scalar* const own =
+          write_buffer_ + row * row_stride_ + part * stride + first + word * kPerLane;
       const Words value = *reinterpret_cast<const Words*>(own);
       for (int other = 1; other < blocks_; ++other) {
-        const int rank = (member_ + other) % blocks_;
+        const int rank = (block_rank_ + other) % blocks_;
         *reinterpret_cast<Words*>(in_block(own, rank)) = value;
       }
     }
     cluster_arrive();
-    read_ = next_;
-    next_ += second_ ? -place_ : place_;
+    read_buffer_ = write_buffer_;
+    write_buffer_ += second_ ? -buffer_stride_ : buffer_stride_;
     second_ = !second_;
   }
 
-  __device__ __forceinline__ void await() { cluster_wait(); }
+  __device__ __forceinline__ void wait() { cluster_wait(); }
 
  private:
-  Scalar *read_ = nullptr, *next_;
-  int64_t pitch_, place_;
-  int blocks_, member_;
-  bool second_ = false;
+  Scalar *read_buffer_ = nullptr, *write_buffer_;
+  int64_t row_stride_, buffer_stride_;
+  int blocks_, block_rank_;
+  bool second_ = false;  // whether write_buffer_ is the second of the two
 };
 
-// Launches all groups of a pass.
-template <typename Pass>
-cudaError_t launch_groups(void (*kernel)(Pass), const Pass& pass, size_t shared,
-                          cudaStream_t stream) {
-  const Deal& deal = pass.deal;
-  return launch_together(kernel, deal.exchange == Exchange::cluster ? deal.blocks : 0,
-                         dim3(deal.groups * deal.blocks), dim3(kWarp * deal.splits * deal.teams),
-                         shared, stream, pass);
+// Launches all groups: cooperatively for flags, as clusters for distributed shared memory.
+template <typename Scalar, template <typename> class Params>
+cudaError_t launch_groups(void (*kernel)(Params<Scalar>), const Params<Scalar>& params,
+                          const GemmSize& gemm, cudaStream_t stream) {
+  const WorkPartition& partition = params.partition;
+  return launch_together(kernel, partition.algorithm == Algorithm::cluster ? partition.blocks : 0,
+                         dim3(partition.groups * partition.blocks),
+                         dim3(kWarp * partition.k_slices * partition.warp_groups),
+                         shared_bytes(partition, gemm, params.batch, sizeof(Scalar)), stream,
+                         params);
 }
 
 }  // namespace captioner::cuda

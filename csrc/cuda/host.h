@@ -1,4 +1,4 @@
-// What the host code of this folder shares: a device made current, typed pointers into tensors.
+// What the host code of this folder shares: the current device and stream, typed pointers.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,8 +22,7 @@ class OnDevice {
  public:
   explicit OnDevice(const Tensor& argument) : guard_(argument.get_device_index()) {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_get_current_cuda_stream(argument.get_device_index(), &stream));
+    CAPTIONER_TORCH_CALL(aoti_torch_get_current_cuda_stream(argument.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
   }
   cudaStream_t stream() const { return stream_; }

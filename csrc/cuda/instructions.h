@@ -1,7 +1,7 @@
-// The instructions that CUDA C++ has no name for, each a function. tests/emulation/cuda_runtime.h
+// Instructions without a CUDA C++ intrinsic, each a function. tests/emulation/host_instructions.h
 // has the same functions for the host.
 //
-// The products are those of a warp: D [16, 8] += A [16, K] B [K, 8] in float, K 16 half numbers or
+// mma is that of a warp: D [16, 8] += A [16, K] B [K, 8] in float, K 16 half numbers or
 // 8 of tf32. With g = lane / 4 and q = lane % 4 a lane holds
 //     of D: rows g (d[0], d[1]) and g + 8 (d[2], d[3]), columns 2q and 2q + 1;
 //     of A: words a0, a2 of row g and a1, a3 of row g + 8;
@@ -20,24 +20,24 @@
 
 namespace captioner::cuda {
 
-__device__ __forceinline__ void multiply_add(c10::BFloat16, float (&d)[4], uint32_t a0, uint32_t a1,
-                                             uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+__device__ __forceinline__ void mma(c10::BFloat16, float (&d)[4], uint32_t a0, uint32_t a1,
+                                    uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ void multiply_add(c10::Half, float (&d)[4], uint32_t a0, uint32_t a1,
-                                             uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+__device__ __forceinline__ void mma(c10::Half, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                    uint32_t a3, uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ void multiply_add(float, float (&d)[4], uint32_t a0, uint32_t a1,
-                                             uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+__device__ __forceinline__ void mma(float, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                    uint32_t a3, uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -51,15 +51,15 @@ __device__ __forceinline__ uint32_t rounded_to_tf32(uint32_t bits) {
   return rounded;
 }
 
-// What another block has stored before it released a value of `flag` is seen after this has read
-// that value, by every thread that meets this one at a barrier afterwards.
+// Acquire at device scope: after it has read a released value of `flag`, this thread, and those
+// that pass a block barrier with it, see what the releasing block had stored before.
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
   return value;
 }
 
-// Likewise: after a barrier it releases what all threads of the block have stored before it.
+// Release at device scope: after a block barrier it covers the stores of all threads of the block.
 __device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
@@ -70,8 +70,8 @@ __device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
 #define CAPTIONER_NO_CLUSTERS
 #endif
 
-// All threads of a cluster arrive, and what each has stored before is seen by those that have
-// waited. Between the two a thread may do what does not concern the others.
+// The cluster barrier, split in two: what a thread has stored before its arrival (release) is seen
+// by all threads after their wait (acquire).
 __device__ __forceinline__ void cluster_arrive() {
 #ifdef CAPTIONER_NO_CLUSTERS
   __trap();
@@ -88,16 +88,16 @@ __device__ __forceinline__ void cluster_wait() {
 #endif
 }
 
-// Where `own`, in this block's shared memory, lies in that of the cluster's block `rank`.
+// The address in the shared memory of the cluster's block `rank` that corresponds to `own`.
 template <typename T>
 __device__ __forceinline__ T* in_block(T* own, unsigned rank) {
 #ifdef CAPTIONER_NO_CLUSTERS
   __trap();
   return own;
 #else
-  T* there;
-  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(own), "r"(rank));
-  return there;
+  T* remote;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(remote) : "l"(own), "r"(rank));
+  return remote;
 #endif
 }
 

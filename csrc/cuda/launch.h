@@ -1,5 +1,5 @@
-// Launching a kernel as a function call, and shared memory: both in such a way that a plain C++
-// compiler takes the same source with tests/emulation in the place of CUDA's headers.
+// Launching a kernel as a function call, and declaring shared memory: both so that a C++ compiler
+// takes the same source with the headers of tests/emulation instead of CUDA's.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -30,7 +30,8 @@ cudaError_t launch(void (*kernel)(Expected...), dim3 grid, dim3 block, cudaStrea
   return cudaLaunchKernelEx(&config, kernel, std::forward<Actual>(arguments)...);
 }
 
-// All blocks run at the same time, or the launch is refused; or clusters of `cluster` blocks do.
+// A cooperative launch, whose blocks are all co-resident or which is refused; with `cluster`, a
+// launch of clusters of so many blocks.
 template <typename... Expected, typename... Actual>
 cudaError_t launch_together(void (*kernel)(Expected...), unsigned cluster, dim3 grid, dim3 block,
                             size_t shared, cudaStream_t stream, Actual&&... arguments) {

@@ -1,11 +1,12 @@
-// The LSTM over packed sequences on a CUDA device: what does not depend on the step before is one
-// product for all of them; between lie the steps (passes.h).
+// The LSTM over packed sequences on a CUDA device: the input projection and the gradients of
+// weights and input are one GEMM each over all tokens; between them run the time steps
+// (algorithms.h).
 #include "../lstm.h"
 
 #include <torch/csrc/stable/library.h>
 
+#include "algorithms.h"
 #include "host.h"
-#include "passes.h"
 #include "recurrence.h"
 #include "segment_sum.h"
 
@@ -39,41 +40,39 @@ std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
 }
 using captioner::dense;
 
-// batch_sizes where the other arguments are; a copy does not wait for the device.
-Tensor beside(const Tensor& input, const Tensor& batch_sizes) {
+// batch_sizes on the device of the other arguments; a copy does not synchronise with the host.
+Tensor on_device_of(const Tensor& input, const Tensor& batch_sizes) {
   if (batch_sizes.device() == input.device()) return dense(batch_sizes);
-  Tensor there = empty(input, {batch_sizes.size(0)}, ScalarType::Long);
-  torch::stable::copy_(there, batch_sizes, true);
-  return there;
+  Tensor copy = empty(input, {batch_sizes.size(0)}, ScalarType::Long);
+  torch::stable::copy_(copy, batch_sizes, true);
+  return copy;
 }
 
-// Dense, and beginning where 16 bytes can be read at once.
+// Dense and aligned to 16 bytes.
 Tensor aligned(const Tensor& tensor) {
   const Tensor plain = dense(tensor);
   const auto address = reinterpret_cast<uintptr_t>(plain.const_data_ptr());
   return address % 16 == 0 ? plain : copied(plain, plain.scalar_type());
 }
 
-Path checked_path(int64_t number) {
-  STD_TORCH_CHECK(number >= 0 && number <= 2, "path must be 0, 1 or 2, got ", number);
-  return static_cast<Path>(number);
-}
-
-Exchange exchange_of(Path path) {
-  return path == Path::clusters ? Exchange::cluster : Exchange::flags;
+Algorithm checked_algorithm(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number <= 2,
+                  "algorithm must be 0 (plain), 1 (persistent) or 2 (cluster), got ", number);
+  return static_cast<Algorithm>(number);
 }
 
 Sequences sequences_of(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
                        const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
-                       const std::optional<Tensor>& input_rows, bool capacity, Path path) {
-  STD_TORCH_CHECK(path != Path::plain || !capacity,
-                  "the capacity form needs the persistent LSTM: a kernel a step is steered by the "
-                  "host, which does not know batch_sizes");
-  const auto shape_of = capacity ? room_shape : lstm_shape;
+                       const std::optional<Tensor>& input_rows, bool capacity,
+                       Algorithm algorithm) {
+  STD_TORCH_CHECK(algorithm != Algorithm::plain || !capacity,
+                  "the capacity form needs the persistent LSTM: a kernel a step is launched by "
+                  "the host, which does not know batch_sizes");
+  const auto shape_of = capacity ? capacity_shape : lstm_shape;
   return {shape_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows),
-          path == Path::plain ? batch_sizes : beside(input, batch_sizes),
+          algorithm == Algorithm::plain ? batch_sizes : on_device_of(input, batch_sizes),
           aligned(hx),
-          dense(cx, state_type(input.scalar_type())),
+          dense(cx, acc_type(input.scalar_type())),
           aligned(weight_hh),
           dense(input_rows),
           nullptr};
@@ -81,11 +80,11 @@ Sequences sequences_of(const Tensor& input, const Tensor& batch_sizes, const Ten
 
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
-                        std::optional<Tensor> input_rows, bool capacity, int64_t path_number) {
-  const Path path = checked_path(path_number);
+                        std::optional<Tensor> input_rows, bool capacity, int64_t algorithm_number) {
+  const Algorithm algorithm = checked_algorithm(algorithm_number);
   const OnDevice device(input);
-  Sequences sequences =
-      sequences_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows, capacity, path);
+  Sequences sequences = sequences_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows,
+                                     capacity, algorithm);
   sequences.stream = device.stream();
   const LstmShape& shape = sequences.shape;
   check_biases(shape, input, bias_ih, bias_hh);
@@ -93,13 +92,13 @@ LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, 
   const LstmOutputs outputs{empty(input, {shape.tokens, shape.hidden_size}),
                             empty(input, {shape.batch, shape.hidden_size}),
                             empty(input, {shape.batch, shape.hidden_size}),
-                            empty(input, {5 * shape.tokens * shape.hidden_size}, state_type(type))};
-  const InputSums sums{product(dense(input), transposed(dense(weight_ih))), dense(bias_ih),
-                       dense(bias_hh)};
-  if (path == Path::plain) {
-    plain_forward(sequences, sums, outputs);
+                            empty(input, {5 * shape.tokens * shape.hidden_size}, acc_type(type))};
+  const InputProjection projected{gemm(dense(input), transposed(dense(weight_ih))), dense(bias_ih),
+                                  dense(bias_hh)};
+  if (algorithm == Algorithm::plain) {
+    plain_forward(sequences, projected, outputs);
   } else {
-    persistent_forward(sequences, sums, outputs, exchange_of(path));
+    persistent_forward(sequences, projected, outputs, algorithm);
   }
   return outputs;
 }
@@ -108,65 +107,66 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
                                    Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                                    Tensor weight_hh, Tensor output, Tensor workspace,
                                    std::optional<Tensor> input_rows, bool wants_hx, bool capacity,
-                                   int64_t path_number) {
-  const Path path = checked_path(path_number);
+                                   int64_t algorithm_number) {
+  const Algorithm algorithm = checked_algorithm(algorithm_number);
   const OnDevice device(input);
-  Sequences sequences =
-      sequences_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows, capacity, path);
+  Sequences sequences = sequences_of(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows,
+                                     capacity, algorithm);
   sequences.stream = device.stream();
   const LstmShape& shape = sequences.shape;
   check_saved(shape, input, grad_output, grad_hy, grad_cy, output, workspace);
   const Saved saved{dense(grad_output), dense(grad_hy), dense(grad_cy), dense(output),
                     dense(workspace)};
-  const Recurrent found = path == Path::plain
-                              ? plain_backward(sequences, saved, wants_hx)
-                              : persistent_backward(sequences, saved, wants_hx, exchange_of(path));
-  Tensor by_input = found.grad_gates;
+  const RecurrentGradients recurrent =
+      algorithm == Algorithm::plain ? plain_backward(sequences, saved, wants_hx)
+                                    : persistent_backward(sequences, saved, wants_hx, algorithm);
+  Tensor by_input = recurrent.grad_gates;
   if (sequences.input_rows) {
     with_scalar(input.scalar_type(), [&](auto scalar) {
-      by_input = sum_by_input_row<decltype(scalar)>(shape, found.grad_gates, *sequences.input_rows,
-                                                    sequences.stream);
+      by_input = sum_by_input_row<decltype(scalar)>(shape, recurrent.grad_gates,
+                                                    *sequences.input_rows, sequences.stream);
     });
   }
-  return {product(by_input, weight_ih),
-          found.grad_hx,
-          found.grad_cx,
-          product(transposed(by_input), input),
-          product(transposed(found.grad_gates), found.h_before),
-          sum_of_rows(found.grad_gates)};
+  return {gemm(by_input, weight_ih),
+          recurrent.grad_hx,
+          recurrent.grad_cx,
+          gemm(transposed(by_input), input),
+          gemm(transposed(recurrent.grad_gates), recurrent.h_before),
+          sum_of_rows(recurrent.grad_gates)};
 }
 
-bool lstm_path_fits(Tensor weight_hh, int64_t batch, int64_t path_number) {
-  const Path path = checked_path(path_number);
+bool lstm_algorithm_fits(Tensor weight_hh, int64_t batch, int64_t algorithm_number) {
+  const Algorithm algorithm = checked_algorithm(algorithm_number);
   const OnDevice device(weight_hh);
-  return path == Path::plain ||
-         persistent_fits(weight_hh.scalar_type(), batch, weight_hh.size(1), exchange_of(path));
+  return algorithm == Algorithm::plain ||
+         persistent_fits(weight_hh.scalar_type(), batch, weight_hh.size(1), algorithm);
 }
 
-std::tuple<Tensor, Tensor> lstm_step(Tensor sums, Tensor rows, Tensor hx, Tensor cx,
+std::tuple<Tensor, Tensor> lstm_step(Tensor projection, Tensor rows, Tensor hx, Tensor cx,
                                      Tensor weight_hh) {
-  const LstmShape shape = step_shape(sums, rows, hx, cx, weight_hh);
+  const LstmShape shape = step_shape(projection, rows, hx, cx, weight_hh);
   const OnDevice device(hx);
   const int64_t batch = shape.batch, hidden = shape.hidden_size;
-  const ScalarType state = state_type(hx.scalar_type());
+  const ScalarType state = acc_type(hx.scalar_type());
   const Tensor hy = empty(hx, {batch, hidden}), cy = empty(hx, {batch, hidden});
   const Tensor output = empty(hx, {batch, hidden});
   const Tensor gates = empty(hx, {batch, 4 * hidden}, state);
   const Tensor cells = empty(hx, {batch, hidden}, state);
-  const Tensor hidden_sums = product(hx, transposed(weight_hh));
-  const Tensor input_sums = dense(sums), index = dense(rows), c_before = dense(cx, state);
+  const Tensor hidden_projection = gemm(hx, transposed(weight_hh));
+  const Tensor input_projection = dense(projection), index = dense(rows),
+               c_before = dense(cx, state);
   with_scalar(hx.scalar_type(), [&](auto scalar) {
     using Scalar = decltype(scalar);
     ForwardStep<Scalar> step{};
     step.sequences = batch;
     step.hidden_size = hidden;
-    step.sums_rows = shape.input_rows;
-    step.input_sums = read<Scalar>(input_sums);
+    step.projection_rows = shape.input_rows;
+    step.input_projection = read<Scalar>(input_projection);
     step.input_rows = read<int64_t>(index);
-    step.hidden_sums = read<Scalar>(hidden_sums);
-    step.c_before = read<State<Scalar>>(c_before);
-    step.gates = write<State<Scalar>>(gates);
-    step.cells = write<State<Scalar>>(cells);
+    step.hidden_projection = read<Scalar>(hidden_projection);
+    step.c_before = read<acc_t<Scalar>>(c_before);
+    step.gates = write<acc_t<Scalar>>(gates);
+    step.cells = write<acc_t<Scalar>>(cells);
     step.output = write<Scalar>(output);
     step.hy = write<Scalar>(hy);
     step.cy = write<Scalar>(cy);
@@ -181,7 +181,7 @@ STABLE_TORCH_LIBRARY_IMPL(captioner, CAPTIONER_CUDA_KEY, library) {
   library.impl("lstm_step", TORCH_BOX(&lstm_step));
   library.impl("lstm_packed", TORCH_BOX(&lstm_packed));
   library.impl("lstm_packed_backward", TORCH_BOX(&lstm_packed_backward));
-  library.impl("lstm_path_fits", TORCH_BOX(&lstm_path_fits));
+  library.impl("lstm_algorithm_fits", TORCH_BOX(&lstm_algorithm_fits));
 }
 
 }  // namespace captioner::cuda

@@ -7,10 +7,9 @@
 
 namespace captioner::cuda {
 
-// The columns of weight_hh that a warp holds, eight units or twice eight, and the products of the
-// gate gradients [rows, 4H] with them. Sixteen units are the 16 rows of a warp's product, eight
-// sequences its columns; eight units are its columns, sixteen sequences its rows: no register holds
-// what is not there.
+// The columns of weight_hh that a warp holds, eight units or twice eight, and the GEMM of the gate
+// gradients [rows, 4H] with them. Sixteen units are the 16 rows of a warp's mma, eight sequences
+// its columns; eight units are its columns, sixteen sequences its rows: no register is left unused.
 template <typename Scalar, int Eights>
 struct Columns {
   static constexpr int kChunks = kHeldWords / Eights;
@@ -18,182 +17,170 @@ struct Columns {
   Words at[kChunks][Eights];
 
   // Of kSequences rows from row0 + tile on, of which there are `rows`; row(j) is where the lane's
-  // part of the j-th row begins.
+  // slice of the j-th row begins.
   template <typename Row>
-  __device__ __forceinline__ void multiply(const Row& row, int rows, int row0, int tile, int held,
-                                           int per_split, const Partial& partial,
-                                           const Place& place) const {
-    const int first = row0 + tile + place.g, second = first + kTile;
+  __device__ __forceinline__ void gemm(const Row& row, int rows, int row0, int tile, int held,
+                                       int per_slice, const PartialSums& partial,
+                                       const ThreadRole& role) const {
+    const int first = row0 + tile + role.g, second = first + kTile;
     const Scalar* const gradients = row(first);
     const int held_first = first < rows ? held : 0;
-    float sums[4] = {};
+    float acc[4] = {};
     if constexpr (Eights == 2) {
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
-        if (c >= per_split) continue;
-        multiply_chunk<Scalar>(sums, at[c][0], at[c][1],
-                               LanePart<Scalar>::load(gradients, c, held_first));
+        if (c >= per_slice) continue;
+        mma_chunk<Scalar>(acc, at[c][0], at[c][1],
+                          LaneSlice<Scalar>::load(gradients, c, held_first));
       }
     } else {
       const Scalar* const others = row(second);
       const int held_second = second < rows ? held : 0;
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
-        if (c >= per_split) continue;
-        multiply_chunk<Scalar>(sums, LanePart<Scalar>::load(gradients, c, held_first),
-                               LanePart<Scalar>::load(others, c, held_second), at[c][0]);
+        if (c >= per_slice) continue;
+        mma_chunk<Scalar>(acc, LaneSlice<Scalar>::load(gradients, c, held_first),
+                          LaneSlice<Scalar>::load(others, c, held_second), at[c][0]);
       }
     }
-    const int unit = place.team * 8 * Eights;
+    const int unit = role.warp_group * 8 * Eights;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       if constexpr (Eights == 2) {
-        float* const to = partial.at(place.split, tile + 2 * place.q + k) + unit + place.g;
-        to[0] = sums[k];
-        to[kTile] = sums[2 + k];
+        float* const to = partial.at(role.k_slice, tile + 2 * role.q + k) + unit + role.g;
+        to[0] = acc[k];
+        to[kTile] = acc[2 + k];
       } else {
-        partial.at(place.split, tile + place.g)[unit + 2 * place.q + k] = sums[k];
-        partial.at(place.split, tile + place.g + kTile)[unit + 2 * place.q + k] = sums[2 + k];
+        partial.at(role.k_slice, tile + role.g)[unit + 2 * role.q + k] = acc[k];
+        partial.at(role.k_slice, tile + role.g + kTile)[unit + 2 * role.q + k] = acc[2 + k];
       }
     }
   }
 };
 
-template <typename Scalar, template <typename> class Way, int Eights>
-__global__ void __launch_bounds__(kThreads) backward_steps(const PersistentBackward<Scalar> pass) {
+template <typename Scalar, template <typename> class Exchange, int Eights>
+__global__ void __launch_bounds__(kThreads)
+    backward_steps(const PersistentBackward<Scalar> params) {
   CAPTIONER_DYNAMIC_SHARED(float, shared);
-  const Deal& deal = pass.deal;
-  const Place place(deal);
-  const int64_t hidden = pass.hidden_size, first_unit = int64_t{place.member} * deal.units;
-  const int64_t length = 4 * hidden, group_rows = rows_of_a_group(deal, pass.batch);
-  const Partial partial{shared, deal.units};
-  float* const grad_cells = shared + sums_bytes(deal, deal.units) / sizeof(float);  // [rows, U]
-  Way<Scalar> exchange(deal, place, pass.flags,
-                       grad_cells + cells_bytes(deal, pass.batch) / sizeof(float), group_rows,
-                       length);
+  const WorkPartition& partition = params.partition;
+  const ThreadRole role(partition);
+  const int64_t hidden = params.hidden_size, length = 4 * hidden;
+  const int64_t first_unit = int64_t{role.block_rank} * partition.units;
+  const PartialSums partial{shared, partition.units};
+  float* const grad_cells =  // [rows, U]
+      shared + partial_sums_bytes(partition, backward_gemm(hidden)) / sizeof(float);
+  Exchange<Scalar> exchange(partition, role, params.flags,
+                            grad_cells + cells_bytes(partition, params.batch) / sizeof(float),
+                            rows_of_a_group(partition, params.batch), length);
 
   const int chunks = (length + Numbers<Scalar>::kPerChunk - 1) / Numbers<Scalar>::kPerChunk;
-  const int per_split = (chunks + deal.splits - 1) / deal.splits;
-  const LanePart<Scalar> part(length, place.split * per_split, per_split);
-  const int64_t own_unit = first_unit + place.team * 8 * Eights + place.g;
+  const int per_slice = (chunks + partition.k_slices - 1) / partition.k_slices;
+  const LaneSlice<Scalar> slice(length, role.k_slice * per_slice, per_slice);
+  const int64_t own_unit = first_unit + role.warp_group * 8 * Eights + role.g;
   Columns<Scalar, Eights> weights;
 #pragma unroll
   for (int c = 0; c < weights.kChunks; ++c) {
 #pragma unroll
     for (int eight = 0; eight < Eights; ++eight) {
-      weights.at[c][eight] = part.load_column(pass.weight_hh, hidden, own_unit + 8 * eight, c);
+      weights.at[c][eight] = slice.load_column(params.weight_hh, hidden, own_unit + 8 * eight, c);
     }
   }
 
-  const int64_t filled = count_tokens(pass.batch_sizes, pass.steps);
-  if (filled > pass.tokens || pass.batch_sizes[0] > pass.batch) __trap();
-  for_each(filled * length, pass.tokens * length,
-           [&](int64_t k) { pass.grad_gates[k] = Scalar(0.0f); });
-  for_each(filled * hidden, pass.tokens * hidden,
-           [&](int64_t k) { pass.h_before[k] = Scalar(0.0f); });
-  for_each(pass.batch_sizes[0] * hidden, pass.batch * hidden, [&](int64_t k) {
-    if (pass.grad_hx != nullptr) pass.grad_hx[k] = pass.grad_hy[k];
-    pass.grad_cx[k] = pass.grad_cy[k];
+  const int64_t filled = checked_tokens(params);
+  for_each(filled * length, params.tokens * length,
+           [&](int64_t k) { params.grad_gates[k] = Scalar(0.0f); });
+  for_each(filled * hidden, params.tokens * hidden,
+           [&](int64_t k) { params.h_before[k] = Scalar(0.0f); });
+  for_each(params.batch_sizes[0] * hidden, params.batch * hidden, [&](int64_t k) {
+    if (params.grad_hx != nullptr) params.grad_hx[k] = params.grad_hy[k];
+    params.grad_cx[k] = params.grad_cy[k];
   });
 
-  int64_t first = filled, after = first, staying = 0;
-  for (int64_t t = pass.steps - 1; t >= 0; --t) {
-    const int64_t sequences = pass.batch_sizes[t];
+  // The GEMM of `rows` rows of gate gradients, those of the step whose first packed row is `token`.
+  const auto gemm_of = [&](int64_t token, int rows, int row0) {
+    const auto row_of = [&](int row) {
+      const int64_t at = token + role.sequence(partition, row);
+      return exchange.row(params.grad_gates + at * length, row) + slice.first;
+    };
+    for (int tile = 0; tile < kRows && row0 + tile < rows; tile += weights.kSequences) {
+      weights.gemm(row_of, rows, row0, tile, slice.held, per_slice, partial, role);
+    }
+  };
+
+  int64_t first = filled, after = first, continuing = 0;
+  for (int64_t t = params.steps - 1; t >= 0; --t) {
+    const int64_t sequences = params.batch_sizes[t];
     after = first;
     first -= sequences;
-    const int64_t before = t > 0 ? first - pass.batch_sizes[t - 1] : 0;
-    const int rows = place.rows(deal, sequences), rows_after = place.rows(deal, staying);
-    for (int row0 = 0; row0 < rows; row0 += kRows) {
-      if (row0 == 0 && rows_after > 0) exchange.await();
-      const auto row_after = [&](int row) {
-        const int64_t token = after + place.sequence(deal, row);
-        return exchange.row(pass.grad_gates + token * length, row) + part.first;
-      };
-      for (int tile = 0; tile < kRows && row0 + tile < rows_after; tile += weights.kSequences) {
-        weights.multiply(row_after, rows_after, row0, tile, part.held, per_split, partial, place);
-      }
-      __syncthreads();
-
+    const int64_t before = t > 0 ? first - params.batch_sizes[t - 1] : 0;
+    const int rows = role.rows(partition, sequences);
+    const int rows_after = role.rows(partition, continuing);
+    const auto gemm = [&](int row0) {
+      if (row0 == 0 && rows_after > 0) exchange.wait();
+      gemm_of(after, rows_after, row0);
+    };
+    for_each_tile(partition, role, rows, hidden, gemm, [&](const Cell& own, int row0, int) {
+      const int row = own.row, column = own.column;
+      const int64_t unit = own.unit;
+      const int64_t sequence = role.sequence(partition, row), token = first + sequence;
+      const int64_t at = token * hidden + unit, at_first = sequence * hidden + unit;
+      const int64_t at_before = (before + sequence) * hidden + unit;
+      const float* const saved = params.gates + token * length + unit;
+      const Gates<float> gates{saved[0], saved[hidden], saved[2 * hidden], saved[3 * hidden]};
+      const bool continues = row < rows_after;
+      float& grad_cell = grad_cells[row * partition.units + column];
+      const float dh = static_cast<float>(params.grad_output[at]) +
+                       (continues ? static_cast<float>(static_cast<Scalar>(
+                                        partial.reduce(partition.k_slices, row - row0, column)))
+                                  : static_cast<float>(params.grad_hy[at_first]));
+      const float dc = continues ? grad_cell : static_cast<float>(params.grad_cy[at_first]);
+      const CellGradient<float> gradient = cell_backward(
+          gates, t == 0 ? params.cx[at_first] : params.cells[at_before], params.cells[at], dh, dc);
+      grad_cell = gradient.c_before;
+      const Gates<float>& d = gradient.pre_activations;
+      const float of_gates[4] = {d.i, d.f, d.g, d.o};
 #pragma unroll
-      for (int k = 0; k < kElements; ++k) {
-        const Cell own = place.cell(deal, k, row0, rows, hidden);
-        if (!own.held) continue;
-        const int row = own.row, column = own.column;
-        const int64_t unit = own.unit;
-        const int64_t sequence = place.sequence(deal, row), token = first + sequence;
-        const int64_t at = token * hidden + unit, at_first = sequence * hidden + unit;
-        const int64_t at_before = (before + sequence) * hidden + unit;
-        const float* const saved = pass.gates + token * length + unit;
-        const Gates<float> gates{saved[0], saved[hidden], saved[2 * hidden], saved[3 * hidden]};
-        const bool stays = row < rows_after;
-        float& grad_cell = grad_cells[row * deal.units + column];
-        const float dh = static_cast<float>(pass.grad_output[at]) +
-                         (stays ? static_cast<float>(static_cast<Scalar>(
-                                      partial.sum(deal.splits, row - row0, column)))
-                                : static_cast<float>(pass.grad_hy[at_first]));
-        const float dc = stays ? grad_cell : static_cast<float>(pass.grad_cy[at_first]);
-        const CellGradient<float> found = cell_backward(
-            gates, t == 0 ? pass.cx[at_first] : pass.cells[at_before], pass.cells[at], dh, dc);
-        grad_cell = found.c_before;
-        const float of_gates[4] = {found.sums.i, found.sums.f, found.sums.g, found.sums.o};
-#pragma unroll
-        for (int gate = 0; gate < 4; ++gate) {
-          const Scalar gradient = static_cast<Scalar>(of_gates[gate]);
-          pass.grad_gates[token * length + gate * hidden + unit] = gradient;
-          exchange.keep(row, gate * hidden + unit, gradient);
-        }
-        pass.h_before[at] = t == 0 ? pass.hx[at_first] : pass.output[at_before];
-        if (t == 0) pass.grad_cx[at_first] = static_cast<Scalar>(found.c_before);
+      for (int gate = 0; gate < 4; ++gate) {
+        const Scalar value = static_cast<Scalar>(of_gates[gate]);
+        params.grad_gates[token * length + gate * hidden + unit] = value;
+        exchange.stage(row, gate * hidden + unit, value);
       }
-      if (row0 + kRows < rows) __syncthreads();
+      params.h_before[at] = t == 0 ? params.hx[at_first] : params.output[at_before];
+      if (t == 0) params.grad_cx[at_first] = static_cast<Scalar>(gradient.c_before);
+    });
+    if (rows > 0 && (t > 0 || params.grad_hx != nullptr)) {
+      exchange.publish(rows, first_unit, owned_units(partition, first_unit, hidden), hidden, 4);
     }
-    if (rows > 0 && (t > 0 || pass.grad_hx != nullptr)) {
-      exchange.hand_on(rows, first_unit, owned_units(deal, first_unit, hidden), hidden, 4);
-    }
-    staying = sequences;
+    continuing = sequences;
   }
 
-  const int rows = place.rows(deal, staying);
-  if (pass.grad_hx == nullptr || rows == 0) return;
-  exchange.await();
-  const auto row_of_first = [&](int row) {
-    return exchange.row(pass.grad_gates + place.sequence(deal, row) * length, row) + part.first;
-  };
-  for (int row0 = 0; row0 < rows; row0 += kRows) {
-    for (int tile = 0; tile < kRows && row0 + tile < rows; tile += weights.kSequences) {
-      weights.multiply(row_of_first, rows, row0, tile, part.held, per_split, partial, place);
-    }
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < kElements; ++k) {
-      const Cell own = place.cell(deal, k, row0, rows, hidden);
-      if (!own.held) continue;
-      pass.grad_hx[place.sequence(deal, own.row) * hidden + own.unit] =
-          static_cast<Scalar>(partial.sum(deal.splits, own.row - row0, own.column));
-    }
-    __syncthreads();
-  }
+  const int rows = role.rows(partition, continuing);
+  if (params.grad_hx == nullptr || rows == 0) return;
+  exchange.wait();
+  const auto gemm = [&](int row0) { gemm_of(0, rows, row0); };
+  for_each_tile(partition, role, rows, hidden, gemm, [&](const Cell& own, int row0, int) {
+    params.grad_hx[role.sequence(partition, own.row) * hidden + own.unit] =
+        static_cast<Scalar>(partial.reduce(partition.k_slices, own.row - row0, own.column));
+  });
 }
 
 namespace {
 
-template <typename Scalar, template <typename> class Way>
-auto kernel_of(const Deal& deal) {
-  return deal.team_units == 16 ? backward_steps<Scalar, Way, 2> : backward_steps<Scalar, Way, 1>;
+template <typename Scalar, template <typename> class Exchange>
+auto kernel_of(const WorkPartition& partition) {
+  return partition.warp_group_units == 16 ? backward_steps<Scalar, Exchange, 2>
+                                          : backward_steps<Scalar, Exchange, 1>;
 }
 
 }  // namespace
 
 template <typename Scalar>
-cudaError_t launch_persistent_backward(const PersistentBackward<Scalar>& pass,
+cudaError_t launch_persistent_backward(const PersistentBackward<Scalar>& params,
                                        cudaStream_t stream) {
-  const size_t shared = sums_bytes(pass.deal, pass.deal.units) +
-                        cells_bytes(pass.deal, pass.batch) +
-                        inbox_bytes(pass.deal, pass.batch, 4 * pass.hidden_size, sizeof(Scalar));
-  const auto kernel = pass.deal.exchange == Exchange::flags
-                          ? kernel_of<Scalar, ByFlags>(pass.deal)
-                          : kernel_of<Scalar, ByCluster>(pass.deal);
-  return launch_groups(kernel, pass, shared, stream);
+  const auto kernel = params.partition.algorithm == Algorithm::persistent
+                          ? kernel_of<Scalar, FlagExchange>(params.partition)
+                          : kernel_of<Scalar, ClusterExchange>(params.partition);
+  return launch_groups(kernel, params, backward_gemm(params.hidden_size), stream);
 }
 
 template cudaError_t launch_persistent_backward(const PersistentBackward<float>&, cudaStream_t);

@@ -18,46 +18,46 @@ __device__ __forceinline__ int64_t first_unit() {
 
 template <typename Scalar, int N>
 __global__ void __launch_bounds__(kThreads) forward_step(const ForwardStep<Scalar> step) {
-  using S = State<Scalar>;
+  using S = acc_t<Scalar>;
   const int64_t hidden = step.hidden_size, row = blockIdx.x, unit = first_unit<N>();
   if (unit >= hidden) return;
 
   const int64_t source = step.input_rows ? step.input_rows[row] : row;
-  // An index that is out of range must not read other memory: CUDA reports the trap as an error.
-  if (source < 0 || source >= step.sums_rows) __trap();
+  // An index out of range must not read other memory: CUDA reports the trap as an error.
+  if (source < 0 || source >= step.projection_rows) __trap();
 
-  Values<S, N> sums[4];
+  Values<S, N> gates[4];  // first their pre-activations
 #pragma unroll
   for (int gate = 0; gate < 4; ++gate) {
     const int64_t column = gate * hidden + unit;
-    sums[gate] = load<S, N>(step.input_sums + source * 4 * hidden + column);
-    add(sums[gate], load<S, N>(step.hidden_sums + row * 4 * hidden + column));
+    gates[gate] = load<S, N>(step.input_projection + source * 4 * hidden + column);
+    add(gates[gate], load<S, N>(step.hidden_projection + row * 4 * hidden + column));
     if (step.bias_ih != nullptr) {
-      add(sums[gate], load<S, N>(step.bias_ih + column));
-      add(sums[gate], load<S, N>(step.bias_hh + column));
+      add(gates[gate], load<S, N>(step.bias_ih + column));
+      add(gates[gate], load<S, N>(step.bias_hh + column));
     }
   }
   const auto c_before = load<S, N>(step.c_before + row * hidden + unit);
   Values<S, N> c, h;
 #pragma unroll
   for (int k = 0; k < N; ++k) {
-    const Gates<S> gates =
-        activate<S>({sums[0].at[k], sums[1].at[k], sums[2].at[k], sums[3].at[k]});
-    const CellState<S> cell = cell_forward(gates, c_before.at[k]);
-    sums[0].at[k] = gates.i;
-    sums[1].at[k] = gates.f;
-    sums[2].at[k] = gates.g;
-    sums[3].at[k] = gates.o;
+    const Gates<S> activated =
+        activate<S>({gates[0].at[k], gates[1].at[k], gates[2].at[k], gates[3].at[k]});
+    const CellState<S> cell = cell_forward(activated, c_before.at[k]);
+    gates[0].at[k] = activated.i;
+    gates[1].at[k] = activated.f;
+    gates[2].at[k] = activated.g;
+    gates[3].at[k] = activated.o;
     c.at[k] = cell.c;
     h.at[k] = cell.h;
   }
 #pragma unroll
   for (int gate = 0; gate < 4; ++gate) {
-    store(step.gates + row * 4 * hidden + gate * hidden + unit, sums[gate]);
+    store(step.gates + row * 4 * hidden + gate * hidden + unit, gates[gate]);
   }
   store(step.cells + row * hidden + unit, c);
   store(step.output + row * hidden + unit, h);
-  if (row >= step.staying) {
+  if (row >= step.continuing) {
     store(step.hy + row * hidden + unit, h);
     store(step.cy + row * hidden + unit, c);
   }
@@ -65,15 +65,15 @@ __global__ void __launch_bounds__(kThreads) forward_step(const ForwardStep<Scala
 
 template <typename Scalar, int N>
 __global__ void __launch_bounds__(kThreads) backward_step(const BackwardStep<Scalar> step) {
-  using S = State<Scalar>;
+  using S = acc_t<Scalar>;
   const int64_t hidden = step.hidden_size, row = blockIdx.x, unit = first_unit<N>();
   if (unit >= hidden) return;
 
   const int64_t at = row * hidden + unit;
-  const bool stays = row < step.staying;
+  const bool continues = row < step.continuing;
   auto dh = load<S, N>(step.grad_output + at);
-  add(dh, load<S, N>((stays ? step.grad_hidden : step.grad_hy) + at));
-  auto dc = stays ? load<S, N>(step.grad_cell + at) : load<S, N>(step.grad_cy + at);
+  add(dh, load<S, N>((continues ? step.grad_hidden : step.grad_hy) + at));
+  auto dc = continues ? load<S, N>(step.grad_cell + at) : load<S, N>(step.grad_cy + at);
 
   Values<S, N> gates[4];
 #pragma unroll
@@ -86,10 +86,10 @@ __global__ void __launch_bounds__(kThreads) backward_step(const BackwardStep<Sca
     const CellGradient<S> gradient =
         cell_backward<S>({gates[0].at[k], gates[1].at[k], gates[2].at[k], gates[3].at[k]},
                          c_before.at[k], c.at[k], dh.at[k], dc.at[k]);
-    gates[0].at[k] = gradient.sums.i;
-    gates[1].at[k] = gradient.sums.f;
-    gates[2].at[k] = gradient.sums.g;
-    gates[3].at[k] = gradient.sums.o;
+    gates[0].at[k] = gradient.pre_activations.i;
+    gates[1].at[k] = gradient.pre_activations.f;
+    gates[2].at[k] = gradient.pre_activations.g;
+    gates[3].at[k] = gradient.pre_activations.o;
     dc.at[k] = gradient.c_before;
   }
 #pragma unroll
@@ -110,7 +110,7 @@ template <typename Scalar, typename Step>
 cudaError_t launch_step(void (*wide)(Step), void (*narrow)(Step), bool aligned, const Step& step,
                         cudaStream_t stream) {
   if (step.hidden_size == 0) return cudaSuccess;  // a launch of no blocks is an error to CUDA
-  constexpr int64_t kWide = 16 / sizeof(State<Scalar>);
+  constexpr int64_t kWide = 16 / sizeof(acc_t<Scalar>);
   const bool vectors = aligned && step.hidden_size % kWide == 0;
   const int64_t columns = vectors ? step.hidden_size / kWide : step.hidden_size;
   const unsigned threads = columns < kThreads ? 32 * blocks_for(columns, 32) : kThreads;
@@ -120,17 +120,17 @@ cudaError_t launch_step(void (*wide)(Step), void (*narrow)(Step), bool aligned, 
 
 template <typename Scalar>
 cudaError_t launch_forward(const ForwardStep<Scalar>& step, cudaStream_t stream) {
-  constexpr int N = 16 / sizeof(State<Scalar>);
+  constexpr int N = 16 / sizeof(acc_t<Scalar>);
   const bool vectors =
-      aligned<N>(step.input_sums, step.hidden_sums, step.bias_ih, step.bias_hh, step.c_before,
-                 step.gates, step.cells, step.output, step.hy, step.cy);
+      aligned<N>(step.input_projection, step.hidden_projection, step.bias_ih, step.bias_hh,
+                 step.c_before, step.gates, step.cells, step.output, step.hy, step.cy);
   return launch_step<Scalar>(forward_step<Scalar, N>, forward_step<Scalar, 1>, vectors, step,
                              stream);
 }
 
 template <typename Scalar>
 cudaError_t launch_backward(const BackwardStep<Scalar>& step, cudaStream_t stream) {
-  constexpr int N = 16 / sizeof(State<Scalar>);
+  constexpr int N = 16 / sizeof(acc_t<Scalar>);
   const bool vectors = aligned<N>(step.grad_output, step.grad_hidden, step.grad_hy, step.grad_cy,
                                   step.gates, step.cells, step.c_before, step.hidden_before,
                                   step.grad_cell, step.grad_cx, step.grad_gates, step.h_before);

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kLanes* kParts) segment_sums(const Scalar* val
                                                                const int64_t* starts,  // [U + 1]
                                                                int64_t columns,
                                                                Scalar* sums) {  // [U, C]
-  using S = State<Scalar>;
+  using S = acc_t<Scalar>;
   using Part = Vector<S, N>;
   CAPTIONER_SHARED(Part, parts, kParts * kLanes);
   const int64_t segment = blockIdx.x;
@@ -71,7 +71,7 @@ template <typename Scalar>
 cudaError_t launch_segment_sums(const Scalar* values, const int64_t* order, const int64_t* starts,
                                 int64_t segments, int64_t columns, Scalar* sums,
                                 cudaStream_t stream) {
-  constexpr int N = 16 / sizeof(State<Scalar>);
+  constexpr int N = 16 / sizeof(acc_t<Scalar>);
   if (columns % N != 0 || !aligned<N>(values, sums)) return cudaErrorInvalidValue;
   if (segments == 0 || columns == 0) return cudaSuccess;  // no blocks: an error to CUDA
   const dim3 grid(static_cast<unsigned>(segments), blocks_for(columns, kLanes * N));

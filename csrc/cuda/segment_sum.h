@@ -1,5 +1,5 @@
-// Sums of rows that share an index, in a fixed order: what index_add does, without its atomics,
-// whose order and therefore rounding changes from run to run.
+// Sums of rows that share an index, like index_add, but in a fixed order: its atomics would make
+// the rounding change from run to run.
 //
 // Letters: N rows of values, U segments, C columns: 4H, so that four always fit. Pointers as in
 // recurrence.h.
@@ -17,8 +17,8 @@ cudaError_t launch_segment_starts(const int64_t* sorted,  // [N] ascending, each
                                   int64_t* starts,  // [U + 1] written
                                   cudaStream_t stream);
 
-// sums[u] = the sum of values[order[n]] over n in segment u, 0 if there is none; runs in State.
-// Refuses what it cannot read as vectors of up to 16 bytes: new tensors always can be.
+// sums[u] = the sum of values[order[n]] over n in segment u, 0 if there is none; accumulated in
+// acc_t. Refuses what it cannot read as vectors of up to 16 bytes: new tensors always can be.
 template <typename Scalar>
 cudaError_t launch_segment_sums(const Scalar* values,   // [N, C]
                                 const int64_t* order,   // [N]

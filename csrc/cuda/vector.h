@@ -11,30 +11,30 @@ struct alignas(sizeof(T) * N) Vector {
   T at[N];
 };
 
-template <typename State, int N>
+template <typename Acc, int N>
 struct Values {
-  State at[N];
+  Acc at[N];
 };
 
-template <typename State, int N, typename T>
-__device__ __forceinline__ Values<State, N> load(const T* from) {  // [N]
+template <typename Acc, int N, typename T>
+__device__ __forceinline__ Values<Acc, N> load(const T* from) {  // [N]
   const auto vector = *reinterpret_cast<const Vector<T, N>*>(from);
-  Values<State, N> values;
+  Values<Acc, N> values;
 #pragma unroll
-  for (int k = 0; k < N; ++k) values.at[k] = static_cast<State>(vector.at[k]);
+  for (int k = 0; k < N; ++k) values.at[k] = static_cast<Acc>(vector.at[k]);
   return values;
 }
 
-template <typename State, int N, typename T>
-__device__ __forceinline__ void store(T* to, const Values<State, N>& values) {  // [N]
+template <typename Acc, int N, typename T>
+__device__ __forceinline__ void store(T* to, const Values<Acc, N>& values) {  // [N]
   Vector<T, N> vector;
 #pragma unroll
   for (int k = 0; k < N; ++k) vector.at[k] = static_cast<T>(values.at[k]);
   *reinterpret_cast<Vector<T, N>*>(to) = vector;
 }
 
-template <typename State, int N>
-__device__ __forceinline__ void add(Values<State, N>& sum, const Values<State, N>& values) {
+template <typename Acc, int N>
+__device__ __forceinline__ void add(Values<Acc, N>& sum, const Values<Acc, N>& values) {
 #pragma unroll
   for (int k = 0; k < N; ++k) sum.at[k] += values.at[k];
 }

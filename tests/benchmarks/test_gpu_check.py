@@ -36,7 +36,7 @@ from benchmarks.record import Figure
 from benchmarks.timing import Spread
 from captioner.errors import CaptionerError
 from captioner.files import read_json
-from captioner.ops.paths import check_table, nearest
+from captioner.ops.algorithms import check_table, nearest
 
 ROOT = Path(__file__).parents[2]
 HERE = Checkout(ROOT, sys.executable, "9.0")
@@ -295,7 +295,13 @@ def test_counters_are_read_from_the_profilers_table() -> None:
 
 
 def test_latencies_are_read_from_the_programs_lines() -> None:
-    one = {"way": "flags", "blocks": 16, "groups": 8, "barrier_us": 0.91, "exchange_us": 1.2}
+    one = {
+        "algorithm": "persistent",
+        "blocks": 16,
+        "groups": 8,
+        "barrier_us": 0.91,
+        "exchange_us": 1.2,
+    }
     part = gpu_counters.judge_latency(0, json.dumps(one) + "\n")
     assert part["status"] == "passed" and part["figures"] == [one]
     assert part["summary"] == "flags, 16 blocks: barrier 0.91 us, exchange 1.20 us"
@@ -313,7 +319,7 @@ def test_a_stage_without_its_program_is_skipped_aloud(
 
 
 def test_a_record_fills_the_table_of_paths(tmp_path: Path) -> None:
-    cell = {"hidden_size": 512, "batch_size": 64, "milliseconds": {"plain": 3.0, "clusters": 1.0}}
+    cell = {"hidden_size": 512, "batch_size": 64, "milliseconds": {"plain": 3.0, "cluster": 1.0}}
     table, record = tmp_path / "paths.json", tmp_path / "record.json"
     table.write_text(json.dumps({"old": {"float16": [cell]}, "new": {}}))
     measured = {"new": {"bfloat16": [cell]}}
@@ -401,12 +407,12 @@ def test_persistent_sides_leave_out_cells_that_they_do_not_take(
 ) -> None:
     asked: list[tuple[tuple[int, ...], int]] = []
 
-    def fits(weight: torch.Tensor, batch: int, path: int) -> bool:
-        assert path == 1
+    def fits(weight: torch.Tensor, batch: int, algorithm: int) -> bool:
+        assert algorithm == 1
         asked.append((tuple(weight.shape), batch))
         return batch < 1000
 
-    operators = SimpleNamespace(lstm_path_fits=fits)
+    operators = SimpleNamespace(lstm_algorithm_fits=fits)
     monkeypatch.setattr(lstm_sides.torch.ops, "captioner", operators)
     cpu = torch.device("cpu")
 
@@ -440,19 +446,19 @@ def test_what_the_kernels_on_the_chip_promise(batch: int, count: int) -> None:
 
     figures = [
         figure("torch", 9.0), figure("padded", 3.9), figure("plain", 5.0),
-        figure("persistent", 5.0), figure("clusters", 4.0),
-        figure("clusters", 2.9, "forward, a time step", "us"),
-        figure("clusters", 4.1, "backward, a time step", "us"),
+        figure("persistent", 5.0), figure("cluster", 4.0),
+        figure("cluster", 2.9, "forward, a time step", "us"),
+        figure("cluster", 4.1, "backward, a time step", "us"),
     ]  # fmt: skip
     found = promises_on_chip(figures, Cell("flickr8k", "bfloat16", 512, batch))
     assert len(found) == count
     met = {one.what: one.met for one in found}
     if count:
-        assert met[f"{BOTH}, speed of clusters to torch"]  # 2.25 times
-        assert not met[f"{BOTH}, speed of clusters to padded"]
+        assert met[f"{BOTH}, speed of cluster to torch"]  # 2.25 times
+        assert not met[f"{BOTH}, speed of cluster to padded"]
     if batch == 64:
-        assert met["forward, a time step of clusters"]
-        assert not met["backward, a time step of clusters"]
+        assert met["forward, a time step of cluster"]
+        assert not met["backward, a time step of cluster"]
 
 
 def test_the_gpus_grid_begins_with_what_says_most() -> None:

@@ -1,4 +1,4 @@
-// Takes the place of CUDA's header where tests/emulation comes first in the include path: the part
+// Replaces CUDA's header where tests/emulation comes first in the include path: the part
 // of CUDA that csrc/cuda uses, on top of emulation.h. Nothing here is CUDA's own text.
 #pragma once
 
@@ -36,11 +36,11 @@ using ::emulation::gridDim;
 using ::emulation::threadIdx;
 constexpr int warpSize = ::emulation::kWarp;
 
-#define EMULATION_HERE (::emulation::Place{__FILE__, __LINE__})
+#define EMULATION_HERE (::emulation::Location{__FILE__, __LINE__})
 #define __syncthreads() ::emulation::sync_block(EMULATION_HERE)
 #define __syncwarp(...) (::emulation::WarpBarrier{EMULATION_HERE}(__VA_ARGS__))
 #define __trap() ::emulation::trap(EMULATION_HERE)
-#define __nanosleep(ns) ::emulation::pass_on()
+#define __nanosleep(ns) ::emulation::yield()
 
 inline void __threadfence() {}
 inline void __threadfence_block() {}

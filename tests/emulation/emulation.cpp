@@ -24,7 +24,7 @@ thread_local Extent threadIdx, blockIdx, blockDim, gridDim;
 namespace {
 
 struct Block;
-struct Meeting;
+struct Barrier;
 
 struct Thread {
   Block* block;
@@ -32,17 +32,17 @@ struct Thread {
   int warp, lane;
   Fibre fibre;
   bool done = false;
-  Meeting* waits_at = nullptr;
-  Place place{};
+  Barrier* waits_at = nullptr;
+  Location location{};
   uint64_t given = 0, seen[kWarp] = {};
   size_t rounds = 0;  // arrivals at the cluster's barrier
   bool arrived = false;
 };
 
-// A barrier: nobody goes on before all members have come.
-struct Meeting {
+// A barrier: no participant continues before all have arrived.
+struct Barrier {
   const char* what;
-  std::vector<Thread*> members;
+  std::vector<Thread*> participants;
   size_t arrived = 0;
 };
 
@@ -60,8 +60,8 @@ struct Memory {
 struct Block {
   Extent index;
   std::deque<Thread> threads;
-  Meeting all{"__syncthreads()", {}};
-  std::map<std::pair<int, uint32_t>, Meeting> warps;  // by warp and mask
+  Barrier all{"__syncthreads()", {}};
+  std::map<std::pair<int, uint32_t>, Barrier> warps;  // by warp and mask
   std::map<const void*, std::unique_ptr<Memory>> shared;
   std::unique_ptr<Memory> dynamic;
 };
@@ -82,11 +82,11 @@ class Group {
   }
 
   void run();
-  void arrive(Meeting& meeting, Place place);
-  void pass_on();
+  void arrive(Barrier& barrier, Location location);
+  void yield();
 
   const Launch& launch() const { return launch_; }
-  Meeting& grid() { return grid_; }
+  Barrier& grid() { return grid_; }
   std::deque<Block>& blocks() { return blocks_; }
   void count_arrival();
   size_t rounds() const { return rounds_; }
@@ -97,7 +97,7 @@ class Group {
 
  private:
   void add_block(size_t number);
-  void release(Meeting& meeting);
+  void release(Barrier& barrier);
   [[noreturn]] void report_stuck() const;
   static void entry();
 
@@ -105,11 +105,11 @@ class Group {
   const std::function<void()>& body_;
   Schedule& schedule_;
   std::deque<Block> blocks_;
-  Meeting grid_{"the grid's barrier", {}};
+  Barrier grid_{"the grid's barrier", {}};
   std::deque<Thread*> ready_;
   Thread* current_ = nullptr;
   std::exception_ptr thrown_;
-  size_t passes_ = 0;                 // calls of pass_on() since anything else has happened
+  size_t yields_ = 0;                 // calls of yield() since anything else has happened
   size_t arrivals_ = 0, rounds_ = 0;  // of the cluster's barrier
 };
 
@@ -132,8 +132,8 @@ void Group::add_block(size_t number) {
     thread.index = position(k, launch_.block);
     thread.warp = static_cast<int>(k / kWarp);
     thread.lane = static_cast<int>(k % kWarp);
-    block.all.members.push_back(&thread);
-    grid_.members.push_back(&thread);
+    block.all.participants.push_back(&thread);
+    grid_.participants.push_back(&thread);
   }
 }
 
@@ -150,7 +150,7 @@ void Group::entry() {
 }
 
 void Group::run() {
-  std::vector<Thread*> order = grid_.members;
+  std::vector<Thread*> order = grid_.participants;
   for (size_t k = 0; k < order.size(); ++k) order[k]->fibre.prepare(stack_of(k), entry);
   blockDim = launch_.block;
   gridDim = launch_.grid;
@@ -166,74 +166,75 @@ void Group::run() {
     if (thrown_) std::rethrow_exception(thrown_);
     if (current_->done) {
       ++done;
-      passes_ = 0;
+      yields_ = 0;
     } else if (!current_->waits_at) {
       ready_.push_back(current_);
-    } else if (current_->waits_at->arrived == current_->waits_at->members.size()) {
+    } else if (current_->waits_at->arrived == current_->waits_at->participants.size()) {
       release(*current_->waits_at);
     }
   }
 }
 
-void Group::arrive(Meeting& meeting, Place place) {
-  current_->waits_at = &meeting;
-  current_->place = place;
-  ++meeting.arrived;
-  passes_ = 0;
+void Group::arrive(Barrier& barrier, Location location) {
+  current_->waits_at = &barrier;
+  current_->location = location;
+  ++barrier.arrived;
+  yields_ = 0;
   current_->fibre.leave(false);
 }
 
-void Group::pass_on() {
-  constexpr size_t kForEver = 1'000'000;
-  if (++passes_ > kForEver) fail("all threads that are left wait in a loop");
+void Group::yield() {
+  constexpr size_t kTimeout = 1'000'000;
+  if (++yields_ > kTimeout) fail("all threads that are left wait in a loop");
   current_->fibre.leave(false);
 }
 
 void Group::count_arrival() {
-  passes_ = 0;
-  if (++arrivals_ < grid_.members.size()) return;
+  yields_ = 0;
+  if (++arrivals_ < grid_.participants.size()) return;
   arrivals_ = 0;
   ++rounds_;
 }
 
-void Group::release(Meeting& meeting) {
-  std::vector<Thread*> members = meeting.members;
-  for (Thread* thread : members) {
-    const Place &own = thread->place, &first = members.front()->place;
+void Group::release(Barrier& barrier) {
+  std::vector<Thread*> participants = barrier.participants;
+  for (Thread* thread : participants) {
+    const Location &own = thread->location, &first = participants.front()->location;
     if (own.line != first.line || std::strcmp(own.file, first.file) != 0) {
-      fail(std::string(meeting.what) + " of block " + text(thread->block->index) + " at " +
-           text(first) + " for thread " + text(members.front()->index) + ", at " + text(own) +
+      fail(std::string(barrier.what) + " of block " + text(thread->block->index) + " at " +
+           text(first) + " for thread " + text(participants.front()->index) + ", at " + text(own) +
            " for thread " + text(thread->index));
     }
     thread->waits_at = nullptr;
-    for (const Thread* other : members) thread->seen[other->lane] = other->given;
+    for (const Thread* other : participants) thread->seen[other->lane] = other->given;
   }
-  meeting.arrived = 0;
-  schedule_.arrange(members);
-  schedule_.put_back(ready_, members);
+  barrier.arrived = 0;
+  schedule_.arrange(participants);
+  schedule_.put_back(ready_, participants);
 }
 
 void Group::report_stuck() const {
   for (const Block& block : blocks_) {
     for (const Thread& thread : block.threads) {
       if (!thread.waits_at) continue;
-      const Meeting& meeting = *thread.waits_at;
+      const Barrier& barrier = *thread.waits_at;
       const auto missing =
-          std::find_if(meeting.members.begin(), meeting.members.end(),
-                       [&](const Thread* other) { return other->waits_at != &meeting; });
+          std::find_if(barrier.participants.begin(), barrier.participants.end(),
+                       [&](const Thread* other) { return other->waits_at != &barrier; });
       std::ostringstream out;
-      out << meeting.what << " at " << text(thread.place) << " in block " << text(block.index)
-          << ": " << meeting.arrived << " of " << meeting.members.size() << " threads came, thread "
-          << text((*missing)->index) << " of block " << text((*missing)->block->index);
+      out << barrier.what << " at " << text(thread.location) << " in block " << text(block.index)
+          << ": " << barrier.arrived << " of " << barrier.participants.size()
+          << " threads came, thread " << text((*missing)->index) << " of block "
+          << text((*missing)->block->index);
       if ((*missing)->done) {
         out << " has returned";
       } else {
-        out << " waits in " << (*missing)->waits_at->what << " at " << text((*missing)->place);
+        out << " waits in " << (*missing)->waits_at->what << " at " << text((*missing)->location);
       }
       fail(out.str());
     }
   }
-  fail("no thread can go on");
+  fail("no thread can continue");
 }
 
 std::map<std::string, long>& counts() {
@@ -296,69 +297,73 @@ void* dynamic_shared_memory() {
   return memory ? memory->start : nullptr;
 }
 
-void sync_block(Place place) { group->arrive(group->current()->block->all, place); }
+void sync_block(Location location) { group->arrive(group->current()->block->all, location); }
 
-void sync_grid(Place place) {
+void sync_grid(Location location) {
   if (!group->launch().cooperative) group->fail("a grid's barrier needs a cooperative launch");
-  group->arrive(group->grid(), place);
+  group->arrive(group->grid(), location);
 }
 
-const uint64_t* exchange(Place place, uint32_t mask, uint64_t given) {
+const uint64_t* exchange(Location location, uint32_t mask, uint64_t given) {
   Thread& own = *group->current();
   if (!(mask >> own.lane & 1u)) {
-    group->fail("lane " + std::to_string(own.lane) + " is not in its own mask at " + text(place));
+    group->fail("lane " + std::to_string(own.lane) + " is not in its own mask at " +
+                text(location));
   }
-  Meeting& meeting = own.block->warps[{own.warp, mask}];
-  if (meeting.members.empty()) {
-    meeting.what = "a warp's meeting";
+  Barrier& barrier = own.block->warps[{own.warp, mask}];
+  if (barrier.participants.empty()) {
+    barrier.what = "a warp's barrier";
     for (Thread& thread : own.block->threads) {
-      if (thread.warp == own.warp && (mask >> thread.lane & 1u)) meeting.members.push_back(&thread);
+      if (thread.warp == own.warp && (mask >> thread.lane & 1u))
+        barrier.participants.push_back(&thread);
     }
   }
   own.given = given;
-  group->arrive(meeting, place);
+  group->arrive(barrier, location);
   return own.seen;
 }
 
-void arrive_at_cluster(Place place) {
+void arrive_at_cluster(Location location) {
   Thread& own = *group->current();
   if (!group->launch().cluster) group->fail("a cluster's barrier needs a launch of clusters");
-  if (own.arrived) group->fail("a thread arrives twice at a cluster's barrier at " + text(place));
+  if (own.arrived)
+    group->fail("a thread arrives twice at a cluster's barrier at " + text(location));
   own.arrived = true;
   ++own.rounds;
   group->count_arrival();
 }
 
-void wait_for_cluster(Place place) {
+void wait_for_cluster(Location location) {
   Thread& own = *group->current();
   if (!own.arrived) {
-    group->fail("a thread waits at a cluster's barrier without having arrived at " + text(place));
+    group->fail("a thread waits at a cluster's barrier without having arrived at " +
+                text(location));
   }
-  while (group->rounds() < own.rounds) group->pass_on();
+  while (group->rounds() < own.rounds) group->yield();
   own.arrived = false;
 }
 
-void* in_block(void* own, unsigned rank, Place place) {
+void* in_block(void* own, unsigned rank, Location location) {
   if (rank >= group->launch().cluster) {
-    group->fail("the cluster has no block " + std::to_string(rank) + " at " + text(place));
+    group->fail("the cluster has no block " + std::to_string(rank) + " at " + text(location));
   }
   Block& other = group->blocks()[rank];
   if (std::all_of(other.threads.begin(), other.threads.end(), [](auto& one) { return one.done; })) {
     group->fail("the shared memory of block " + text(other.index) + ", which has returned, at " +
-                text(place));
+                text(location));
   }
   const auto& memory = group->current()->block->dynamic;
   const ptrdiff_t offset = static_cast<char*>(own) - static_cast<char*>(memory->start);
   if (offset < 0 || static_cast<size_t>(offset) >= memory->bytes) {
-    group->fail("not in dynamic shared memory at " + text(place));
+    group->fail("not in dynamic shared memory at " + text(location));
   }
   return static_cast<char*>(other.dynamic->start) + offset;
 }
 
-void pass_on() { group->pass_on(); }
-void trap(Place place) {
+void yield() { group->yield(); }
+void trap(Location location) {
   group->fail("thread " + text(threadIdx) + " of block " + text(blockIdx) + " trapped at " +
-              text(place));
+              text(location));
 }
 
 }  // namespace emulation

@@ -18,7 +18,7 @@ struct Extent {
 };
 
 // Where in the source a thread waits.
-struct Place {
+struct Location {
   const char* file;
   int line;
 };
@@ -32,7 +32,7 @@ struct Launch {
 };
 
 // Runs `body` once a thread; false where CUDA would refuse the launch. Throws std::runtime_error
-// that names kernel, block and threads where they cannot go on together or trap.
+// that names kernel, block and threads where they deadlock or trap.
 bool run(const Launch& launch, const std::function<void()>& body);
 
 int multiprocessors();     // CUDA_EMULATION_MULTIPROCESSORS, else 8
@@ -48,48 +48,48 @@ extern thread_local Extent threadIdx, blockIdx, blockDim, gridDim;
 void* shared_memory(const void* key, size_t bytes);  // one for each key and block
 void* dynamic_shared_memory();
 
-void sync_block(Place place);
-void sync_grid(Place place);  // of a cooperative launch
-void pass_on();               // lets the others run, in a loop that waits for them
+void sync_block(Location location);
+void sync_grid(Location location);  // of a cooperative launch
+void yield();                       // lets other threads run, in a loop that waits for them
 
 // Of a cluster: every thread arrives, and waits before it arrives again.
-void arrive_at_cluster(Place place);
-void wait_for_cluster(Place place);
-// Where what lies at `own` in this block's shared memory lies in that of another of the cluster.
-void* in_block(void* own, unsigned rank, Place place);
-[[noreturn]] void trap(Place place);
+void arrive_at_cluster(Location location);
+void wait_for_cluster(Location location);
+// The address in the shared memory of the cluster's block `rank` that corresponds to `own`.
+void* in_block(void* own, unsigned rank, Location location);
+[[noreturn]] void trap(Location location);
 
-// All lanes of `mask` meet here, each gives a value and sees everybody's.
-const uint64_t* exchange(Place place, uint32_t mask, uint64_t given);
+// A barrier of the lanes of `mask`: each gives a value and sees those of all.
+const uint64_t* exchange(Location location, uint32_t mask, uint64_t given);
 int lane();
 
 struct WarpBarrier {
-  Place place;
-  void operator()(uint32_t mask = 0xffffffffu) const { exchange(place, mask, 0); }
+  Location location;
+  void operator()(uint32_t mask = 0xffffffffu) const { exchange(location, mask, 0); }
 };
 
 enum class Source { lane, bits, below, above };  // what the operand of a shuffle says
 
 template <typename T>
-T shuffle(Place place, uint32_t mask, T value, Source source, int operand, int width = kWarp) {
+T shuffle(Location location, uint32_t mask, T value, Source source, int operand,
+          int width = kWarp) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "CUDA shuffles up to 8 bytes");
   uint64_t given = 0;
   std::memcpy(&given, &value, sizeof(T));
-  const uint64_t* seen = exchange(place, mask, given);
+  const uint64_t* seen = exchange(location, mask, given);
   const int segment = lane() / width * width, own = lane() - segment;
   int from = operand % width;
   if (source == Source::bits) from = own ^ operand;
   if (source == Source::below) from = own - operand;
   if (source == Source::above) from = own + operand;
-  // Beyond the segment there is nothing to take but one's own; the same for a lane that CUDA leaves
-  // undefined because it is not in the mask.
+  // A source beyond the segment, or not in the mask, which CUDA leaves undefined, gives one's own.
   if (from < 0 || from >= width || !(mask >> (segment + from) & 1u)) return value;
   std::memcpy(&value, &seen[segment + from], sizeof(T));
   return value;
 }
 
-inline uint32_t ballot(Place place, uint32_t mask, bool holds) {
-  const uint64_t* seen = exchange(place, mask, holds);
+inline uint32_t ballot(Location location, uint32_t mask, bool holds) {
+  const uint64_t* seen = exchange(location, mask, holds);
   uint32_t votes = 0;
   for (int k = 0; k < kWarp; ++k) votes |= (mask >> k & 1u) && seen[k] ? 1u << k : 0u;
   return votes;

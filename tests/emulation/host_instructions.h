@@ -1,5 +1,5 @@
-// csrc/cuda/instructions.h on the host: a lane gives its words to the warp and computes its own
-// part of the product from everybody's.
+// csrc/cuda/instructions.h on the host: a lane gives its operands to the warp and computes its own
+// accumulators from those of all lanes.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -11,8 +11,8 @@
 namespace captioner::cuda {
 
 template <typename Scalar>
-void multiply_add(Scalar, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                  uint32_t b0, uint32_t b1) {
+void mma(Scalar, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+         uint32_t b1) {
   constexpr int kNumbers = 4 / sizeof(Scalar);
   struct Lane {
     uint32_t a[4], b[2];
@@ -20,14 +20,17 @@ void multiply_add(Scalar, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, 
   const auto exchange = [&](uint32_t low, uint32_t high) {
     return ::emulation::exchange({__FILE__, __LINE__}, 0xffffffffu, uint64_t{high} << 32 | low);
   };
-  const auto keep = [&](const uint64_t* seen, auto set) {
+  const auto collect = [&](const uint64_t* seen, auto set) {
     for (int k = 0; k < ::emulation::kWarp; ++k) {
       set(lanes[k], static_cast<uint32_t>(seen[k]), static_cast<uint32_t>(seen[k] >> 32));
     }
   };
-  keep(exchange(a0, a1), [](Lane& lane, uint32_t x, uint32_t y) { lane.a[0] = x, lane.a[1] = y; });
-  keep(exchange(a2, a3), [](Lane& lane, uint32_t x, uint32_t y) { lane.a[2] = x, lane.a[3] = y; });
-  keep(exchange(b0, b1), [](Lane& lane, uint32_t x, uint32_t y) { lane.b[0] = x, lane.b[1] = y; });
+  collect(exchange(a0, a1),
+          [](Lane& lane, uint32_t x, uint32_t y) { lane.a[0] = x, lane.a[1] = y; });
+  collect(exchange(a2, a3),
+          [](Lane& lane, uint32_t x, uint32_t y) { lane.a[2] = x, lane.a[3] = y; });
+  collect(exchange(b0, b1),
+          [](Lane& lane, uint32_t x, uint32_t y) { lane.b[0] = x, lane.b[1] = y; });
   const auto number = [](uint32_t word, int k) {
     Scalar numbers[kNumbers];
     std::memcpy(numbers, &word, sizeof(word));

@@ -1,4 +1,4 @@
-// What an error says: indices, places in the source and names of kernels.
+// The text of errors: indices, locations in the source and names of kernels.
 #pragma once
 
 #include <cxxabi.h>
@@ -19,9 +19,9 @@ inline std::string text(const Extent& index) {
   return out.str();
 }
 
-inline std::string text(const Place& place) {
-  const std::string file = place.file;
-  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(place.line);
+inline std::string text(const Location& location) {
+  const std::string file = location.file;
+  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(location.line);
 }
 
 // Kernels are exported from the library or program, so that their addresses have names.

@@ -1,8 +1,9 @@
 // The persistent kernels against the formulas of lstm_cell.h in double, on a few layouts:
-//     persistent WAY TYPE HIDDEN SIZE,SIZE,... [TOKENS BATCH]
-// with WAY flags, cluster or flags8 (teams of eight columns on the way back), TYPE float, bfloat16
-// or half; SIZEs are batch_sizes, TOKENS and BATCH the room for them, prints the largest
-// difference, relative to 1 + |expected|, forward and backward, and a hash of all that was written.
+//     persistent ALGORITHM TYPE HIDDEN SIZE,SIZE,... [TOKENS BATCH]
+// with ALGORITHM persistent, cluster or persistent8 (warp groups of eight columns in backward),
+// TYPE float, bfloat16 or half; SIZEs are batch_sizes, TOKENS and BATCH the capacities. Prints the
+// largest difference, relative to 1 + |expected|, of forward and backward, and a hash of all
+// results.
 #include "../../csrc/cuda/persistent.h"
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -62,8 +63,8 @@ struct Fingerprint {
 
 struct Layout {
   std::vector<int64_t> sizes;
-  size_t tokens, batch;  // the room
-  Exchange exchange;
+  size_t tokens, batch;  // the capacities
+  Algorithm algorithm;
   bool eights;
 };
 
@@ -75,7 +76,7 @@ int check(size_t hidden, const Layout& layout) {
   for (const int64_t size : sizes) offsets.push_back(offsets.back() + size);
   const size_t filled = offsets.back(), present = sizes[0], gates = 4 * hidden;
 
-  const Array<Scalar> sums(tokens * gates, 1), weight(gates * hidden, 1 / std::sqrt(hidden)),
+  const Array<Scalar> projection(tokens * gates, 1), weight(gates * hidden, 1 / std::sqrt(hidden)),
       bias_ih(gates, 0.1), bias_hh(gates, 0.1), hx(batch * hidden, 0.5),
       grad_output(tokens * hidden, 1), grad_hy(batch * hidden, 1), grad_cy(batch * hidden, 1);
   const Array<float> cx(batch * hidden, 0.5);
@@ -85,16 +86,17 @@ int check(size_t hidden, const Layout& layout) {
   Array<float> saved(tokens * gates), cells(tokens * hidden);
 
   PersistentForward<Scalar> forward{};
-  forward.deal = deal_forward<Scalar>(batch, hidden, layout.exchange);
+  forward.partition = partition_forward<Scalar>(batch, hidden, layout.algorithm);
   PersistentBackward<Scalar> backward{};
-  backward.deal = deal_backward<Scalar>(batch, hidden, layout.exchange);
-  if (layout.eights) {  // as where a sum is too long for teams of 16 columns
-    Deal& deal = backward.deal;
-    deal.team_units = 8;
-    deal.units = 8 * deal.teams;
-    deal.blocks = static_cast<int>((hidden + deal.units - 1) / deal.units);
+  backward.partition = partition_backward<Scalar>(batch, hidden, layout.algorithm);
+  if (layout.eights) {  // as where K is too long for warp groups of 16 columns
+    WorkPartition& partition = backward.partition;
+    partition.warp_group_units = 8;
+    partition.units = 8 * partition.warp_groups;
+    partition.blocks = static_cast<int>((hidden + partition.units - 1) / partition.units);
   }
-  if (forward.deal.groups == 0 || backward.deal.groups == 0) return std::puts("does not fit"), 2;
+  if (forward.partition.groups == 0 || backward.partition.groups == 0)
+    return std::puts("does not fit"), 2;
   forward.steps = backward.steps = steps;
   forward.batch = backward.batch = batch;
   forward.tokens = backward.tokens = tokens;
@@ -103,8 +105,8 @@ int check(size_t hidden, const Layout& layout) {
   forward.weight_hh = backward.weight_hh = weight.at;
   forward.hx = backward.hx = hx.at;
   forward.cx = backward.cx = cx.at;
-  forward.sums_rows = tokens;
-  forward.input_sums = sums.at;
+  forward.projection_rows = tokens;
+  forward.input_projection = projection.at;
   forward.bias_ih = bias_ih.at;
   forward.bias_hh = bias_hh.at;
   forward.hy = hy.at;
@@ -119,16 +121,16 @@ int check(size_t hidden, const Layout& layout) {
   backward.h_before = h_before.at;
   backward.grad_hx = grad_hx.at;
   backward.grad_cx = grad_cx.at;
-  std::vector<uint32_t> up(forward.deal.groups * forward.deal.blocks);
-  std::vector<uint32_t> down(backward.deal.groups * backward.deal.blocks);
-  forward.flags = up.data();
-  backward.flags = down.data();
+  std::vector<uint32_t> forward_flags(forward.partition.groups * forward.partition.blocks);
+  std::vector<uint32_t> backward_flags(backward.partition.groups * backward.partition.blocks);
+  forward.flags = forward_flags.data();
+  backward.flags = backward_flags.data();
   if (launch_persistent_forward(forward, nullptr) != cudaSuccess ||
       launch_persistent_backward(backward, nullptr) != cudaSuccess) {
     return std::puts("refused"), 2;
   }
 
-  Worst there, back;
+  Worst forward_error, backward_error;
   std::vector<double> h(tokens * hidden), c(tokens * hidden), gradients(tokens * gates);
   std::vector<Gates<double>> activated(tokens * hidden);
   const auto before = [&](size_t t, size_t b, size_t unit, const std::vector<double>& packed,
@@ -136,36 +138,37 @@ int check(size_t hidden, const Layout& layout) {
     return t ? packed[(offsets[t - 1] + b) * hidden + unit] : initial[b * hidden + unit];
   };
   for (size_t t = 0; t < steps; ++t) {
-    const size_t staying = t + 1 < steps ? sizes[t + 1] : 0, rows = sizes[t];
+    const size_t continuing = t + 1 < steps ? sizes[t + 1] : 0, rows = sizes[t];
     for (size_t b = 0; b < rows; ++b) {
       for (size_t unit = 0; unit < hidden; ++unit) {
         const size_t token = offsets[t] + b, at = token * hidden + unit;
-        const auto sum = [&](size_t gate) {
+        const auto pre_activation = [&](size_t gate) {
           const size_t row = gate * hidden + unit;
-          double total = sums[token * gates + row] + bias_ih[row] + bias_hh[row];
+          double total = projection[token * gates + row] + bias_ih[row] + bias_hh[row];
           for (size_t k = 0; k < hidden; ++k) {
             total += before(t, b, k, h, hx) * weight[row * hidden + k];
           }
           return total;
         };
-        activated[at] = activate(Gates<double>{sum(0), sum(1), sum(2), sum(3)});
+        activated[at] = activate(Gates<double>{pre_activation(0), pre_activation(1),
+                                               pre_activation(2), pre_activation(3)});
         const auto state = cell_forward(activated[at], before(t, b, unit, c, cx));
         h[at] = state.h;
         c[at] = state.c;
-        there.compare(output[at], state.h);
-        there.compare(cells[at], state.c);
-        there.compare(saved[token * gates + 2 * hidden + unit], activated[at].g);
-        if (b >= staying) {
-          there.compare(hy[b * hidden + unit], state.h);
-          there.compare(cy[b * hidden + unit], state.c);
+        forward_error.compare(output[at], state.h);
+        forward_error.compare(cells[at], state.c);
+        forward_error.compare(saved[token * gates + 2 * hidden + unit], activated[at].g);
+        if (b >= continuing) {
+          forward_error.compare(hy[b * hidden + unit], state.h);
+          forward_error.compare(cy[b * hidden + unit], state.c);
         }
       }
     }
   }
-  for (size_t k = filled * hidden; k < tokens * hidden; ++k) there.compare(output[k], 0);
+  for (size_t k = filled * hidden; k < tokens * hidden; ++k) forward_error.compare(output[k], 0);
   for (size_t k = present * hidden; k < batch * hidden; ++k) {
-    there.compare(hy[k], hx[k]);
-    there.compare(cy[k], static_cast<float>(static_cast<Scalar>(cx.at[k])));
+    forward_error.compare(hy[k], hx[k]);
+    forward_error.compare(cy[k], static_cast<float>(static_cast<Scalar>(cx.at[k])));
   }
   std::vector<double> grad_cell(batch * hidden);
   const auto to_hidden = [&](size_t token, size_t unit) {
@@ -176,38 +179,39 @@ int check(size_t hidden, const Layout& layout) {
     return total;
   };
   for (size_t t = steps; t-- > 0;) {
-    const size_t staying = t + 1 < steps ? sizes[t + 1] : 0, rows = sizes[t];
+    const size_t continuing = t + 1 < steps ? sizes[t + 1] : 0, rows = sizes[t];
     for (size_t b = 0; b < rows; ++b) {
       for (size_t unit = 0; unit < hidden; ++unit) {
         const size_t token = offsets[t] + b, at = token * hidden + unit, first = b * hidden + unit;
-        const bool stays = b < staying;
-        const double dh = stays ? to_hidden(offsets[t + 1] + b, unit) : grad_hy[first];
+        const bool continues = b < continuing;
+        const double dh = continues ? to_hidden(offsets[t + 1] + b, unit) : grad_hy[first];
         const auto found =
             cell_backward(activated[at], before(t, b, unit, c, cx), c[at], grad_output[at] + dh,
-                          stays ? grad_cell[first] : grad_cy[first]);
+                          continues ? grad_cell[first] : grad_cy[first]);
         grad_cell[first] = found.c_before;
-        const double sums_of[] = {found.sums.i, found.sums.f, found.sums.g, found.sums.o};
+        const Gates<double>& gradient = found.pre_activations;
+        const double of_gates[] = {gradient.i, gradient.f, gradient.g, gradient.o};
         for (size_t gate = 0; gate < 4; ++gate) {
           const size_t column = token * gates + gate * hidden + unit;
-          gradients[column] = sums_of[gate];
-          back.compare(grad_gates[column], sums_of[gate]);
+          gradients[column] = of_gates[gate];
+          backward_error.compare(grad_gates[column], of_gates[gate]);
         }
-        back.compare(h_before[at], before(t, b, unit, h, hx));
-        if (t == 0) back.compare(grad_cx[first], found.c_before);
+        backward_error.compare(h_before[at], before(t, b, unit, h, hx));
+        if (t == 0) backward_error.compare(grad_cx[first], found.c_before);
       }
     }
   }
   for (size_t b = 0; b < present; ++b) {
     for (size_t unit = 0; unit < hidden; ++unit) {
-      back.compare(grad_hx[b * hidden + unit], to_hidden(b, unit));
+      backward_error.compare(grad_hx[b * hidden + unit], to_hidden(b, unit));
     }
   }
   for (size_t k = present * hidden; k < batch * hidden; ++k) {
-    back.compare(grad_hx[k], grad_hy[k]);
-    back.compare(grad_cx[k], grad_cy[k]);
+    backward_error.compare(grad_hx[k], grad_hy[k]);
+    backward_error.compare(grad_cx[k], grad_cy[k]);
   }
-  for (size_t k = filled * gates; k < tokens * gates; ++k) back.compare(grad_gates[k], 0);
-  for (size_t k = filled * hidden; k < tokens * hidden; ++k) back.compare(h_before[k], 0);
+  for (size_t k = filled * gates; k < tokens * gates; ++k) backward_error.compare(grad_gates[k], 0);
+  for (size_t k = filled * hidden; k < tokens * hidden; ++k) backward_error.compare(h_before[k], 0);
   Fingerprint bits;
   for (const auto* array : {&output, &hy, &cy, &grad_gates, &h_before, &grad_hx, &grad_cx}) {
     bits.add(*array);
@@ -215,23 +219,25 @@ int check(size_t hidden, const Layout& layout) {
   bits.add(saved);
   bits.add(cells);
   std::printf("groups %d %d blocks %d %d forward %.3g backward %.3g bits %016llx\n",
-              forward.deal.groups, backward.deal.groups, forward.deal.blocks, backward.deal.blocks,
-              there.value, back.value, static_cast<unsigned long long>(bits.value));
+              forward.partition.groups, backward.partition.groups, forward.partition.blocks,
+              backward.partition.blocks, forward_error.value, backward_error.value,
+              static_cast<unsigned long long>(bits.value));
   return 0;
 }
 
-// What a device would hold: a line for each of many sizes, "WAY TYPE HIDDEN BATCH there back".
+// The work partitions: a line for each of many sizes, "ALGORITHM TYPE HIDDEN BATCH forward
+// backward".
 template <typename Scalar>
-void print_deals(const char* type) {
-  for (const Exchange exchange : {Exchange::flags, Exchange::cluster}) {
+void print_partitions(const char* type) {
+  for (const Algorithm algorithm : {Algorithm::persistent, Algorithm::cluster}) {
     for (int64_t hidden = 128; hidden <= 1024; hidden += 8) {
       for (const int64_t batch : {1, 16, 64, 256, 1024}) {
-        const Deal there = deal_forward<Scalar>(batch, hidden, exchange);
-        const Deal back = deal_backward<Scalar>(batch, hidden, exchange);
+        const WorkPartition forward = partition_forward<Scalar>(batch, hidden, algorithm);
+        const WorkPartition backward = partition_backward<Scalar>(batch, hidden, algorithm);
         std::printf("%s %s %d %d: %d x %d, %d x %d of %d\n",
-                    exchange == Exchange::flags ? "flags" : "cluster", type,
-                    static_cast<int>(hidden), static_cast<int>(batch), there.groups, there.blocks,
-                    back.groups, back.blocks, back.team_units);
+                    algorithm == Algorithm::persistent ? "persistent" : "cluster", type,
+                    static_cast<int>(hidden), static_cast<int>(batch), forward.groups,
+                    forward.blocks, backward.groups, backward.blocks, backward.warp_group_units);
       }
     }
   }
@@ -240,16 +246,16 @@ void print_deals(const char* type) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count == 2 && std::string(words[1]) == "deals") {
-    print_deals<float>("float");
-    print_deals<c10::BFloat16>("bfloat16");
+  if (count == 2 && std::string(words[1]) == "partitions") {
+    print_partitions<float>("float");
+    print_partitions<c10::BFloat16>("bfloat16");
     return 0;
   }
   if (count != 5 && count != 7) return 2;
   Layout layout{};
-  const std::string way = words[1];
-  layout.exchange = way == "cluster" ? Exchange::cluster : Exchange::flags;
-  layout.eights = way == "flags8";
+  const std::string name = words[1];
+  layout.algorithm = name == "cluster" ? Algorithm::cluster : Algorithm::persistent;
+  layout.eights = name == "persistent8";
   for (char* part = std::strtok(words[4], ","); part; part = std::strtok(nullptr, ",")) {
     layout.sizes.push_back(std::atoll(part));
     layout.tokens += layout.sizes.back();

@@ -1,7 +1,7 @@
-// Walks through whole passes with the launchers of csrc/cuda alone, on buffers that are exactly as
-// large as their comments say, to be compiled with AddressSanitizer and UBSan: an index that is off
-// by one is caught at the byte. Products are left out; random numbers stand in their place. What a
-// kernel promises to write starts as NaN and must end as a number.
+// Runs forward and backward with the launchers of csrc/cuda alone, on buffers of exact size, to be
+// compiled with AddressSanitizer and UBSan: an index that is off by one is caught at the byte.
+// GEMMs are replaced by random numbers. What a kernel promises to write starts as NaN and must end
+// as a number.
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -68,34 +68,34 @@ struct Layout {
 
 template <typename Scalar>
 void recurrence(const Layout& layout) {
-  using S = State<Scalar>;
+  using S = acc_t<Scalar>;
   const auto& sizes = layout.batch_sizes;
   const int64_t B = sizes[0], H = layout.hidden, shift = layout.shift,
                 U = layout.input_rows ? 3 : 0;
   const int64_t N = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
   const int64_t T = static_cast<int64_t>(sizes.size());
-  Buffer<Scalar> input_sums((U ? U : N) * 4 * H, shift), bias_ih(4 * H, shift),
+  Buffer<Scalar> input_projection((U ? U : N) * 4 * H, shift), bias_ih(4 * H, shift),
       bias_hh(4 * H, shift);
   Buffer<Scalar> hx(B * H, shift), output(N * H, shift), hy(B * H, shift), cy(B * H, shift);
   Buffer<S> cx(B * H, shift), gates(N * 4 * H, shift), cells(N * H, shift);
   Buffer<int64_t> rows(N, 0);
   for (int64_t n = 0; n < N; ++n) rows.data()[n] = n % 3;
-  for (auto* drawn : {&input_sums, &bias_ih, &bias_hh, &hx}) drawn->draw();
+  for (auto* drawn : {&input_projection, &bias_ih, &bias_hh, &hx}) drawn->draw();
   cx.draw();
 
   int64_t first = 0;
   for (int64_t t = 0; t < T; first += sizes[t++]) {
     const int64_t before = t ? first - sizes[t - 1] : 0;
-    Buffer<Scalar> hidden_sums(sizes[t] * 4 * H, shift);
-    hidden_sums.draw();
+    Buffer<Scalar> hidden_projection(sizes[t] * 4 * H, shift);
+    hidden_projection.draw();
     ForwardStep<Scalar> step{};
     step.sequences = sizes[t];
-    step.staying = t + 1 < T ? sizes[t + 1] : 0;
+    step.continuing = t + 1 < T ? sizes[t + 1] : 0;
     step.hidden_size = H;
-    step.sums_rows = U ? U : sizes[t];
-    step.input_sums = input_sums.data(U ? 0 : first * 4 * H);
+    step.projection_rows = U ? U : sizes[t];
+    step.input_projection = input_projection.data(U ? 0 : first * 4 * H);
     step.input_rows = U ? rows.data(first) : nullptr;
-    step.hidden_sums = hidden_sums.data();
+    step.hidden_projection = hidden_projection.data();
     step.bias_ih = bias_ih.data();
     step.bias_hh = bias_hh.data();
     step.c_before = t ? cells.data(before * H) : cx.data();
@@ -118,12 +118,12 @@ void recurrence(const Layout& layout) {
   for (auto* drawn : {&grad_output, &grad_hy, &grad_cy}) drawn->draw();
   for (int64_t t = T - 1; t >= 0; --t) {
     first -= sizes[t];
-    const int64_t before = t ? first - sizes[t - 1] : 0, staying = t + 1 < T ? sizes[t + 1] : 0;
-    Buffer<Scalar> grad_hidden(staying * H, shift);
+    const int64_t before = t ? first - sizes[t - 1] : 0, continuing = t + 1 < T ? sizes[t + 1] : 0;
+    Buffer<Scalar> grad_hidden(continuing * H, shift);
     grad_hidden.draw();
     BackwardStep<Scalar> step{};
     step.sequences = sizes[t];
-    step.staying = staying;
+    step.continuing = continuing;
     step.hidden_size = H;
     step.grad_output = grad_output.data(first * H);
     step.grad_hidden = grad_hidden.data();

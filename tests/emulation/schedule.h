@@ -12,8 +12,9 @@
 
 namespace emulation {
 
-// As CUDA_EMULATION_SCHEDULE says: what is right gives the same in any order. "eager" lets those
-// who have met go on at once, so that a warp or a block runs far ahead of the others.
+// As CUDA_EMULATION_SCHEDULE says: what is right gives the same in any order. "eager" runs
+// the threads of a completed barrier at once, so that a warp or a block runs far ahead of the
+// others.
 class Schedule {
  public:
   Schedule() {
@@ -33,7 +34,7 @@ class Schedule {
     if (reversed_) std::reverse(items.begin(), items.end());
     if (random_) std::shuffle(items.begin(), items.end(), generator_);
   }
-  // Those who have met are ready again.
+  // The threads of a completed barrier are ready again.
   template <typename Item>
   void put_back(std::deque<Item>& ready, const std::vector<Item>& items) {
     ready.insert(eager_ ? ready.begin() : ready.end(), items.begin(), items.end());

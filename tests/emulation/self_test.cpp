@@ -25,7 +25,7 @@ __global__ void half_of_the_block() {
   if (threadIdx.x < 32) __syncthreads();
 }
 
-__global__ void two_places() {
+__global__ void two_locations() {
   if (threadIdx.x < 32) {
     __syncthreads();
   } else {
@@ -94,31 +94,31 @@ using captioner::cuda::cluster_arrive;
 using captioner::cuda::cluster_wait;
 using captioner::cuda::in_block;
 
-// Every block leaves its number with the next one of its cluster.
-void pass_round(int* seen, bool barrier) {
-  CAPTIONER_DYNAMIC_SHARED(int, inbox);
+// Every block writes its number into the shared memory of the next one of its cluster.
+void send_to_next(int* seen, bool barrier) {
+  CAPTIONER_DYNAMIC_SHARED(int, received);
   cluster_arrive();
   cluster_wait();
   const unsigned size = 2, rank = blockIdx.x % size;
-  in_block(inbox, (rank + 1) % size)[threadIdx.x] = static_cast<int>(blockIdx.x);
+  in_block(received, (rank + 1) % size)[threadIdx.x] = static_cast<int>(blockIdx.x);
   if (barrier) {
     cluster_arrive();
     cluster_wait();
   }
-  seen[blockIdx.x * blockDim.x + threadIdx.x] = inbox[threadIdx.x];
+  seen[blockIdx.x * blockDim.x + threadIdx.x] = received[threadIdx.x];
 }
 
-// The second block goes before it is written to.
+// The second block returns before it is written to.
 void leave_early() {
-  CAPTIONER_DYNAMIC_SHARED(int, inbox);
+  CAPTIONER_DYNAMIC_SHARED(int, received);
   if (blockIdx.x == 1) return;
   for (int k = 0; k < 100; ++k) __nanosleep(32);
-  *in_block(inbox, 1) = 1;
+  *in_block(received, 1) = 1;
 }
 
 void beyond_the_cluster() {
-  CAPTIONER_DYNAMIC_SHARED(int, inbox);
-  *in_block(inbox, 2) = 1;
+  CAPTIONER_DYNAMIC_SHARED(int, received);
+  *in_block(received, 2) = 1;
 }
 
 void some_do_not_arrive() {
@@ -157,9 +157,9 @@ void launch_clusters(unsigned blocks, void (*kernel)(Arguments...), Arguments...
   if (cudaLaunchKernelEx(&config, kernel, arguments...) != cudaSuccess) std::puts("refused");
 }
 
-void pass_round(bool barrier) {
+void send_to_next(bool barrier) {
   std::vector<int> seen(16);
-  launch_clusters(4, kernels::pass_round, seen.data(), barrier);
+  launch_clusters(4, kernels::send_to_next, seen.data(), barrier);
   for (const int value : seen) std::printf("%d ", value);
   std::puts("");
 }
@@ -180,7 +180,7 @@ const std::map<std::string, void (*)()> kCases{
     {"reverse", [] { reverse(true); }},
     {"reverse_without_barrier", [] { reverse(false); }},
     {"half_of_the_block", [] { launch(1, 64, false, kernels::half_of_the_block); }},
-    {"two_places", [] { launch(1, 64, false, kernels::two_places); }},
+    {"two_locations", [] { launch(1, 64, false, kernels::two_locations); }},
     {"beyond_shared", [] { launch(1, 64, false, kernels::beyond_shared); }},
     {"beyond_dynamic", [] { launch(1, 64, false, kernels::beyond_dynamic); }},
     {"warp_sum",
@@ -225,8 +225,8 @@ const std::map<std::string, void (*)()> kCases{
        std::vector<int> flag(1);
        launch(1, 2, false, kernels::spin, flag.data());
      }},
-    {"pass_round", [] { pass_round(true); }},
-    {"pass_round_without_barrier", [] { pass_round(false); }},
+    {"send_to_next", [] { send_to_next(true); }},
+    {"send_to_next_without_barrier", [] { send_to_next(false); }},
     {"leave_early", [] { launch_clusters(2, kernels::leave_early); }},
     {"beyond_the_cluster", [] { launch_clusters(2, kernels::beyond_the_cluster); }},
     {"some_do_not_arrive", [] { launch_clusters(2, kernels::some_do_not_arrive); }},

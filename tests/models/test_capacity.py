@@ -16,7 +16,7 @@ from captioner.models.language_model import LanguageModel
 from captioner.ops.linear_cross_entropy import IGNORED
 
 CAPTIONS = [[5, 6, 7], [8], [4, 5, 6, 7, 8], [9, 4]]
-ROOM, STEPS, BATCH = 24, 9, 6  # 14 tokens in 6 steps, 4 captions
+CAPACITY, STEPS, BATCH = 24, 9, 6  # 14 tokens in 6 steps, 4 captions
 
 
 def captioner(backend: str = "auto", **settings: Any) -> Captioner:
@@ -27,19 +27,19 @@ def captioner(backend: str = "auto", **settings: Any) -> Captioner:
     return Captioner(language_model=model, feature_dim=5)
 
 
-def batch(by_picture: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def batch(by_image: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Arguments of `loss` in the ordinary and in the capacity form."""
     store = TokenStore(CAPTIONS, bos=1, eos=2)
     tokens, rows = store.pack(torch.arange(len(CAPTIONS)))
-    images = torch.randn(2 if by_picture else 4, 1, 5, generator=torch.Generator().manual_seed(1))
-    image_rows = rows // 2 if by_picture else rows
+    images = torch.randn(2 if by_image else 4, 1, 5, generator=torch.Generator().manual_seed(1))
+    image_rows = rows // 2 if by_image else rows
     ordinary = (images, image_rows, tokens.inputs, tokens.batch_sizes, tokens.targets)
     count, sizes = len(tokens.inputs), tokens.batch_sizes
-    inputs = torch.cat([tokens.inputs, torch.zeros(ROOM - count, dtype=torch.int64)])
-    targets = torch.cat([tokens.targets, torch.full((ROOM - count,), IGNORED)])
-    rows_there = torch.cat([image_rows, torch.zeros(BATCH - len(rows), dtype=torch.int64)])
+    inputs = torch.cat([tokens.inputs, torch.zeros(CAPACITY - count, dtype=torch.int64)])
+    targets = torch.cat([tokens.targets, torch.full((CAPACITY - count,), IGNORED)])
+    padded_rows = torch.cat([image_rows, torch.zeros(BATCH - len(rows), dtype=torch.int64)])
     sizes = torch.cat([sizes, torch.zeros(STEPS - len(sizes), dtype=torch.int64)])
-    return ordinary, (images, rows_there, inputs, sizes, targets)
+    return ordinary, (images, padded_rows, inputs, sizes, targets)
 
 
 def loss_and_gradients(
@@ -49,16 +49,16 @@ def loss_and_gradients(
     return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
 
 
-@pytest.mark.parametrize("by_picture", [False, True])
+@pytest.mark.parametrize("by_image", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "reference", "torch"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_and_gradients_are_those_of_the_ordinary_form(
-    by_picture: bool, backend: str, smoothing: float
+    by_image: bool, backend: str, smoothing: float
 ) -> None:
     model = captioner(backend).double()
-    ordinary, room = batch(by_picture)
+    ordinary, padded = batch(by_image)
     wanted = loss_and_gradients(model, _double(ordinary), label_smoothing=smoothing)
-    found = loss_and_gradients(model, _double(room), label_smoothing=smoothing, capacity=True)
+    found = loss_and_gradients(model, _double(padded), label_smoothing=smoothing, capacity=True)
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
@@ -67,15 +67,15 @@ def _double(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.double() if x.is_floating_point() else x for x in arguments)
 
 
-@pytest.mark.parametrize("by_picture", [False, True])
+@pytest.mark.parametrize("by_image", [False, True])
 @pytest.mark.parametrize("variational", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "torch"])
-def test_nothing_is_read_by_the_host(by_picture: bool, variational: bool, backend: str) -> None:
+def test_nothing_is_read_by_the_host(by_image: bool, variational: bool, backend: str) -> None:
     rates = {"input_dropout": 0.2, "output_dropout": 0.2, "layer_dropout": 0.2}
     model = captioner(backend, variational=variational, **rates)
-    ordinary, room = batch(by_picture)
+    ordinary, padded = batch(by_image)
     with no_host_reads():
-        loss_and_gradients(model, room, capacity=True)
+        loss_and_gradients(model, padded, capacity=True)
     with pytest.raises(HostRead), no_host_reads():
         loss_and_gradients(model, ordinary)
 
@@ -83,11 +83,19 @@ def test_nothing_is_read_by_the_host(by_picture: bool, variational: bool, backen
 def test_the_mode_sees_what_reads_the_host() -> None:
     x = torch.arange(4)
     reads = {
-        "item": lambda: x[0].item(), "int": lambda: int(x[1]), "bool": lambda: bool(x[0]),
-        "tolist": x.tolist, "nonzero": x.nonzero, "mask": lambda: x[x > 1], "numpy": x.numpy,
-        "unique": lambda: torch.unique(x), "equal": lambda: torch.equal(x, x), "cpu": x.cpu,
-        "where": lambda: torch.where(x > 1), "if": lambda: 1 if x[0] else 0,
-    }  # fmt: skip
+        "item": lambda: x[0].item(),
+        "int": lambda: int(x[1]),
+        "bool": lambda: bool(x[0]),
+        "tolist": x.tolist,
+        "nonzero": x.nonzero,
+        "mask": lambda: x[x > 1],
+        "numpy": x.numpy,
+        "unique": lambda: torch.unique(x),
+        "equal": lambda: torch.equal(x, x),
+        "cpu": x.cpu,
+        "where": lambda: torch.where(x > 1),
+        "if": lambda: 1 if x[0] else 0,
+    }
     for name, read in reads.items():
         with pytest.raises(HostRead), no_host_reads():
             read()
@@ -97,19 +105,19 @@ def test_the_mode_sees_what_reads_the_host() -> None:
         x[1:3] + x[None, :2]
 
 
-@pytest.mark.parametrize("by_picture", [False, True])
+@pytest.mark.parametrize("by_image", [False, True])
 @pytest.mark.parametrize("variational", [False, True])
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 def test_every_tensor_is_made_on_the_device(
-    backend: str, by_picture: bool, variational: bool
+    backend: str, by_image: bool, variational: bool
 ) -> None:
     """Of a GPU that is not there: a tensor left on the CPU cannot meet those on the device."""
-    _, room = batch(by_picture)
+    _, padded = batch(by_image)
     with FakeTensorMode() as mode, torch.device("cuda"):
         model = captioner(backend, variational=variational, input_dropout=0.2)
-        there = [mode.from_tensor(x).to("cuda") for x in room]
+        on_device = [mode.from_tensor(x).to("cuda") for x in padded]
     with mode, torch.backends.cudnn.flags(enabled=False):  # cuDNN would ask the GPU
-        assert model.loss(*there, label_smoothing=0.1, capacity=True).device.type == "cuda"
+        assert model.loss(*on_device, label_smoothing=0.1, capacity=True).device.type == "cuda"
 
 
 @pytest.mark.parametrize("kind", ["gru", "rnn_tanh"])

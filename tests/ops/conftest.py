@@ -21,17 +21,26 @@ KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 OPERATOR = [CSRC / "ops.cpp", CSRC / "lstm_shape.cpp", *sorted((CSRC / "cuda").glob("*.cpp"))]
 
 FLAGS = [
-    "-std=c++17", "-g1", "-fPIC", "-Wall", "-Wextra", "-Werror",
+    "-std=c++17",
+    "-g1",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
     "-Wno-unknown-pragmas",  # unroll
     "-fno-strict-aliasing",  # as device code, which reads any buffer as vectors
-    f"-I{EMULATION}", f"-isystem{TORCH / 'include'}",
-]  # fmt: skip
+    f"-I{EMULATION}",
+    f"-isystem{TORCH / 'include'}",
+]
 # One word renames C++ namespace and operators, so that both builds can live in one process.
 AS_OPERATOR = [
-    "-O1", "-Wno-attributes",  # tensors are hidden symbols, which the real build hides all around
-    "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000",
-    "-Dcaptioner=captioner_emulated", "-DCAPTIONER_CUDA_KEY=CPU",
-]  # fmt: skip
+    "-O1",
+    "-Wno-attributes",  # tensors are hidden symbols, which the real build hides all around
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    "-Dcaptioner=captioner_emulated",
+    "-DCAPTIONER_CUDA_KEY=CPU",
+]
 SANITIZED = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 

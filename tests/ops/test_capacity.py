@@ -1,8 +1,8 @@
-"""The capacity form: fixed shapes of which a batch fills a part.
+"""The capacity form: static shapes of which a batch fills a part.
 
-What is filled must be what the ordinary form gives, the rest is as it was or 0.
+The filled part must be that of the ordinary form, the rest is as it was or 0.
 
-Shapes: B sequences and N packed tokens there is room for, E input size, H hidden size.
+Shapes: B sequences and N packed tokens as capacities, E input size, H hidden size.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from captioner.ops.packing import packed_places
 FUSED = pytest.param("fused", marks=pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT)))
 OURS = ["reference", FUSED]
 BACKENDS = [*OURS, "torch"]
-ROOM, BATCH, E, H = 17, 5, 3, 4
+CAPACITY, BATCH, E, H = 17, 5, 3, 4
 LAYOUTS = {
     "full": [5, 5, 4, 2, 1],
-    "steps that nobody has": [5, 3, 1, 0, 0, 0],
+    "steps without a sequence": [5, 3, 1, 0, 0, 0],
     "missing sequences": [3, 2, 2, 0],
     "one token": [1],
-    "nobody": [0, 0],
+    "no sequence": [0, 0],
 }
 NAMES = ("input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
 Arguments = dict[str, Tensor]
@@ -33,42 +33,45 @@ Arguments = dict[str, Tensor]
 
 def draw(rows: int | None = None) -> Arguments:
     generator = torch.Generator().manual_seed(3)
-    shapes = {
-        "input": (ROOM if rows is None else rows, E), "hx": (BATCH, H), "cx": (BATCH, H),
-        "weight_ih": (4 * H, E), "weight_hh": (4 * H, H), "bias_ih": (4 * H,), "bias_hh": (4 * H,),
-    }  # fmt: skip
+    first = (CAPACITY if rows is None else rows, E)
+    others = [(BATCH, H), (BATCH, H), (4 * H, E), (4 * H, H), (4 * H,), (4 * H,)]
+    shapes: dict[str, tuple[int, ...]] = dict(zip(NAMES, (first, *others), strict=True))
     drawn = {
         name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
         for name, shape in shapes.items()
     }
     if rows is not None:
-        drawn["input_rows"] = torch.randint(rows, (ROOM,), generator=generator)
+        drawn["input_rows"] = torch.randint(rows, (CAPACITY,), generator=generator)
     return drawn
 
 
 def run(arguments: Arguments, sizes: list[int], backend: str) -> tuple[Tensor, ...]:
     positional = [arguments[name] for name in NAMES]
     return lstm_packed(
-        positional[0], torch.tensor(sizes), *positional[1:],
-        input_rows=arguments.get("input_rows"), capacity=True, backend=backend,
-    )  # fmt: skip
+        *(positional[0], torch.tensor(sizes), *positional[1:]),
+        input_rows=arguments.get("input_rows"),
+        capacity=True,
+        backend=backend,
+    )
 
 
 def expected(arguments: Arguments, sizes: list[int]) -> tuple[Tensor, ...]:
-    """The filled part in the ordinary form, set into the room."""
+    """The filled part in the ordinary form, padded to the static shapes."""
     filled = [size for size in sizes if size]
     tokens, batch = sum(filled), max(filled, default=0)
     hx, cx = arguments["hx"], arguments["cx"]
     if not filled:
-        return hx.new_zeros(ROOM, H), hx, cx
+        return hx.new_zeros(CAPACITY, H), hx, cx
     rows, input_rows = arguments["input"], arguments.get("input_rows")
     output, hy, cy = lstm_packed(
-        rows[:tokens] if input_rows is None else rows, torch.tensor(filled), hx[:batch], cx[:batch],
+        rows[:tokens] if input_rows is None else rows,
+        *(torch.tensor(filled), hx[:batch], cx[:batch]),
         *(arguments[name] for name in NAMES[3:]),
-        input_rows=None if input_rows is None else input_rows[:tokens], backend="reference",
-    )  # fmt: skip
+        input_rows=None if input_rows is None else input_rows[:tokens],
+        backend="reference",
+    )
     return (
-        torch.cat([output, output.new_zeros(ROOM - tokens, H)]),
+        torch.cat([output, output.new_zeros(CAPACITY - tokens, H)]),
         torch.cat([hy, hx[batch:]]),
         torch.cat([cy, cx[batch:]]),
     )
@@ -147,9 +150,7 @@ def test_opcheck_of_the_operator(name: str, rows: int | None) -> None:
         ([2, -1], "not be negative"),
     ],
 )
-def test_what_does_not_fit_the_room_is_refused(
-    sizes: list[int], message: str, backend: str
-) -> None:
+def test_what_exceeds_the_capacity_is_refused(sizes: list[int], message: str, backend: str) -> None:
     with pytest.raises((ValueError, RuntimeError), match=message):
         run(draw(), sizes, backend)
 

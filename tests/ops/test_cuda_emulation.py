@@ -1,9 +1,8 @@
 """The CUDA operator's own sources, run on the host by tests/emulation.
 
-What this cannot show is said in tests/emulation/README.md. The same kernels under sanitizers, and
-the emulation itself, are tested in test_cuda_sanitized.py; a real GPU's turn is test_lstm_cuda.py.
-
-The persistent kernels' turn is test_persistent_emulation.py.
+tests/emulation/README.md says what this cannot show. The same kernels under sanitizers, and the
+emulation itself, are tested in test_cuda_sanitized.py, the persistent kernels in
+test_persistent_emulation.py, and a real GPU in test_lstm_cuda.py.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from captioner.ops import reference
 from captioner.ops.lstm_step import reference_step
+from captioner.ops.reference import BackwardArguments, ForwardArguments
 
 if TYPE_CHECKING:
     from conftest import Compiler, Emulated
@@ -49,14 +49,11 @@ def test_outputs_and_gradients_are_those_of_torch(
 def test_everything_returned_is_that_of_the_readable_twin(emulated: Emulated, layout: str) -> None:
     x = draw(LAYOUTS[layout], hidden=6)
     inputs = [x["input"], x["batch_sizes"], *(x[name] for name in FLOATS[1:])]
-    expected = reference.forward(*inputs)
+    expected = reference.forward(ForwardArguments(*inputs))
     outputs = emulated.ops.lstm_packed(*inputs)
-    twin = reference.backward(
-        x["grad_output"], x["grad_hy"], x["grad_cy"], *inputs[:-2], expected[0], expected[3]
-    )
-    gradients = emulated.ops.lstm_packed_backward(
-        x["grad_output"], x["grad_hy"], x["grad_cy"], *inputs[:-2], outputs[0], outputs[3]
-    )
+    grads = [x["grad_output"], x["grad_hy"], x["grad_cy"]]
+    twin = reference.backward(BackwardArguments(*grads, *inputs[:-2], expected[0], expected[3]))
+    gradients = emulated.ops.lstm_packed_backward(*grads, *inputs[:-2], outputs[0], outputs[3])
     for mine, theirs in zip((*outputs, *gradients), (*expected, *twin), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
         assert mine.is_contiguous() and mine.dtype == theirs.dtype
@@ -73,7 +70,7 @@ def test_shorter_types_stay_near_float64(
 ) -> None:
     """`unit` is one in the last place of the largest figure.
 
-    Half types: two products and one gradient a step round to it and the errors of 5 steps add up;
+    Half types: two GEMMs and one gradient a step round to it and the errors of 5 steps add up;
     gates, cells and sums are float32. float32: the same, with sums of some 30 terms each.
     """
     arguments = draw(LAYOUTS["ragged"], hidden=hidden, dtype=dtype, rows=rows)
@@ -224,11 +221,11 @@ def test_a_workspace_of_another_type_is_refused(emulated: Emulated) -> None:
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_a_step_of_decoding_is_the_readable_one(emulated: Emulated, hidden: int) -> None:
+def test_a_step_of_generation_is_the_readable_one(emulated: Emulated, hidden: int) -> None:
     x = draw([5], hidden=hidden)
-    sums = torch.randn(6, 4 * hidden, dtype=torch.float64)
+    projection = torch.randn(6, 4 * hidden, dtype=torch.float64)
     rows = torch.tensor([5, 0, 2, 2, 1])
-    call = (sums, rows, x["hx"], x["cx"], x["weight_hh"])
+    call = (projection, rows, x["hx"], x["cx"], x["weight_hh"])
     expected = reference_step(*call)
     for found, wanted in zip(emulated.ops.lstm_step(*call), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)

@@ -41,10 +41,14 @@ BACKWARDS = " ".join(map(str, range(63, -1, -1)))
 CASES = {
     "reverse": (0, f"^{BACKWARDS} $"),
     "half_of_the_block": (
-        1, r"half_of_the_block\(\): __syncthreads\(\) at self_test.cpp:\d+ in block \(0, 0, 0\): "
+        1,
+        r"half_of_the_block\(\): __syncthreads\(\) at self_test.cpp:\d+ in block \(0, 0, 0\): "
         r"32 of 64 threads came, thread \((32|63|\d+), 0, 0\) of block \(0, 0, 0\) has returned",
     ),
-    "two_places": (1, r"__syncthreads\(\) of block .* at self_test.cpp:\d+ for thread .* at self"),
+    "two_locations": (
+        1,
+        r"__syncthreads\(\) of block .* at self_test.cpp:\d+ for thread .* at self",
+    ),
     "beyond_shared": (1, "heap-buffer-overflow"),
     "beyond_dynamic": (1, "heap-buffer-overflow"),
     "warp_sum": (0, "^" + "496 " * 32 + "1520 " * 32 + "$"),
@@ -56,7 +60,7 @@ CASES = {
     "meet_alone": (1, "a grid's barrier needs a cooperative launch"),
     "meet_by_flag": (0, "^7 $"),
     "spin": (1, "all threads that are left wait in a loop"),
-    "pass_round": (0, "^" + "1 " * 4 + "0 " * 4 + "3 " * 4 + "2 " * 4 + "$"),
+    "send_to_next": (0, "^" + "1 " * 4 + "0 " * 4 + "3 " * 4 + "2 " * 4 + "$"),
     "leave_early": (1, r"the shared memory of block \(1, 0, 0\), which has returned, at "),
     "beyond_the_cluster": (1, "the cluster has no block 2 at "),
     "some_do_not_arrive": (1, "all threads that are left wait in a loop"),
@@ -65,7 +69,7 @@ CASES = {
     "part_of_a_cluster": (0, "^refused$"),
     "trapped": (1, r"thread \(3, 0, 0\) of block \(\d, 0, 0\) trapped at self_test.cpp"),
     "too_many_threads": (0, "^refused$"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("schedule", ["forward", "reversed", "eager", "random:3"])
@@ -86,8 +90,8 @@ def test_a_missing_barrier_shows_under_any_schedule(self_test: Path, schedule: s
 
 @pytest.mark.parametrize("schedule", ["forward", "reversed"])
 def test_a_missing_cluster_barrier_shows_under_any_schedule(self_test: Path, schedule: str) -> None:
-    _, right = execute(self_test, "pass_round", schedule=schedule)
-    _, said = execute(self_test, "pass_round_without_barrier", schedule=schedule)
+    _, right = execute(self_test, "send_to_next", schedule=schedule)
+    _, said = execute(self_test, "send_to_next_without_barrier", schedule=schedule)
     assert right.startswith("1 1 1 1 0 0 0 0 3") and said != right
 
 
@@ -103,32 +107,48 @@ def test_kernels_keep_to_their_buffers(sanitized: Path) -> None:
 
 FAULTS = {
     "cells one unit too far": (
-        "recurrence", "store(step.cells + row * hidden + unit, c)",
-        "store(step.cells + row * hidden + unit + 1, c)", "AddressSanitizer: heap-buffer-overflow",
+        "recurrence",
+        "store(step.cells + row * hidden + unit, c)",
+        "store(step.cells + row * hidden + unit + 1, c)",
+        "AddressSanitizer: heap-buffer-overflow",
     ),
     "gradient of a sequence that ended": (
-        "recurrence", "stays = row < step.staying", "stays = row <= step.staying",
+        "recurrence",
+        "continues = row < step.continuing",
+        "continues = row <= step.continuing",
         "AddressSanitizer: heap-buffer-overflow",
     ),
     "no end for the longest of those that end": (
-        "recurrence", "if (row >= step.staying)", "if (row > step.staying)", "wrong: hy",
+        "recurrence",
+        "if (row >= step.continuing)",
+        "if (row > step.continuing)",
+        "wrong: hy",
     ),
     "vectors where none may start": (
-        "recurrence", "vectors = aligned &&", "vectors = (aligned || true) &&",
+        "recurrence",
+        "vectors = aligned &&",
+        "vectors = (aligned || true) &&",
         "runtime error: .* misaligned address",
     ),
     "one start too many": (
-        "segment_sum", "if (segment > segments) return", "if (segment > segments + 1) return",
+        "segment_sum",
+        "if (segment > segments) return",
+        "if (segment > segments + 1) return",
         "AddressSanitizer: heap-buffer-overflow",
     ),
     "no barrier before the parts are read": (
-        "segment_sum", "__syncthreads();", "", "wrong: a segment's sum",
+        "segment_sum",
+        "__syncthreads();",
+        "",
+        "wrong: a segment's sum",
     ),
     "a barrier that not all reach": (
-        "segment_sum", "__syncthreads();", "if (column < columns) __syncthreads();",
+        "segment_sum",
+        "__syncthreads();",
+        "if (column < columns) __syncthreads();",
         r"segment_sums<.*__syncthreads\(\) at segment_sum.*cu:\d+ .* threads came",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -152,8 +172,8 @@ def test_planted_faults_are_caught(compiler: Compiler, fault: str) -> None:
 # Of 1 + |expected|. tf32 has ten bits of mantissa, as half has, bfloat16 seven.
 TOLERANCE = {"float": 2e-3, "half": 2e-3, "bfloat16": 1e-2}
 PERSISTENT_LAYOUTS = ["5", "1,1,1", "4,4,2,1", "20,17,9,9,3,1", "37,20,2"]
-WAYS = pytest.mark.parametrize("way", ["flags", "cluster"])
-SOURCES = ["persistent_forward.cu", "persistent_backward.cu", "deal.cpp"]
+ALGORITHMS = pytest.mark.parametrize("algorithm", ["persistent", "cluster"])
+SOURCES = ["persistent_forward.cu", "persistent_backward.cu", "work_partition.cpp"]
 
 
 @pytest.fixture(scope="session")
@@ -170,77 +190,78 @@ def differences(program: Path, *case: str, schedule: str = "forward") -> list[fl
 
 
 def bits(program: Path, *case: str, schedule: str = "forward") -> str:
-    """A hash of all results of both passes."""
+    """A hash of all results of forward and backward."""
     status, said = execute(program, *case, schedule=schedule)
     assert status == 0, said
     return re.findall(r"bits (\w+)", said)[0]
 
 
-@WAYS
+@ALGORITHMS
 @pytest.mark.parametrize("layout", PERSISTENT_LAYOUTS)
 @pytest.mark.parametrize(("kind", "hidden"), [("float", 20), ("bfloat16", 32), ("half", 72)])
 def test_steps_in_one_launch_give_what_the_formulas_give(
-    persistent: Path, kind: str, hidden: int, layout: str, way: str
+    persistent: Path, kind: str, hidden: int, layout: str, algorithm: str
 ) -> None:
-    found = differences(persistent, way, kind, str(hidden), layout)
+    found = differences(persistent, algorithm, kind, str(hidden), layout)
     assert max(found) < TOLERANCE[kind], found
 
 
-ROOMS = {"4,2,1": "12 6", "3,3,0,0": "6 5", "0,0": "3 2", "2,1,0": "40 2", "17,3": "20 20"}
+CAPACITIES = {"4,2,1": "12 6", "3,3,0,0": "6 5", "0,0": "3 2", "2,1,0": "40 2", "17,3": "20 20"}
 
 
-@WAYS
-@pytest.mark.parametrize("layout", ROOMS)
+@ALGORITHMS
+@pytest.mark.parametrize("layout", CAPACITIES)
 @pytest.mark.parametrize(("kind", "hidden"), [("float", 20), ("half", 72)])
-def test_a_batch_may_fill_a_part_of_the_room(
-    persistent: Path, kind: str, hidden: int, layout: str, way: str
+def test_a_batch_may_fill_a_part_of_the_capacity(
+    persistent: Path, kind: str, hidden: int, layout: str, algorithm: str
 ) -> None:
-    case = (way, kind, str(hidden), layout, *ROOMS[layout].split())
+    case = (algorithm, kind, str(hidden), layout, *CAPACITIES[layout].split())
     assert max(differences(persistent, *case)) < TOLERANCE[kind]
 
 
-@pytest.mark.parametrize("room", ["6 4", "7 3"])
-def test_a_batch_beyond_the_room_ends_the_launch(persistent: Path, room: str) -> None:
-    status, said = execute(persistent, "flags", "half", "72", "4,2,1", *room.split())
-    assert status != 0 and "trapped at persistent" in said
+@pytest.mark.parametrize("capacity", ["6 4", "7 3"])
+def test_a_batch_beyond_the_capacity_ends_the_launch(persistent: Path, capacity: str) -> None:
+    status, said = execute(persistent, "persistent", "half", "72", "4,2,1", *capacity.split())
+    assert status != 0 and "trapped at block" in said
 
 
 @pytest.mark.parametrize("schedule", ["reversed", "eager", "random:1"])
-def test_no_order_of_blocks_and_threads_matters_nor_the_way(
+def test_no_order_of_blocks_and_threads_matters_nor_the_algorithm(
     persistent: Path, schedule: str
 ) -> None:
     """Three blocks a group and two groups, which wait for one another in any order."""
     case = ("half", "136", "9,5,1")
-    first = bits(persistent, "flags", *case)
-    for way in ("flags", "cluster"):
-        assert bits(persistent, way, *case, schedule=schedule) == first
+    first = bits(persistent, "persistent", *case)
+    for algorithm in ("persistent", "cluster"):
+        assert bits(persistent, algorithm, *case, schedule=schedule) == first
 
 
 @pytest.mark.parametrize("schedule", ["forward", "random:3"])
 @pytest.mark.parametrize(("kind", "hidden"), [("float", 40), ("half", 136)])
-def test_teams_of_eight_columns_give_the_same(
+def test_warp_groups_of_eight_columns_give_the_same(
     persistent: Path, kind: str, hidden: int, schedule: str
 ) -> None:
     case = (kind, str(hidden), "9,5,1")
-    assert bits(persistent, "flags8", *case, schedule=schedule) == bits(persistent, "flags", *case)
+    expected = bits(persistent, "persistent", *case)
+    assert bits(persistent, "persistent8", *case, schedule=schedule) == expected
 
 
-def deals(program: Path) -> dict[tuple[str, str, int, int], tuple[bool, bool]]:
-    """By way, type, H and B, whether the forward and the backward pass fit."""
-    status, said = execute(program, "deals")
+def partitions(program: Path) -> dict[tuple[str, str, int, int], tuple[bool, bool]]:
+    """By algorithm, type, H and B, whether forward and backward fit."""
+    status, said = execute(program, "partitions")
     assert status == 0
     pattern = r"(\w+) (\w+) (\d+) (\d+): (\d+) x \d+, (\d+) x"
     return {
-        (way, kind, int(hidden), int(batch)): (there != "0", back != "0")
-        for way, kind, hidden, batch, there, back in re.findall(pattern, said)
+        (algorithm, kind, int(hidden), int(batch)): (forward != "0", backward != "0")
+        for algorithm, kind, hidden, batch, forward, backward in re.findall(pattern, said)
     }
 
 
 def test_what_an_h100_and_an_a100_hold(persistent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "132")
-    h100 = deals(persistent)
+    h100 = partitions(persistent)
     assert len(h100) == 2 * 2 * 113 * 5
-    assert all(fits == (True, True) for key, fits in h100.items() if key[0] == "flags")
+    assert all(fits == (True, True) for key, fits in h100.items() if key[0] == "persistent")
     clusters = {key: fits for key, fits in h100.items() if key[0] == "cluster"}
     assert all(
         clusters["cluster", "bfloat16", hidden, 64] == (True, True) for hidden in (128, 256, 512)
@@ -249,73 +270,110 @@ def test_what_an_h100_and_an_a100_hold(persistent: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "108")
     monkeypatch.setenv("CUDA_EMULATION_SHARED", "163")
     monkeypatch.setenv("CUDA_EMULATION_CAPABILITY", "8")
-    a100 = deals(persistent)
+    a100 = partitions(persistent)
     assert not any(any(fits) for key, fits in a100.items() if key[0] == "cluster")
-    missing = {key[1:3] for key, fits in a100.items() if key[0] == "flags" and not all(fits)}
+    missing = {key[1:3] for key, fits in a100.items() if key[0] == "persistent" and not all(fits)}
     assert missing == {("float", hidden) for hidden in range(872, 1025, 8)}
 
 
 def test_what_a_device_cannot_hold_is_refused(persistent: Path) -> None:
-    """Rows that no lane can read by 16 bytes; more blocks than run at once; larger clusters."""
-    for case in (("flags", "half", "33"), ("flags", "half", "1024"), ("cluster", "half", "1024")):
+    """Rows that are no multiple of 16 bytes; more blocks than co-resident; larger clusters."""
+    for case in (
+        ("persistent", "half", "33"),
+        ("persistent", "half", "1024"),
+        ("cluster", "half", "1024"),
+    ):
         status, said = execute(persistent, *case, "2")
         assert (status, said.strip()) == (2, "does not fit")
 
 
-# File, what is right there, what is put in its place, the way, and the case that shows it.
+# File, the right text, the faulty text, the algorithm, and the case that shows it.
 PERSISTENT_FAULTS = {
-    "nobody waits for the step before": (
-        "persistent_forward.cu", "if (row0 == 0 && t > 0) exchange.await();", "", "flags", "9,5,1",
+    "forward does not wait for the previous step": (
+        "persistent_forward.cu",
+        "if (row0 == 0 && t > 0) exchange.wait();",
+        "",
+        ("persistent", "9,5,1"),
     ),
-    "nor on the way back": (
-        "persistent_backward.cu", "if (row0 == 0 && rows_after > 0) exchange.await();", "", "flags",
-        "9,5,1",
+    "backward does not wait": (
+        "persistent_backward.cu",
+        "if (row0 == 0 && rows_after > 0) exchange.wait();",
+        "",
+        ("persistent", "9,5,1"),
     ),
     "a flag before all of the block have stored": (
-        "exchange.h", "++steps_;\n    __syncthreads();", "++steps_;", "flags", "9,5,1",
+        "exchange.h",
+        "++steps_;\n    __syncthreads();",
+        "++steps_;",
+        ("persistent", "9,5,1"),
     ),
-    "a flag that never comes": (
-        "exchange.h", "store_release(flags_ + member_, steps_)",
-        "store_release(flags_ + member_, steps_ - 1)", "flags", "9,5,1",
+    "a flag that is never raised": (
+        "exchange.h",
+        "store_release(flags_ + block_rank_, steps_)",
+        "store_release(flags_ + block_rank_, steps_ - 1)",
+        ("persistent", "9,5,1"),
     ),
-    "no barrier of the cluster": (
-        "exchange.h", "void await() { cluster_wait(); }", "void await() {}", "cluster", "9,5,1",
+    "no wait for the cluster": (
+        "exchange.h",
+        "void wait() { cluster_wait(); }",
+        "void wait() {}",
+        ("cluster", "9,5,1"),
     ),
     "neither arrival nor wait": (
-        "exchange.h", "cluster_arrive();\n    read_ = next_;", "read_ = next_;", "cluster", "9,5,1",
+        "exchange.h",
+        "cluster_arrive();\n    read_buffer_ = write_buffer_;",
+        "read_buffer_ = write_buffer_;",
+        ("cluster", "9,5,1"),
     ),
-    "one place for all steps": (
-        "exchange.h", "next_ += second_ ? -place_ : place_;", "", "cluster", "9,5,1",
+    "one buffer for all steps": (
+        "exchange.h",
+        "write_buffer_ += second_ ? -buffer_stride_ : buffer_stride_;",
+        "",
+        ("cluster", "9,5,1"),
     ),
-    "pushed before all of the block have stored": (
-        "exchange.h", "constexpr int kPerLane = Numbers<Scalar>::kPerLane;\n    __syncthreads();",
-        "constexpr int kPerLane = Numbers<Scalar>::kPerLane;", "cluster", "9,5,1",
+    "published before all of the block have staged": (
+        "exchange.h",
+        "constexpr int kPerLane = Numbers<Scalar>::kPerLane;\n    __syncthreads();",
+        "constexpr int kPerLane = Numbers<Scalar>::kPerLane;",
+        ("cluster", "9,5,1"),
     ),
     "one block is left out": (
-        "exchange.h", "for (int other = 1; other < blocks_; ++other)",
-        "for (int other = 1; other + 1 < blocks_; ++other)", "cluster", "9,5,1",
+        "exchange.h",
+        "for (int other = 1; other < blocks_; ++other)",
+        "for (int other = 1; other + 1 < blocks_; ++other)",
+        ("cluster", "9,5,1"),
     ),
-    "rows beyond the batch are left as they are": (
-        "persistent_forward.cu", "pass.output[k] = Scalar(0.0f);", "(void)k;", "flags",
-        "4,2,1 12 6",
+    "padding rows are not zeroed": (
+        "persistent_forward.cu",
+        "params.output[k] = Scalar(0.0f);",
+        "(void)k;",
+        ("persistent", "4,2,1 12 6"),
     ),
-    "no gradient for who has no step": (
-        "persistent_backward.cu", "pass.grad_cx[k] = pass.grad_cy[k];", "", "flags", "4,2,1 12 6",
+    "no gradient for sequences without a step": (
+        "persistent_backward.cu",
+        "params.grad_cx[k] = params.grad_cy[k];",
+        "",
+        ("persistent", "4,2,1 12 6"),
     ),
     "a row too many": (
-        "block.h", "sequences - group + deal.groups - 1", "sequences - group + deal.groups",
-        "flags", "9,5,1",
+        "block.h",
+        "sequences - group + partition.groups - 1",
+        "sequences - group + partition.groups",
+        ("persistent", "9,5,1"),
     ),
-    "sums are read before they are there": (
-        "persistent_forward.cu",
-        "      __syncthreads();\n\n#pragma unroll\n      for (int k = 0; k < kElements",
-        "\n#pragma unroll\n      for (int k = 0; k < kElements", "flags", "9,5,1",
+    "partial sums are read before they are written": (
+        "block.h",
+        "    gemm(row0);\n    __syncthreads();",
+        "    gemm(row0);",
+        ("persistent", "9,5,1"),
     ),
-    "sums are overwritten before they are read": (
-        "persistent_forward.cu", "if (row0 + kRows < rows) __syncthreads();", "", "flags",
-        "37,20,2",
+    "partial sums are overwritten before they are read": (
+        "block.h",
+        "if (row0 + kRows < rows) __syncthreads();",
+        "",
+        ("persistent", "37,20,2"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", PERSISTENT_FAULTS)
@@ -323,7 +381,7 @@ def test_planted_faults_in_the_persistent_kernels_are_caught(
     compiler: Compiler, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a difference, the emulation or a sanitizer, in one of a few orders of threads."""
-    name, right, wrong, way, layout = PERSISTENT_FAULTS[fault]
+    name, right, wrong, (algorithm, layout) = PERSISTENT_FAULTS[fault]
     cuda = compiler.kernels[0].parent
     key = hashlib.sha256(f"{name} {right} {wrong}".encode()).hexdigest()[:12]
     folder = compiler.folder / f"faulty-{key}"
@@ -340,7 +398,7 @@ def test_planted_faults_in_the_persistent_kernels_are_caught(
     monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "2" if layout.startswith("37") else "8")
 
     def is_caught(schedule: str) -> bool:
-        status, said = execute(program, way, "half", "72", *layout.split(), schedule=schedule)
+        status, said = execute(program, algorithm, "half", "72", *layout.split(), schedule=schedule)
         apart = re.findall(r"(?:forward|backward) (\S+)", said)
         return status != 0 or not all(float(x) < TOLERANCE["half"] for x in apart)
 

@@ -243,9 +243,16 @@ def test_gates_saturate_and_stay_exact_near_zero(dtype: torch.dtype) -> None:
             weights = torch.zeros(4, 1, dtype=dtype)
             bias = torch.full((4,), sign * value, dtype=dtype)
             _, h, c = lstm_packed(
-                zero, torch.tensor([1]), zero, zero, weights, weights, bias, torch.zeros_like(bias),
+                zero,
+                torch.tensor([1]),
+                zero,
+                zero,
+                weights,
+                weights,
+                bias,
+                torch.zeros_like(bias),
                 backend="fused",
-            )  # fmt: skip
+            )
             cell = bias[:1].sigmoid() * bias[:1].tanh()
             expected = bias[:1].sigmoid() * cell.tanh()
             close = {"rtol": 8 * torch.finfo(dtype).eps, "atol": torch.finfo(dtype).tiny}

@@ -66,9 +66,16 @@ def check(
 
 # Words and hidden sizes around a panel's width, more words and units than one block's depth.
 SHAPES = [
-    (1, 1, 1), (2, 3, 4), (7, 64, 63), (13, 31, 64), (50, 33, 65), (97, 8, 130), (5, 520, 1030),
-    (600, 3, 5), (49, 130, 515),
-]  # fmt: skip
+    (1, 1, 1),
+    (2, 3, 4),
+    (7, 64, 63),
+    (13, 31, 64),
+    (50, 33, 65),
+    (97, 8, 130),
+    (5, 520, 1030),
+    (600, 3, 5),
+    (49, 130, 515),
+]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -202,8 +209,11 @@ def test_every_instruction_set_and_thread_count_gives_the_same(tmp_path) -> None
             environment = {**os.environ, "CAPTIONER_CPU": name}
             run = subprocess.run(
                 [sys.executable, "-c", PROGRAM, str(threads), str(path)],
-                env=environment, capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             if run.returncode and "CAPTIONER_CPU must be" in run.stderr:
                 continue  # this processor has not got it
             assert run.returncode == 0, run.stderr
@@ -236,9 +246,11 @@ def test_half_types_are_summed_in_float32() -> None:
 )
 def test_what_does_not_fit_is_named(changed: dict[str, Tensor], message: str) -> None:
     arguments = {
-        "hidden": torch.zeros(3, 4), "weight": torch.zeros(5, 4), "bias": torch.zeros(5),
+        "hidden": torch.zeros(3, 4),
+        "weight": torch.zeros(5, 4),
+        "bias": torch.zeros(5),
         "targets": torch.zeros(3, dtype=torch.int64),
-    } | changed  # fmt: skip
+    } | changed
     with pytest.raises(ValueError, match=message):
         linear_cross_entropy(**arguments)
 

@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from captioner.errors import ConfigError
 from captioner.ops import choose_backend, lstm_packed, lstm_step
+from captioner.ops.algorithms import Algorithm, fits
 from captioner.ops.lstm_step import reference_step
-from captioner.ops.paths import PATHS
 
 
 def why_not() -> str | None:
@@ -61,11 +61,10 @@ def draw(
     """Arguments by name, drawn on the CPU so that every device gets the same."""
     generator = torch.Generator().manual_seed(seed)
     tokens, batch = sum(sizes), sizes[0]
-    shapes = {
-        "input": (tokens if rows is None else rows, inputs), "hx": (batch, hidden),
-        "cx": (batch, hidden), "weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden),
-        "bias_ih": (4 * hidden,), "bias_hh": (4 * hidden,),
-    }  # fmt: skip
+    states, gates = [(batch, hidden)] * 2, 4 * hidden
+    weights = [(gates, inputs), (gates, hidden), (gates,), (gates,)]
+    sizes_of = [(tokens if rows is None else rows, inputs), *states, *weights]
+    shapes: dict[str, tuple[int, ...]] = dict(zip(NAMES, sizes_of, strict=True))
     drawn = {
         name: torch.randn(shapes[name], generator=generator, dtype=torch.float64) for name in NAMES
     }
@@ -81,10 +80,8 @@ def draw(
 
 def fused(x: Arguments) -> tuple[Tensor, ...]:
     weights = (x["weight_ih"], x["weight_hh"], x["bias_ih"], x["bias_hh"])
-    return lstm_packed(
-        x["input"], x["batch_sizes"], x["hx"], x["cx"], *weights,
-        input_rows=x.get("input_rows"), backend="fused",
-    )  # fmt: skip
+    head = (x["input"], x["batch_sizes"], x["hx"], x["cx"])
+    return lstm_packed(*head, *weights, input_rows=x.get("input_rows"), backend="fused")
 
 
 def torch_lstm(x: Arguments) -> tuple[Tensor, ...]:
@@ -152,7 +149,7 @@ def test_shorter_types_stay_near_float64(
 ) -> None:
     """Units in the last place of the largest figure, times 8 (32 for the longer sums of float32).
 
-    Half types round two products and one gradient a step, and the errors of 5 steps add up; gates,
+    Half types round two GEMMs and one gradient a step, and the errors of 5 steps add up; gates,
     cells and sums are float32. TF32 is off, as torch has it by default.
     """
     arguments = draw(LAYOUTS["ragged"], hidden=hidden, dtype=dtype, rows=rows)
@@ -376,12 +373,12 @@ def test_tf32_follows_the_switch_of_torch() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_step_of_decoding_is_the_readable_one(dtype: torch.dtype) -> None:
-    """Two roundings to the type apart at most: of the sums and of the result."""
+def test_a_step_of_generation_is_the_readable_one(dtype: torch.dtype) -> None:
+    """Two roundings to the type apart at most: of the pre-activations and of the result."""
     x = draw([9], hidden=40, dtype=dtype)
-    sums = torch.randn(6, 160, generator=torch.Generator().manual_seed(1)).to("cuda", dtype)
+    projection = torch.randn(6, 160, generator=torch.Generator().manual_seed(1)).to("cuda", dtype)
     rows = torch.tensor([5, 0, 2, 2, 1, 4, 4, 0, 3], device="cuda")
-    call = [y.detach() for y in (sums, rows, x["hx"], x["cx"], x["weight_hh"])]
+    call = [y.detach() for y in (projection, rows, x["hx"], x["cx"], x["weight_hh"])]
     found = lstm_step(*call, backend="fused")
     exact_call = [y if y.dtype == torch.int64 else y.double() for y in call]
     for mine, wanted in zip(found, reference_step(*exact_call), strict=True):
@@ -405,19 +402,18 @@ def tf32_allowed() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.fixture(params=["persistent", "clusters"])
+@pytest.fixture(params=["persistent", "cluster"])
 def persistent(request: pytest.FixtureRequest) -> Call:
-    """The LSTM by a way on the chip; a call that the GPU does not hold skips the test."""
-    path = PATHS.index(request.param)
+    """The LSTM by a persistent algorithm; a call that does not fit the GPU skips the test."""
 
     def run(x: Arguments, *, capacity: bool = False) -> tuple[Tensor, ...]:
-        if not torch.ops.captioner.lstm_path_fits(x["weight_hh"], len(x["hx"]), path):
+        if not fits(x["weight_hh"], len(x["hx"]), Algorithm[request.param]):
             pytest.skip(f"not on this GPU: H = {x['hx'].shape[1]}, {x['hx'].dtype}")
         weights = (x["weight_ih"], x["weight_hh"], x["bias_ih"], x["bias_hh"])
+        head, rows = (x["input"], x["batch_sizes"], x["hx"], x["cx"]), x.get("input_rows")
         return lstm_packed(
-            x["input"], x["batch_sizes"], x["hx"], x["cx"], *weights,
-            input_rows=x.get("input_rows"), capacity=capacity, backend=request.param,
-        )  # fmt: skip
+            *head, *weights, input_rows=rows, capacity=capacity, backend=request.param
+        )
 
     return run
 
@@ -430,7 +426,7 @@ def persistent(request: pytest.FixtureRequest) -> Call:
 def test_persistent_stays_near_float64(
     persistent: Call, layout: str, hidden: int, rows: int | None, dtype: torch.dtype
 ) -> None:
-    """Operands round to the type, and what a step hands on; gates, cells and sums are float32."""
+    """Operands and what steps exchange round to the type; gates, cells and sums are float32."""
     arguments = draw(LAYOUTS[layout], hidden=hidden, dtype=dtype, rows=rows)
     found = everything(persistent, arguments)
     assert all(value.dtype == dtype for value in found.values())
@@ -463,7 +459,7 @@ def test_persistent_writes_everything_promised(
         assert found.isfinite().all(), name
 
 
-def in_room(batch: int, tokens: int, steps: int, dtype: torch.dtype) -> Arguments:
+def with_capacity(batch: int, tokens: int, steps: int, dtype: torch.dtype) -> Arguments:
     """Arguments in the capacity form, batch_sizes on the GPU."""
     arguments = draw([batch] * (tokens // batch), hidden=128, inputs=32, dtype=dtype, rows=6)
     arguments["batch_sizes"] = torch.zeros(steps, dtype=torch.int64, device="cuda")
@@ -487,7 +483,7 @@ LENGTHS = [[8, 8, 5, 3, 1, 0], [8, 1, 1, 1, 1, 1], [5, 5, 0, 0, 0, 0], [0] * 6, 
 @PERSISTENT
 def test_one_graph_serves_any_lengths(persistent: Call, dtype: torch.dtype) -> None:
     """Captured once, forward and backward, and replayed with batch_sizes written anew."""
-    whole = in_room(8, 48, 6, dtype)
+    whole = with_capacity(8, 48, 6, dtype)
     leaves = [whole[name] for name in NAMES]
     weights = [torch.randn_like(out) for out in persistent(whole, capacity=True)]
 
@@ -530,7 +526,7 @@ def test_one_graph_serves_any_lengths(persistent: Call, dtype: torch.dtype) -> N
 
 
 def test_persistent_does_not_wait_for_the_gpu(persistent: Call) -> None:
-    whole = in_room(8, 48, 6, torch.bfloat16)
+    whole = with_capacity(8, 48, 6, torch.bfloat16)
     whole["batch_sizes"].copy_(torch.tensor(LENGTHS[0]))
     leaves = [whole[name] for name in NAMES]
     persistent(whole, capacity=True)
@@ -566,11 +562,11 @@ def test_arguments_of_persistent_kernels_may_begin_anywhere(persistent: Call) ->
         torch.testing.assert_close(found[name], wanted)
 
 
-def test_both_ways_on_the_chip_give_the_same_bits() -> None:
+def test_both_persistent_algorithms_give_the_same_bits() -> None:
     arguments = draw([64] * 8 + [9, 2], hidden=256, dtype=torch.bfloat16)
-    if not torch.ops.captioner.lstm_path_fits(arguments["weight_hh"], 64, 2):
+    if not fits(arguments["weight_hh"], 64, Algorithm.cluster):
         pytest.skip("this GPU has no clusters")
-    first, second = (everything(by(name), arguments) for name in ("persistent", "clusters"))
+    first, second = (everything(by(name), arguments) for name in ("persistent", "cluster"))
     assert all(torch.equal(first[name], second[name]) for name in ("output", "hy", "cy"))
 
 

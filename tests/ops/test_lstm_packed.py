@@ -47,10 +47,14 @@ def draw(
     generator = torch.Generator().manual_seed(len(sizes))
     tokens, batch = sum(sizes), sizes[0]
     shapes = {
-        "input": (tokens, E), "hx": (batch, hidden), "cx": (batch, hidden),
-        "weight_ih": (4 * hidden, E), "weight_hh": (4 * hidden, hidden),
-        "bias_ih": (4 * hidden,), "bias_hh": (4 * hidden,),
-    }  # fmt: skip
+        "input": (tokens, E),
+        "hx": (batch, hidden),
+        "cx": (batch, hidden),
+        "weight_ih": (4 * hidden, E),
+        "weight_hh": (4 * hidden, hidden),
+        "bias_ih": (4 * hidden,),
+        "bias_hh": (4 * hidden,),
+    }
     drawn = {
         name: torch.randn(shape, generator=generator, dtype=torch.float64)
         .to(device, dtype)
@@ -179,38 +183,56 @@ def test_double_backward_is_refused_aloud(backend: str) -> None:
 REFUSALS = {
     "input of 3 dimensions": ("input", torch.zeros(6, 1, E), r"input must be \[U, E\], got"),
     "hx of another batch": (
-        "hx", torch.zeros(2, H), r"hx must be \[B, H\] = \[3, 5\], got \[2, 5\]",
+        "hx",
+        torch.zeros(2, H),
+        r"hx must be \[B, H\] = \[3, 5\], got \[2, 5\]",
     ),
     "cx of another size": (
-        "cx", torch.zeros(3, 4), r"cx must be \[B, H\] = \[3, 5\], got \[3, 4\]",
+        "cx",
+        torch.zeros(3, 4),
+        r"cx must be \[B, H\] = \[3, 5\], got \[3, 4\]",
     ),
     "weight_ih of another input": (
-        "weight_ih", torch.zeros(4 * H, 2), r"weight_ih must be \[4H, E\] = \[20, 3\], got",
+        "weight_ih",
+        torch.zeros(4 * H, 2),
+        r"weight_ih must be \[4H, E\] = \[20, 3\], got",
     ),
     "weight_hh not of 4H rows": (
-        "weight_hh", torch.zeros(3 * H, H), r"weight_hh must be \[4H, H\], got \[15, 5\]",
+        "weight_hh",
+        torch.zeros(3 * H, H),
+        r"weight_hh must be \[4H, H\], got \[15, 5\]",
     ),
     "bias too short": ("bias_hh", torch.zeros(H), r"bias_hh must be \[4H\] = \[20\], got \[5\]"),
     "another type": (
-        "cx", torch.zeros(3, H, dtype=torch.float64), "cx must be .*float32 .* got .*float64",
+        "cx",
+        torch.zeros(3, H, dtype=torch.float64),
+        "cx must be .*float32 .* got .*float64",
     ),
     "input of whole numbers": (
-        "input", torch.zeros(6, E, dtype=torch.int64), "floating type, got torch.int64",
+        "input",
+        torch.zeros(6, E, dtype=torch.int64),
+        "floating type, got torch.int64",
     ),
     "another device": (
-        "bias_ih", torch.zeros(4 * H, device="meta"), "bias_ih must be on cpu .* got meta",
+        "bias_ih",
+        torch.zeros(4 * H, device="meta"),
+        "bias_ih must be on cpu .* got meta",
     ),
     "batch sizes that grow": ("batch_sizes", torch.tensor([1, 2, 3]), r"increase, got \[1, 2, 3\]"),
     "a batch size of zero": ("batch_sizes", torch.tensor([3, 3, 0]), "must be positive"),
     "batch sizes of fewer tokens": ("batch_sizes", torch.tensor([3, 2]), "sum to N = 6, got 5"),
     "no batch sizes": ("batch_sizes", torch.tensor([], dtype=torch.int64), "T >= 1, got"),
     "batch sizes of int32": (
-        "batch_sizes", torch.tensor([3, 2, 1], dtype=torch.int32), "int64 .* torch.int32",
+        "batch_sizes",
+        torch.tensor([3, 2, 1], dtype=torch.int32),
+        "int64 .* torch.int32",
     ),
     "batch sizes elsewhere": (
-        "batch_sizes", torch.tensor([3, 2, 1], device="meta"), "on the CPU, got meta",
+        "batch_sizes",
+        torch.tensor([3, 2, 1], device="meta"),
+        "on the CPU, got meta",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

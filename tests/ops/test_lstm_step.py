@@ -20,9 +20,14 @@ B, U, E, H = 5, 7, 3, 18
 def drawn(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = {
-        "words": (U, E), "hx": (B, H), "cx": (B, H), "weight_ih": (4 * H, E),
-        "weight_hh": (4 * H, H), "bias_ih": (4 * H,), "bias_hh": (4 * H,),
-    }  # fmt: skip
+        "words": (U, E),
+        "hx": (B, H),
+        "cx": (B, H),
+        "weight_ih": (4 * H, E),
+        "weight_hh": (4 * H, H),
+        "bias_ih": (4 * H,),
+        "bias_hh": (4 * H,),
+    }
     return {
         name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) / 2
         for name, shape in shapes.items()
@@ -61,7 +66,11 @@ def test_a_wanted_gradient_is_refused(backend: str) -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
-        ("sums", torch.zeros(U, H), r"sums must be \[U, 4H\] = \[7, 72\], got \[7, 18\]"),
+        (
+            "projection",
+            torch.zeros(U, H),
+            r"projection must be \[U, 4H\] = \[7, 72\], got \[7, 18\]",
+        ),
         ("rows", torch.zeros(2, dtype=torch.int64), r"rows must be \[B\] = \[5\], got \[2\]"),
         ("cx", torch.zeros(B, 1), r"cx must be \[B, H\] = \[5, 18\], got \[5, 1\]"),
     ],
@@ -69,9 +78,12 @@ def test_a_wanted_gradient_is_refused(backend: str) -> None:
 def test_what_does_not_fit_is_refused(name: str, wrong: Tensor, message: str, backend: str) -> None:
     x = drawn(torch.float32)
     arguments = {
-        "sums": torch.zeros(U, 4 * H), "rows": torch.zeros(B, dtype=torch.int64),
-        "hx": x["hx"], "cx": x["cx"], "weight_hh": x["weight_hh"],
-    }  # fmt: skip
+        "projection": torch.zeros(U, 4 * H),
+        "rows": torch.zeros(B, dtype=torch.int64),
+        "hx": x["hx"],
+        "cx": x["cx"],
+        "weight_hh": x["weight_hh"],
+    }
     with pytest.raises(ValueError, match=message):
         lstm_step(**{**arguments, name: wrong}, backend=backend)
 

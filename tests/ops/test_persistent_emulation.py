@@ -1,7 +1,7 @@
 """The persistent CUDA kernels behind the operator, run on the host by tests/emulation.
 
-Their device has eight multiprocessors here; test_lstm_cuda.py has a real one's turn. Tensor cores
-take bfloat16, float16 and, of float32, TF32.
+The emulated device has eight multiprocessors; test_lstm_cuda.py tests a real one. Tensor cores take
+bfloat16, float16 and, of float32, TF32.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from emulated_lstm import FLOATS, RESULTS, Arguments, draw, run, torch_lstm
 from emulated_lstm import LAYOUTS as EMULATED_LAYOUTS
 from torch import Tensor
 
+from captioner.ops.algorithms import Algorithm
+
 if TYPE_CHECKING:
     from conftest import Emulated
 
-PERSISTENT, CLUSTERS = 1, 2  # the operator's numbers for the ways through the steps
-BOTH = pytest.mark.parametrize("path", [PERSISTENT, CLUSTERS], ids=["flags", "clusters"])
+PLAIN, PERSISTENT, CLUSTER = Algorithm
+BOTH = pytest.mark.parametrize("algorithm", [PERSISTENT, CLUSTER], ids=lambda one: one.name)
 # What one in the last place of the largest figure is: TF32 has ten bits, as float16 has.
 UNITS = {torch.float32: 2**-11, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 DTYPES = pytest.mark.parametrize("dtype", UNITS, ids=str)
@@ -29,8 +31,8 @@ LAYOUTS = {**EMULATED_LAYOUTS, "two groups": [19, 17, 9, 8, 1]}
 
 
 def assert_near(found: dict[str, Tensor], x: Arguments, units: float = 4) -> None:
-    """Operands of products round to the type, as does what a step hands to the next; gates, cells
-    and sums are float32. The errors of some five steps add up."""
+    """GEMM operands and what steps exchange round to the type; gates, cells and accumulators are
+    float32. The errors of some five steps add up."""
     dtype = x["input"].dtype
     for name, wanted in torch_lstm(x).items():
         assert found[name].dtype == dtype
@@ -44,19 +46,24 @@ def assert_near(found: dict[str, Tensor], x: Arguments, units: float = 4) -> Non
 @pytest.mark.parametrize("hidden", [8, 40])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_outputs_and_gradients_are_those_of_torch(
-    emulated: Emulated, layout: str, hidden: int, rows: int | None, path: int, dtype: torch.dtype
+    emulated: Emulated,
+    layout: str,
+    hidden: int,
+    rows: int | None,
+    algorithm: int,
+    dtype: torch.dtype,
 ) -> None:
     arguments = draw(LAYOUTS[layout], hidden=hidden, rows=rows, dtype=dtype)
-    assert_near(run(emulated, arguments, path=path), arguments)
+    assert_near(run(emulated, arguments, algorithm=algorithm), arguments)
 
 
 @DTYPES
 def test_several_blocks_share_a_state(emulated: Emulated, dtype: torch.dtype) -> None:
     arguments = draw([20, 18, 3], hidden=136, inputs=16, dtype=dtype)
-    found = run(emulated, arguments, path=PERSISTENT)
+    found = run(emulated, arguments, algorithm=PERSISTENT)
     assert_near(found, arguments)
-    clusters = run(emulated, arguments, path=CLUSTERS)
-    assert all(torch.equal(found[name], clusters[name]) for name in RESULTS)
+    cluster = run(emulated, arguments, algorithm=CLUSTER)
+    assert all(torch.equal(found[name], cluster[name]) for name in RESULTS)
 
 
 @DTYPES
@@ -65,22 +72,22 @@ def test_repeats_under_any_schedule_are_bit_identical(
     emulated: Emulated, dtype: torch.dtype, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = draw([9, 7, 7, 2, 1], hidden=72, dtype=dtype, rows=4)
-    first = run(emulated, arguments, path=PERSISTENT)
+    first = run(emulated, arguments, algorithm=PERSISTENT)
     monkeypatch.setenv("CUDA_EMULATION_SCHEDULE", schedule)
-    again = run(emulated, arguments, path=PERSISTENT)
+    again = run(emulated, arguments, algorithm=PERSISTENT)
     assert all(torch.equal(first[name], again[name]) for name in RESULTS)
 
 
 @DTYPES
-def test_either_way_back_follows_either_way_there(emulated: Emulated, dtype: torch.dtype) -> None:
+def test_any_backward_follows_any_forward(emulated: Emulated, dtype: torch.dtype) -> None:
     x = draw([5, 3, 3, 1], hidden=16, dtype=dtype)
     head = [x[name] for name in ("input", "hx", "cx", "weight_ih", "weight_hh")]
     head.insert(1, x["batch_sizes"])
     grads = [x[name] for name in ("grad_output", "grad_hy", "grad_cy")]
-    for there, back in ((1, 0), (0, 1), (2, 1), (0, 2)):
-        outputs = emulated.ops.lstm_packed(*head, x["bias_ih"], x["bias_hh"], None, False, there)
+    for first, second in ((1, 0), (0, 1), (2, 1), (0, 2)):
+        outputs = emulated.ops.lstm_packed(*head, x["bias_ih"], x["bias_hh"], None, False, first)
         gradients = emulated.ops.lstm_packed_backward(
-            *grads, *head, outputs[0], outputs[3], None, True, False, back
+            *grads, *head, outputs[0], outputs[3], None, True, False, second
         )
         assert_near(dict(zip(RESULTS, (*outputs[:3], *gradients), strict=True)), x)
 
@@ -95,11 +102,11 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
-ROOM, BATCH, STEPS = 30, 7, 6
+CAPACITY, BATCH, STEPS = 30, 7, 6
 SIZES = [[7, 5, 4, 2, 1, 1], [7, 7, 7, 7, 2, 0], [3, 2, 0, 0, 0, 0], [0] * 6, [1] * 6]
 
 
-def in_room(sizes: list[int], whole: Arguments) -> Arguments:
+def filled_part(sizes: list[int], whole: Arguments) -> Arguments:
     """The part of `whole` that `sizes` fill, in the ordinary form."""
     filled = [size for size in sizes if size]
     tokens, batch = sum(filled), filled[0]
@@ -115,15 +122,15 @@ def in_room(sizes: list[int], whole: Arguments) -> Arguments:
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("rows", [None, 4])
 def test_one_set_of_buffers_serves_any_lengths(
-    emulated: Emulated, dtype: torch.dtype, rows: int | None, path: int
+    emulated: Emulated, dtype: torch.dtype, rows: int | None, algorithm: int
 ) -> None:
-    """As a replayed graph does: the arguments stay where they are, only batch_sizes is written."""
+    """As in a replayed graph: the same buffers, only batch_sizes is written."""
     whole = draw([BATCH] * 4 + [2], hidden=24, dtype=dtype, rows=rows)
-    assert len(whole["grad_output"]) == ROOM
+    assert len(whole["grad_output"]) == CAPACITY
     whole["batch_sizes"] = torch.zeros(STEPS, dtype=torch.int64)
     for sizes in [*SIZES, *reversed(SIZES)]:
         whole["batch_sizes"].copy_(torch.tensor(sizes))
-        found = run(emulated, whole, capacity=True, path=path)
+        found = run(emulated, whole, capacity=True, algorithm=algorithm)
         assert all(value.isfinite().all() for value in found.values())
         tokens, batch = sum(sizes), sizes[0]
         assert not found["output"][tokens:].any()
@@ -134,8 +141,8 @@ def test_one_set_of_buffers_serves_any_lengths(
             weights = ("weight_ih", "weight_hh", "bias_ih", "input")
             assert not any(found[name].any() for name in weights)
             continue
-        part = in_room(sizes, whole)
-        fresh = run(emulated, part, path=path)
+        part = filled_part(sizes, whole)
+        fresh = run(emulated, part, algorithm=algorithm)
         for name in ("output", "hy", "cy", "hx", "cx"):
             count = len(fresh[name])
             assert torch.equal(found[name][:count], fresh[name]), name
@@ -154,13 +161,13 @@ def test_everything_promised_is_written(
     emulated: Emulated, layout: str, dtype: torch.dtype
 ) -> None:
     arguments = draw(LAYOUTS[layout], hidden=16, dtype=dtype, rows=4)
-    for name, found in run(emulated, arguments, path=PERSISTENT).items():
+    for name, found in run(emulated, arguments, algorithm=PERSISTENT).items():
         assert found.isfinite().all(), name
 
 
 def test_arguments_may_lie_in_memory_as_they_like(emulated: Emulated) -> None:
     plain = draw([4, 3, 1], hidden=16, dtype=torch.bfloat16, rows=6)
-    expected = run(emulated, plain, path=PERSISTENT)
+    expected = run(emulated, plain, algorithm=PERSISTENT)
 
     def strided(x: Tensor) -> Tensor:
         return x.t().contiguous().t() if x.dim() == 2 else x.repeat_interleave(2)[::2]
@@ -170,18 +177,18 @@ def test_arguments_may_lie_in_memory_as_they_like(emulated: Emulated) -> None:
 
     for change in (strided, unaligned):
         changed = {n: x if n == "batch_sizes" else change(x) for n, x in plain.items()}
-        found = run(emulated, changed, path=PERSISTENT)
+        found = run(emulated, changed, algorithm=PERSISTENT)
         for name in RESULTS:
             torch.testing.assert_close(found[name], expected[name])
 
 
 def test_every_kernel_is_executed(emulated: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By three types, two ways and, on the way back, teams of 16 and of 8 columns."""
+    """By three types, two algorithms and, in backward, warp groups of 16 and of 8 columns."""
     monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "132")
     emulated.reset()
     for dtype in UNITS:
-        for path in (PERSISTENT, CLUSTERS):
-            run(emulated, draw([2, 1], hidden=8, dtype=dtype), path=path)
+        for algorithm in (PERSISTENT, CLUSTER):
+            run(emulated, draw([2, 1], hidden=8, dtype=dtype), algorithm=algorithm)
     symbols = subprocess.run(
         ["nm", "-C", "--defined-only", emulated.library], capture_output=True, text=True, check=True
     ).stdout
@@ -190,12 +197,12 @@ def test_every_kernel_is_executed(emulated: Emulated, monkeypatch: pytest.Monkey
     assert len(kernels) == 3 * 2 * (1 + 2)
     launched = {name for name in emulated.launches() if "ward_steps<" in name}
     left = kernels - launched
-    # Teams of 8 columns are for long sums, which take long here: test_cuda_sanitized.py has them.
+    # Warp groups of 8 columns are for a long K, slow here: test_cuda_sanitized.py has them.
     assert len(launched) == 3 * 2 * 2 and all(", 1>" in name for name in left), left
 
 
 def test_what_a_device_does_not_hold_is_refused_in_numbers(emulated: Emulated) -> None:
-    fits = emulated.ops.lstm_path_fits
+    fits = emulated.ops.lstm_algorithm_fits
     cases = {
         "H = 36 must be a multiple of 8": draw([2, 1], hidden=36, dtype=torch.bfloat16),
         "H = 1024 .* fit the registers": draw([1], hidden=1024, dtype=torch.bfloat16),
@@ -204,10 +211,10 @@ def test_what_a_device_does_not_hold_is_refused_in_numbers(emulated: Emulated) -
     for message, arguments in cases.items():
         assert not fits(arguments["weight_hh"], len(arguments["hx"]), PERSISTENT)
         with pytest.raises(RuntimeError, match=message):
-            run(emulated, arguments, path=PERSISTENT)
+            run(emulated, arguments, algorithm=PERSISTENT)
     weight = draw([1], hidden=64, dtype=torch.bfloat16)["weight_hh"]
-    assert all(fits(weight, 64, path) for path in (0, PERSISTENT, CLUSTERS))
-    with pytest.raises(RuntimeError, match="path must be 0, 1 or 2, got 3"):
+    assert all(fits(weight, 64, one) for one in Algorithm)
+    with pytest.raises(RuntimeError, match=r"algorithm must be 0 .*, got 3"):
         fits(weight, 64, 3)
 
 
@@ -216,12 +223,12 @@ def test_the_capacity_form_needs_the_persistent_kernels(emulated: Emulated) -> N
         run(emulated, draw([2, 1], dtype=torch.float32), capacity=True)
 
 
-def test_a_batch_beyond_the_room_ends_the_launch(emulated: Emulated) -> None:
+def test_a_batch_beyond_the_capacity_ends_the_launch(emulated: Emulated) -> None:
     for sizes in ([4, 3], [5, 0]):
         arguments = draw([4, 2], hidden=8, dtype=torch.bfloat16)
         arguments["batch_sizes"] = torch.tensor(sizes)
-        with pytest.raises(RuntimeError, match=r"forward_steps<.* trapped at persistent"):
-            run(emulated, arguments, capacity=True, path=PERSISTENT)
+        with pytest.raises(RuntimeError, match=r"forward_steps<.* trapped at block"):
+            run(emulated, arguments, capacity=True, algorithm=PERSISTENT)
 
 
 def test_rows_beyond_the_input_are_not_read(emulated: Emulated) -> None:
@@ -229,7 +236,7 @@ def test_rows_beyond_the_input_are_not_read(emulated: Emulated) -> None:
         arguments = draw([2, 1], hidden=8, rows=4, dtype=torch.bfloat16)
         arguments["input_rows"][1] = wrong
         with pytest.raises(RuntimeError, match=r"forward_steps<.* trapped at persistent"):
-            run(emulated, arguments, path=PERSISTENT)
+            run(emulated, arguments, algorithm=PERSISTENT)
 
 
 def test_shapes_that_do_not_fit_are_refused(emulated: Emulated) -> None:
@@ -241,5 +248,5 @@ def test_shapes_that_do_not_fit_are_refused(emulated: Emulated) -> None:
         arguments = draw([2, 1], hidden=8, dtype=torch.bfloat16)
         arguments[name] = torch.zeros(shape).to(arguments[name].dtype)
         with pytest.raises(RuntimeError, match=message):
-            run(emulated, arguments, capacity=True, path=PERSISTENT)
+            run(emulated, arguments, capacity=True, algorithm=PERSISTENT)
     assert set(FLOATS) < set(arguments)

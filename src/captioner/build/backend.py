@@ -16,7 +16,7 @@ from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend
 
 log = logging.getLogger(__name__)
-TENSOR_CORES = ("persistent", "cluster", "clusters")  # multiply in tensor cores only
+TENSOR_CORES = ("persistent", "cluster")  # multiply in tensor cores only
 Validate = Callable[[int], dict[str, float]]
 
 

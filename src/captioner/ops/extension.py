@@ -8,13 +8,7 @@ import os
 import torch
 
 HOW_TO_BUILD = "`python setup.py build_ext --inplace` builds it"
-OPERATORS = (
-    "lstm_packed",
-    "lstm_path_fits",
-    "lstm_step",
-    "linear_cross_entropy",
-    "cpu_vector_bytes",
-)
+OPERATORS = ("lstm_packed", "lstm_algorithm_fits", "lstm_step", "linear_cross_entropy")
 
 
 def _load() -> str | None:

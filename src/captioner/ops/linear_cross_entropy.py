@@ -3,9 +3,8 @@
 Shapes: N tokens, H hidden size, V vocabulary.
 
 The operator `captioner::linear_cross_entropy` of csrc/ computes logits, softmax and gradient of a
-few tokens while they are in the processor's cache, so that the logits exist once and their gradient
-takes their place. Without it the same is torch's linear layer and cross_entropy, which is also what
-the tests hold it to.
+few tokens while they are in cache, so that the logits exist once and their gradient overwrites
+them. Without it torch's linear layer and cross_entropy compute the same; the tests compare the two.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captioner.ops.backend import choose_backend
+from captioner.ops.checks import check_like, refuse_double_backward
 from captioner.ops.extension import ABSENT, why_not_on
 
 IGNORED = -100  # the target of a token that counts for nothing, torch's own ignore_index
@@ -74,11 +74,7 @@ def _check(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Non
         "bias": (bias, "[V]", (weight.shape[0],)),
         "targets": (targets, "[N]", (hidden.shape[0],)),
     }
-    for name, (tensor, letters, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must be {letters} = {list(shape)}, got {list(tensor.shape)}")
-        if tensor.device != hidden.device:
-            raise ValueError(f"{name} must be on {hidden.device} as hidden is, got {tensor.device}")
+    check_like(expected, "hidden", hidden, dtype=False)
     if targets.dtype != torch.int64:
         raise ValueError(f"targets must be of int64, got {targets.dtype}")
 
@@ -86,19 +82,14 @@ def _check(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Non
 def _register() -> None:
     """Fake kernels and autograd of the operator and of its backward."""
 
-    def fake(
-        hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor,
-        label_smoothing: float = 0.0, wants_gradient: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    def fake(hidden, weight, bias, targets, label_smoothing=0.0, wants_gradient=True):  # type: ignore[no-untyped-def]
         width = 4 * _VECTOR_BYTES // hidden.dtype.itemsize
         columns = (weight.shape[0] + width - 1) // width * width
         tokens, words = (hidden.shape[0], weight.shape[0]) if wants_gradient else (0, 0)
         return hidden.new_empty(()), hidden.new_empty(columns * tokens), hidden.new_empty(words)
 
-    def fake_backward(
-        grad_loss: Tensor, hidden: Tensor, weight: Tensor, grad_logits: Tensor, grad_bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(x.new_empty(x.shape) for x in (hidden, weight, grad_bias))  # type: ignore[return-value]
+    def fake_backward(grad_loss, hidden, weight, grad_logits, grad_bias):  # type: ignore[no-untyped-def]
+        return tuple(x.new_empty(x.shape) for x in (hidden, weight, grad_bias))
 
     def save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
         _, grad_logits, grad_bias = output
@@ -112,19 +103,11 @@ def _register() -> None:
         found = torch.ops.captioner.linear_cross_entropy_backward(grad_loss, *ctx.saved_tensors)
         return (*found, None, None, None)
 
-    def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
-        raise NotImplementedError(
-            "linear_cross_entropy has no second derivative; for a double backward take "
-            "backend='torch'"
-        )
-
     name = "captioner::linear_cross_entropy"
     torch.library.register_fake(name, fake)
     torch.library.register_fake(f"{name}_backward", fake_backward)
     torch.library.register_autograd(name, gradients, setup_context=save)
-    torch.library.register_autograd(
-        f"{name}_backward", refuse, setup_context=lambda ctx, inputs, output: None
-    )
+    refuse_double_backward(f"{name}_backward", "for a double backward take backend='torch'")
 
 
 _VECTOR_BYTES = 0

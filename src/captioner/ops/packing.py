@@ -1,6 +1,6 @@
-"""The packed layout as an index: where each row of it belongs.
+"""The packed layout as an index: the step and sequence of each row.
 
-Shapes: N packed rows there is room for, T steps.
+Shapes: N packed rows (a capacity), T steps.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def packed_places(batch_sizes: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each of `tokens` packed rows: its step, its sequence, and whether it is one at all, [N].
+    """Of each of `tokens` packed rows: its step, its sequence, and whether it is filled, [N].
 
-    Rows that the batch does not fill get step T - 1 and sequence 0. Index arithmetic alone.
+    Padding rows get step T - 1 and sequence 0. Index arithmetic only.
     """
     ends = batch_sizes.cumsum(0)
     row = torch.arange(tokens, device=batch_sizes.device)

@@ -1,10 +1,10 @@
-"""torch's own LSTM over a batch in the capacity form, by way of padding: nothing leaves the device.
+"""torch's own LSTM over a batch with static shapes, by padding: nothing synchronises with the host.
 
-Shapes: B sequences and N packed tokens there is room for, T steps, E input size, H hidden size.
+Shapes: B sequences and N packed tokens as capacities, T steps, E input size, H hidden size.
 
-cuDNN takes the lengths of packed sequences from the host, which a CUDA graph would hold for ever.
-Padded it asks for none: tokens are moved to [T, B, E] by an index that is computed on the device,
-and back. What lies beyond a sequence's end is computed in vain and reaches no result.
+cuDNN takes the lengths of packed sequences from the host, so a CUDA graph would keep those of its
+capture. Padded it needs none: tokens are moved to [T, B, E] by an index that is computed on the
+device, and back. What lies beyond a sequence's end is computed but reaches no result.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from captioner.ops.packing import packed_places
 
 
-def lstm_within(
+def lstm_with_capacity(
     rows: Tensor,  # [N, E]
     batch_sizes: Tensor,  # [T] int64
     hx: Tensor,  # [B, H]
@@ -28,20 +28,21 @@ def lstm_within(
     """
     (batch, hidden), steps = hx.shape, len(batch_sizes)
     step, sequence, filled = packed_places(batch_sizes, len(rows))
-    # Where a row goes among [T * B]; those that are none all go to a place behind.
-    place = torch.where(filled, step * batch + sequence, steps * batch)
-    padded = rows.new_zeros(steps * batch + 1, rows.shape[1]).index_copy(0, place, rows)
+    # The row of [T * B] for each packed row; padding rows all go to one more row at the end.
+    target = torch.where(filled, step * batch + sequence, steps * batch)
+    padded = rows.new_zeros(steps * batch + 1, rows.shape[1]).index_copy(0, target, rows)
     train = torch.is_grad_enabled()  # cuDNN refuses a backward of what did not run in training mode
     output, _, cells = torch._VF.lstm(
-        padded[:-1].view(steps, batch, -1), (hx[None], cx[None]), weights, True, 1, 0.0, train,
-        False, False,
-    )  # fmt: skip
-    behind = output.new_zeros(1, hidden)
-    reached = torch.cat([output.reshape(steps * batch, hidden), behind])
+        padded[:-1].view(steps, batch, -1),
+        (hx[None], cx[None]),
+        weights,
+        *(True, 1, 0.0, train, False, False),
+    )
+    reached = torch.cat([output.reshape(steps * batch, hidden), output.new_zeros(1, hidden)])
     row = torch.arange(batch, device=rows.device)
     lengths = (batch_sizes.unsqueeze(1) > row).sum(0)  # [B]
     last = ((lengths - 1).clamp(min=0) * batch + row).clamp(max=steps * batch)
     lengths = lengths.unsqueeze(1)
     hy = torch.where(lengths > 0, reached.index_select(0, last), hx)
     cy = torch.where(lengths == steps, cells[0], torch.nan)
-    return reached.index_select(0, place), hy, cy
+    return reached.index_select(0, target), hy, cy

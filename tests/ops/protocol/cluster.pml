@@ -1,18 +1,18 @@
-/* How the blocks of a cluster hand on a step's results: class ByCluster of csrc/cuda/exchange.h,
-   called by forward_steps and backward_steps (keep, hand_on, await).
+/* How the blocks of a cluster exchange a step's results: class ClusterExchange of
+   csrc/cuda/exchange.h, called by forward_steps and backward_steps (stage, publish, wait).
 
-   BLOCKS blocks of WARPS warps take STEPS steps. In a step every warp waits for the step before,
-   reads its block's place for that step's results, keeps its own in the other place, and, after the
-   block's barrier, pushes its part of the block's results into that place of all other blocks; then
-   it arrives at the cluster's barrier. The two places change roles. Modelled: both barriers, whose
-   turn a place is and who still reads it. A read that finds results of another step, a write to a
-   place that somebody still reads, a write to a block that has ended, and not to come to an end are
-   errors. Not modelled: what is computed, rows, the order of memory beyond the barriers: all pushes
-   of a warp come before its arrival (arrive.release), all reads after its wait (wait.acquire).
+   BLOCKS blocks of WARPS warps take STEPS steps. In a step every warp waits for the previous step,
+   reads its block's buffer of that step's results, stages its own in the other buffer, and, after the
+   block's barrier, copies its part of the block's results into that buffer of all other blocks; then
+   it arrives at the cluster's barrier. The two buffers alternate. Modelled: both barriers, which step
+   a buffer belongs to and who still reads it. A read that finds results of another step, a write to
+   a buffer that is still being read, a write to a block that has ended and a deadlock are errors. Not
+   modelled: what is computed, rows, memory order beyond the barriers: all copies of a warp come
+   before its arrival (arrive.release), all reads after its wait (wait.acquire).
 
-   The mistakes that the test makes, by -D: NO_WAIT (for the cluster), NO_SYNC (before the push),
-   ONE_PLACE (for all steps), NOT_BEGUN (a block may begin late, and nobody waits for that),
-   PUSH_LAST (also after the last step, when others may have ended). */
+   The faults that the test plants, by -D: NO_WAIT (for the cluster), NO_SYNC (before the copy),
+   ONE_BUFFER (for all steps), NOT_BEGUN (a block may begin late and is not waited for), PUBLISH_LAST
+   (also after the last step, when other blocks may have ended). */
 
 #ifndef BLOCKS
 #define BLOCKS 2
@@ -25,17 +25,17 @@
 #endif
 #define WARP(b, w) ((b) * WARPS + (w))
 #define ALL (BLOCKS * WARPS)
-#ifdef ONE_PLACE
-#define PLACE(step) 0
+#ifdef ONE_BUFFER
+#define BUFFER(step) 0
 #else
-#define PLACE(step) ((step) % 2)
+#define BUFFER(step) ((step) % 2)
 #endif
-/* The results of warp `from` in place `p` of block `b`: the step that they are of, from 1. */
+/* The results of warp `from` in buffer `p` of block `b`: the step that they are of, from 1. */
 #define CONTENT(b, p, from) content[((b) * 2 + (p)) * ALL + (from)]
 
 byte content[BLOCKS * 2 * ALL];
 byte readers[BLOCKS * 2];
-byte kept[ALL], ordered[ALL];  /* steps whose results a warp has kept; before its block's barrier */
+byte staged[ALL], ordered[ALL];  /* steps whose results a warp has staged; before its block's barrier */
 byte waiting[BLOCKS], arrived;
 bool turn[BLOCKS], round;
 byte begun[BLOCKS], ended[BLOCKS], done;
@@ -50,7 +50,7 @@ inline barrier(b) {
        turn[b] = !turn[b];
        k = 0;
        do
-       :: k < WARPS -> ordered[WARP(b, k)] = kept[WARP(b, k)]; k++
+       :: k < WARPS -> ordered[WARP(b, k)] = staged[WARP(b, k)]; k++
        :: else -> break
        od
     :: else
@@ -72,17 +72,17 @@ inline arrive() {
 }
 inline wait() { round != own }
 
-/* A warp's own results go into its block's next place. */
-inline keep(b, w, step) {
+/* A warp's own results go into its block's write buffer. */
+inline stage(b, w, step) {
   atomic {
-    assert(readers[b * 2 + PLACE(step)] == 0);
-    CONTENT(b, PLACE(step), WARP(b, w)) = step;
-    kept[WARP(b, w)] = step
+    assert(readers[b * 2 + BUFFER(step)] == 0);
+    CONTENT(b, BUFFER(step), WARP(b, w)) = step;
+    staged[WARP(b, w)] = step
   }
 }
 
-/* A warp copies its share of all that its block has kept; the shares are not the warps' own. */
-inline push(b, w, step) {
+/* A warp copies its share of what its block has staged; the shares are not the warps' own. */
+inline publish(b, w, step) {
   k = (w + 1) % WARPS;
   assert(ordered[WARP(b, k)] == step);
   for (other : 0 .. BLOCKS - 1) {
@@ -90,8 +90,8 @@ inline push(b, w, step) {
     :: other != b ->
        atomic {
          assert(begun[other] == WARPS && ended[other] == 0);
-         assert(readers[other * 2 + PLACE(step)] == 0);
-         CONTENT(other, PLACE(step), WARP(b, k)) = step
+         assert(readers[other * 2 + BUFFER(step)] == 0);
+         CONTENT(other, BUFFER(step), WARP(b, k)) = step
        }
     :: else
     fi
@@ -112,21 +112,21 @@ proctype warp(byte b; byte w) {
 #ifndef NO_WAIT
        wait();
 #endif
-       readers[b * 2 + PLACE(step - 1)]++;
+       readers[b * 2 + BUFFER(step - 1)]++;
        atomic {
          k = 0;
          do
-         :: k < ALL -> assert(CONTENT(b, PLACE(step - 1), k) == step - 1); k++
+         :: k < ALL -> assert(CONTENT(b, BUFFER(step - 1), k) == step - 1); k++
          :: else -> break
          od
        }
-       readers[b * 2 + PLACE(step - 1)]--
+       readers[b * 2 + BUFFER(step - 1)]--
     :: else
     fi;
-    barrier(b); /* the partial sums of all warps are there */
-    keep(b, w, step);
+    barrier(b); /* all partial sums are written */
+    stage(b, w, step);
     if
-#ifdef PUSH_LAST
+#ifdef PUBLISH_LAST
     :: true ->
 #else
     :: step < STEPS ->
@@ -134,9 +134,9 @@ proctype warp(byte b; byte w) {
 #ifndef NO_SYNC
        barrier(b);
 #endif
-       push(b, w, step);
+       publish(b, w, step);
        arrive()
-#ifndef PUSH_LAST
+#ifndef PUBLISH_LAST
     :: else
 #endif
     fi

@@ -1,15 +1,15 @@
-/* How the blocks of a group hand on a step's results by flags: class ByFlags of csrc/cuda/exchange.h,
-   called by forward_steps and backward_steps (await, store, hand_on).
+/* How the blocks of a group exchange a step's results by flags: class FlagExchange of
+   csrc/cuda/exchange.h, called by forward_steps and backward_steps (wait, store, publish).
 
    BLOCKS blocks of WARPS warps take STEPS steps. In a step every warp waits for the step before,
    reads what all warps of all blocks have stored in it, and stores its own. Every step has memory of
-   its own. Modelled: the barrier of a block, flags, and the order of memory as far as it is promised:
-   a store is seen by another block only through a release that follows it and an acquire that reads
-   that release; a barrier passes on to all warps of a block what one of them has seen or stored.
-   Reading what is not promised to be seen is an error, and so is not to come to an end. Not
-   modelled: what is computed, groups (they share nothing), rows, warps of the same block in step.
+   its own. Modelled: the barrier of a block, flags, and the memory model: a store is visible to another
+   block only through a release that follows it and an acquire that reads that release; a barrier
+   makes what one warp of a block has seen or stored visible to all of them. Reading what need not be
+   visible is an error, and so is a deadlock. Not modelled: what is computed, groups (which share
+   nothing), rows, warps of the same block in lockstep.
 
-   The mistakes that the test makes, by -D: NO_AWAIT, NO_SYNC (before the flag), EARLY (the flag before
+   The faults that the test plants, by -D: NO_WAIT, NO_SYNC (before the flag), EARLY (the flag before
    the stores), RELAXED (the flag does not release), STALE (flags of the launch before), ABSENT (a
    block that is not resident until another ends), LAST_ONE (a flag is raised to a step too few). */
 
@@ -85,7 +85,7 @@ inline acquire(b, from, steps) {
   }
 }
 
-/* The products read what every warp has stored in the step before. */
+/* The GEMM reads what every warp has stored in the step before. */
 inline read_all(b, steps) {
   atomic {
     k = 0;
@@ -113,7 +113,7 @@ proctype warp(byte b; byte w) {
   for (t : 0 .. STEPS - 1) {
     if
     :: t > 0 ->
-#ifndef NO_AWAIT
+#ifndef NO_WAIT
        if
        :: w == 0 ->
           for (other : 0 .. BLOCKS - 1) {
@@ -126,7 +126,7 @@ proctype warp(byte b; byte w) {
        read_all(b, t)
     :: else
     fi;
-    barrier(b); /* the partial sums of all warps are there */
+    barrier(b); /* all partial sums are written */
 #ifdef EARLY
     if
     :: w == 0 -> release(b, t + 1)

@@ -1,8 +1,8 @@
-// Matrix products for one instruction set (see kernels.inl, which includes this file).
+// GEMMs for one instruction set (see kernels.inl, which includes this file).
 //
 // The right-hand matrix is packed into panels of kVectors vectors that the innermost loop reads
 // from front to back; kDepthBlock keeps a panel within the second-level cache. With a packed matrix
-// the few rows of a step cost little more for each row than the many of a whole batch.
+// a row costs hardly more in a step's small GEMM than in one over a whole batch.
 
 constexpr int64_t kVectors = 4;
 constexpr int64_t kDepthBlock = 512;
@@ -13,17 +13,17 @@ constexpr int64_t kPanel = kVectors * kWidth<T>;
 CAPTIONER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 CAPTIONER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// sums[r][v] += sum over k of a[r * row_stride + k * depth_stride] * panel[k][v][:], the innermost
+// acc[r][v] += sum over k of a[r * row_stride + k * depth_stride] * panel[k][v][:], the innermost
 // loop of everything; `panel` is [depth, kVectors, width].
 template <typename T, int Rows>
-CAPTIONER_INLINE void multiply(Vector<T> (&sums)[Rows][kVectors], const T* a, int64_t row_stride,
-                               int64_t depth_stride, const T* panel, int64_t depth) {
+CAPTIONER_INLINE void gemm_block(Vector<T> (&acc)[Rows][kVectors], const T* a, int64_t row_stride,
+                                 int64_t depth_stride, const T* panel, int64_t depth) {
   for (int64_t k = 0; k < depth; ++k, a += depth_stride, panel += kPanel<T>) {
     T factors[Rows];
     for (int r = 0; r < Rows; ++r) factors[r] = a[r * row_stride];
     for (int v = 0; v < kVectors; ++v) {
       const Vector<T> weights = load(panel + v * kWidth<T>);
-      for (int r = 0; r < Rows; ++r) sums[r][v] += factors[r] * weights;
+      for (int r = 0; r < Rows; ++r) acc[r][v] += factors[r] * weights;
     }
   }
 }
@@ -102,40 +102,40 @@ void pack(const Matrix<T>& matrix, T* packed, int64_t first_panel, int64_t last_
   }
 }
 
-// Writes or, from the second part of a sum on, adds `factor` times the sums of one panel.
+// Writes or, from the second depth block on, adds `factor` times the accumulators of one panel.
 template <typename T, int Rows>
-CAPTIONER_INLINE void put(const Vector<T> (&sums)[Rows][kVectors], const Panel<T>& panel, T factor,
+CAPTIONER_INLINE void put(const Vector<T> (&acc)[Rows][kVectors], const Panel<T>& panel, T factor,
                           T* to, int64_t row_stride) {
   for (int64_t v = 0; v < kVectors && v * kWidth<T> < panel.columns; ++v) {
     const int64_t count = least(kWidth<T>, panel.columns - v * kWidth<T>);
     for (int r = 0; r < Rows; ++r) {
-      T* place = to + r * row_stride + panel.first_column + v * kWidth<T>;
-      Vector<T> value = sums[r][v] * factor;
-      if (panel.first_depth > 0) value += load(place, count);
-      store(place, value, count);
+      T* target = to + r * row_stride + panel.first_column + v * kWidth<T>;
+      Vector<T> value = acc[r][v] * factor;
+      if (panel.first_depth > 0) value += load(target, count);
+      store(target, value, count);
     }
   }
 }
 
 template <typename T>
-struct ProductBlock {
-  const Product<T>& product;
+struct GemmBlock {
+  const Gemm<T>& gemm;
   const Panel<T>& panel;
   template <int Rows>
   CAPTIONER_INLINE void run(int64_t row) const {
-    const Matrix<T>& a = product.a;
-    Vector<T> sums[Rows][kVectors] = {};
-    multiply<T, Rows>(sums, a.values + row * a.row_stride + panel.first_depth * a.column_stride,
-                      a.row_stride, a.column_stride, product.packed + panel.start, panel.depth);
-    put<T, Rows>(sums, panel, T(1), product.result + row * product.columns, product.columns);
+    const Matrix<T>& a = gemm.a;
+    Vector<T> acc[Rows][kVectors] = {};
+    gemm_block<T, Rows>(acc, a.values + row * a.row_stride + panel.first_depth * a.column_stride,
+                        a.row_stride, a.column_stride, gemm.packed + panel.start, panel.depth);
+    put<T, Rows>(acc, panel, T(1), gemm.result + row * gemm.columns, gemm.columns);
   }
 };
 
 template <typename T>
-void multiply_rows(const Product<T>& product, int64_t first, int64_t last) {
-  const int64_t panels = packed_panels<T>(product.a.columns, product.columns);
+void gemm_rows(const Gemm<T>& gemm, int64_t first, int64_t last) {
+  const int64_t panels = packed_panels<T>(gemm.a.columns, gemm.columns);
   for (int64_t index = 0; index < panels; ++index) {
-    const Panel<T> panel(index, product.a.columns, product.columns);
-    for_blocks(ProductBlock<T>{product, panel}, first, last);
+    const Panel<T> panel(index, gemm.a.columns, gemm.columns);
+    for_blocks(GemmBlock<T>{gemm, panel}, first, last);
   }
 }
