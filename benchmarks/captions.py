@@ -74,7 +74,7 @@ def random_features(
     return FeatureStore([image.name for image in images], values)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Workload:
     """What to train on: `images` of Flickr8k in `data_root`, or as many synthetic ones.
 

@@ -41,8 +41,7 @@ class TrainingBenchmark(SuiteSettings):
 
     def workload(self, run: Run) -> Workload:
         """The data of all cases."""
-        sizes = {"images": self.images, "feature_dim": self.feature_dim}
-        return Workload(**sizes, data_root=run.data_root, seed=run.seed)
+        return Workload(self.images, self.feature_dim, data_root=run.data_root, seed=run.seed)
 
     def described(self, run: Run) -> dict[str, Any]:
         """For a record."""

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from captioner.ops.algorithms import check_table
 
 from benchmarks.gpu_counters import run_counters, run_latency
 from benchmarks.gpu_epoch import epoch_jobs, run_epoch_stage
@@ -39,6 +38,7 @@ from benchmarks.processes import ROOT
 from benchmarks.record import REDUCED, describe_machine, versions, write_record
 from captioner.errors import CaptionerError
 from captioner.files import read_json, write_json
+from captioner.ops.algorithms import check_table
 
 TABLE = Path("src", "captioner", "ops", "algorithms.json")
 STAGES = (

@@ -107,7 +107,7 @@ def run_epoch_stage(
 
 
 def do(
-    device: torch.device, what: str, data: dict[str, int], sizes: dict[str, Any], **more: Any
+    device: torch.device, what: str, data: dict[str, Any], sizes: dict[str, Any], **more: Any
 ) -> Found:
     """The job `what` on captions drawn as Workload(**data) says, with StepSettings(**sizes)."""
     settings = StepSettings(**sizes, clip_norm=5.0)

@@ -1,4 +1,4 @@
-"""The stage `benchmark` of `make gpu-check`: suite=lstm on the GPU, cell by cell, until a deadline."""
+"""The stage `benchmark` of `make gpu-check`: suite=lstm, cell by cell, until a deadline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from captioner.ops.algorithms import Algorithm
 
 from benchmarks.gpu_stages import Part, judge
 from benchmarks.lstm import measure, present, suite_settings
@@ -18,6 +17,7 @@ from benchmarks.lstm_implementations import BASELINE, BOTH, PADDED, PERSISTENT, 
 from benchmarks.record import describe_machine
 from benchmarks.settings import Run
 from benchmarks.worker import JobResults, run_jobs
+from captioner.ops.algorithms import Algorithm
 
 # As haste's published report: 64 sequences of equal length (its inputs are 128 wide, these as wide
 # as the state).

@@ -147,8 +147,8 @@ def read_junit(path: Path) -> Part | None:
 
 
 def run_sanitizer(checkout: Checkout, program: str | None = None) -> Part:
-    """compute-sanitizer's checks of memory, races and barriers over a small case by every algorithm;
-    skipped where it is absent."""
+    """compute-sanitizer's checks of memory, races and barriers, over a small case by every
+    algorithm; skipped where it is absent."""
     program = program or find_in_toolkit("compute-sanitizer")
     if program is None:
         return {"status": "skipped", "summary": "compute-sanitizer is not installed"}

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from captioner.ops.algorithms import Algorithm, fits
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
@@ -21,6 +20,7 @@ from benchmarks.lstm_case import DTYPES, Case, Cell
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend, lstm_packed
+from captioner.ops.algorithms import Algorithm, fits
 from captioner.ops.reference import acc_dtype
 
 BASELINE, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct tokens"

@@ -1,4 +1,4 @@
-"""A small ragged batch through the fused LSTM, for a sanitizer to watch, or for a profiler to count.
+"""A small ragged batch through the fused LSTM, for a sanitizer, or a larger one for a profiler.
 
 Run as `python -m benchmarks.lstm_small_case DEVICE DTYPE[:BACKEND]...`, such as
 `cuda float32 bfloat16:persistent`; it fails where a result is not the reference's. What does not
@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 
 import torch
-from captioner.ops.algorithms import Algorithm, fits
 
 from benchmarks.lstm import TOLERANCE, precision_of
 from benchmarks.lstm_case import DTYPES, Cell, make_case
 from benchmarks.lstm_implementations import IMPLEMENTATIONS, PERSISTENT, takes
 from captioner.models.lstm import LSTM
+from captioner.ops.algorithms import Algorithm, fits
 
 BATCH_SIZES = (5, 5, 3, 2, 2, 1)
 INPUT_SIZE, HIDDEN_SIZE = 40, 64

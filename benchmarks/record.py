@@ -200,14 +200,16 @@ def format_record(record: dict[str, Any], tables: list[str] | None = None) -> st
 
 def format_tables(part: Mapping[str, Any]) -> list[str]:
     """The lines of both tables of a record or of a stage's part of one."""
-    rows = [("measured", "sizes", "implementation", "median", "min", "max", "unit")]
+    rows: list[tuple[str, ...]] = [
+        ("measured", "sizes", "implementation", "median", "min", "max", "unit")
+    ]
     rows += [_row(one, one["implementation"]) for one in part["figures"]]
     return [*aligned(rows), "", *format_requirements(part)]
 
 
 def format_requirements(part: Mapping[str, Any]) -> list[str]:
     """The lines of the second table."""
-    rows = [("required", "sizes", "", "median", "min", "max", "unit")]
+    rows: list[tuple[str, ...]] = [("required", "sizes", "", "median", "min", "max", "unit")]
     for one in part["requirements"]:
         rows.append(_row(one, f"{_bounds(one)}: {'met' if one['met'] else 'NOT MET'}"))
     return aligned(rows)

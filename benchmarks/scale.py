@@ -55,8 +55,7 @@ def scale_suite(settings: ScaleBenchmark, run: Run) -> SuiteResult:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.npy"
         _write_features(path, max([*settings.images, BASE_IMAGES]), settings.feature_dim, run.seed)
-        sizes = {"images": BASE_IMAGES, "feature_dim": settings.feature_dim}
-        workload = Workload(**sizes, seed=run.seed, features=str(path))
+        workload = Workload(BASE_IMAGES, settings.feature_dim, seed=run.seed, features=str(path))
         base = Training(workload=workload, settings=BASE, device=run.device)
         for axis in AXES:
             _measure(result, axis, points[axis], base, settings.steps, run)
@@ -80,10 +79,8 @@ def _measure(
 ) -> None:
     """Time of a step and memory at each value, all points of an axis in turn."""
     with ExitStack() as stack:
-        workers = {}
-        for value in values:
-            training = _point(axis, value, base)
-            workers[str(value)] = start(stack, "auto", training)
+        trainings = {str(value): _point(axis, value, base) for value in values}
+        workers = {value: start(stack, "auto", one) for value, one in trainings.items()}
         for worker in workers.values():
             worker.call("result")  # once all are ready
         taken = take_in_turn(workers, steps=steps, repeats=run.repeats)

@@ -69,17 +69,26 @@ CASES = {
     "adam_256": StepSettings(hidden_size=256, batch_size=100, clip_norm=5.0),
     "adam_512": StepSettings(hidden_size=512, batch_size=128, clip_norm=5.0),
     "neuraltalk": StepSettings(
-        **{"hidden_size": 256, "batch_size": 100, "optimizer": "rmsprop", "input_dropout": 0.5},
-        **{"output_dropout": 0.5, "arguments": {"alpha": 0.999, "eps": 1e-8}},
-        **{"weight_decay": 1e-8, "clip_value": 5.0},
+        hidden_size=256,
+        batch_size=100,
+        optimizer="rmsprop",
+        arguments={"alpha": 0.999, "eps": 1e-8},
+        weight_decay=1e-8,
+        clip_value=5.0,
+        input_dropout=0.5,
+        output_dropout=0.5,
     ),
     "neon": StepSettings(
-        **{"hidden_size": 512, "batch_size": 128, "optimizer": "rmsprop", "input_dropout": 0.5},
-        **{"arguments": {"alpha": 0.997, "eps": 1e-8}, "lr": 5e-4, "clip_value": 1.0},
+        hidden_size=512,
+        batch_size=128,
+        optimizer="rmsprop",
+        lr=5e-4,
+        arguments={"alpha": 0.997, "eps": 1e-8},
+        clip_value=1.0,
+        input_dropout=0.5,
     ),
     "nic": StepSettings(
-        **{"hidden_size": 512, "batch_size": 64, "clip_norm": 5.0},
-        **{"input_dropout": 0.3, "output_dropout": 0.5},
+        hidden_size=512, batch_size=64, clip_norm=5.0, input_dropout=0.3, output_dropout=0.5
     ),
 }
 

@@ -3,8 +3,8 @@
 Shapes: B streams, T window length, N = B * T tokens, V characters, H hidden size (= embedding
 size), L layers.
 
-The baseline is torch.nn.Embedding and torch.nn.LSTM on [T, B, H] as one writes them. "shared" is what
-the language model runs where its input has no dropout: a character's product with the first
+The baseline is torch.nn.Embedding and torch.nn.LSTM on [T, B, H] as one writes them. "shared" is
+what the language model runs where its input has no dropout: a character's product with the first
 layer's weights is computed once a window. All carry a state in.
 """
 
@@ -69,7 +69,7 @@ def windows_suite(settings: WindowsBenchmark, run: Run) -> SuiteResult:
 def make_calls(
     batch: int, window: int, hidden: int, num_layers: int, backend: str, device: torch.device
 ) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
-    """The implementations on the same numbers; each call gives the gradients of embedding and weights."""
+    """Each call gives the gradients of embedding and weights, all for the same numbers."""
     baseline = nn.LSTM(hidden, hidden, num_layers).to(device)
     mine = LSTM(hidden, hidden, num_layers, backend=backend, device=device)
     mine.load_state_dict(baseline.state_dict())

@@ -53,7 +53,7 @@ class Worker:
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115: closed in __exit__
+        self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  (see __exit__)
         self._process = context.Process(
             target=_serve, args=(theirs, self._log.name, threads, build, arguments), daemon=True
         )
