@@ -19,8 +19,8 @@ from benchmarks.record import Axes, SuiteResult
 from benchmarks.settings import Run, SuiteSettings, setting
 from benchmarks.timing import Spread
 from captioner import config as schema
-from captioner.build.captioning import build_trainer
 from captioner.build.components import build_language_model
+from captioner.build.trainer import build_trainer
 from captioner.files import read_json, write_json
 
 EPOCHS = 5  # validations in a run

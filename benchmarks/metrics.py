@@ -22,7 +22,6 @@ from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import cider
 from captioner.evaluation.metrics import measure
 from captioner.evaluation.ngrams import encode
-from captioner.evaluation.protocol import PROTOCOLS
 from captioner.evaluation.rouge import rouge_l
 
 TIMES_FASTER, SECONDS, SAME = 5.0, 2.0, 1e-9
@@ -87,7 +86,7 @@ class _Measured:
     def ours(self) -> None:
         """From raw captions; the tokeniser remembers nothing of earlier repeats."""
         coco_tokens.cache_clear()
-        found = measure(self.references, self.hypotheses, protocol=PROTOCOLS["coco"])
+        found = measure(self.references, self.hypotheses)
         self.own = {name: metric.value / 100 for name, metric in found.metrics.items()}
 
     def tokenised(self) -> None:
@@ -131,7 +130,7 @@ def _memory(references: list[Captions], hypotheses: Captions, images: int) -> tu
     own = [f"{hypotheses[row % len(hypotheses)]} x" for row in range(images)]
     captions = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
-    measure(many, own, protocol=PROTOCOLS["coco"])
+    measure(many, own)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return captions / 1e6, (peak - captions) / 1e6

@@ -25,6 +25,8 @@ from captioner.data.dataset import BatchOrder
 from captioner.training.memory import keep_freed_memory
 from captioner.training.randomness import OwnRandomness
 from captioner.training.replicas import TURN, Replica, ReplicaTrainer
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainingSetup
 from captioner.training.trainer import Trainer
 
 ASKED = 0.7  # of the time that the models take one after another
@@ -89,19 +91,22 @@ class SideBySide:
 
     def _trainer(self, training: Training, order: BatchOrder) -> Trainer:
         model = training.model("auto")
-        trainer = Trainer(
+        setup = TrainingSetup(
             model=model,
             optimizer=training.optimizer(model),
             loader=(),
             order=order,
             validate=lambda step: {},
+            texts={},
+        )
+        trainer = Trainer(
+            setup,
             folder=Path(),
             settings=training.settings.trainer,
-            texts={},
             device=training.device,
-            show_progress=False,
+            random=OwnRandomness(training.device),
+            reporting=Reporting(show_progress=False),
         )
-        trainer.random = OwnRandomness(training.device)
         trainer.begin_epoch()
         return trainer
 

@@ -15,7 +15,7 @@ from benchmarks.captions import captioned_images, random_features
 from benchmarks.memory import peak_bytes
 from benchmarks.worker import Worker
 from captioner import config as schema
-from captioner.build.captioning import build_trainer
+from captioner.build.trainer import build_trainer
 from captioner.data.captions import CaptionedImage
 from captioner.files import write_json
 

@@ -22,15 +22,15 @@ from benchmarks.record import Axes
 from benchmarks.roofline import Gemms
 from benchmarks.timing import synchronize
 from captioner.data.dataset import BatchOrder, make_loader
-from captioner.data.resident import PlannedLoader, ResidentCaptions, measure_rooms
+from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.training.distributed import World
 from captioner.training.graph_step import GraphStep
 from captioner.training.memory import keep_freed_memory
 from captioner.training.optimisation import make_optimizer, parameter_groups
+from captioner.training.setup import TrainerSettings
 from captioner.training.step import PlainStep
-from captioner.training.trainer import TrainerSettings
 
 PLAIN, COMPILED, GEMMS = "plain PyTorch", "compiled plain PyTorch", "its GEMMs alone"
 MOST_STEPS = 50_000  # ever taken: a graph keeps the learning rates of all of them on the device
@@ -233,7 +233,8 @@ class EagerSteps:
             model=self.model,
             optimizer=training.optimizer(self.model),
             average=None,
-            settings=training.settings.trainer.of_a_step(MOST_STEPS),
+            settings=training.settings.trainer,
+            total_steps=MOST_STEPS,
             device=self.device,
         )
         self.step.prepare()
@@ -241,7 +242,7 @@ class EagerSteps:
         self.running = torch.zeros((), dtype=torch.float64, device=self.device)
         self._batches = self._all_batches()
 
-    def _step(self, batch_size: int, **parts: Any) -> PlainStep:
+    def _step(self, batch_size: int, **parts: Any) -> PlainStep | GraphStep:
         pinned = self.device.type == "cuda"
         self.epoch: Iterable[Any] = make_loader(
             self.data.dataset, self.order, workers=0, pin_memory=pinned
@@ -278,14 +279,18 @@ class EagerSteps:
 class GraphSteps(EagerSteps):
     """The step as one graph; where the device is no GPU, the same code, not captured."""
 
-    def _step(self, batch_size: int, **parts: Any) -> PlainStep:
+    def _step(self, batch_size: int, **parts: Any) -> PlainStep | GraphStep:
         dataset = self.data.dataset
-        rooms = measure_rooms(dataset.tokens_per_row, batch_size, seed=self.order.seed)
-        self.resident = ResidentCaptions(
-            dataset, self.order, features=self.data.features, device=self.device, rooms=rooms
+        per_row, seed = dataset.tokens_per_row, self.order.seed
+        data = ResidentCaptions(
+            dataset,
+            batch_size=batch_size,
+            features=self.data.features,
+            device=self.device,
+            capacities=token_capacities(per_row, batch_size, seed=seed),
         )
-        self.epoch = PlannedLoader(self.resident)
-        return GraphStep(self.resident, **parts)
+        self.epoch = ResidentLoader(data, self.order)
+        return GraphStep(data, **parts)
 
 
 class GemmSteps:

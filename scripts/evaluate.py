@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captioner.build.language_modeling import is_language_model
+from captioner.build.checkpoint import task_of
 from captioner.commands.cli import run_command
 from captioner.commands.evaluate import evaluate_checkpoint
 from captioner.commands.scoring import evaluate_files, evaluate_humans, format_scores
@@ -12,17 +12,19 @@ from captioner.commands.text import evaluate_text
 from captioner.config import EvaluateConfig, checkpoint_paths
 from captioner.training.model_folder import open_checkpoint
 
+EVALUATE = {
+    "captions": lambda config: evaluate_checkpoint(config).scores,
+    "text": evaluate_text,
+}
+
 
 def main(config: EvaluateConfig) -> None:
     """Print the figures; the files hold them with their protocol."""
     if config.human:
         scores = evaluate_humans(config)
-    elif config.checkpoint is not None and is_language_model(
-        open_checkpoint(checkpoint_paths(config.checkpoint)[0])
-    ):
-        scores = evaluate_text(config)
     elif config.checkpoint is not None:
-        scores = evaluate_checkpoint(config).scores
+        first = open_checkpoint(checkpoint_paths(config.checkpoint)[0])
+        scores = EVALUATE[task_of(first)](config)
     else:
         scores = dict(evaluate_files(config).scores)
     print(format_scores(scores))

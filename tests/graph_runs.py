@@ -14,12 +14,14 @@ import torch
 
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
-from captioner.data.resident import PlannedLoader, ResidentCaptions, measure_rooms
+from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
 from captioner.data.vocabulary import Vocabulary
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.training.optimisation import make_optimizer, parameter_groups
-from captioner.training.trainer import Trainer, TrainerSettings
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainerSettings, TrainingSetup
+from captioner.training.trainer import Trainer
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
@@ -52,13 +54,14 @@ def make_dataset(by_picture: bool = False) -> CaptionDataset:
 
 
 def make_data(
-    dataset: CaptionDataset, order: BatchOrder, *, group: int = 1, device: torch.device = CPU
+    dataset: CaptionDataset, order: BatchOrder, *, device: torch.device = CPU
 ) -> ResidentCaptions:
-    # Half of the batches fit the usual room: the other one is needed, too.
-    rooms = measure_rooms(dataset.tokens_per_row, order.batch_size, seed=1, quantile=0.5)
+    # Half of the batches fit the usual capacity: the other one is needed, too.
+    capacities = token_capacities(dataset.tokens_per_row, order.batch_size, seed=1, quantile=0.5)
     return ResidentCaptions(
-        dataset, order, features=FEATURES, device=device, rooms=rooms, group=group
-    )
+        dataset, batch_size=order.batch_size, features=FEATURES, device=device,
+        capacities=capacities,
+    )  # fmt: skip
 
 
 def make_trainer(
@@ -84,21 +87,22 @@ def make_trainer(
     dataset = make_dataset(by_picture)
     order = BatchOrder(len(dataset), batch_size=5 if by_picture else 8, seed=5)
     all_settings = TrainerSettings(**{"epochs": 3, "log_steps": 2, **settings})
-    data = make_data(dataset, order, group=all_settings.accumulation, device=device)
-    return Trainer(
+    data = make_data(dataset, order, device=device)
+    groups = parameter_groups(
+        model, lr=0.01, weight_decay=0.01, lr_by_prefix={"image_projection": 0.003}
+    )
+    setup = TrainingSetup(
         model=model,
-        optimizer=make_optimizer(optimizer, parameter_groups(
-            model, lr=0.01, weight_decay=0.01, lr_by_prefix={"image_projection": 0.003}
-        )),
-        loader=PlannedLoader(data) if graph else make_loader(dataset, order, workers=0),
+        optimizer=make_optimizer(optimizer, groups),
+        loader=ResidentLoader(data, order) if graph else make_loader(dataset, order, workers=0),
         order=order,
         validate=lambda step: {"BLEU-4": float(step)},
-        folder=folder,
-        settings=all_settings,
         texts={},
-        device=device,
-        show_progress=False,
         data=data if graph else None,
+    )
+    return Trainer(
+        setup, folder=folder, settings=all_settings, device=device,
+        reporting=Reporting(show_progress=False),
     )  # fmt: skip
 
 

@@ -15,13 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from captioner import config as schema
-from captioner.build.captioning import TrainedCaptioner, load_captioner
-from captioner.build.components import pick_device
-from captioner.build.language_modeling import (
+from captioner.build.checkpoint import (
+    TrainedCaptioner,
     TrainedLanguageModel,
-    is_language_model,
+    load_captioner,
     load_language_model,
+    task_of,
 )
+from captioner.build.components import pick_device
 from captioner.checks import one_of
 from captioner.commands.evaluate import find_pictures
 from captioner.data.images import as_rgb, load_image
@@ -113,7 +114,7 @@ def load_model(path: Path | str, device: str | None = None) -> CaptionModel | Te
     """What `captioner.load` returns; ConfigError for a device that is not there."""
     where = pick_device(device or "auto")
     checkpoint = open_checkpoint(path)
-    if is_language_model(checkpoint):
+    if task_of(checkpoint) == "text":
         return TextModel(load_language_model(path, device=where, checkpoint=checkpoint))
     trained = load_captioner(path, device=where, checkpoint=checkpoint)
     settings = upgrade(json.loads(checkpoint.texts["config"])).get("generation", {})

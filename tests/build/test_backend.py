@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from captioner.build import backend
-from captioner.build.captioning import build_trainer, load_captioner
+from captioner.build.checkpoint import load_captioner
+from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.errors import ConfigError
 from captioner.models import lstm
@@ -22,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """ "persistent" on the CPU: bfloat16 only, as strict float32 on a GPU; the types that it saw."""
+    """The backend "persistent" on the CPU, for bfloat16 only; its calls."""
     seen: list[str] = []
 
     def packed(*tensors: Any, backend: str, **settings: Any) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from captioner.build.captioning import build_trainer, load_captioner
-from captioner.build.language_modeling import load_language_model
+from captioner.build.checkpoint import load_captioner, load_language_model
+from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config, quote
 from captioner.commands.text import evaluate_text, sample_text
 from captioner.errors import CheckpointError, ConfigError, DataError

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.build.captioning import build_trainer
 from captioner.build.replicas import refuse_shared_draws, replica_configs
+from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.errors import ConfigError
 from captioner.runs.folder import flat

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.build.captioning import build_trainer, load_captioner
+from captioner.build.checkpoint import load_captioner
+from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.commands.evaluate import caption_files, find_pictures
 from captioner.errors import CheckpointError, ConfigError, DataError, ImageError

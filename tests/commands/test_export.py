@@ -19,7 +19,7 @@ from PIL import Image
 
 import captioner
 from captioner.api import CaptionModel, TextModel
-from captioner.build.captioning import build_trainer
+from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.commands.evaluate import caption_files
 from captioner.commands.export import export, export_folder, export_onnx

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.build.captioning import build_trainer
+from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"

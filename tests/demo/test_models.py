@@ -1,7 +1,8 @@
-"""What the page does, without the page: captions, text as it grows, uploads, settings, HTML."""
+"""What the demo does, without the browser: captions, growing text, uploads, settings, HTML."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -14,16 +15,16 @@ import torch
 from PIL import Image
 
 from captioner.commands.cli import compose_config
-from captioner.demo.examples import example_pictures
-from captioner.demo.models import load_models, read_upload
+from captioner.demo.examples import example_images
+from captioner.demo.models import facts, load_models, read_upload
 from captioner.demo.settings import (
     CAPTION_SETTINGS,
-    DECODERS,
+    METHODS,
     TEXT_DEFAULTS,
     TEXT_SETTINGS,
     caption_defaults,
     checked,
-    generation_config,
+    generation_values,
 )
 from captioner.demo.shading import captions_html, problem_html
 from captioner.errors import ConfigError, DataError, ImageError
@@ -31,34 +32,40 @@ from captioner.inference.text import TextGenerator
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = torch.device("cpu")
-PICTURE = Image.effect_noise((40, 40), 80).convert("RGB")
+IMAGE = Image.effect_noise((40, 40), 80).convert("RGB")
 
 
 def settings(*overrides: str) -> Any:
     return compose_config("demo", ["checkpoint=x", *overrides], configs=CONFIGS).generation
 
 
+def defaults(configured: Any) -> tuple[str, dict[str, float]]:
+    return caption_defaults(dataclasses.asdict(configured))
+
+
+def configure(configured: Any, method: str, values: dict[str, float]) -> Any:
+    return dataclasses.replace(configured, **generation_values(method, values))
+
+
 def test_checkpoints_are_known_for_what_they_are(checkpoints: Any) -> None:
     given = [str(checkpoints.text), str(checkpoints.one), str(checkpoints.two)]
     models = load_models(given, device=CPU)
     assert [model.name for model in models.captioners] == ["one", "two"]
-    assert models.writer is not None and "characters" in models.writer.facts
+    assert models.writer is not None and "characters" in facts(models.writer)
     with pytest.raises(ConfigError, match="at most two captioners and one"):
         load_models([*given, given[1]], device=CPU)
 
 
-def test_every_decoder_gives_captions_whose_words_have_their_probabilities(
+def test_every_method_gives_captions_whose_words_have_their_probabilities(
     checkpoints: Any,
 ) -> None:
     (model,) = load_models([str(checkpoints.one)], device=CPU).captioners
-    decoder, values = caption_defaults(settings())
-    assert decoder == "beam"
-    for decoder in DECODERS:
-        generation = generation_config(
-            settings(), decoder, {**values, "n_best": 2, "max_length": 6}
-        )
-        captions = model.captions(PICTURE, generation)
-        assert len(captions) == (1 if decoder == "greedy" else 2)
+    method, values = defaults(settings())
+    assert method == "beam"
+    for method in METHODS:
+        generation = configure(settings(), method, {**values, "n_best": 2, "max_length": 6})
+        captions = model.captions(IMAGE, generation)
+        assert len(captions) == (1 if method == "greedy" else 2)
         for caption in captions:
             words = sum(math.log(p) for _, p in caption.words)
             # The end has a probability too, where the caption has an end.
@@ -67,13 +74,13 @@ def test_every_decoder_gives_captions_whose_words_have_their_probabilities(
 
 
 def test_settings_out_of_bounds_are_refused_by_name() -> None:
-    _, values = caption_defaults(settings())
+    _, values = defaults(settings())
     with pytest.raises(ConfigError, match="Beams must be from 1 to 20, got 1e\\+06"):
-        generation_config(settings(), "beam", {**values, "beam_size": 1e6})
+        configure(settings(), "beam", {**values, "beam_size": 1e6})
     with pytest.raises(ConfigError, match="groups must divide"):
-        generation_config(settings(), "diverse beam", {**values, "beam_size": 5, "groups": 2})
-    with pytest.raises(ConfigError, match="decoder must be one of"):
-        generation_config(settings(), "best", values)
+        configure(settings(), "diverse beam", {**values, "beam_size": 5, "groups": 2})
+    with pytest.raises(ConfigError, match="method must be one of"):
+        configure(settings(), "best", values)
     with pytest.raises(ConfigError, match="Length must be from 1 to"):
         checked(TEXT_SETTINGS, {**TEXT_DEFAULTS, "length": 10**9})
 
@@ -81,13 +88,12 @@ def test_settings_out_of_bounds_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     "generation", [[], ["generation=greedy"], ["generation=sample"], ["generation=diverse_beam"]]
 )
-def test_the_page_begins_as_configured(generation: list[str]) -> None:
+def test_the_demo_starts_as_configured(generation: list[str]) -> None:
     configured = settings(*generation)
-    decoder, values = caption_defaults(configured)
-    found = generation_config(configured, decoder, values)
+    found = configure(configured, *defaults(configured))
     asked = ("method", "beam_size", "length_penalty", "n_best", "top_k", "top_p", "max_length")
     assert all(getattr(found, key) == getattr(configured, key) for key in asked)
-    assert {setting.key for setting in CAPTION_SETTINGS} == values.keys()
+    assert {setting.key for setting in CAPTION_SETTINGS} == defaults(configured)[1].keys()
 
 
 def test_text_grows_to_what_the_generator_writes_and_closing_it_stops_the_writing(
@@ -129,8 +135,8 @@ def test_uploads_are_opened_upright_or_refused_by_the_name_they_came_with(tmp_pa
 
 def test_html_says_what_the_captions_say_and_escapes_it(checkpoints: Any) -> None:
     (model,) = load_models([str(checkpoints.one)], device=CPU).captioners
-    _, values = caption_defaults(settings())
-    captions = model.captions(PICTURE, generation_config(settings(), "beam", values))
+    _, values = defaults(settings())
+    captions = model.captions(IMAGE, configure(settings(), "beam", values))
     html = captions_html("a<b", "facts", captions)
     assert re.findall('data-caption="([^"]*)"', html) == [caption.text for caption in captions]
     heights = [float(p) for p in re.findall(r"--p:([\d.]+)", html)]
@@ -140,5 +146,5 @@ def test_html_says_what_the_captions_say_and_escapes_it(checkpoints: Any) -> Non
 
 def test_examples_need_no_download(checkpoints: Any, tmp_path: Path) -> None:
     models = load_models([str(checkpoints.one)], device=CPU)
-    paths = example_pictures(models, tmp_path)
+    paths = example_images(models, tmp_path)
     assert len(paths) == 6 and all(Image.open(path).size == (32, 32) for path in paths)

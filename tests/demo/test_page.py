@@ -68,7 +68,7 @@ def page(address: str) -> Iterator[Any]:
         browser.close()
 
 
-def picture() -> dict[str, Any]:
+def image() -> dict[str, Any]:
     buffer = io.BytesIO()
     Image.effect_noise((60, 40), 90).convert("RGB").save(buffer, "JPEG")
     return {"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()}
@@ -95,8 +95,8 @@ def wait_until(happened: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def test_a_picture_gets_captions_of_both_models(page: Any) -> None:
-    upload(page, picture())
+def test_an_image_gets_captions_of_both_models(page: Any) -> None:
+    upload(page, image())
     wait_until(lambda: len(captions(page)) == 2, "both have spoken")
     assert page.locator("#captions h3").all_inner_texts() == ["one", "two"]
     first, second = captions(page)
@@ -106,7 +106,7 @@ def test_a_picture_gets_captions_of_both_models(page: Any) -> None:
     assert words and all(re.fullmatch(r"\S+\s+(<1|\d+)|…", word) for word in words), words
 
 
-def test_decoder_and_settings_change_what_is_shown(page: Any) -> None:
+def test_method_and_settings_change_what_is_shown(page: Any) -> None:
     page.fill("#n_best input[type=number]", "5")
     page.locator("#n_best input[type=number]").blur()
     wait_until(lambda: [len(one) for one in captions(page)] == [5, 5], "five captions are shown")
@@ -137,7 +137,7 @@ def test_a_broken_upload_gets_one_sentence(page: Any) -> None:
     assert str(Path("/tmp")) not in said
 
 
-def test_what_is_too_large_or_no_picture_is_refused(page: Any) -> None:
+def test_what_is_too_large_or_no_image_is_refused(page: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 255, 200_000, dtype=np.uint8).tobytes()
     upload(page, {"name": "huge.jpg", "mimeType": "image/jpeg", "buffer": noise})
     page.get_by_text("maximum allowed size").first.wait_for()
@@ -181,8 +181,8 @@ def test_no_other_file_is_served_and_nothing_is_fetched(address: str, path: str)
     assert refused.value.code == 403
 
 
-def test_a_picture_elsewhere_is_not_fetched(page: Any, address: str) -> None:
-    """A picture's address in the place of an upload: Gradio would fetch it for whoever asks."""
+def test_an_image_of_another_host_is_not_fetched(page: Any, address: str) -> None:
+    """An image's address in place of an upload: Gradio would fetch it."""
     import json
     from urllib.request import Request
 
@@ -194,4 +194,4 @@ def test_a_picture_elsewhere_is_not_fetched(page: Any, address: str) -> None:
     headers = {"Content-Type": "application/json"}
     urlopen(Request(f"{address}gradio_api/queue/join", json.dumps(body).encode(), headers))
     answer = urlopen(f"{address}gradio_api/queue/data?session_hash=elsewhere").read().decode()
-    assert "uploaded pictures only" in answer
+    assert "uploaded images only" in answer

@@ -19,6 +19,7 @@ from captioner.commands.scoring import (
 from captioner.errors import ConfigError, DataError
 from captioner.evaluation.coco_format import write_references, write_results
 from captioner.evaluation.compare import compare_runs, format_comparison, format_seeds, seed_table
+from captioner.evaluation.metrics import ScoringOptions
 from captioner.evaluation.records import RunRecord, load_record
 from captioner.evaluation.scores import score_files
 
@@ -39,11 +40,13 @@ WORSE = {n: text if n % 3 else "a cat" for n, text in GOOD.items()}
 def scored(folder: Path, name: str, hypotheses: dict[int, str], **options: object) -> RunRecord:
     write_results(folder / f"{name}.json", dict(hypotheses.items()))
     write_references(folder / "refs.json", dict(REFERENCES.items()))
+    metrics = ["BLEU", "ROUGE-L", "CIDEr", "METEOR-py"]
     return score_files(
-        results=folder / f"{name}.json", references=folder / "refs.json",
-        out=folder / name / "scores.json", samples=50,
-        metrics=["BLEU", "ROUGE-L", "CIDEr", "METEOR-py"], **options,  # type: ignore[arg-type]
-    )  # fmt: skip
+        results=folder / f"{name}.json",
+        references=folder / "refs.json",
+        out=folder / name / "scores.json",
+        options=ScoringOptions(metrics=metrics, samples=50, **options),  # type: ignore[arg-type]
+    )
 
 
 def test_a_run_read_back_is_the_run_that_was_written(tmp_path: Path) -> None:

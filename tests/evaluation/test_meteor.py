@@ -9,8 +9,7 @@ import pytest
 
 from captioner.data.tokenize import coco_tokens
 from captioner.evaluation.java_metrics import java_meteor
-from captioner.evaluation.meteor import meteor, score, statistics
-from captioner.evaluation.meteor_align import align
+from captioner.evaluation.meteor import align, meteor, score, statistics
 from captioner.evaluation.meteor_words import WordMatches, load_word_matches
 from captioner.evaluation.metrics import _words
 

@@ -19,19 +19,17 @@ from captioner.data.tokenize import coco_tokens
 from captioner.errors import ConfigError, DataError
 from captioner.evaluation.bleu import bleu, bleu_statistics
 from captioner.evaluation.cider import DocumentFrequencies, cider
-from captioner.evaluation.metrics import FAST, measure
+from captioner.evaluation.metrics import FAST, ScoringOptions, measure
 from captioner.evaluation.ngrams import ORDERS, encode
-from captioner.evaluation.protocol import PROTOCOLS
 from captioner.evaluation.rouge import rouge_l
 
-COCO = PROTOCOLS["coco"]
 NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 WORDS = "a the dog cat man runs jumps on in red water".split()  # noqa: SIM905
 Captions = list[str]
 
 
 def values(references: Sequence[Captions], hypotheses: Captions) -> dict[str, float]:
-    measured = measure(references, hypotheses, protocol=COCO)
+    measured = measure(references, hypotheses)
     return {name: metric.value for name, metric in measured.metrics.items()}
 
 
@@ -54,7 +52,7 @@ def coco_scores(references: Sequence[Captions], hypotheses: Captions) -> dict[st
 
 
 def check_equal(references: Sequence[Captions], hypotheses: Captions) -> None:
-    measured = measure(references, hypotheses, protocol=COCO).metrics
+    measured = measure(references, hypotheses).metrics
     for name, (corpus, images) in coco_scores(references, hypotheses).items():
         assert measured[name].value / 100 == pytest.approx(corpus, abs=1e-9), name
         np.testing.assert_allclose(measured[name].per_image / 100, images, atol=1e-9, rtol=0)
@@ -207,14 +205,15 @@ def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(DataError, match="1 of 2 have none, the first at position 1"):
         values([["a"], []], ["a", "b"])
     with pytest.raises(ConfigError, match="did you mean 'CIDEr'"):
-        measure([["a"]], ["a"], protocol=COCO, metrics=["CIDER"])
+        measure([["a"]], ["a"], ScoringOptions(metrics=["CIDER"]))
 
 
 def test_a_metric_that_lacks_something_says_so_and_leaves_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    measured = measure([["a dog"]], ["a dog"], protocol=COCO, metrics=[*FAST, "METEOR", "SPICE"])
+    options = ScoringOptions(metrics=[*FAST, "METEOR", "SPICE"])
+    measured = measure([["a dog"]], ["a dog"], options)
     assert set(measured.unavailable) == {"METEOR", "SPICE"}
     assert all("Java" in reason for reason in measured.unavailable.values())
     assert measured.metrics["BLEU-1"].value == pytest.approx(100)

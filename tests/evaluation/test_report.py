@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from captioner.errors import DataError, ImageError
-from captioner.evaluation.metrics import measure
-from captioner.evaluation.protocol import PROTOCOLS
+from captioner.evaluation.metrics import ScoringOptions, measure
 from captioner.evaluation.records import ImageRecord, RunRecord, ShownCaption, make_record
 from captioner.evaluation.report import write_report
 from captioner.evaluation.scores import present
@@ -61,12 +60,11 @@ def make_run(folder: Path, name: str, captions: list[str]) -> RunRecord:
         words = [(word, 0.05 + 0.1 * place) for place, word in enumerate(caption.split())]
         shown = [ShownCaption(caption, words, -1.25), ShownCaption(HOSTILE, [], -7.5)]
         images.append(ImageRecord(f"i{number}", shown, references, str(picture)))
-    measured = measure(REFERENCES, captions, protocol=PROTOCOLS["coco"])
+    measured = measure(REFERENCES, captions)
     by_id = {i.image_id: i.references for i in images}
     hypotheses = {i.image_id: i.captions[0].text for i in images}
-    scores = present(
-        measured, by_id, hypotheses, protocol=PROTOCOLS["coco"], samples=20, card={"beam": "3 <w>"}
-    )
+    options = ScoringOptions(samples=20)
+    scores = present(measured, by_id, hypotheses, options, card={"beam": "3 <w>"})
     scores["sanity"] = {"warnings": [f"odd {HOSTILE}"], "rows": {"human": {"BLEU-1": 64.4}}}
     return make_record(name, scores, images, measured)
 
@@ -101,19 +99,19 @@ def test_words_are_shaded_by_their_probability(run: RunRecord, tmp_path: Path) -
     assert classes[:4] == ["word p0", "word p1", "word p2", "word p3"]
 
 
-def test_a_results_file_has_a_page_without_pictures(run: RunRecord, tmp_path: Path) -> None:
+def test_a_results_file_has_a_page_without_images(run: RunRecord, tmp_path: Path) -> None:
     bare = [ImageRecord(i.image_id, i.captions, i.references, None, i.scores) for i in run.images]
     write_report(
-        tmp_path / "r.html", [RunRecord("x", run.scores, bare, run.metrics)], title="t", pictures=2
+        tmp_path / "r.html", [RunRecord("x", run.scores, bare, run.metrics)], title="t", images=2
     )
     page = Page((tmp_path / "r.html").read_text("utf-8"))
-    assert "Pictures (2)" in page.words and "img" not in {tag for tag, _ in page.tags}
+    assert "Images (2)" in page.words and "img" not in {tag for tag, _ in page.tags}
 
 
-def test_a_lost_picture_leaves_the_old_page(run: RunRecord, tmp_path: Path) -> None:
+def test_a_missing_image_file_leaves_the_old_page(run: RunRecord, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
-    Path(str(run.images[1].picture)).unlink()
+    Path(str(run.images[1].file)).unlink()
     with pytest.raises(ImageError, match="image"):
         write_report(path, [run], title="t")
     assert path.read_text() == "old"
@@ -125,7 +123,7 @@ def test_a_lost_picture_leaves_the_old_page(run: RunRecord, tmp_path: Path) -> N
 
 
 def shown(path: Path, choice: str = "") -> tuple[list[int], str]:
-    """The numbers of the visible pictures in order, and the page after its script has run."""
+    """The numbers of the visible images in order, and the page after its script has run."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"the page's script needs a browser: none of {', '.join(BROWSERS)} is here")
@@ -141,7 +139,7 @@ def shown(path: Path, choice: str = "") -> tuple[list[int], str]:
     return [int(str(a["data-number"])) for a in articles if "hidden" not in a], done.stdout
 
 
-def test_pictures_are_sorted_filtered_and_searched_in_a_browser(
+def test_images_are_sorted_filtered_and_searched_in_a_browser(
     run: RunRecord, tmp_path: Path
 ) -> None:
     path = tmp_path / "r.html"

@@ -1,4 +1,4 @@
-"""Baselines, warnings in words, and pictures that stand in two splits."""
+"""Baselines, warnings, and images that are in two splits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from captioner.evaluation.baselines import (
 from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.leakage import Leakage, find_leakage
 from captioner.evaluation.metrics import measure
-from captioner.evaluation.protocol import PROTOCOLS
-from captioner.evaluation.sanity import Surroundings, check_sanity, describe_captions
+from captioner.evaluation.sanity import TrainingSet, check_sanity, describe_captions
 
 WORDS = "dog cat man girl bird horse boat car tree ball house lake".split()  # noqa: SIM905
 REFERENCES = {
@@ -35,24 +34,21 @@ REFERENCES = {
 GOOD = {n: f"a {word} is near the water" for n, word in enumerate(WORDS)}
 
 
-def sanity(hypotheses: Mapping[ImageId, str], around: Surroundings | None = None) -> dict:  # type: ignore[type-arg]
+def sanity(hypotheses: Mapping[ImageId, str], training: TrainingSet | None = None) -> dict:  # type: ignore[type-arg]
     def scorer(captions: Mapping[ImageId, str]) -> dict[str, float]:
-        found = measure(
-            list(REFERENCES.values()), [captions[n] for n in REFERENCES],
-            protocol=PROTOCOLS["coco"],
-        )  # fmt: skip
+        found = measure(list(REFERENCES.values()), [captions[n] for n in REFERENCES])
         return {name: metric.value for name, metric in found.metrics.items()}
 
     scores = {**scorer(hypotheses), "captions": describe_captions(list(hypotheses.values()))}
     human = dict.fromkeys(scores, 100.0)
     return check_sanity(
-        REFERENCES, hypotheses, scores, scorer=scorer, human=lambda: human, around=around
+        REFERENCES, hypotheses, scores, scorer=scorer, human=lambda: human, training=training
     )
 
 
 def test_good_captions_raise_no_alarm_but_one_for_being_too_good() -> None:
     found = sanity(GOOD)
-    assert found["rows"]["shuffled pictures"]["CIDEr-D"] < 100
+    assert found["rows"]["shuffled images"]["CIDEr-D"] < 100
     assert all("far above a human" in warning for warning in found["warnings"])
     assert found["missing"].keys() == {"constant caption", "nearest neighbour"}
 
@@ -60,8 +56,8 @@ def test_good_captions_raise_no_alarm_but_one_for_being_too_good() -> None:
 @pytest.mark.parametrize(
     ("hypotheses", "words"),
     [
-        (dict.fromkeys(GOOD, "a dog is near the water"), "hardly depend on the picture"),
-        (dict.fromkeys(GOOD, "a dog is near the water"), "100% of the pictures get the caption"),
+        (dict.fromkeys(GOOD, "a dog is near the water"), "hardly depend on the image"),
+        (dict.fromkeys(GOOD, "a dog is near the water"), "100% of the images get the caption"),
         (dict.fromkeys(GOOD, "a dog is near the water"), "only 8% of the captions are different"),
         ({**GOOD, 0: ""}, "8.3% of the captions are empty"),
         ({n: text[:5] for n, text in GOOD.items()}, "words on average"),
@@ -73,19 +69,22 @@ def test_what_looks_wrong_is_said(hypotheses: dict[ImageId, str], words: str) ->
 
 def test_the_training_set_is_looked_at() -> None:
     eye = np.eye(12, dtype=np.float32)
-    around = Surroundings(
-        training_captions=[[text] for text in GOOD.values()], training_features=eye, features=eye,
-        vocabulary=100, leakage=Leakage((("a.jpg", "b.jpg"),), ()),
-    )  # fmt: skip
-    found = sanity(GOOD, around)
+    training = TrainingSet(
+        captions=[[text] for text in GOOD.values()],
+        training_features=eye,
+        features=eye,
+        vocabulary=100,
+        leakage=Leakage((("a.jpg", "b.jpg"),), ()),
+    )
+    found = sanity(GOOD, training)
     assert found["figures"]["copied_share"] == 1.0
     assert found["figures"]["vocabulary_used_share"] == 0.17  # 12 nouns, a, is, near, the, water
     text = " ".join(found["warnings"])
     assert "does not beat the nearest neighbour" in text and "word for word" in text
-    assert "1 pictures of the split are in the training set too" in text
+    assert "1 images of the split are in the training set too" in text
 
 
-def test_each_picture_gets_anothers_caption() -> None:
+def test_each_image_gets_anothers_caption() -> None:
     for seed in range(20):
         moved = shuffled_captions(GOOD, seed=seed)
         assert sorted(moved.values()) == sorted(GOOD.values())
@@ -115,7 +114,7 @@ def test_copies_are_counted_on_words() -> None:
     assert copied_share([], ["a"]) == 0
 
 
-def test_the_same_picture_is_found_by_file_and_by_look(tmp_path: Path) -> None:
+def test_the_same_image_is_found_by_file_and_by_look(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     pictures = []
     for number in range(6):

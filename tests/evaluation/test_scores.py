@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-import captioner.evaluation
 from captioner.errors import ConfigError, DataError
+from captioner.evaluation import score
 from captioner.evaluation.coco_format import ImageId, write_references, write_results
 from captioner.evaluation.sanity import describe_captions
-from captioner.evaluation.scores import human_scores, match_images, score, score_files
+from captioner.evaluation.scores import human_scores, match_images, score_files
 
 REFERENCES: dict[ImageId, list[str]] = {
     1: ["A dog runs on the grass .", "The dog is running .", "A brown dog."],
@@ -145,7 +145,7 @@ def test_the_look_of_captions() -> None:
 
 
 def test_coco_captions_cider_has_both_names_and_every_metric_an_interval() -> None:
-    scores = captioner.evaluation.score(REFERENCES, HYPOTHESES, samples=50)
+    scores = score(REFERENCES, HYPOTHESES, samples=50)
     assert scores["CIDEr"] == scores["CIDEr-D"] > 0
     assert scores["intervals"].keys() == {
         "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr-unclipped"

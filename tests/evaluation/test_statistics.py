@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from captioner.evaluation.metric import Metric, mean_metric
-from captioner.evaluation.statistics import compare, intervals
+from captioner.evaluation.metric import Metric, compare, intervals, mean_metric
 
 
 def draws(seed: int, mean: float, images: int = 400) -> Metric:
@@ -53,6 +52,6 @@ def test_the_tests_reject_true_equality_rarely() -> None:
 
 def test_more_images_than_fit_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     before = intervals({"m": draws(0, 50)}, samples=50)
-    monkeypatch.setattr("captioner.evaluation.statistics._CELLS", 1)
+    monkeypatch.setattr("captioner.evaluation.metric._CELLS", 1)
     after = intervals({"m": draws(0, 50)}, samples=50)
     assert after["m"] == pytest.approx(before["m"])

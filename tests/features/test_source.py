@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.build.captioning import build_trainer, load_captioner
+from captioner.build.checkpoint import load_captioner
 from captioner.build.components import build_encoder
+from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.config import EncoderConfig
 from captioner.data.captions import CaptionedImage

@@ -71,12 +71,12 @@ def captured(trainer: Any, counts: dict[int, int]) -> CapturedCalls:
     step = trainer.step
     take = step.take
 
-    def call(room: int) -> None:
+    def call(capacity: int) -> None:
         if Recording.open is not None:
-            Recording.open.calls.append(lambda: take(room))
+            Recording.open.calls.append(lambda: take(capacity))
         else:
-            counts[room] = counts.get(room, 0) + 1
-            take(room)
+            counts[capacity] = counts.get(capacity, 0) + 1
+            take(capacity)
 
     step.take = call
     calls: CapturedCalls = step.capture()
@@ -91,14 +91,12 @@ def everything(trainer: Any) -> list[Tensor]:
 @pytest.mark.usefixtures("recorded_graphs")
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_warming_up_is_undone(optimizer: str, tmp_path: Path) -> None:
-    """Also where it would run past the epoch's end, and before the optimiser has any state."""
+    """Also before the optimiser has any state."""
     trainer = make_trainer(tmp_path, graph=True, optimizer=optimizer, dropout=0.4, ema=0.9)
-    trainer.order.position = len(trainer.order) - 1
-    next(iter(trainer.loader))
     before, random = everything(trainer), torch.get_rng_state()
     counts: dict[int, int] = {}
     captured(trainer, counts)
-    assert counts == dict.fromkeys(trainer.step.data.rooms, WARM_UPS)
+    assert counts == dict.fromkeys(trainer.step.data.capacities, WARM_UPS)
     assert all(map(torch.equal, before, everything(trainer)))
     assert torch.equal(random, torch.get_rng_state())
     states = trainer.optimizer.state.values()

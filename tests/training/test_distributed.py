@@ -37,7 +37,9 @@ from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.distributed import World, failing_once, join, world
 from captioner.training.optimisation import make_optimizer, parameter_groups
-from captioner.training.trainer import Trainer, TrainerSettings
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainerSettings, TrainingSetup
+from captioner.training.trainer import Trainer
 from captioner.validation.captions import CaptionValidator
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
@@ -130,7 +132,7 @@ def captioner(
             dataset=CaptionDataset(
                 pictures(), vocabulary=VOCABULARY, source=source, max_length=6
             ),
-            source=source, batch_size=2, world=ranks,
+            batch_size=2, world=ranks,
         )  # fmt: skip
     if double:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
@@ -180,18 +182,20 @@ def trainer(
     settings: dict[str, Any],
 ) -> Trainer:  # fmt: skip
     groups = parameter_groups(model, lr=0.05, weight_decay=0.0, lr_by_prefix={})
-    return Trainer(
+    setup = TrainingSetup(
         model=model,
         optimizer=make_optimizer("adam", groups),
         loader=loader,
         order=order,
         validate=validate,
+        texts={"vocabulary": VOCABULARY.to_json()},
+    )
+    return Trainer(
+        setup,
         folder=folder,
         settings=TrainerSettings(**{"epochs": 2, "log_steps": 1, "schedule": "cosine", **settings}),
-        texts={"vocabulary": VOCABULARY.to_json()},
         device=torch.device("cpu"),
-        writer=Losses() if ranks.main else None,
-        show_progress=False,
+        reporting=Reporting(writer=Losses() if ranks.main else None, show_progress=False),
         world=ranks,
     )
 
@@ -201,7 +205,7 @@ def result(one: Trainer) -> dict[str, Any]:
     for figures in (progress, *progress["history"]):
         figures.pop("seconds")
     return {
-        "losses": [] if one.writer is None else one.writer.seen,
+        "losses": [] if one.reporting.writer is None else one.reporting.writer.seen,
         "weights": {k: v.clone() for k, v in one.model.state_dict().items()},
         "progress": progress,
         "best": load_checkpoint(one.folder / "best.pt").model,

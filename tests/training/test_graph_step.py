@@ -17,17 +17,17 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from captioner.data.dataset import BatchOrder, make_loader
-from captioner.data.resident import measure_rooms
+from captioner.data.resident import ResidentLoader, token_capacities
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.trainer import Trainer
 
 
-def rooms_taken(trainer: Trainer, count: int) -> set[int]:
+def capacities_taken(trainer: Trainer, count: int) -> set[int]:
     found = set()
     for trainer.order.epoch in range(count):
-        found |= {batch.room for batch in trainer.loader}  # type: ignore[union-attr]
+        found |= {batch.capacity for batch in trainer.loader}  # type: ignore[union-attr]
     return found
 
 
@@ -47,13 +47,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", SETTINGS)
 def test_the_loss_curve_is_that_of_the_plain_loop(case: str, tmp_path: Path) -> None:
     """In float64, over 100 steps: epochs end in a smaller batch, or in a smaller group of them, and
-    some batches need the larger room."""
+    some batches need the larger capacity."""
     settings = {"epochs": 60, "precise": True, **SETTINGS[case]}
     plain = make_trainer(tmp_path, graph=False, **settings)
     graph = make_trainer(tmp_path, graph=True, **settings)
     assert len(graph.order) % settings.get("accumulation", 1) or "acc" not in case
     assert graph.order.size % graph.order.batch_size
-    assert rooms_taken(graph, 3) == set(graph.step.data.rooms)  # type: ignore[attr-defined]
+    assert capacities_taken(graph, 3) == set(graph.step.data.capacities)  # type: ignore[attr-defined]
     expected, found = losses(plain, 100), losses(graph, 100)
     # The learning rate alone is a float32 number on the device, and a double on the host.
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=2e-6, atol=0)
@@ -73,8 +73,9 @@ def test_batches_are_those_of_the_plain_loader(by_picture: bool) -> None:
     order = BatchOrder(len(dataset), batch_size=5, seed=2)
     order.epoch, order.position = 4, 1
     data = make_data(dataset, order)
-    for planned, batch in zip(data.planned(), make_loader(dataset, order, workers=0), strict=True):
-        found = data.gather(planned.room)
+    plans = ResidentLoader(data, order)
+    for planned, batch in zip(plans, make_loader(dataset, order, workers=0), strict=True):
+        found = data.gather(planned.rows, planned.capacity)
         tokens, sizes = len(batch.targets), batch.tokens.batch_sizes
         assert planned.tokens == int(found.tokens) == tokens
         assert torch.equal(found.inputs[:tokens], batch.tokens.inputs)
@@ -86,9 +87,9 @@ def test_batches_are_those_of_the_plain_loader(by_picture: bool) -> None:
         assert torch.equal(seen[: sizes[0]], batch.images[batch.image_rows])
 
 
-def test_rooms_hold_what_they_should() -> None:
+def test_capacities_hold_what_they_should() -> None:
     lengths = torch.randint(1, 20, (3000,), generator=torch.Generator().manual_seed(0))
-    usual, largest = measure_rooms(lengths, 64, seed=7)
+    usual, largest = token_capacities(lengths, 64, seed=7)
     assert usual % 64 == largest % 64 == 0
     assert largest >= int(lengths.sort(descending=True)[0][:64].sum()) > largest - 64
     order = BatchOrder(3000, batch_size=64, seed=1)
@@ -106,7 +107,7 @@ def test_a_step_reads_nothing_on_the_host(case: str, tmp_path: Path) -> None:
     first = next(groups)
     trainer.step(first, 0, torch.zeros((), dtype=torch.float64))  # optimisers make their state
     with no_host_reads():
-        trainer.step.take(max(trainer.step.data.rooms))  # type: ignore[attr-defined]
+        trainer.step.take(max(trainer.step.data.capacities))  # type: ignore[attr-defined]
 
 
 def test_the_plain_step_does_read_on_the_host(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_batch_and_loss_are_made_on_the_device(by_picture: bool) -> None:
     data = make_data(dataset, order)
     with FakeTensorMode() as mode, torch.device("cuda"):
         for name, value in vars(data).items():
-            if isinstance(value, Tensor) and name != "_tokens_per_row":
+            if isinstance(value, Tensor) and name != "tokens_per_row":
                 setattr(data, name, mode.from_tensor(value).to("cuda"))
         model = Captioner(
             language_model=LanguageModel(
@@ -134,7 +135,7 @@ def test_batch_and_loss_are_made_on_the_device(by_picture: bool) -> None:
             feature_dim=6,
         )  # fmt: skip
     with mode:
-        batch = data.gather(data.rooms[0])
+        batch = data.gather(torch.arange(4, device="cuda"), data.capacities[0])
         loss = model.loss(*batch.model_inputs, batch.targets, label_smoothing=0.1, capacity=True)
         assert loss.device.type == batch.tokens.device.type == "cuda"
 

@@ -22,8 +22,10 @@ from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.randomness import OwnRandomness
 from captioner.training.replicas import Replica, ReplicaTrainer
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainerSettings, TrainingSetup
 from captioner.training.step import PlainStep
-from captioner.training.trainer import Trainer, TrainerSettings
+from captioner.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SETTINGS = ((1, 1e-2, 0.0), (2, 3e-3, 0.3), (3, 2e-2, 0.5))  # seed, lr, dropout
@@ -79,12 +81,16 @@ def make_trainer(
         return {"loss": float(sum(p.detach().abs().sum() for p in model.parameters()))}
 
     groups = parameter_groups(model, lr=lr, weight_decay=0.0, lr_by_prefix={})
-    return Trainer(
+    setup = TrainingSetup(
         model=model,
         optimizer=make_optimizer("adam", groups),
-        loader=loader,  # type: ignore[arg-type]
+        loader=loader,
         order=order,
         validate=validate,
+        texts={},
+    )
+    return Trainer(
+        setup,
         folder=folder,
         settings=TrainerSettings(
             **{
@@ -92,11 +98,9 @@ def make_trainer(
                 "clip_norm": 1.0, **settings,
             }
         ),
-        texts={},
         device=CPU,
-        show_progress=False,
         random=random,
-        name=folder.name,
+        reporting=Reporting(show_progress=False, name=folder.name),
     )  # fmt: skip
 
 

@@ -29,7 +29,10 @@ from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
-from captioner.training.trainer import Trainer, TrainerSettings
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainerSettings, TrainingSetup
+from captioner.training.step import WeightUpdate
+from captioner.training.trainer import Trainer
 from captioner.validation.captions import CaptionValidator
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
@@ -100,18 +103,20 @@ def make_trainer(
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
     groups = parameter_groups(model, lr=lr, weight_decay=0.0, lr_by_prefix={})
     order = BatchOrder(20, batch_size=batch_size, seed=5)
-    trainer = Trainer(
+    setup = TrainingSetup(
         model=model,
         optimizer=make_optimizer(optimizer, groups),
         loader=make_loader(make_dataset(), order, workers=0),
         order=order,
         validate=validate or (lambda step: {"BLEU-4": float(step)}),
+        texts={"vocabulary": VOCABULARY.to_json()},
+    )
+    trainer = Trainer(
+        setup,
         folder=folder,
         settings=TrainerSettings(**{"epochs": 3, "log_steps": 2, **settings}),
-        texts={"vocabulary": VOCABULARY.to_json()},
         device=torch.device("cpu"),
-        writer=writer,
-        show_progress=show_progress,
+        reporting=Reporting(writer=writer, show_progress=show_progress),
     )
     if act is not None:
         trainer.loader = Watched(trainer.loader, at, partial(act, trainer))
@@ -451,7 +456,6 @@ def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> Non
         generator=CaptionGenerator(decoding.model, VOCABULARY, decoder),  # type: ignore[arg-type]
         images=pictures(),
         dataset=make_dataset(),
-        source=source,
         batch_size=4,
     )
     modes = []
@@ -591,8 +595,8 @@ def test_a_step_reads_no_value_from_the_device(
     model.feature_norm = norm
     step = trainer.step
     step.device = torch.device("meta")
-    step.parameters = list(model.parameters())
-    step.optimizer = torch.optim.SGD(step.parameters, lr=0.1)
+    step.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step.update = WeightUpdate(step.optimizer, step.settings)
     for group in step.optimizer.param_groups:
         group["base_lr"] = 0.1
     running = torch.zeros((), dtype=torch.float64, device="meta")

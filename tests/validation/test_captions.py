@@ -51,7 +51,6 @@ def make(images: list[CaptionedImage], **settings: Any) -> CaptionValidator:
         "generator": CaptionGenerator(model, VOCABULARY, decoder),
         "images": images,
         "dataset": CaptionDataset(images, vocabulary=VOCABULARY, source=source, max_length=10),
-        "source": source,
         "batch_size": 2,
         **settings,
     }

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from captioner import config as schema
-from captioner.build.backend import name_backend
 from captioner.data.captions import CaptionData, CaptionedImage
 from captioner.data.formats.coco import load_coco
 from captioner.data.formats.flickr8k import load_flickr8k
@@ -32,11 +29,9 @@ from captioner.models.language_model import LanguageModel, initialise
 from captioner.models.plain_encoder import plain_encoder
 from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
 from captioner.models.torchvision_encoder import torchvision_encoder
-from captioner.runs.folder import claim_run_folder
-from captioner.training.distributed import World, own_gpu, started_together, world
-from captioner.training.memory import keep_freed_memory
+from captioner.training.distributed import own_gpu, started_together
 from captioner.training.optimisation import make_optimizer, parameter_groups
-from captioner.training.trainer import TrainerSettings
+from captioner.training.setup import TrainerSettings
 from captioner.validation.captions import ExtraMetrics
 
 log = logging.getLogger(__name__)
@@ -56,23 +51,6 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and started_together() > 1:
         return own_gpu(name)
     return torch.device(name)
-
-
-def begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
-    """What comes before any data is read: the run's folder claimed, its device and processes; who
-    computes is said, and on a CPU freed memory is kept."""
-    folder, ranks = Path(config.run_dir), world()
-    ranks.from_main(
-        lambda: claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
-    )
-    device = pick_device(config.device)
-    if ranks.size > 1:
-        threads = torch.get_num_threads()
-        log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)
-    name_backend(config.rnn.kind, config.model.backend, device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    return device, ranks
 
 
 # -- data ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""trainer.graph: whether a run's steps are such as a CUDA graph can hold, and their data if so."""
+"""trainer.graph: whether a CUDA graph can hold a run's steps, and its data on the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from captioner import config as schema
 from captioner.data.dataset import BatchOrder, CaptionDataset
-from captioner.data.resident import ResidentCaptions, measure_rooms
+from captioner.data.resident import ResidentCaptions, token_capacities
 from captioner.errors import ConfigError
 from captioner.features.source import CachedFeatures
 from captioner.ops import choose_backend
@@ -34,21 +34,19 @@ def resident_captions(
         return None
     source = dataset.source
     assert isinstance(source, CachedFeatures)
-    tokens = dataset.tokens_per_row
-    rooms = measure_rooms(tokens, order.batch_size, seed=config.seed)
-    log.info("room for %d tokens a batch, for %d where that is too small", *rooms)
+    capacities = token_capacities(dataset.tokens_per_row, order.batch_size, seed=config.seed)
+    log.info("token capacity of a batch: %d, or %d where that is too small", *capacities)
     return ResidentCaptions(
         dataset,
-        order,
+        batch_size=order.batch_size,
         features=source(torch.arange(len(source.store_rows))),
         device=device,
-        rooms=rooms,
-        group=config.trainer.accumulation,
+        capacities=capacities,
     )
 
 
 def wants_graph(config: schema.TrainConfig, device: torch.device, obstacle: str | None) -> bool:
-    """What trainer.graph comes to, said aloud; ConfigError where it is on and cannot be."""
+    """Whether to capture steps, logged with the reason; ConfigError where graph=on cannot be."""
     if config.trainer.graph == "off":
         return False
     if config.trainer.graph == "on":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captioner import config as schema
-from captioner.build.captioning import TrainedCaptioner, load_captioner
+from captioner.build.checkpoint import TrainedCaptioner, load_captioner
 from captioner.build.components import build_generation
 from captioner.data.captions import CaptionedImage
 from captioner.data.vocabulary import Vocabulary

@@ -1,22 +1,15 @@
-"""trainer.replicas=K: K configurations out of one, and their trainers side by side."""
+"""trainer.replicas=K: K configurations out of one."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import nn
 
 from captioner import config as schema
 from captioner.errors import ConfigError
-from captioner.runs.folder import claim_run_folder
-from captioner.training.distributed import World
-from captioner.training.replicas import Replica, ReplicaTrainer
-from captioner.training.step import Batch
-from captioner.training.trainer import Order, Trainer
 
 # Where each list of ReplicasConfig belongs in a configuration.
 PLACES = {
@@ -27,21 +20,6 @@ PLACES = {
     "layer_dropout": "model",
     "feature_dropout": "model",
 }
-
-
-class Parts(Protocol):
-    """What the runs of one data set share, and a trainer made of it."""
-
-    @property
-    def loader(self) -> Iterable[Batch]:
-        """The batches of the training split."""
-
-    @property
-    def order(self) -> Order:
-        """The order that `loader` follows."""
-
-    def trainer(self, config: schema.TrainConfig, *, replica: str = "") -> Trainer:
-        """A new model's trainer in `config.run_dir`; `replica` names one among several."""
 
 
 def replica_configs(
@@ -72,32 +50,6 @@ def order_seed(config: schema.TrainConfig) -> int:
     """The seed of the batches' order."""
     given = config.trainer.order_seed
     return config.seed if given is None else given
-
-
-def train_side_by_side(
-    config: schema.TrainConfig, parts: Parts, device: torch.device, world: World
-) -> ReplicaTrainer:
-    """The trainers of all replicas, each in a folder of its own.
-
-    Raises ConfigError under torchrun: they share one process.
-    """
-    if world.size > 1:
-        raise ConfigError(
-            f"trainer.replicas={config.trainer.replicas} train in one process, but there are "
-            f"{world.size}; start the command without torchrun"
-        )
-    replicas = []
-    for k, (own, differs) in enumerate(replica_configs(config)):
-        claim_run_folder(Path(own.run_dir), dataclasses.asdict(own), resume=config.resume)
-        replicas.append(Replica(parts.trainer(own, replica=f"replica {k}"), differs))
-    return ReplicaTrainer(
-        replicas,
-        loader=parts.loader,
-        order=parts.order,
-        folder=Path(config.run_dir),
-        device=device,
-        show_progress=config.trainer.progress,
-    )
 
 
 def refuse_shared_draws(encoder: nn.Module) -> None:

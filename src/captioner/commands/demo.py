@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from captioner.build.components import pick_device
 from captioner.config import DemoConfig
-from captioner.demo.examples import example_pictures
+from captioner.demo.examples import example_images
 from captioner.demo.models import load_models
 from captioner.errors import ConfigError
 
@@ -28,12 +30,17 @@ def open_page(config: DemoConfig) -> Iterator[str]:
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/uploads"
         os.environ["GRADIO_EXAMPLES_CACHE"] = f"{folder}/examples"
         try:
-            from captioner.demo.layout import build_page
+            from captioner.demo.layout import build_demo
             from captioner.demo.server import serve
         except ModuleNotFoundError as error:
             raise ConfigError("the page needs gradio: pip install 'captioner[page]'") from error
         models = load_models(config.checkpoint, device=pick_device(config.device))
-        examples = example_pictures(models, Path(folder) / "scenes")
-        page = build_page(models, generation=config.generation, examples=examples)
-        with serve(page, host=config.host, port=config.port, max_mb=config.max_mb) as address:
+        examples = example_images(models, Path(folder) / "scenes")
+        demo = build_demo(
+            models,
+            defaults=dataclasses.asdict(config.generation),
+            configure=functools.partial(dataclasses.replace, config.generation),
+            examples=examples,
+        )
+        with serve(demo, host=config.host, port=config.port, max_mb=config.max_mb) as address:
             yield address

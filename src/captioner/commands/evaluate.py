@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from captioner import config as schema
-from captioner.build.captioning import TrainedCaptioner
+from captioner.build.checkpoint import TrainedCaptioner
 from captioner.build.components import load_data, pick_device, scene_metrics
 from captioner.build.ensemble import TrainedEnsemble, load_ensemble
 from captioner.commands.scoring import score_split
@@ -27,7 +27,7 @@ from captioner.evaluation.coco_format import write_results
 from captioner.evaluation.leakage import find_leakage
 from captioner.evaluation.records import ImageRecord, ShownCaption, save_record
 from captioner.evaluation.report import write_report
-from captioner.evaluation.sanity import Surroundings
+from captioner.evaluation.sanity import TrainingSet
 from captioner.inference.captions import Caption
 from captioner.training.model_folder import results_folder, weights_file
 
@@ -75,14 +75,14 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
         ],
         name=f"{name} {config.split} {config.generation.method}{beams}",
         card={"data": data.name, **_protocol(config, paths, trained)},
-        around=_surroundings(config, trained.members[0], data, images) if config.sanity else None,
+        training=_training_set(config, trained.members[0], data, images) if config.sanity else None,
         extra=extra,
     )
     save_record(folder / "scores.json", record)
     write_results(folder / "captions.json", best)
     if config.report:
         title = f"Captions of {folder}"
-        write_report(folder / "report.html", [record], title=title, pictures=config.report)
+        write_report(folder / "report.html", [record], title=title, images=config.report)
     log.info("scores, captions and report: %s", folder)
     return Evaluation(images, captions, dict(record.scores), folder)
 
@@ -97,22 +97,22 @@ def _shown(caption: Caption) -> ShownCaption:
     return ShownCaption(caption.text, words, round(caption.log_prob, 4))
 
 
-def _surroundings(
+def _training_set(
     config: schema.EvaluateConfig,
     trained: TrainedCaptioner,
     data: CaptionData,
     images: Sequence[CaptionedImage],
-) -> Surroundings:
+) -> TrainingSet:
     """The training set beside the split: its captions, features where they are cached, pictures."""
     if config.split == "train" or not data.splits.get("train"):
-        return Surroundings(vocabulary=len(trained.vocabulary))
+        return TrainingSet(vocabulary=len(trained.vocabulary))
     training = data.splits["train"]
     features = None
     if not trained.features.trained and not data.missing_images("train"):
         features = [_mean_features(trained, part) for part in (training, images)]
     paths = [[image.path for image in part] for part in (images, training)]
-    return Surroundings(
-        training_captions=[image.captions for image in training],
+    return TrainingSet(
+        captions=[image.captions for image in training],
         training_features=features[0] if features else None,
         features=features[1] if features else None,
         vocabulary=len(trained.vocabulary),

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from captioner import __version__
 from captioner import config as schema
-from captioner.build.captioning import TrainedCaptioner, load_captioner
+from captioner.build.checkpoint import TrainedCaptioner, load_captioner, task_of
 from captioner.build.components import build_generation, load_data
-from captioner.build.language_modeling import is_language_model
 from captioner.commands.evaluate import find_pictures
 from captioner.data.images import load_image
 from captioner.data.vocabulary import SPECIAL, Vocabulary
@@ -50,13 +49,14 @@ def export_folder(config: schema.ExportConfig) -> Path:
         checkpoint, texts={**checkpoint.texts, "config": json.dumps(tree)}
     )
     sentence = None
-    if not is_language_model(checkpoint):
+    if task_of(checkpoint) == "captions":
         device = torch.device("cpu")
         trained = load_captioner(config.checkpoint, device=device, checkpoint=checkpoint)
         checkpoint = _with_encoder(checkpoint, trained, tree, always=config.include_encoder)
         sentence = _about_encoder(checkpoint, tree)
     out = Path(config.out)
     facts = CardFacts(
+        task=task_of(checkpoint),
         name=out.resolve().name,
         license=config.license,
         config=tree,
@@ -120,7 +120,7 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
     if out.exists() and not config.overwrite:
         raise ConfigError(f"{out} is there already; take another, or add overwrite=true")
     checkpoint = open_checkpoint(config.checkpoint)
-    if is_language_model(checkpoint):
+    if task_of(checkpoint) == "text":
         raise ConfigError(
             f"{config.checkpoint} is a language model of text: format=onnx exports captioners; "
             "format=folder takes both"

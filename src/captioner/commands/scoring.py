@@ -13,10 +13,10 @@ from captioner.build.components import load_data
 from captioner.evaluation.cider import DocumentFrequencies
 from captioner.evaluation.coco_format import ImageId, read_references
 from captioner.evaluation.compare import compare_runs, format_comparison, format_seeds, seed_table
-from captioner.evaluation.protocol import protocol_named
+from captioner.evaluation.metrics import FAST, ScoringOptions
 from captioner.evaluation.records import ImageRecord, RunRecord, load_record, make_record
 from captioner.evaluation.report import write_report
-from captioner.evaluation.sanity import Surroundings, check_sanity
+from captioner.evaluation.sanity import TrainingSet, check_sanity
 from captioner.evaluation.scores import human_scores, measure_matched, present, score_files
 from captioner.files import write_json
 from captioner.runs.upgrade import upgrade
@@ -33,69 +33,55 @@ def score_split(
     *,
     name: str,
     card: Mapping[str, Any],
-    around: Surroundings | None = None,
+    training: TrainingSet | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> RunRecord:
-    """Score the best caption of each image, with baselines beside it where `around` is given."""
+    """Score the best caption of each image, with baselines beside it where `training` is given."""
     references: dict[ImageId, Sequence[str]] = {i.image_id: i.references for i in images}
     best = {image.image_id: image.captions[0].text for image in images}
-    protocol = protocol_named(config.protocol, config.brevity_penalty)
-    table = _table(config)
-    measured = measure_matched(
-        references, best, metrics=config.metrics, protocol=protocol, table=table
-    )
-    scores = present(
-        measured, references, best, protocol=protocol, samples=config.samples, card=card
-    )
-    if around is not None:
-        scores["sanity"] = _sanity(config, around, references, best, scores)
+    options = _options(config)
+    measured = measure_matched(references, best, options)
+    scores = present(measured, references, best, options, card=card)
+    if training is not None:
+        scores["sanity"] = _sanity(options, training, references, best, scores)
     return make_record(name, {**scores, **(extra or {})}, images, measured)
 
 
 def _sanity(
-    config: schema.EvaluateConfig,
-    around: Surroundings,
+    options: ScoringOptions,
+    training: TrainingSet,
     references: Mapping[ImageId, Sequence[str]],
     best: Mapping[ImageId, str],
     scores: Mapping[str, Any],
 ) -> dict[str, Any]:
-    protocol = protocol_named(config.protocol, config.brevity_penalty)
-    metrics = [name for name in config.metrics if name in ("BLEU", "ROUGE-L", "CIDEr")]
-    table = _table(config)
+    fast = [name for name in options.metrics if name in FAST]
+    options = dataclasses.replace(options, metrics=fast, samples=0)
 
     def scorer(captions: Mapping[ImageId, str]) -> dict[str, float]:
-        measured = measure_matched(
-            references, captions, metrics=metrics, protocol=protocol, table=table
-        )
+        measured = measure_matched(references, captions, options)
         return {name: metric.value for name, metric in measured.metrics.items()}
 
     def human() -> dict[str, float]:
-        found = human_scores(
-            references, metrics=metrics, protocol=config.protocol,
-            brevity_penalty=config.brevity_penalty, samples=0,
-        )  # fmt: skip
+        found = human_scores(references, dataclasses.replace(options, table=None))
         return {name: value for name, value in found.items() if isinstance(value, float)}
 
-    return check_sanity(references, best, scores, scorer=scorer, human=human, around=around)
+    return check_sanity(references, best, scores, scorer=scorer, human=human, training=training)
 
 
 def evaluate_files(config: schema.EvaluateConfig) -> RunRecord:
     """Score a COCO results file; with `out`, write scores, images and a page beside it."""
+    options = _options(config)
     record = score_files(
         results=str(config.results),
         references=str(config.references),
         out=config.out,
         subset=config.subset,
-        metrics=config.metrics,
-        protocol=config.protocol,
-        brevity_penalty=config.brevity_penalty,
-        table=_table(config),
-        samples=config.samples,
-        sanity=partial(_sanity, config, Surroundings()) if config.sanity else None,
+        options=options,
+        sanity=partial(_sanity, options, TrainingSet()) if config.sanity else None,
     )
     if config.out is not None and config.report:
         page = Path(config.out).with_suffix(".html")
-        write_report(page, [record], title=f"Captions of {config.results}", pictures=config.report)
+        write_report(page, [record], title=f"Captions of {config.results}", images=config.report)
     return record
 
 
@@ -108,10 +94,8 @@ def evaluate_humans(config: schema.EvaluateConfig) -> dict[str, Any]:
         data = load_data(config.data)
         references = {i.image_id: list(i.captions) for i in data.splits[config.split]}
         card = {"data": data.name, "split": config.split}
-    scores = human_scores(
-        references, metrics=config.metrics, protocol=config.protocol,
-        brevity_penalty=config.brevity_penalty, samples=config.samples, card=card,
-    )  # fmt: skip
+    options = dataclasses.replace(_options(config), table=None)
+    scores = human_scores(references, options, card=card)
     if config.out is not None:
         write_json(config.out, scores)
     return scores
@@ -166,6 +150,12 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _table(config: schema.ScoringConfig) -> DocumentFrequencies | None:
+def _options(config: schema.ScoringConfig) -> ScoringOptions:
     path = config.document_frequencies
-    return None if path is None else DocumentFrequencies.load(path)
+    return ScoringOptions(
+        metrics=config.metrics,
+        protocol=config.protocol,
+        brevity_penalty=config.brevity_penalty,
+        table=None if path is None else DocumentFrequencies.load(path),
+        samples=config.samples,
+    )

@@ -13,13 +13,9 @@ import torch
 
 from captioner import __version__
 from captioner import config as schema
+from captioner.build.checkpoint import TrainedLanguageModel, load_language_model
 from captioner.build.components import pick_device
-from captioner.build.language_modeling import (
-    TrainedLanguageModel,
-    load_language_model,
-    load_text,
-    text_validator,
-)
+from captioner.build.language_modeling import load_text, text_validator
 from captioner.data.text.codec import TextCodec
 from captioner.errors import ConfigError
 from captioner.files import write_json

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from captioner import config as schema
-from captioner.build.captioning import build_trainer
+from captioner.build.trainer import build_trainer
 from captioner.runs.folder import FolderTaken, claim_run_folder
 from captioner.runs.outcome import OUTCOME, Outcome, failure, read_outcome, sole_trainer
 from captioner.training.distributed import world

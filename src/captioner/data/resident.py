@@ -1,12 +1,11 @@
-"""A data set of captions that lies on the device whole, and batches gathered there.
+"""A data set of captions that lies on the device whole, and static-shape batches gathered there.
 
-A CUDA graph that holds a training step has fixed shapes and must not ask the host which captions
-come next. So an epoch's order lies on the device too, with a counter, and batches are in the
-capacity form of `ops.lstm_packed`: room for N tokens, of which the batch fills a part. Nearly all
-batches fit the smaller of two rooms; the host, which knows order and lengths as well, says which.
+A CUDA graph that holds a training step has fixed shapes, so its batches have a token capacity that
+they fill in part (the capacity form of `ops.lstm_packed`). Nearly all batches fit the smaller of
+two capacities; the host, which knows order and lengths, plans which batch takes which.
 
-Shapes: I images, R regions, F image feature, P rows of a batch, C captions of a row (1, or a
-picture's), B = P C captions, T longest length, N tokens there is room for.
+Shapes: I images, R regions, F image feature, P rows of a batch, C captions of a row (1, or an
+image's), B = P C captions, T longest length, N token capacity.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from captioner.data.dataset import BatchOrder, CaptionDataset
@@ -23,15 +23,15 @@ from captioner.ops.linear_cross_entropy import IGNORED
 from captioner.ops.packing import packed_places
 
 SHUFFLES = 16  # epochs from which the usual batch is known
-UNIT = 64  # rooms are multiples of so many tokens
+UNIT = 64  # capacities are multiples of so many tokens
 
 
 @dataclass(frozen=True)
-class RoomyBatch:
-    """A batch in the capacity form: `targets` beyond the last token are IGNORED.
+class StaticBatch:
+    """A batch of static shapes on the device, of which `tokens` [] are filled.
 
-    images [I, R, F], image_rows [B], inputs [N], targets [N], batch_sizes [T] and tokens [], how
-    many there are: all on the device.
+    images [I, R, F], image_rows [B], inputs [N], targets [N] (IGNORED beyond the last token) and
+    batch_sizes [T].
     """
 
     images: Tensor
@@ -49,108 +49,75 @@ class RoomyBatch:
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """What the host knows of a batch that the device will gather: its tokens and its room."""
+    """What the host knows of a batch that the device will gather.
 
+    rows [P] of the data, on the device; how many tokens; the smallest capacity that it fits.
+    """
+
+    rows: Tensor
     tokens: int
-    room: int
+    capacity: int
 
 
-def measure_rooms(
+def token_capacities(
     tokens_per_row: Tensor, batch_size: int, *, seed: int, quantile: float = 0.999
 ) -> tuple[int, int]:
-    """The room in tokens that all but a thousandth of shuffled batches fit, and one for any batch.
+    """The capacity that all but a thousandth of shuffled batches fit, and one that all do.
 
     `tokens_per_row` [rows] int64.
     """
     generator = torch.Generator().manual_seed(seed)
-    totals = [
-        int(batch.sum())
-        for _ in range(SHUFFLES)
-        for batch in tokens_per_row[
-            torch.randperm(len(tokens_per_row), generator=generator)
-        ].split(batch_size)
-    ]  # fmt: skip
+    totals = []
+    for _ in range(SHUFFLES):
+        shuffled = tokens_per_row[torch.randperm(len(tokens_per_row), generator=generator)]
+        totals += [int(batch.sum()) for batch in shuffled.split(batch_size)]
     usual = float(torch.tensor(totals).double().quantile(quantile))
     largest = int(tokens_per_row.sort(descending=True)[0][:batch_size].sum())
-    return _rounded_up(usual), _rounded_up(largest)
-
-
-def _rounded_up(tokens: float) -> int:
-    return math.ceil(tokens / UNIT) * UNIT
+    return math.ceil(usual / UNIT) * UNIT, math.ceil(largest / UNIT) * UNIT
 
 
 class ResidentCaptions:
-    """`dataset` on `device`, its batches in the order of `order`.
+    """`dataset` on `device`, for batches of up to `batch_size` rows.
 
-    `features` [I, R, F] are those of all its images; `rooms` as `measure_rooms` gives them. An
-    epoch is begun by iterating `planned`; then `gather` gives one batch after another.
+    `features` [I, R, F] are those of all its images; `capacities` as `token_capacities` gives them.
+    `padding_row` has captions without a token: it fills up batches, and a batch of nothing else is
+    a dummy batch.
     """
 
     def __init__(
         self,
         dataset: CaptionDataset,
-        order: BatchOrder,
         *,
+        batch_size: int,
         features: Tensor,
         device: torch.device,
-        rooms: tuple[int, int],
-        group: int = 1,
+        capacities: tuple[int, int],
     ) -> None:
-        self.order, self.rooms, self.group = order, rooms, group
-        self._tokens_per_row = dataset.tokens_per_row
+        self.batch_size, self.device, self.capacities = batch_size, device, capacities
+        self.tokens_per_row = dataset.tokens_per_row  # on the host
         store, captions = dataset.store, dataset.captions_by_row()
-        # One row more, of captions without a word: it fills up the last batch. Of these captions
-        # there is one, behind all others.
-        nobody = torch.full_like(captions[:1], -1)
-        captions = torch.cat([captions, nobody])
-        self._nobody = len(captions) - 1
-        end = torch.zeros(1, dtype=torch.int64)
+        self.padding_row = len(captions)
+        captions = F.pad(captions, (0, 0, 0, 1), value=-1)
+        # Where a row has fewer than C captions it has the one without a token, behind all others.
         self._captions = torch.where(captions < 0, len(store), captions).to(device)
-        self._images = torch.cat([dataset.image_of_row(), end]).to(device)
-        self._lengths = torch.cat([store.lengths, end]).to(device)
-        self._starts = torch.cat([store.starts, end]).to(device)
+        self._images = F.pad(dataset.image_of_row(), (0, 1)).to(device)
+        self._lengths = F.pad(store.lengths, (0, 1)).to(device)
+        self._starts = F.pad(store.starts, (0, 1)).to(device)
         self._tokens = store.tokens.to(device)
         self._features = features.to(device)
         self.steps = int(store.lengths.max())  # T
-        # The last group of batches is a whole one, and behind it lies one more of nobody.
-        self._end = -(-len(order) // group) * group
-        self._rows = torch.full(
-            (self._end + group, order.batch_size), self._nobody, dtype=torch.int64, device=device
-        )
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)
 
-    def state(self) -> list[Tensor]:
-        """What `gather` changes."""
-        return [self.position]
-
-    def rest(self) -> None:
-        """Let the batches of the next step be empty ones."""
-        self.position.fill_(self._end)
-
-    def planned(self) -> Iterator[PlannedBatch]:
-        """Begin the order's epoch at its position; for each batch that is left, what is known."""
-        rows = self.order.rows()
-        self._rows.fill_(self._nobody)
-        self._rows.view(-1)[: len(rows)].copy_(rows)
-        self.position.fill_(self.order.position)
-        batches = self._tokens_per_row[rows].split(self.order.batch_size)
-        for tokens in (int(batch.sum()) for batch in batches[self.order.position :]):
-            yield PlannedBatch(tokens, self.rooms[tokens > self.rooms[0]])
-
-    def gather(self, room: int) -> RoomyBatch:
-        """The next batch, with room for so many tokens; index arithmetic on the device alone."""
-        rows = self._rows.index_select(0, self.position).squeeze(0)  # [P]
-        self.position += 1
+    def gather(self, rows: Tensor, capacity: int) -> StaticBatch:
+        """The batch of `rows` [P]; index arithmetic on the device alone."""
         captions = self._captions.index_select(0, rows)  # [P, C]
-        per_row = captions.shape[1]
-        lengths, order = (
-            self._lengths.index_select(0, captions.flatten()).sort(descending=True, stable=True)
-        )  # fmt: skip
-        captions = captions.flatten().index_select(0, order)
+        per_row, captions = captions.shape[1], captions.flatten()
+        lengths = self._lengths.index_select(0, captions)
+        lengths, order = lengths.sort(descending=True, stable=True)
+        captions = captions.index_select(0, order)
         steps = torch.arange(self.steps, device=rows.device).unsqueeze(1)
         batch_sizes = (steps < lengths).sum(1)
 
-        step, sequence, filled = packed_places(batch_sizes, room)
+        step, sequence, filled = packed_places(batch_sizes, capacity)
         place = self._starts.index_select(0, captions.index_select(0, sequence)) + step
         place = torch.where(filled, place, 0)
         inputs = torch.where(filled, self._tokens.index_select(0, place), 0)
@@ -161,17 +128,26 @@ class ResidentCaptions:
         if per_row == 1:  # every caption brings its image, in the packed order
             images = images.index_select(0, order)
             image_rows = torch.arange(len(rows), device=rows.device)
-        return RoomyBatch(
-            self._features.index_select(0, images), image_rows, inputs, targets, batch_sizes,
-            batch_sizes.sum(),
-        )  # fmt: skip
+        features = self._features.index_select(0, images)
+        return StaticBatch(features, image_rows, inputs, targets, batch_sizes, batch_sizes.sum())
 
 
-class PlannedLoader:
-    """Iterates the planned batches of a resident data set, as a DataLoader does real ones."""
+class ResidentLoader:
+    """Iterates the plans of an epoch's batches, as a DataLoader does the batches.
 
-    def __init__(self, data: ResidentCaptions) -> None:
-        self.data = data
+    From the order's position on; the last batch of an epoch is filled up with padding rows.
+    """
+
+    def __init__(self, data: ResidentCaptions, order: BatchOrder) -> None:
+        self.data, self.order = data, order
 
     def __iter__(self) -> Iterator[PlannedBatch]:
-        return self.data.planned()
+        data, rows = self.data, self.order.rows()
+        size = data.batch_size
+        padded = F.pad(rows, (0, len(self.order) * size - len(rows)), value=data.padding_row)
+        on_device = padded.view(-1, size).to(data.device)
+        batches = data.tokens_per_row[rows].split(size)
+        for number in range(self.order.position, len(self.order)):
+            tokens = int(batches[number].sum())
+            capacity = data.capacities[tokens > data.capacities[0]]
+            yield PlannedBatch(on_device[number], tokens, capacity)

@@ -1,1 +1,1 @@
-"""A page to try checkpoints on: what it does in plain functions, how it looks in layout.py."""
+"""A web page to try checkpoints in: what it does in plain functions, its layout in layout.py."""

@@ -1,98 +1,115 @@
-"""How the page looks: a tab of captions, a tab of text; what they do is in models.py."""
+"""The demo's layout: a tab of captions, a tab of text; what they do is in models.py."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from captioner.config import GenerationConfig
-from captioner.demo.models import CaptionerModel, Models, WritingModel, read_upload
+from captioner.demo.models import CaptionModel, Models, TextModel, facts, read_upload
 from captioner.demo.settings import (
     CAPTION_SETTINGS,
-    DECODERS,
+    METHODS,
     TEXT_DEFAULTS,
     TEXT_SETTINGS,
     Setting,
     caption_defaults,
     checked,
-    generation_config,
+    generation_values,
 )
 from captioner.demo.shading import NOTHING_YET, captions_html, heading_html, problem_html
 from captioner.errors import CaptionerError
+from captioner.evaluation.html import element
 
-FRAME = 0.05  # seconds between what a visitor sees of a growing text; more would queue up
-
-# One visitor's work at a time: everything that runs a model stands in this queue.
-_ALONE: dict[str, Any] = {
-    "concurrency_id": "model",
-    "concurrency_limit": 1,
-    "api_visibility": "private",
-}
+FRAME = 0.05  # seconds between two views of a growing text; more views would queue up
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# Everything that runs a model waits in one queue.
+_MODEL_QUEUE = {**_PRIVATE, "concurrency_id": "model", "concurrency_limit": 1}
 
 
-def build_page(
-    models: Models, *, generation: GenerationConfig, examples: Sequence[Path]
+def build_demo(
+    models: Models,
+    *,
+    defaults: Mapping[str, Any],
+    configure: Callable[..., Any],
+    examples: Sequence[Path],
 ) -> gr.Blocks:
-    """The page for these models, beginning with the decoder that `generation` describes."""
-    with gr.Blocks(title="captioner", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    """The demo of these models.
+
+    `defaults` are the configured values of generation; `configure` makes of changed values what
+    `CaptionModel.captions` takes, or raises ConfigError.
+    """
+    with gr.Blocks(title="captioner", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.HTML("<h1>captioner</h1>", elem_id="title")
         if models.captioners:
             with gr.Tab("Captions"):
-                _captions_tab(models.captioners, generation, examples)
+                _captions_tab(models.captioners, defaults, configure, examples)
         if models.writer is not None:
             with gr.Tab("Text"):
                 _text_tab(models.writer)
-    return page
+    return demo
 
 
 def _captions_tab(
-    captioners: Sequence[CaptionerModel], generation: GenerationConfig, examples: Sequence[Path]
+    captioners: Sequence[CaptionModel],
+    defaults: Mapping[str, Any],
+    configure: Callable[..., Any],
+    examples: Sequence[Path],
 ) -> None:
-    decoder, values = caption_defaults(generation)
+    method, values = caption_defaults(defaults)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             photo = gr.Image(
-                sources=["upload", "webcam", "clipboard"], type="filepath", image_mode=None,
-                label="Picture", buttons=[], height=300, elem_id="photo",
-            )  # fmt: skip
+                sources=["upload", "webcam", "clipboard"],
+                type="filepath",
+                image_mode=None,
+                label="Image",
+                buttons=[],
+                height=300,
+                elem_id="photo",
+            )
             _take_uploads_only(photo)
             gr.Examples([[str(path)] for path in examples], photo, label="Examples")
-            chosen = gr.Radio(list(DECODERS), value=decoder, label="Decoder", elem_id="decoder")
-            sliders = _sliders(CAPTION_SETTINGS, values, decoder)
+            chosen = gr.Radio(list(METHODS), value=method, label="Method", elem_id="method")
+            sliders = _sliders(CAPTION_SETTINGS, values, method)
         with gr.Column(scale=3 * len(captioners), min_width=320):
             shown = gr.HTML(NOTHING_YET, elem_id="captions")
 
-    def caption(upload: dict[str, Any] | None, decoder: str, *values: float) -> str:
+    def caption(upload: dict[str, Any] | None, method: str, *values: float) -> str:
         if upload is None:
             return NOTHING_YET
         try:
-            settings = generation_config(generation, decoder, _by_key(CAPTION_SETTINGS, values))
+            generation = configure(**generation_values(method, _by_key(CAPTION_SETTINGS, values)))
             path = Path(upload["path"])
-            picture = read_upload(path, upload.get("orig_name") or path.name)
-            parts = [
-                captions_html(model.name, model.facts, model.captions(picture, settings))
+            image = read_upload(path, upload.get("orig_name") or path.name)
+            parts = (
+                captions_html(model.name, facts(model), model.captions(image, generation))
                 for model in captioners
-            ]
-            return f'<div class="side-by-side">{"".join(parts)}</div>'
+            )
+            return element("div", *parts, class_="side-by-side")
         except CaptionerError as error:
             return problem_html(error)
 
-    # Not preprocessed: Gradio would open the upload in its own way, before ours.
+    # Not preprocessed: Gradio would open the upload before read_upload does.
     gr.on(
-        [photo.change, chosen.change, *(slider.change for slider in sliders)], caption,
-        [photo, chosen, *sliders], shown, preprocess=False, trigger_mode="always_last",
-        show_progress="minimal", **_ALONE,
-    )  # fmt: skip
-    chosen.change(_visible, chosen, sliders, queue=False, api_visibility="private")
+        [photo.change, chosen.change, *(slider.change for slider in sliders)],
+        caption,
+        [photo, chosen, *sliders],
+        shown,
+        preprocess=False,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        **_MODEL_QUEUE,
+    )
+    chosen.change(_visible, chosen, sliders, queue=False, **_PRIVATE)
 
 
-def _text_tab(writer: WritingModel) -> None:
+def _text_tab(writer: TextModel) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             prompt = gr.Textbox(label="Prompt", lines=3, max_length=2000, elem_id="prompt")
@@ -101,14 +118,14 @@ def _text_tab(writer: WritingModel) -> None:
                 stop_button = gr.Button("Stop", min_width=80, elem_id="stop")
             sliders = _sliders(TEXT_SETTINGS, TEXT_DEFAULTS)
         with gr.Column(scale=3, min_width=320):
-            gr.HTML(heading_html(writer.name, writer.facts))
+            gr.HTML(heading_html(writer.name, facts(writer)))
+            lines: dict[str, Any] = {"lines": 22, "max_lines": 22, "autoscroll": True}
             text = gr.Textbox(
-                label="Text", lines=22, max_lines=22, autoscroll=True, interactive=False,
-                buttons=["copy"], elem_id="text",
-            )  # fmt: skip
+                label="Text", interactive=False, buttons=["copy"], elem_id="text", **lines
+            )
             problem = gr.HTML(elem_id="text-problem")
 
-    stopped: dict[str | None, threading.Event] = {}  # of each visitor
+    stopped: dict[str | None, threading.Event] = {}  # by session
 
     def run(request: gr.Request, prompt: str, *values: float) -> Iterator[tuple[Any, str]]:
         stop = stopped[request.session_hash] = threading.Event()
@@ -125,33 +142,42 @@ def _text_tab(writer: WritingModel) -> None:
         finally:
             stopped.pop(request.session_hash, None)
 
-    # Gradio's own way to cancel leaves the writing to end by itself, the next visitor waiting.
+    # Gradio's cancel would not end the generator, and the next visitor would wait for it.
     def end(request: gr.Request) -> None:
         if request.session_hash in stopped:
             stopped[request.session_hash].set()
 
     gr.on(
-        [write.click, prompt.submit], run, [prompt, *sliders], [text, problem],
-        show_progress="hidden", trigger_mode="once", **_ALONE,
-    )  # fmt: skip
-    stop_button.click(end, queue=False, api_visibility="private")
+        [write.click, prompt.submit],
+        run,
+        [prompt, *sliders],
+        [text, problem],
+        show_progress="hidden",
+        trigger_mode="once",
+        **_MODEL_QUEUE,
+    )
+    stop_button.click(end, queue=False, **_PRIVATE)
 
 
 def _sliders(
-    settings: Sequence[Setting], values: Mapping[str, float], decoder: str | None = None
+    settings: Sequence[Setting], values: Mapping[str, float], method: str | None = None
 ) -> list[gr.Slider]:
     return [
         gr.Slider(
-            setting.low, setting.high, value=values[setting.key], step=setting.step,
-            label=setting.label, visible=decoder is None or setting.belongs_to(decoder),
-            elem_id=setting.key if decoder else f"text-{setting.key}",
+            setting.low,
+            setting.high,
+            value=values[setting.key],
+            step=setting.step,
+            label=setting.label,
+            visible=method is None or setting.used_by(method),
+            elem_id=setting.key if method else f"text-{setting.key}",
         )
         for setting in settings
-    ]  # fmt: skip
+    ]
 
 
-def _visible(decoder: str) -> list[Any]:
-    return [gr.update(visible=setting.belongs_to(decoder)) for setting in CAPTION_SETTINGS]
+def _visible(method: str) -> list[Any]:
+    return [gr.update(visible=setting.used_by(method)) for setting in CAPTION_SETTINGS]
 
 
 def _by_key(settings: Sequence[Setting], values: Sequence[float]) -> dict[str, float]:
@@ -159,12 +185,12 @@ def _by_key(settings: Sequence[Setting], values: Sequence[float]) -> dict[str, f
 
 
 def _take_uploads_only(photo: gr.Image) -> None:
-    """Take no picture's address in place of a picture: Gradio would fetch it."""
+    """Refuse an image's address in place of an image: Gradio would fetch it."""
     moved = photo.async_move_resource_to_block_cache
 
     async def move(path: str | Path | None) -> str | None:
         if path is not None and not Path(path).is_file():
-            raise gr.Error("this page takes uploaded pictures only", print_exception=False)
+            raise gr.Error("this demo takes uploaded images only", print_exception=False)
         return await moved(path)
 
     photo.async_move_resource_to_block_cache = move  # type: ignore[method-assign, assignment]

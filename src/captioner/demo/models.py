@@ -1,9 +1,8 @@
-"""The checkpoints that a page shows: captioners to compare, and a language model that writes."""
+"""The demo's models: captioners to compare, and a language model that writes."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,51 +11,45 @@ from typing import Any
 import torch
 from PIL import Image
 
-from captioner.build.captioning import TrainedCaptioner, load_captioner
-from captioner.build.language_modeling import (
-    TrainedLanguageModel,
-    is_language_model,
-    load_language_model,
-)
-from captioner.config import GenerationConfig
+from captioner.build.checkpoint import TrainedCaptioner, TrainedLanguageModel, load_trained
 from captioner.data.images import load_image
 from captioner.errors import ConfigError, ImageError
 from captioner.inference.captions import Caption
 from captioner.inference.text import TextGenerator
 from captioner.inference.text_stream import stream_text
-from captioner.training.checkpoint import Checkpoint
-from captioner.training.model_folder import open_checkpoint
 
-log = logging.getLogger(__name__)
-
-KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # none that calls another program
+KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # none that Pillow opens by another program
 MAX_PIXELS = 50_000_000  # of an upload: 150 MB once it is opened
 
 
 @dataclass(frozen=True)
-class Model:
-    """A checkpoint's model with the name and the facts that stand above what it says."""
+class CaptionModel:
+    """A captioner and its name."""
 
     name: str
-    facts: str
-
-
-@dataclass(frozen=True)
-class CaptionerModel(Model):
-    """A captioner that may be asked about a picture."""
-
     trained: TrainedCaptioner
 
-    def captions(self, picture: Image.Image, generation: GenerationConfig) -> list[Caption]:
-        """The captions of a picture, best first, with the probability of every word."""
-        images = self.trained.features.of_image(picture)
+    def __post_init__(self) -> None:
+        if self.trained.features.encoder is None:
+            raise ConfigError(
+                f"{self.name} was trained on your own features (encoder.kind=features): without "
+                "the network that made them it cannot read an image"
+            )
+
+    def captions(self, image: Image.Image, generation: Any) -> list[Caption]:
+        """The captions of an image, best first, with the probability of every word.
+
+        `generation` is what `TrainedCaptioner.generator` takes.
+        """
+        images = self.trained.features.of_image(image)
         return self.trained.generator(generation).captions(images)[0]
 
 
 @dataclass(frozen=True)
-class WritingModel(Model):
-    """A language model that may be asked to go on with a text."""
+class TextModel:
+    """A language model and its name."""
 
+    name: str
     trained: TrainedLanguageModel
 
     def writes(self, prompt: str, **settings: Any) -> Generator[str, None, None]:
@@ -74,76 +67,51 @@ class WritingModel(Model):
                 yield text
 
 
+MODELS: dict[str, Any] = {"captions": CaptionModel, "text": TextModel}
+
+
 @dataclass(frozen=True)
 class Models:
-    """What one page shows."""
+    """What a demo shows."""
 
-    captioners: tuple[CaptionerModel, ...]
-    writer: WritingModel | None
+    captioners: tuple[CaptionModel, ...]
+    writer: TextModel | None
 
 
 def load_models(checkpoints: Sequence[str], *, device: torch.device) -> Models:
-    """Load checkpoints, each known for what it is by itself.
+    """Load checkpoints of either task.
 
     CheckpointError for one that cannot be used; ConfigError for more than two captioners or more
-    than one language model, which the page has no place for.
+    than one language model, which the layout has no place for.
     """
-    captioners: list[CaptionerModel] = []
-    writers: list[WritingModel] = []
-    for path in checkpoints:
-        checkpoint = open_checkpoint(path)
-        if is_language_model(checkpoint):
-            writers.append(_writer(Path(path), checkpoint, device))
-        else:
-            captioners.append(_captioner(Path(path), checkpoint, device))
+    models = []
+    for path in map(Path, checkpoints):
+        trained = load_trained(path, device=device)
+        models.append(MODELS[trained.task](_name(path), trained))
+    captioners = tuple(one for one in models if isinstance(one, CaptionModel))
+    writers = [one for one in models if isinstance(one, TextModel)]
     if len(captioners) > 2 or len(writers) > 1:
         raise ConfigError(
-            "the page shows at most two captioners and one language model, checkpoint= names "
+            "the demo shows at most two captioners and one language model, checkpoint= names "
             f"{len(captioners)} and {len(writers)}"
         )
-    return Models(tuple(captioners), writers[0] if writers else None)
+    return Models(captioners, writers[0] if writers else None)
+
+
+def facts(model: CaptionModel | TextModel) -> str:
+    """What is known of a model, in one line."""
+    return " · ".join(model.trained.describe())
 
 
 def read_upload(path: Path, name: str) -> Image.Image:
-    """An uploaded picture, upright RGB; ImageError calls it by the `name` that its owner knows."""
+    """An uploaded image, upright RGB; an ImageError calls it by `name`, its file's own."""
     try:
         return load_image(path, max_pixels=MAX_PIXELS, kinds=KINDS)
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), name)) from error
 
 
-def _captioner(path: Path, checkpoint: Checkpoint, device: torch.device) -> CaptionerModel:
-    trained = load_captioner(path, device=device, checkpoint=checkpoint)
-    if trained.features.encoder is None:
-        raise ConfigError(
-            f"{path} was trained on your own features (encoder.kind=features): without the network "
-            "that made them it cannot read a picture"
-        )
-    facts = [
-        f"trained on {trained.data.kind}",
-        trained.features.encoder.name,
-        f"{len(trained.vocabulary):,} words",
-        *_scores(checkpoint, "BLEU-4", "{:.1f} BLEU-4 on dev"),
-    ]
-    return CaptionerModel(_name(path), " · ".join(facts), trained)
-
-
-def _writer(path: Path, checkpoint: Checkpoint, device: torch.device) -> WritingModel:
-    trained = load_language_model(path, device=device, checkpoint=checkpoint)
-    size = sum(parameter.numel() for parameter in trained.model.parameters())
-    facts = [
-        f"{len(trained.codec.vocabulary):,} {trained.codec.unit}s",
-        f"{size / 1e6:.1f} million weights",
-        *_scores(checkpoint, "loss", f"{{:.3f}} nats a {trained.codec.unit} on dev"),
-    ]
-    return WritingModel(_name(path), " · ".join(facts), trained)
-
-
 def _name(path: Path) -> str:
-    """Run and file; best.pt, which most are, goes without saying."""
+    """The run's folder, and the file unless it is best.pt."""
     run = path.resolve().parent.name
     return run if path.stem == "best" else f"{run}, {path.name}"
-
-
-def _scores(checkpoint: Checkpoint, key: str, text: str) -> list[str]:
-    return [text.format(checkpoint.scores[key])] if key in checkpoint.scores else []

@@ -1,4 +1,4 @@
-"""Serving the page so that it keeps to itself: no file but its own, no host but this one."""
+"""Serving the demo without other files and other hosts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
-from importlib.resources import files
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -14,16 +13,17 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.errors import ConfigError
+from captioner.evaluation.html import resource
 
 WAITING = 32  # visitors in the queue; the next is told to come back
-# The browser is told to ask nobody else; Gradio's own pages need inline scripts and blobs.
+# Of the browser's requests; Gradio's own pages need inline scripts and blobs.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-# Gradio would fetch another host's file for whoever asks.
+# Requests for which Gradio would fetch a file of another host.
 _ELSEWHERE = re.compile(r"/(file=|file/|proxy=)\s*[a-z]+:", re.IGNORECASE)
 
 
-class OnlyHere:
-    """Refuses to fetch from other hosts, and forbids it to the browser."""
+class SameHostOnly:
+    """Refuses to fetch from other hosts, and forbids it to the browser by its policy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -33,7 +33,7 @@ class OnlyHere:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if _ELSEWHERE.search(scope["path"]):
-            refusal = PlainTextResponse("this page fetches nothing from elsewhere", 403)
+            refusal = PlainTextResponse("this demo fetches nothing from other hosts", 403)
             return await refusal(scope, receive, send)
 
         async def with_policy(message: Message) -> None:
@@ -46,18 +46,18 @@ class OnlyHere:
 
 
 @contextlib.contextmanager
-def serve(page: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Iterator[str]:
-    """Serve a page on host:port (None: the first free port from 7860) while the context is open.
+def serve(demo: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Iterator[str]:
+    """Serve a demo on host:port (None: the first free port from 7860) while the context is open.
 
     Uploads above `max_mb` are refused while they arrive. ConfigError when the port is taken.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio calls its own server first
-    page.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False)
-    # Fonts that the system has: Gradio's themes would load others.
+    demo.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False)
+    # Fonts of the system: Gradio's themes would load others.
     fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
     theme = gr.themes.Default(primary_hue="blue", font=fonts[0], font_mono=fonts[1])
     try:
-        _, address, _ = page.launch(
+        _, address, _ = demo.launch(
             server_name=host,
             server_port=port,
             max_file_size=round(max_mb * 2**20),
@@ -71,17 +71,21 @@ def serve(page: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Ite
             enable_monitoring=False,
             footer_links=["settings"],
             theme=theme,
-            css=files("captioner.demo").joinpath("page.css").read_text(encoding="utf-8"),
-            app_kwargs={"middleware": [Middleware(OnlyHere)], "docs_url": None, "redoc_url": None},
+            css=resource(__package__, "demo.css"),
+            app_kwargs={
+                "middleware": [Middleware(SameHostOnly)],
+                "docs_url": None,
+                "redoc_url": None,
+            },
             prevent_thread_lock=True,
             quiet=True,
         )
     except OSError as error:
         raise ConfigError(
-            f"port {port or 'from 7860 on'} of {host} cannot be had, take another with port=: "
+            f"port {port or 'from 7860 on'} of {host} is not available, take another with port=: "
             f"{error}"
         ) from error
     try:
         yield str(address)
     finally:
-        page.close(verbose=False)
+        demo.close(verbose=False)

@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
+from captioner.evaluation.html import element, text
 from captioner.inference.captions import Caption
 
-NOTHING_YET = '<p class="hint">Drop a picture, take one, or pick an example.</p>'
+NOTHING_YET = '<p class="hint">Drop an image, take one, or pick an example.</p>'
 
 
 def captions_html(name: str, facts: str, captions: Sequence[Caption]) -> str:
     """One model's captions, best first, under its name."""
-    items = "".join(map(_caption, captions))
-    return f'<section class="captions">{heading_html(name, facts)}<ol>{items}</ol></section>'
+    items = element("ol", *map(_caption, captions))
+    return element("section", heading_html(name, facts), items, class_="captions")
 
 
 def heading_html(name: str, facts: str) -> str:
     """A model's name and what is known of it."""
-    return f'<header class="model"><h3>{escape(name)}</h3><p>{escape(facts)}</p></header>'
+    return element("header", text("h3", name), text("p", facts), class_="model")
 
 
 def problem_html(error: Exception) -> str:
-    """The one sentence that says what is wrong."""
-    return f'<p class="problem" role="alert">{escape(str(error))}</p>'
+    """One sentence that says what is wrong."""
+    return text("p", error, class_="problem", role="alert")
 
 
 def _caption(caption: Caption) -> str:
     words = "".join(_word(word, p) for word, p in caption.words)
     if not caption.finished:
-        words += '<span class="word cut" title="closed at the greatest length">…</span>'
+        words += text("span", "…", class_="word cut", title="closed at the greatest length")
     log_prob = f"{caption.log_prob:.2f}".replace("-", "\N{MINUS SIGN}")
-    return (
-        f'<li><div class="sentence" data-caption="{escape(caption.text)}">{words}</div>'
-        f'<div class="figures">log-probability {log_prob}</div></li>'
+    return element(
+        "li",
+        element("div", words, class_="sentence", data_caption=caption.text),
+        text("div", f"log-probability {log_prob}", class_="figures"),
     )
 
 
 def _word(word: str, p: float) -> str:
-    return (
-        f'<span class="word" style="--p:{p:.3f}" title="{p:.1%}"><i></i>'
-        f"<b>{escape(word)}</b><small>{_percent(p)}</small></span>"
-    )
-
-
-def _percent(p: float) -> str:
-    return "&lt;1" if p < 0.005 else f"{100 * p:.0f}"
+    percent = "<1" if p < 0.005 else f"{100 * p:.0f}"
+    parts = "<i></i>", text("b", word), text("small", percent)
+    return element("span", *parts, class_="word", style=f"--p:{p:.3f}", title=f"{p:.1%}")

@@ -1,7 +1,7 @@
 """How much of a drawn scene a caption gets right, slot by slot.
 
-Overlap scores hardly notice that one colour is wrong; for scenes the truth is known, so it is asked
-for directly.
+Overlap scores hardly change with one wrong colour; the truth of a scene is known, so it is compared
+directly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def attribute_accuracy(truth: Mapping[Id, Scene], hypotheses: Mapping[Id, str]) 
     """Score captions against the scenes of the same ids; every figure is a share from 0 to 1.
 
     "accuracy" is over all slots, "all_slots" the share of captions wholly right, and each slot has
-    its own entry; a slot that is not stated counts as wrong. Where there is one object on each
-    side, the scene may be told from either, and the telling with more slots right counts. DataError
-    when there is no caption, or one of an unknown picture.
+    its own entry; a slot that is not stated counts as wrong. A scene of one object beside another
+    may be told from either, and the telling with more slots right counts. DataError without
+    captions, or with one of an unknown image.
     """
     if not hypotheses:
         raise DataError("no captions to score: attribute accuracy needs at least one")
@@ -29,11 +29,11 @@ def attribute_accuracy(truth: Mapping[Id, Scene], hypotheses: Mapping[Id, str]) 
     if unknown:
         raise DataError(f"{len(unknown)} captions are of no known scene, such as {unknown[0]!r}")
     right = [_right_slots(truth[name], parse_caption(text)) for name, text in hypotheses.items()]
-    pictures = len(right)
+    count = len(right)
     return {
-        "accuracy": sum(map(len, right)) / (pictures * len(SLOTS)),
-        "all_slots": sum(len(slots) == len(SLOTS) for slots in right) / pictures,
-        **{slot: sum(slot in slots for slots in right) / pictures for slot in SLOTS},
+        "accuracy": sum(map(len, right)) / (count * len(SLOTS)),
+        "all_slots": sum(len(slots) == len(SLOTS) for slots in right) / count,
+        **{slot: sum(slot in slots for slots in right) / count for slot in SLOTS},
     }
 
 

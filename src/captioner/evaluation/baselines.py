@@ -1,4 +1,4 @@
-"""Captions that a system should beat, or should not: what its score is worth beside them."""
+"""Baselines: captions whose scores a captioner should exceed, and the share that it copies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from captioner.errors import DataError
 from captioner.evaluation.coco_format import ImageId
 
 Features = NDArray[np.float32]
-_ROWS = 256  # pictures compared with the training set at a time
+_ROWS = 256  # images compared with the training set at a time
 
 
 def constant_captions(
     images: Sequence[ImageId], training_captions: Iterable[str]
 ) -> dict[ImageId, str]:
-    """The same caption for each picture: the commonest of the training set's (the first of equals).
+    """The same caption for each image: the commonest of the training set's (the first of equals).
 
     DataError without training captions.
     """
@@ -31,14 +31,14 @@ def constant_captions(
 
 
 def shuffled_captions(hypotheses: Mapping[ImageId, str], *, seed: int = 0) -> dict[ImageId, str]:
-    """Each picture gets the caption of another one.
+    """Each image gets the caption of another one; a single image keeps its own.
 
-    That is what a decoder without randomness says when it is shown shuffled pictures; a system that
-    looks at them scores far lower so. A single picture keeps its caption.
+    A captioner without randomness generates these for shuffled images; one that uses its images
+    scores far lower with them.
     """
     order = np.random.default_rng(seed).permutation(len(hypotheses))
     images = list(hypotheses)
-    # Along one ring through all pictures, so that none keeps its own.
+    # Along one cycle through all images, so that none keeps its own.
     return {
         images[here]: hypotheses[images[there]]
         for here, there in zip(order, np.roll(order, 1), strict=True)
@@ -51,14 +51,14 @@ def nearest_captions(
     training_features: Features,
     training_captions: Sequence[Sequence[str]],
 ) -> dict[ImageId, str]:
-    """The caption of the most similar training picture: the one nearest to its others by words.
+    """The most typical caption of the most similar training image.
 
-    Features [I, F] and [N, F] of the pictures, compared by cosine after each dimension is
-    standardised over the training set. DataError when features and pictures differ in number.
+    Features [I, F] and [N, F] of the images, compared by cosine after each dimension is
+    standardised over the training set. DataError when features and images differ in number.
     """
     if len(features) != len(images) or len(training_features) != len(training_captions):
         raise DataError(
-            f"nearest neighbours need features of each picture: got {len(features)} for "
+            f"nearest neighbours need features of each image: got {len(features)} for "
             f"{len(images)} and {len(training_features)} for {len(training_captions)} of training"
         )
     mean, deviation = training_features.mean(axis=0), training_features.std(axis=0) + 1e-6
@@ -88,7 +88,7 @@ def most_typical(captions: Sequence[str]) -> str:
 
 
 def copied_share(hypotheses: Iterable[str], training_captions: Iterable[str]) -> float:
-    """The share of captions that stand word for word in the training set, 0 to 1."""
+    """The share of captions that occur word for word in the training set, 0 to 1."""
     known = {coco_tokens(caption) for caption in training_captions}
     captions = [coco_tokens(caption) for caption in hypotheses]
     return sum(caption in known for caption in captions) / max(1, len(captions))

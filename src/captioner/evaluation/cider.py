@@ -18,8 +18,6 @@ from captioner.evaluation.metric import Metric, mean_metric
 from captioner.evaluation.ngrams import (
     ORDERS,
     Corpus,
-    Counted,
-    Entries,
     Floats,
     Ints,
     count_ngrams,
@@ -28,7 +26,6 @@ from captioner.evaluation.ngrams import (
 from captioner.files import read_json, write_json
 
 SIGMA = 6.0  # words: the width of CIDEr-D's length penalty
-_HALF = 32
 
 
 @dataclass(frozen=True)
@@ -99,25 +96,17 @@ def cider(corpus: Corpus, table: DocumentFrequencies | None = None) -> list[Metr
 
 
 def _count(corpus: Corpus, order: int) -> tuple[Ints, Ints]:
-    """Keys in two or more images' references; merged now and then so that memory stays small."""
-    keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    waiting: list[tuple[Ints, Ints]] = []
+    """Keys in two or more images' references."""
+    keys, counts = [], []
     for part in corpus.chunks():
-        image, key = part.image_of_reference(), part.keys(part.references, order)
-        different, number = np.unique(key[1], return_inverse=True)
-        both = np.unique(number * len(part) + image[key[0]])
-        waiting.append((different, np.bincount(both // len(part), minlength=len(different))))
-        if sum(len(one) for one, _ in waiting) > len(keys):
-            keys, counts = _merge([(keys, counts), *waiting])
-            waiting = []
-    keys, counts = _merge([(keys, counts), *waiting])
-    return keys[counts > 1], counts[counts > 1]
-
-
-def _merge(tables: Sequence[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
-    keys, number = np.unique(np.concatenate([k for k, _ in tables]), return_inverse=True)
-    counts = np.bincount(number, weights=np.concatenate([c for _, c in tables]))
-    return keys, counts.astype(np.int64)
+        sentence, key = part.keys(part.references, order)
+        different, number = np.unique(key, return_inverse=True)
+        both = np.unique(number * len(part) + part.image_of_reference()[sentence])
+        keys.append(different)
+        counts.append(np.bincount(both // len(part), minlength=len(different)))
+    different, number = np.unique(np.concatenate(keys), return_inverse=True)
+    total = np.bincount(number, weights=np.concatenate(counts)).astype(np.int64)
+    return different[total > 1], total[total > 1]
 
 
 def _from_table(corpus: Corpus, table: DocumentFrequencies, order: int) -> tuple[Ints, Ints]:
@@ -128,29 +117,9 @@ def _from_table(corpus: Corpus, table: DocumentFrequencies, order: int) -> tuple
         if len(words) == order and all(word in corpus.vocabulary for word in words):
             rows.append([corpus.vocabulary[word] for word in words])
             counts.append(count)
-    if not rows:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    words_of = np.array(rows, np.int64)
-    keys, possible = _keys_of(corpus, words_of)
+    keys, possible = corpus.keys_of(np.array(rows, np.int64).reshape(-1, order))
     by_key = np.argsort(keys[possible])
     return keys[possible][by_key], np.array(counts, np.int64)[possible][by_key]
-
-
-def _keys_of(corpus: Corpus, words: Ints) -> tuple[Ints, np.ndarray]:
-    """The key of each row of words, and whether the corpus can hold it at all."""
-    order = words.shape[1]
-    possible = np.ones(len(words), bool)
-    if order == 1:
-        return words[:, 0], possible
-    keys = (words[:, 0] << _HALF) | words[:, 1]
-    if order > 2:
-        keys, possible = find(corpus.pairs, keys)
-        last = words[:, 2]
-        if order == 4:
-            last, there = find(corpus.pairs, (last << _HALF) | words[:, 3])
-            possible = possible & there
-        keys = (keys << _HALF) | last
-    return keys, possible
 
 
 # -- similarity ---------------------------------------------------------------------------------
@@ -160,41 +129,27 @@ def _similarity(part: Corpus, order: int, images: int, frequencies: tuple[Ints, 
     """Mean similarity of one order to an image's references, clipped and unclipped, [2, I]."""
     counted = count_ngrams(part, order)
     image = part.image_of_reference()
-    rarity = _rarity(counted, images, frequencies)
-    mine = _weights(counted.hypotheses, rarity)
-    theirs = _weights(counted.references, rarity)
-    my_norm = _norms(counted.hypotheses.sentence, mine, len(part))
-    their_norm = _norms(counted.references.sentence, theirs, len(image))
-    my_entry, their_entry = counted.image_entries(image)
-    at, there = find(my_entry, their_entry)
-    shared = np.where(there, mine[at] if len(mine) else 0.0, 0.0)
-    norms = my_norm[image] * their_norm
-    norms = np.where(norms > 0, norms, 1.0)
-    # Lengths are in pairs of words, as in coco-caption: 0 for a sentence of one word.
-    lengths = [np.maximum(0, side.lengths - 1) for side in (part.hypotheses, part.references)]
-    penalty = np.exp(-((lengths[0][image] - lengths[1]) ** 2) / (2 * SIGMA**2))
-    products = (np.minimum(shared, theirs) * theirs, shared * theirs)
-    by_reference = [
-        np.bincount(counted.references.sentence, weights=product, minlength=len(image)) / norms
-        for product in products
-    ]
-    sums = [
-        np.bincount(image, weights=one, minlength=len(part))
-        for one in (by_reference[0] * penalty, by_reference[1])
-    ]
-    return np.asarray(np.stack(sums) / part.counts)
-
-
-def _rarity(counted: Counted, images: int, frequencies: tuple[Ints, Ints]) -> Floats:
-    """log(images / document frequency) of each different n-gram, [D]."""
     at, there = find(frequencies[0], counted.keys)
     seen = np.where(there, frequencies[1][at] if len(frequencies[1]) else 1, 1)
-    return np.asarray(np.log(float(images)) - np.log(np.maximum(1.0, seen)))
+    rarity = np.log(float(images)) - np.log(np.maximum(1.0, seen))  # of each n-gram, [D]
+    mine = counted.hypotheses.count * rarity[counted.hypotheses.ngram]
+    theirs = counted.references.count * rarity[counted.references.ngram]
 
+    def sums(sentence: Ints, weights: Floats, sentences: int) -> Floats:
+        found = np.bincount(sentence, weights=weights, minlength=sentences)
+        return np.asarray(found, np.float64)
 
-def _weights(entries: Entries, rarity: Floats) -> Floats:
-    return np.asarray(entries.count * rarity[entries.ngram])
-
-
-def _norms(sentence: Ints, weights: Floats, sentences: int) -> Floats:
-    return np.sqrt(np.bincount(sentence, weights=weights**2, minlength=sentences))
+    norms = np.sqrt(sums(counted.hypotheses.sentence, mine**2, len(part)))[image]
+    norms = norms * np.sqrt(sums(counted.references.sentence, theirs**2, len(image)))
+    norms = np.where(norms > 0, norms, 1.0)
+    at, there = find(*counted.image_entries(image))
+    shared = np.where(there, mine[at] if len(mine) else 0.0, 0.0)
+    # Lengths are in pairs of words, as in coco-caption: 0 for a sentence of one word.
+    lengths = [np.maximum(0, one.lengths - 1) for one in (part.hypotheses, part.references)]
+    penalty = np.exp(-((lengths[0][image] - lengths[1]) ** 2) / (2 * SIGMA**2))
+    clipped, plain = (
+        sums(counted.references.sentence, product, len(image)) / norms
+        for product in (np.minimum(shared, theirs) * theirs, shared * theirs)
+    )
+    by_image = [sums(image, one, len(part)) for one in (clipped * penalty, plain)]
+    return np.asarray(np.stack(by_image) / part.counts)

@@ -68,8 +68,8 @@ def write_references(
         {"id": number, "image_id": i, "caption": caption}
         for number, (i, caption) in enumerate(pairs, start=1)
     ]
-    content = {"info": {}, "licenses": [], "type": "captions"}
-    write_json(path, {**content, "images": images, "annotations": annotations})
+    header = {"info": {}, "licenses": [], "type": "captions"}
+    write_json(path, {**header, "images": images, "annotations": annotations})
 
 
 def _listed_images(path: Path | str, content: dict[str, Any]) -> Iterator[ImageId]:
@@ -119,7 +119,5 @@ def _describe(value: Any) -> str:
     """What a JSON value is, short enough for a message."""
     if isinstance(value, dict):
         return f"an object with the keys {', '.join(map(repr, list(value)[:6])) or '(none)'}"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    text = repr(value)
+    text = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Two runs against each other, and several runs (seeds) in one table."""
+"""The paired difference of two runs, and several runs (seeds) in one table."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from captioner.errors import DataError
+from captioner.evaluation.metric import SAMPLES, Difference, compare
 from captioner.evaluation.records import ImageRecord, RunRecord
-from captioner.evaluation.statistics import SAMPLES, Difference, compare
 
 # What must agree for scores to be comparable; other entries of the card may differ.
 COMPARED = ("protocol", "tokeniser", "brevity_penalty", "references_per_image", "split", "data")
@@ -17,7 +17,7 @@ COMPARED = ("protocol", "tokeniser", "brevity_penalty", "references_per_image", 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Run b against run a: a difference for each metric, and the images where they differ most."""
+    """Run b less run a: a difference of each metric, and the images where they differ most."""
 
     names: tuple[str, str]
     differences: dict[str, Difference]
@@ -68,16 +68,19 @@ def compare_runs(
         zip(a.images, b.images, strict=True),
         key=lambda pair: -abs(pair[0].scores[metric] - pair[1].scores[metric]),
     )
+    both = {name: (a.metrics[name], b.metrics[name]) for name in shared}
+    cards = a.scores["protocol"], b.scores["protocol"]
     return Comparison(
-        (a.name, b.name),
-        {
-            name: compare(a.metrics[name], b.metrics[name], samples=samples, seed=seed)
-            for name in shared
-        },
-        {name: (a.metrics[name].value, b.metrics[name].value) for name in shared},
-        pairs[:shown],
-        _protocol_warnings(a, b),
-        metric,
+        names=(a.name, b.name),
+        differences={n: compare(*two, samples=samples, seed=seed) for n, two in both.items()},
+        values={name: (one.value, other.value) for name, (one, other) in both.items()},
+        apart=pairs[:shown],
+        warnings=[
+            f"{key} differs: {cards[0].get(key)!r} and {cards[1].get(key)!r}"
+            for key in COMPARED
+            if cards[0].get(key) != cards[1].get(key)
+        ],
+        metric=metric,
     )
 
 
@@ -90,33 +93,24 @@ def seed_table(runs: Sequence[RunRecord]) -> dict[str, dict[str, float]]:
         if all(name in run.metrics for run in runs):
             values = [run.metrics[name].value for run in runs]
             spread = stdev(values) if len(values) > 1 else 0.0
-            table[name] = {
-                "mean": fmean(values), "deviation": spread, "low": min(values), "high": max(values)
-            }  # fmt: skip
+            low, high = min(values), max(values)
+            table[name] = {"mean": fmean(values), "deviation": spread, "low": low, "high": high}
     return table
 
 
 def _check_same_images(a: RunRecord, b: RunRecord) -> None:
     ours, theirs = [i.image_id for i in a.images], [i.image_id for i in b.images]
+    reason = ""
     if ours != theirs:
         odd = sorted(map(repr, set(ours) ^ set(theirs)))
         reason = f"{len(odd)} images are in one only, such as {odd[0]}" if odd else "in other order"
+    else:
+        for one, other in zip(a.images, b.images, strict=True):
+            if list(one.references) != list(other.references):
+                reason = f"image {one.image_id!r} has other references"
+                break
+    if reason:
         raise DataError(f"{a.name} and {b.name} cannot be paired: {reason}")
-    for one, other in zip(a.images, b.images, strict=True):
-        if list(one.references) != list(other.references):
-            raise DataError(
-                f"{a.name} and {b.name} cannot be paired: image {one.image_id!r} has "
-                "other references"
-            )
-
-
-def _protocol_warnings(a: RunRecord, b: RunRecord) -> list[str]:
-    cards = a.scores["protocol"], b.scores["protocol"]
-    return [
-        f"{key} differs: {cards[0].get(key)!r} and {cards[1].get(key)!r}"
-        for key in COMPARED
-        if cards[0].get(key) != cards[1].get(key)
-    ]
 
 
 def format_comparison(found: Comparison) -> str:

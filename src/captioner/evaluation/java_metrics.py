@@ -1,25 +1,23 @@
 """The official METEOR 1.5 and SPICE, run where Java and their jars are: in pycocoevalcap.
 
-Named METEOR and SPICE; nothing is downloaded. What is missing is said in a DataError.
+Named METEOR and SPICE; nothing is downloaded. A DataError says what is missing.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from captioner.errors import DataError
+from captioner.evaluation.meteor_words import pycocoevalcap_file
 from captioner.evaluation.metric import Metric, mean_metric
-from captioner.evaluation.ngrams import Floats
-
-_MEMORY = "-Xmx4G"
 
 
 def java_meteor(
@@ -27,20 +25,20 @@ def java_meteor(
 ) -> Metric:
     """The jar's METEOR, 0 to 100. DataError without Java or the jar.
 
-    The corpus score is the jar's own. A sample's is that of its summed statistics, which the jar
-    prints as 23 numbers an image and scores again only whole; so intervals are those of the mean.
+    The corpus score is the jar's own. The jar does not score sums of its statistics, so bootstrap
+    intervals are those of the mean, shifted to the corpus score.
     """
     jar = _jar("meteor", "meteor-1.5.jar")
     lines = [
         " ||| ".join(["SCORE", *map(_text, of_image), _text(hypothesis)])
         for of_image, hypothesis in zip(references, hypotheses, strict=True)
     ]
-    scores = _converse(jar, lines)
+    scores = _meteor_scores(jar, lines)
     per_image = 100 * np.array(scores[:-1], np.float64)
     corpus = 100 * float(scores[-1])
     shift = corpus - float(per_image.mean())
-    rows = np.stack([per_image, np.ones_like(per_image)], axis=1)
-    return Metric("METEOR", per_image, rows, lambda sums: _mean(sums) + shift)
+    mean = mean_metric("METEOR", per_image)
+    return replace(mean, combine=lambda sums: mean.combine(sums) + shift)
 
 
 def spice(
@@ -61,20 +59,30 @@ def spice(
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "in.json", Path(folder) / "out.json"
         given.write_text(json.dumps(entries), encoding="utf-8")
-        _java(["-jar", jar.name, str(given), "-out", str(found), "-subset", "-silent"], jar.parent)
+        command = ["java", "-Xmx4G", "-jar", jar.name, str(given)]
+        command += ["-out", str(found), "-subset", "-silent"]
+        done = subprocess.run(
+            command, cwd=jar.parent, capture_output=True, encoding="utf-8", check=False
+        )
+        if done.returncode:
+            raise DataError(f"java {jar.name} failed: {done.stderr.strip()[-300:]}")
         results = json.loads(found.read_text(encoding="utf-8"))
     by_image = {one["image_id"]: float(one["scores"]["All"]["f"]) for one in results}
     per_image = 100 * np.nan_to_num(np.array([by_image[row] for row in range(len(entries))]))
     return mean_metric("SPICE", per_image)
 
 
-def _converse(jar: Path, lines: Sequence[str]) -> list[str]:
+def _meteor_scores(jar: Path, lines: Sequence[str]) -> list[str]:
     """The jar's score of each line, and last that of the corpus, from one process."""
     command = ["java", "-Xmx2G", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
     with subprocess.Popen(
-        command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
-    ) as process:  # fmt: skip
+        command,
+        cwd=jar.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
         statistics = []
         for line in lines:
@@ -91,26 +99,10 @@ def _text(tokens: Sequence[str]) -> str:
     return " ".join(tokens).replace("|||", "")
 
 
-def _mean(sums: Floats) -> Floats:
-    return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
-
-
 def _jar(folder: str, name: str) -> Path:
     if shutil.which("java") is None:
         raise DataError(f"{name} needs Java, and there is no java on the PATH")
-    spec = importlib.util.find_spec("pycocoevalcap")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        jar = Path(place) / folder / name
-        if jar.is_file():
-            return jar
-    raise DataError(f"{name} is part of pycocoevalcap, which is not installed")
-
-
-def _java(arguments: Sequence[str], folder: Path, text: str = "") -> str:
-    done = subprocess.run(
-        ["java", _MEMORY, *arguments], cwd=folder, input=text, capture_output=True, text=True,
-        encoding="utf-8", check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise DataError(f"java {arguments[1]} failed: {(done.stderr or '').strip()[-300:]}")
-    return done.stdout
+    jar = pycocoevalcap_file(folder, name)
+    if jar is None:
+        raise DataError(f"{name} is part of pycocoevalcap, which is not installed")
+    return jar

@@ -1,11 +1,11 @@
-"""Pictures that stand in two splits: the same file, or one that looks the same."""
+"""Images that are in two splits: the same file, or one that looks the same."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,43 +20,47 @@ _ROWS = 512
 
 @dataclass(frozen=True)
 class Leakage:
-    """Pairs (picture of the split, picture of the training set): same bytes, or same look."""
+    """Pairs (image of the split, image of the training set): same bytes, or same look."""
 
     same_file: tuple[tuple[str, str], ...]
     same_look: tuple[tuple[str, str], ...]
 
 
-def find_leakage(pictures: Sequence[Path], training: Sequence[Path]) -> Leakage:
-    """Compare a split's pictures with the training set's, each read once.
+def find_leakage(images: Sequence[Path], training: Sequence[Path]) -> Leakage:
+    """Compare a split's image files with the training set's, each read once.
 
     `same_look` are pairs that are not the same file and whose hashes differ in at most NEAR bits.
-    ImageError when a picture cannot be read.
+    ImageError when an image cannot be read.
     """
     files = defaultdict(list)
     for path in training:
-        files[_sha256(path)].append(path.name)
-    same = [(path.name, other) for path in pictures for other in files.get(_sha256(path), ())]
-    known, asked = _hashes(training), _hashes(pictures)
+        files[sha256(path.read_bytes()).digest()].append(path.name)
+    same = [
+        (path.name, other)
+        for path in images
+        for other in files.get(sha256(path.read_bytes()).digest(), ())
+    ]
+    known, asked = _hashes(training), _hashes(images)
     near = [
-        (pictures[at + row].name, training[column].name)
+        (images[at + row].name, training[column].name)
         for at in range(0, len(asked), _ROWS)
         for row, column in np.argwhere(_distances(asked[at : at + _ROWS], known) <= NEAR)
     ]
     return Leakage(tuple(same), tuple(pair for pair in near if pair not in set(same)))
 
 
-def perceptual_hash(picture: Image.Image) -> int:
+def perceptual_hash(image: Image.Image) -> int:
     """64 bits: whether each cell of a 9 x 8 grey miniature is darker than its right neighbour.
 
-    The difference hash (Krawetz 2013). It stands scaling, recompression and small colour changes.
+    The difference hash (Krawetz 2013): the same after scaling, recompression, small colour changes.
     """
-    grey = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     bits = (grey[:, :-1] < grey[:, 1:]).ravel()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _hashes(pictures: Iterable[Path]) -> NDArray[np.uint64]:
-    return np.array([perceptual_hash(load_image(path)) for path in pictures], np.uint64)
+def _hashes(images: Iterable[Path]) -> NDArray[np.uint64]:
+    return np.array([perceptual_hash(load_image(path)) for path in images], np.uint64)
 
 
 def _distances(some: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -66,10 +70,6 @@ def _distances(some: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[
     for byte in range(8):
         counts += _ONES[(different >> np.uint64(8 * byte)) & np.uint64(255)]
     return counts
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 _ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)

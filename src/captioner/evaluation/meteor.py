@@ -1,20 +1,26 @@
 """METEOR 1.5 in Python, called METEOR-py: `METEOR` is the Java jar's (java_metrics.py).
 
-Denkowski and Lavie 2014, "Meteor Universal", with the English parameters of its ranking task.
+Denkowski and Lavie 2014, "Meteor Universal", with the English parameters of its ranking task. To
+align a caption with a reference, matches of all modules are found first; a beam search over the
+reference then prefers more matched words, then fewer chunks, then matches at closer positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
-from captioner.evaluation.meteor_align import WEIGHTS, Match, align
-from captioner.evaluation.meteor_words import WordMatches
+from captioner.evaluation.meteor_words import WordMatches, stem
 from captioner.evaluation.metric import Metric
 from captioner.evaluation.ngrams import Floats
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+WEIGHTS = {"exact": 1.0, "stem": 0.6, "synonym": 0.8, "paraphrase": 0.6}
+BEAM = 40
 
 
 def meteor(
@@ -48,7 +54,7 @@ def normalise(tokens: Sequence[str]) -> tuple[str, ...]:
 def statistics(
     hypothesis: Sequence[str], reference: Sequence[str], knowledge: WordMatches
 ) -> Floats:
-    """What adds up over images, [6]: weighted matches of both sides, their weighted lengths,
+    """What adds up over images, [6]: weighted matches of both sentences, their weighted lengths,
     matched words of both together, and chunks, of which two equal sentences have none."""
     matches = align(hypothesis, reference, knowledge) if hypothesis and reference else []
     mine, theirs = _weights(hypothesis, knowledge), _weights(reference, knowledge)
@@ -84,7 +90,167 @@ def _weights(words: Sequence[str], knowledge: WordMatches) -> list[float]:
 
 
 def _chunks(matches: Sequence[Match]) -> int:
-    """Runs of matches that follow each other on both sides."""
+    """Runs of matches that follow each other in both sentences."""
     ends = [(m.start + m.length, m.at + m.at_length) for m in matches]
     starts = [(m.start, m.at) for m in matches[1:]]
     return bool(matches) + sum(end != start for end, start in zip(ends, starts, strict=False))
+
+
+# -- alignment ----------------------------------------------------------------------------------
+
+
+class Match(NamedTuple):
+    """Words of the reference (from `start`) that match words of the hypothesis (from `at`)."""
+
+    module: str
+    start: int
+    length: int
+    at: int
+    at_length: int
+
+
+class _Path(NamedTuple):
+    """A partial alignment up to some word of the reference, and what the beam search compares."""
+
+    order: tuple[int, int, int] = (0, 0, 0)  # matched words (negative), chunks, distance
+    matches: tuple[Match, ...] = ()
+    used: int = 0  # words of the hypothesis, a bit each
+    next_word: int = 0
+    end: int = -1  # of the last match in the hypothesis; -1 after a gap
+
+    def taking(self, match: Match, distance: int) -> _Path:
+        """The path with one match more; the jar cuts weighted lengths down to whole words."""
+        weight = WEIGHTS[match.module]
+        gained = int(match.length * weight) + int(match.at_length * weight)
+        order = (self.order[0] - gained, self.order[1] + (self.end not in (-1, match.at)), distance)
+        return _Path(
+            order,
+            (*self.matches, match),
+            self.used | _bits(match),
+            match.start + match.length,
+            match.at + match.at_length,
+        )
+
+    def passing(self, distance: int) -> _Path:
+        """The path with the next word left unmatched."""
+        order = (self.order[0], self.order[1] + (self.end != -1), distance)
+        return _Path(order, self.matches, self.used, self.next_word + 1, -1)
+
+
+def _bits(match: Match) -> int:
+    return ((1 << match.at_length) - 1) << match.at
+
+
+def align(
+    hypothesis: Sequence[str], reference: Sequence[str], knowledge: WordMatches
+) -> list[Match]:
+    """The matches of the best alignment, in the reference's order."""
+    options = _find(hypothesis, reference, knowledge)
+    fixed, taken = _unambiguous(options)
+    paths = [_Path(used=sum(_bits(match) for match in fixed.values()))]
+    for place in range(len(reference)):
+        paths.sort(key=attrgetter("order"))
+        following: list[_Path] = []
+        for path in paths[:BEAM]:
+            if place < path.next_word:
+                following.append(path)
+            elif place in taken:
+                following += _through_fixed(path, fixed)
+            else:
+                following += _through_options(path, options[place])
+        paths = following or paths[:1]
+    paths.sort(key=attrgetter("order"))
+    finished = [path.passing(path.order[2]) for path in paths[:BEAM]]  # closes an open chunk
+    return list(min(finished, key=attrgetter("order")).matches)
+
+
+def _through_fixed(path: _Path, fixed: dict[int, Match]) -> list[_Path]:
+    match = fixed.get(path.next_word)
+    if match is None:
+        return []
+    return [path.taking(match, path.order[2] + abs(match.start - match.at))]
+
+
+def _through_options(path: _Path, options: Sequence[Match]) -> list[_Path]:
+    following = []
+    distance = path.order[2]
+    for match in options:
+        if path.used & _bits(match):
+            continue
+        following.append(path.taking(match, distance))
+        # As in the jar, a match's distance is added to the alternatives after it.
+        distance += abs(match.start - match.at)
+    return [*following, path.passing(distance)]
+
+
+def _unambiguous(options: list[list[Match]]) -> tuple[dict[int, Match], set[int]]:
+    """Matches without an alternative, by their first word, and the reference's words they take."""
+    covering = Counter(word for of_word in options for match in of_word for word in _covered(match))
+    fixed = {
+        place: of_word[0]
+        for place, of_word in enumerate(options)
+        if len(of_word) == 1 and all(covering[word] == 1 for word in _covered(of_word[0]))
+    }
+    taken = {m.start + offset for m in fixed.values() for offset in range(m.length)}
+    return fixed, taken
+
+
+def _covered(match: Match) -> list[tuple[str, int]]:
+    mine = [("hypothesis", match.at + offset) for offset in range(match.at_length)]
+    return mine + [("reference", match.start + offset) for offset in range(match.length)]
+
+
+def _find(
+    hypothesis: Sequence[str], reference: Sequence[str], knowledge: WordMatches
+) -> list[list[Match]]:
+    """All matches by the reference's word they start at, module by module."""
+    options: list[list[Match]] = [[] for _ in reference]
+    _pair(options, "exact", hypothesis, reference, lambda a, b: a == b)
+    if list(hypothesis) == list(reference):
+        return options
+    stems = {word: stem(word) for word in {*hypothesis, *reference}}
+    _pair(options, "stem", hypothesis, reference, lambda a, b: a != b and stems[a] == stems[b])
+    if "synonym" in knowledge.modules:
+        meanings = {word: knowledge.meanings(word) for word in stems}
+
+        def synonyms(a: str, b: str) -> bool:
+            return a != b and not meanings[a].isdisjoint(meanings[b])
+
+        _pair(options, "synonym", hypothesis, reference, synonyms)
+    for place, length, at, at_length in _phrases(reference, hypothesis, knowledge):
+        options[place].append(Match("paraphrase", place, length, at, at_length))
+    for at, at_length, place, length in _phrases(hypothesis, reference, knowledge):
+        options[place].append(Match("paraphrase", place, length, at, at_length))
+    return options
+
+
+def _pair(
+    options: list[list[Match]],
+    module: str,
+    hypothesis: Sequence[str],
+    reference: Sequence[str],
+    alike: Callable[[str, str], bool],
+) -> None:
+    for place, word in enumerate(reference):
+        options[place] += [
+            Match(module, place, 1, at, 1)
+            for at, other in enumerate(hypothesis)
+            if alike(other, word)
+        ]
+
+
+def _phrases(
+    of: Sequence[str], into: Sequence[str], knowledge: WordMatches
+) -> list[tuple[int, int, int, int]]:
+    """Start and length of phrases of one sentence, and of their paraphrases in the other."""
+    found = []
+    words = tuple(into)
+    for start in range(len(of)):
+        for length in range(1, min(knowledge.longest_phrase, len(of) - start) + 1):
+            for other in knowledge.paraphrases.get(tuple(of[start : start + length]), ()):
+                found += [
+                    (start, length, at, len(other))
+                    for at in range(len(words) - len(other) + 1)
+                    if words[at : at + len(other)] == other
+                ]
+    return found

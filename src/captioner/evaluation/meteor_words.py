@@ -1,4 +1,4 @@
-"""Which words METEOR takes for one: the same word, stem, synonym, paraphrase.
+"""Which words METEOR matches: by the word itself, its stem, synonyms, paraphrases.
 
 Stems come from nltk's Snowball stemmer. Synonyms (WordNet), paraphrases and METEOR's own list of
 function words come from an installed pycocoevalcap, whose files are read without Java; nothing is
@@ -19,130 +19,23 @@ from pathlib import Path
 
 from nltk.stem.snowball import SnowballStemmer
 
-# METEOR discounts words that say how, not what. Used where METEOR's own list is not installed.
-FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "this",
-        "that",
-        "these",
-        "those",
-        "some",
-        "any",
-        "all",
-        "each",
-        "every",
-        "no",
-        "both",
-        "either",
-        "neither",
-        "such",
-        "one",
-        "i",
-        "you",
-        "he",
-        "she",
-        "it",
-        "we",
-        "they",
-        "me",
-        "him",
-        "her",
-        "us",
-        "them",
-        "his",
-        "hers",
-        "its",
-        "our",
-        "their",
-        "my",
-        "your",
-        "who",
-        "whom",
-        "whose",
-        "which",
-        "what",
-        "when",
-        "where",
-        "why",
-        "how",
-        "of",
-        "in",
-        "on",
-        "at",
-        "by",
-        "for",
-        "with",
-        "from",
-        "to",
-        "into",
-        "onto",
-        "over",
-        "under",
-        "about",
-        "as",
-        "than",
-        "through",
-        "up",
-        "down",
-        "out",
-        "off",
-        "between",
-        "after",
-        "before",
-        "during",
-        "while",
-        "and",
-        "or",
-        "but",
-        "nor",
-        "so",
-        "if",
-        "then",
-        "because",
-        "not",
-        "n't",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "am",
-        "has",
-        "have",
-        "had",
-        "do",
-        "does",
-        "did",
-        "will",
-        "would",
-        "can",
-        "could",
-        "may",
-        "might",
-        "shall",
-        "should",
-        "must",
-        "there",
-        "here",
-        "also",
-        "more",
-        "most",
-        "other",
-        "only",
-        "'s",
-    ]
-)
+# METEOR gives function words a lower weight. Used where METEOR's own list is not installed.
+_FUNCTION_WORDS = """
+a an the this that these those some any all each every no both either neither such one i you
+he she it we they me him her us them his hers its our their my your who whom whose which
+what when where why how of in on at by for with from to into onto over under about as than
+through up down out off between after before during while and or but nor so if then because
+not n't is are was were be been being am has have had do does did will would can could may
+might shall should must there here also more most other only 's
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 # WordNet's rules of detachment (morphy): an ending, and what may stand in its place.
 _ENDINGS = (
     ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"),
     ("men", "man"), ("ies", "y"), ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"),
     ("ed", ""), ("ing", "e"), ("ing", ""), ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
 )  # fmt: skip
+_SYNONYMS = "synonym/english.synsets", "synonym/english.exceptions"
 Phrase = tuple[str, ...]
 
 
@@ -178,58 +71,54 @@ class WordMatches:
         return ""
 
 
+_STEMMER = SnowballStemmer("english")
+
+
 @lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """The word's stem by the English Snowball stemmer."""
-    return str(_stemmer().stem(word))
+    return str(_STEMMER.stem(word))
 
 
 @lru_cache(maxsize=1)
-def _stemmer() -> SnowballStemmer:
-    return SnowballStemmer("english")
-
-
-@lru_cache(maxsize=1)
-def load_word_matches(vocabulary: frozenset[str], *, paraphrases: bool = True) -> WordMatches:
+def load_word_matches(vocabulary: frozenset[str]) -> WordMatches:
     """All that is installed, of the paraphrases those whose words are in `vocabulary`.
 
-    Reading the paraphrases takes seconds (the last vocabulary's are remembered); without them the
-    score comes out lower.
+    Reading the paraphrases takes seconds: the last vocabulary's are cached.
     """
     jar, table = _installed()
     if jar is None:
         return WordMatches(("exact", "stem"))
     with zipfile.ZipFile(jar) as archive:
-        words = _lines(archive, "function/english.words")
-        synsets = dict(_pairs(_lines(archive, "synonym/english.synsets")))
-        exceptions = dict(_pairs(_lines(archive, "synonym/english.exceptions")))
+        words, synsets, exceptions = (
+            archive.read(name).decode("utf-8").splitlines()
+            for name in ("function/english.words", *_SYNONYMS)
+        )
     bases: dict[str, list[str]] = defaultdict(list)
-    for base, forms in exceptions.items():
+    for base, forms in _pairs(exceptions):
         for form in forms.split():
             bases[form].append(base)
-    use_table = paraphrases and table is not None
     return WordMatches(
-        ("exact", "stem", "synonym", *(("paraphrase",) if use_table else ())),
+        ("exact", "stem", "synonym", *(("paraphrase",) if table else ())),
         frozenset(word.strip() for word in words if word.strip()),
-        {word: frozenset(ids.split()) for word, ids in synsets.items()},
+        {word: frozenset(ids.split()) for word, ids in _pairs(synsets)},
         {form: tuple(found) for form, found in bases.items()},
-        _paraphrases(table, vocabulary) if use_table and table else {},
+        _paraphrases(table, vocabulary) if table else {},
     )
 
 
-def _installed() -> tuple[Path | None, Path | None]:
-    """METEOR's jar and table of paraphrases in an installed pycocoevalcap."""
+def pycocoevalcap_file(*parts: str) -> Path | None:
+    """A file of an installed pycocoevalcap."""
     spec = importlib.util.find_spec("pycocoevalcap")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        jar = Path(folder) / "meteor" / "meteor-1.5.jar"
-        table = Path(folder) / "meteor" / "data" / "paraphrase-en.gz"
-        if jar.is_file():
-            return jar, table if table.is_file() else None
-    return None, None
+    folders = (spec.submodule_search_locations or []) if spec else []
+    paths = (Path(folder, *parts) for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
-def _lines(archive: zipfile.ZipFile, name: str) -> list[str]:
-    return archive.read(name).decode("utf-8").splitlines()
+def _installed() -> tuple[Path | None, Path | None]:
+    """METEOR's jar and its table of paraphrases."""
+    table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
+    return pycocoevalcap_file("meteor", "meteor-1.5.jar"), table
 
 
 def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:

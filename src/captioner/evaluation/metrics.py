@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,42 @@ from captioner.evaluation.cider import DocumentFrequencies, cider
 from captioner.evaluation.java_metrics import java_meteor, spice
 from captioner.evaluation.meteor import meteor
 from captioner.evaluation.meteor_words import load_word_matches
-from captioner.evaluation.metric import Metric
-from captioner.evaluation.ngrams import Corpus, encode
-from captioner.evaluation.protocol import Protocol
+from captioner.evaluation.metric import SAMPLES, Metric
+from captioner.evaluation.ngrams import encode
+from captioner.evaluation.protocol import PROTOCOLS, Protocol
 from captioner.evaluation.rouge import rouge_l
 
 FAST = ("BLEU", "ROUGE-L", "CIDEr")
 METRICS = (*FAST, "METEOR-py", "METEOR", "SPICE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """How captions are scored: by which `metrics` (of METRICS) and under which conventions.
+
+    `brevity_penalty` None is the protocol's own; `table` gives CIDEr document frequencies from
+    elsewhere; `samples` is the size of the bootstrap, 0 for no intervals. ConfigError for an
+    unknown metric or protocol.
+    """
+
+    metrics: Sequence[str] = FAST
+    protocol: str = "coco"
+    brevity_penalty: bool | None = None
+    table: DocumentFrequencies | None = None
+    samples: int = SAMPLES
+
+    def __post_init__(self) -> None:
+        for name in self.metrics:
+            one_of("metrics", name, METRICS)
+        one_of("protocol", self.protocol, tuple(PROTOCOLS))
+
+    @property
+    def conventions(self) -> Protocol:
+        """The protocol with the brevity penalty that holds."""
+        protocol = PROTOCOLS[self.protocol]
+        if self.brevity_penalty is None:
+            return protocol
+        return replace(protocol, brevity_penalty=self.brevity_penalty)
 
 
 @dataclass(frozen=True)
@@ -36,54 +65,45 @@ class Measured:
 def measure(
     references: Sequence[Sequence[str]],
     hypotheses: Sequence[str],
-    *,
-    protocol: Protocol,
-    metrics: Sequence[str] = FAST,
-    table: DocumentFrequencies | None = None,
+    options: ScoringOptions | None = None,
 ) -> Measured:
-    """Score raw captions, one hypothesis and one or more references an image, by `metrics`.
+    """Score raw captions, one hypothesis and one or more references an image.
 
-    A metric that lacks something (Java, a jar) is left out and says why. ConfigError for an unknown
-    name, DataError when there is nothing to score.
+    A metric that lacks something (Java, a jar) is left out and says why. DataError when there is
+    nothing to score.
     """
-    for name in metrics:
-        one_of("metrics", name, METRICS)
-    corpus = encode(references, hypotheses, protocol.tokens)
+    options = options or ScoringOptions()
+    tokens_of = options.conventions.tokens
+    corpus = encode(references, hypotheses, tokens_of)
     measured = Measured({})
-    for name in metrics:
+
+    def tokenised() -> tuple[Any, Any]:
+        tokens = [[tokens_of(caption) for caption in of_image] for of_image in references]
+        return tokens, [tokens_of(caption) for caption in hypotheses]
+
+    def compute(name: str) -> list[Metric]:
+        match name:
+            case "BLEU":
+                return bleu(corpus, brevity_penalty=options.conventions.brevity_penalty)
+            case "ROUGE-L":
+                return [rouge_l(corpus)]
+            case "CIDEr":
+                images = f"a table of {options.table.images} images" if options.table else None
+                measured.notes["cider_document_frequencies"] = images or "the references"
+                return cider(corpus, options.table)
+            case "METEOR-py":
+                tokens, own = tokenised()
+                knowledge = load_word_matches(_words(tokens, own))
+                measured.notes["meteor_py_modules"] = list(knowledge.modules)
+                return [meteor(tokens, own, knowledge)]
+        return [(java_meteor if name == "METEOR" else spice)(*tokenised())]
+
+    for name in options.metrics:
         try:
-            for metric in _compute(name, corpus, references, hypotheses, protocol, table, measured):
-                measured.metrics[metric.name] = metric
+            measured.metrics.update({metric.name: metric for metric in compute(name)})
         except DataError as error:
             measured.unavailable[name] = str(error)
     return measured
-
-
-def _compute(
-    name: str,
-    corpus: Corpus,
-    references: Sequence[Sequence[str]],
-    hypotheses: Sequence[str],
-    protocol: Protocol,
-    table: DocumentFrequencies | None,
-    measured: Measured,
-) -> Sequence[Metric]:
-    if name == "BLEU":
-        return bleu(corpus, brevity_penalty=protocol.brevity_penalty)
-    if name == "ROUGE-L":
-        return [rouge_l(corpus)]
-    if name == "CIDEr":
-        source = f"a table of {table.images} images" if table else "the references"
-        measured.notes["cider_document_frequencies"] = source
-        return cider(corpus, table)
-    tokens = [[protocol.tokens(caption) for caption in of_image] for of_image in references]
-    own = [protocol.tokens(caption) for caption in hypotheses]
-    if name == "METEOR-py":
-        knowledge = load_word_matches(_words(tokens, own))
-        measured.notes["meteor_py_modules"] = list(knowledge.modules)
-        return [meteor(tokens, own, knowledge)]
-    by_java: Mapping[str, Callable[..., Metric]] = {"METEOR": java_meteor, "SPICE": spice}
-    return [by_java[name](tokens, own)]
 
 
 def _words(

@@ -1,4 +1,4 @@
-"""References and hypotheses as arrays: what the vectorised metrics count on.
+"""References and hypotheses as arrays of word numbers, and their n-grams counted.
 
 Legend: I images, S sentences (one hypothesis an image, or all its references), N words,
 G n-grams (with repetition), D different n-grams, all of the images at hand.
@@ -7,7 +7,7 @@ G n-grams (with repetition), D different n-grams, all of the images at hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +61,11 @@ class Corpus:
         for first in range(0, len(self), images):
             last = min(first + images, len(self))
             low, high = int(first_reference[first]), int(first_reference[last])
-            yield Corpus(
-                self.hypotheses.cut(first, last, of_hypothesis),
-                self.references.cut(low, high, of_reference),
-                self.counts[first:last],
-                self.vocabulary,
-                self.pairs,
+            yield replace(
+                self,
+                hypotheses=self.hypotheses.cut(first, last, of_hypothesis),
+                references=self.references.cut(low, high, of_reference),
+                counts=self.counts[first:last],
             )
 
     def image_of_reference(self) -> Ints:
@@ -79,16 +78,25 @@ class Corpus:
         sentence = np.repeat(np.arange(len(sentences.lengths)), sentences.lengths)
         ends = np.repeat(sentences.starts()[1:], sentences.lengths)
         (at,) = np.nonzero(np.arange(len(words)) + order <= ends)
+        if order == 2:  # also while `pairs` is not known yet
+            return sentence[at], (words[at] << _HALF) | words[at + 1]
+        return sentence[at], self.keys_of(words[at[:, None] + np.arange(order)])[0]
+
+    def keys_of(self, words: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """The key of each n-gram, a row of word numbers [G, order], and whether the corpus can have
+        it at all."""
+        order, possible = words.shape[1], np.ones(len(words), bool)
         if order == 1:
-            return sentence, words
-        pair = (words[at] << _HALF) | words[at + 1]
+            return words[:, 0], possible
+        key = (words[:, 0] << _HALF) | words[:, 1]
         if order > 2:
-            pair = np.searchsorted(self.pairs, pair)
-            last = words[at + 2]
+            key, possible = find(self.pairs, key)
+            last = words[:, 2]
             if order == 4:
-                last = np.searchsorted(self.pairs, (last << _HALF) | words[at + 3])
-            pair = (pair << _HALF) | last
-        return sentence[at], pair
+                last, there = find(self.pairs, (last << _HALF) | words[:, 3])
+                possible = possible & there
+            key = (key << _HALF) | last
+        return key, possible
 
 
 def encode(
@@ -98,7 +106,7 @@ def encode(
 ) -> Corpus:
     """The corpus of raw captions, tokenised by `tokens_of` one at a time.
 
-    Raises DataError when there is no image, when the two sides differ in length, or when an image
+    Raises DataError when there is no image, when the two differ in length, or when an image
     has no reference.
     """
     vocabulary: dict[str, int] = {}
@@ -112,19 +120,14 @@ def encode(
     encoded_references = _encode(all_references(), vocabulary, tokens_of)
     encoded_hypotheses = _encode(hypotheses, vocabulary, tokens_of)
     _check(counts, len(encoded_hypotheses.lengths))
-    corpus = Corpus(
-        encoded_hypotheses, encoded_references, np.array(counts, np.int64), vocabulary,
-        np.zeros(0, np.int64),
-    )  # fmt: skip
+    images, none = np.array(counts, np.int64), np.zeros(0, np.int64)
+    corpus = Corpus(encoded_hypotheses, encoded_references, images, vocabulary, none)
     pairs = [
-        np.unique(part.keys(side, 2)[1])
+        np.unique(part.keys(sentences, 2)[1])
         for part in corpus.chunks()
-        for side in (part.references, part.hypotheses)
+        for sentences in (part.references, part.hypotheses)
     ]
-    return Corpus(
-        encoded_hypotheses, encoded_references, corpus.counts, vocabulary,
-        np.unique(np.concatenate(pairs)),
-    )  # fmt: skip
+    return replace(corpus, pairs=np.unique(np.concatenate(pairs)))
 
 
 def _encode(
@@ -159,10 +162,10 @@ def _check(counts: Sequence[int], hypotheses: int) -> None:
 
 @dataclass(frozen=True)
 class Counted:
-    """How often each n-gram stands in each sentence, and which of them pairs of sides share.
+    """How often each n-gram occurs in each hypothesis and in each reference.
 
-    The entries of a side are its (sentence, n-gram) pairs, each once: `sentence` and `ngram` (a
-    number below D) and `count`, sorted by sentence and n-gram. `keys` [D] are the n-grams' keys.
+    Entries are (sentence, n-gram) pairs, each once: `sentence`, `ngram` (a number below D) and
+    `count`, sorted by sentence and n-gram. `keys` [D] are the n-grams' keys.
     """
 
     keys: Ints
@@ -206,7 +209,7 @@ def _entries(sentence: Ints, ngram: Ints, size: int) -> Entries:
 
 
 def find(sorted_values: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Where each of `wanted` stands in `sorted_values` (0 where it does not), and whether."""
+    """Where each of `wanted` is in `sorted_values` (0 where it does not), and whether."""
     if not len(sorted_values):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
     at = np.minimum(np.searchsorted(sorted_values, wanted), len(sorted_values) - 1)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from captioner.evaluation.html import element, text
 from captioner.evaluation.ngrams import Floats
 
 _WIDTH, _HEIGHT, _BASE, _TOP = 320, 150, 120, 12  # pixels
+_BINS = 20
 
 
 def histogram(
     title: str,
     series: Mapping[str, Sequence[float] | Floats],
     *,
-    bins: int = 20,
     whole: bool = False,
 ) -> str:
     """An SVG of how many values fall into each bin; `whole` gives each whole number its own.
@@ -31,40 +31,45 @@ def histogram(
     if whole:
         edges = np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)
     else:
-        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+        edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
     shares = {n: np.histogram(v, edges)[0] / len(v) for n, v in filled.items()}
     tallest = max(float(share.max()) for share in shares.values()) or 1.0
-    parts = [
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'role="img" aria-label="{escape(title)}">'
-    ]
-    for number, (name, share) in enumerate(shares.items()):
-        parts += _bars(share / tallest, number, len(shares), name, edges)
     first, last = (edges[0] + 0.5, edges[-1] - 0.5) if whole else (edges[0], edges[-1])
-    parts.append(
-        f'<line x1="0" x2="{_WIDTH}" y1="{_BASE}" y2="{_BASE}"/>'
-        f'<text x="0" y="{_BASE + 14}">{_short(first)}</text>'
-        f'<text x="{_WIDTH}" y="{_BASE + 14}" text-anchor="end">{_short(last)}</text>'
-    )
+    y, middle = _BASE + 14, _WIDTH / 2
+    parts = [
+        *(
+            bar
+            for number, (name, share) in enumerate(shares.items())
+            for bar in _bars(share / tallest, number, len(shares), name, edges)
+        ),
+        element("line", x1=0, x2=_WIDTH, y1=_BASE, y2=_BASE),
+        text("text", _short(first), x=0, y=y),
+        text("text", _short(last), x=_WIDTH, y=y, text_anchor="end"),
+    ]
     for number, (name, values) in enumerate(filled.items()):
         label = f"{name}: median {_short(np.median(values))}, mean {_short(values.mean())}"
-        parts.append(
-            f'<text class="series{number}" x="{_WIDTH / 2}" y="{_TOP * (number + 1)}" '
-            f'text-anchor="middle">{escape(label)}</text>'
-        )
-    return "".join(parts) + "</svg></figure>\n"
+        place = {"x": middle, "y": _TOP * (number + 1), "text_anchor": "middle"}
+        parts.append(text("text", label, class_=f"series{number}", **place))
+    svg = element("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=title)
+    return element("figure", text("figcaption", title), svg) + "\n"
 
 
-def _bars(heights: np.ndarray, number: int, sides: int, name: str, edges: np.ndarray) -> list[str]:
+def _bars(
+    heights: np.ndarray, number: int, count: int, name: str, edges: np.ndarray
+) -> Iterator[str]:
+    """The bars of series `number` of `count`; heights are shares of the tallest bar."""
     step = _WIDTH / len(heights)
-    room = _BASE - _TOP * (sides + 1)
-    return [
-        f'<rect class="series{number}" x="{(at + number / sides) * step:.1f}" '
-        f'y="{_BASE - height * room:.1f}" width="{step / sides * 0.9:.1f}" '
-        f'height="{height * room:.1f}"><title>{escape(name)}, {edges[at]:.4g} to '
-        f"{edges[at + 1]:.4g}</title></rect>"
-        for at, height in enumerate(heights)
-    ]
+    full = _BASE - _TOP * (count + 1)
+    for at, height in enumerate(heights):
+        yield element(
+            "rect",
+            text("title", f"{name}, {edges[at]:.4g} to {edges[at + 1]:.4g}"),
+            class_=f"series{number}",
+            x=f"{(at + number / count) * step:.1f}",
+            y=f"{_BASE - height * full:.1f}",
+            width=f"{step / count * 0.9:.1f}",
+            height=f"{height * full:.1f}",
+        )
 
 
 def _short(value: float) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
-from captioner.checks import one_of
 from captioner.data.tokenize import coco_tokens
 
 _SIGNS = re.compile(r"[^a-z0-9 ]+")
@@ -19,8 +18,8 @@ _SIGNS = re.compile(r"[^a-z0-9 ]+")
 def karpathy_tokens(caption: str) -> tuple[str, ...]:
     """The words of Karpathy's JSON files, on which neuraltalk scores.
 
-    Lower case; hyphens part words, all but ASCII letters and digits is deleted: as in 39,974 of the
-    40,000 captions of his Flickr8k; the others have a sign standing alone, which he keeps.
+    Lower case; hyphens separate words, all but ASCII letters and digits is deleted. Equal to 39,974
+    of the 40,000 captions of his Flickr8k; the others hold a punctuation mark as a word.
     """
     return tuple(_SIGNS.sub("", " ".join(caption.lower().replace("-", " ").split())).split())
 
@@ -64,12 +63,3 @@ PROTOCOLS: Mapping[str, Protocol] = {
         brevity_penalty=False,
     ),
 }
-
-
-def protocol_named(name: str, brevity_penalty: bool | None = None) -> Protocol:
-    """A protocol, its brevity penalty changed where one is given; ConfigError for another name."""
-    one_of("protocol", name, tuple(PROTOCOLS))
-    protocol = PROTOCOLS[name]
-    if brevity_penalty is None:
-        return protocol
-    return replace(protocol, brevity_penalty=brevity_penalty)

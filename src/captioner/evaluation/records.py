@@ -1,4 +1,4 @@
-"""A scored run in two files: scores.json for people, and scores_images.json with every image.
+"""A scored run in two files: scores.json, to be read, and scores_images.json with every image.
 
 The second has all that a comparison or a report needs: captions, references, scores and the
 statistics that add up to the corpus's. Both can be read back without model or data.
@@ -7,7 +7,7 @@ statistics that add up to the corpus's. Both can be read back without model or d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,12 @@ class ShownCaption:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image: its picture's file if there is one, captions (best first) and references."""
+    """One image: captions (best first), references, and its file if there is one."""
 
     image_id: ImageId
     captions: Sequence[ShownCaption]
     references: Sequence[str]
-    picture: str | None = None
+    file: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -59,12 +59,12 @@ def make_record(
 ) -> RunRecord:
     """A record of images in the order in which `measured` has them."""
     scored = [
-        ImageRecord(
-            one.image_id, one.captions, one.references, one.picture,
-            {m.name: round(float(m.per_image[row]), 4) for m in measured.metrics.values()},
+        replace(
+            one,
+            scores={m.name: round(float(m.per_image[row]), 4) for m in measured.metrics.values()},
         )
         for row, one in enumerate(images)
-    ]  # fmt: skip
+    ]
     return RunRecord(name, scores, scored, measured.metrics)
 
 
@@ -111,9 +111,8 @@ def _image(entry: Mapping[str, Any]) -> ImageRecord:
         ShownCaption(one["text"], [(word, p) for word, p in one["words"]], one["log_prob"])
         for one in entry["captions"]
     ]
-    return ImageRecord(
-        entry["image_id"], captions, entry["references"], entry["picture"], entry["scores"]
-    )
+    file = entry["file"] if "file" in entry else entry["picture"]  # the key in earlier files
+    return ImageRecord(entry["image_id"], captions, entry["references"], file, entry["scores"])
 
 
 def _metrics(statistics: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Metric]:

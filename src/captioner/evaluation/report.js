@@ -1,6 +1,6 @@
 "use strict";
-// Sorts, filters and searches the pictures of the page; the address keeps what was chosen.
-const list = document.getElementById("pictures");
+// Sorts, filters and searches the images of the page; the address keeps what was chosen.
+const list = document.getElementById("images");
 const articles = Array.from(list.querySelectorAll("article"));
 const control = (name) => document.getElementById(name);
 const names = ["search", "sort", "order", "metric", "low", "high"];
@@ -35,7 +35,7 @@ function update() {
   try {
     history.replaceState(null, "", "#" + chosen);
   } catch {
-    // Some browsers forbid it for files; the page works without.
+    // Some browsers forbid it for files; the page works without it.
   }
 }
 

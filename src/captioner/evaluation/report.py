@@ -1,7 +1,7 @@
-"""One HTML page for a run, or for two side by side: scores, protocol, distributions, pictures.
+"""One HTML page for a run, or for two side by side: scores, protocol, distributions, images.
 
-The page stands alone: pictures, styles and the script that sorts, filters and searches are inside
-it, and nothing is loaded.
+The page is self-contained: thumbnails, styles and the script that sorts, filters and searches are
+inside it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,250 +20,211 @@ from captioner.data.images import load_image
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
 from captioner.evaluation.compare import compare_runs
+from captioner.evaluation.html import element, listing, resource, table, text, write_page
 from captioner.evaluation.plots import histogram
 from captioner.evaluation.records import ImageRecord, RunRecord, ShownCaption
-from captioner.files import atomic_write
 
-_THUMBNAIL = 224  # pixels, the longer side
+_THUMBNAIL = 224  # pixels, the longer edge
+# What an image can be sorted by: the attribute's key -> its label, and the value of each image.
+Sortable = dict[str, tuple[str, list[float]]]
 
 
 def write_report(
-    path: Path | str, runs: Sequence[RunRecord], *, title: str, pictures: int | None = None
+    path: Path | str, runs: Sequence[RunRecord], *, title: str, images: int | None = None
 ) -> None:
     """Write the page of one run or of two on the same images, whole or not at all.
 
-    Every text is escaped. `pictures` limits how many are shown. ImageError when a picture cannot
-    be read, DataError when the runs do not match or `path` cannot be written.
+    `images` limits how many are shown. ImageError when an image cannot be read, DataError when the
+    runs do not match or `path` cannot be written.
     """
     if len(runs) not in (1, 2):
         raise DataError(f"a report shows one run or two, got {len(runs)}")
-    with atomic_write(path, "w") as page:
-        page.write(
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(title)}</title>\n<style>\n{_resource('report.css')}</style>\n"
-            f"</head>\n<body>\n<h1>{escape(title)}</h1>\n"
-        )
-        page.writelines(_summary(runs))
-        shown = list(zip(*(run.images[:pictures] for run in runs), strict=True))
-        page.write(f"<h2>Pictures ({len(shown)})</h2>\n{_controls(runs)}")
-        page.write('<div id="pictures">\n')
-        # Picture by picture: a report of thousands must not stand in memory whole.
-        for number, images in enumerate(shown):
-            page.write(_article(number, images, runs))
-        page.write(f"</div>\n<script>\n{_resource('report.js')}</script>\n</body>\n</html>\n")
+    style = resource("captioner.evaluation", "report.css")
+    script = resource("captioner.evaluation", "report.js")
+    write_page(path, title, _body(runs, images), style=style, script=script)
 
 
-def _resource(name: str) -> str:
-    return resources.files("captioner.evaluation").joinpath(name).read_text(encoding="utf-8")
+def _body(runs: Sequence[RunRecord], limit: int | None) -> Iterator[str]:
+    """The page, image by image: a report of thousands must not be in memory whole."""
+    shared = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
+    yield from _summary(runs, shared)
+    shown = list(zip(*(run.images[:limit] for run in runs), strict=True))
+    sortable = _sortable(runs, shared)
+    yield text("h2", f"Images ({len(shown)})") + "\n" + _controls(sortable, two=len(runs) == 2)
+    yield '<div id="images">\n'
+    for number, images in enumerate(shown):
+        yield _article(number, images, runs, sortable)
+    yield "</div>\n"
 
 
-# -- above the pictures -------------------------------------------------------------------------
+# -- above the images ---------------------------------------------------------------------------
 
 
-def _summary(runs: Sequence[RunRecord]) -> Iterator[str]:
-    names = [run.name for run in runs]
-    warnings = [
-        (run.name, w) for run in runs for w in run.scores.get("sanity", {}).get("warnings", [])
-    ]
+def _summary(runs: Sequence[RunRecord], shared: Sequence[str]) -> Iterator[str]:
+    sanity = [run.scores.get("sanity", {}) for run in runs]
+    warnings = [(run.name, w) for run, one in zip(runs, sanity, strict=True)
+                for w in one.get("warnings", [])]  # fmt: skip
     if warnings:
-        items = [escape(f"{name}: {text}" if len(runs) > 1 else text) for name, text in warnings]
-        yield f'<div class="warnings"><h2>Warnings</h2>{_list("ul", items)}</div>\n'
-    yield _table("Scores", ["", *_score_heads(runs)], _score_rows(runs))
-    for run in runs:
-        rows = run.scores.get("sanity", {}).get("rows", {})
+        items = [escape(f"{name}: {told}" if len(runs) > 1 else told) for name, told in warnings]
+        yield element("div", "<h2>Warnings</h2>", listing("ul", items), class_="warnings") + "\n"
+    yield "<h2>Scores</h2>\n" + table(["", *_score_heads(runs)], _score_rows(runs, shared))
+    for run, one in zip(runs, sanity, strict=True):
+        keys = list(run.metrics)
+        rows = [
+            [name, *(_number(row.get(key)) for key in keys)]
+            for name, row in one.get("rows", {}).items()
+        ]
         if rows:
-            keys = list(run.metrics)
-            body = [[name, *(_number(row.get(key)) for key in keys)] for name, row in rows.items()]
-            yield _table(f"Beside it: {run.name}", ["", *keys], body)
-    yield _plots(runs)
+            yield text("h2", f"Baselines: {run.name}") + table(["", *keys], rows)
+    yield _plots(runs, shared)
     cards = [run.scores.get("protocol", {}) for run in runs]
-    keys = list(dict.fromkeys(key for card in cards for key in card))
-    body = [[key, *(_plain(card.get(key, "")) for card in cards)] for key in keys]
-    yield _table("Protocol", ["", *names], body, kind="number text")
+    rows = [
+        [key, *(_plain(card.get(key, "")) for card in cards)]
+        for key in dict.fromkeys(key for card in cards for key in card)
+    ]
+    if rows:
+        heads = ["", *(run.name for run in runs)]
+        yield "<h2>Protocol</h2>\n" + table(heads, rows, kind="number text")
 
 
 def _score_heads(runs: Sequence[RunRecord]) -> list[str]:
-    heads = [head for run in runs for head in (run.name, "95 %")]
-    return (
-        heads if len(runs) == 1 else [*heads, "difference", "95 %", "p (bootstrap)", "p (random.)"]
-    )
+    compared = ["difference", "95 %", "p (bootstrap)", "p (random.)"] if len(runs) == 2 else []
+    return [head for run in runs for head in (run.name, "95 %")] + compared
 
 
-def _score_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
-    names = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
-    rows = {name: [name] for name in names}
+def _score_rows(runs: Sequence[RunRecord], shared: Sequence[str]) -> list[list[str]]:
+    rows = {name: [name] for name in shared}
     for run in runs:
         intervals = run.scores.get("intervals", {})
-        for name in names:
-            low, high = intervals.get(name, (None, None))
-            bounds = "" if low is None else f"{low:.2f} to {high:.2f}"
+        for name in shared:
+            bounds = "{:.2f} to {:.2f}".format(*intervals[name]) if name in intervals else ""
             rows[name] += [_number(run.metrics[name].value), bounds]
     if len(runs) == 2:
-        metric = "CIDEr-D" if "CIDEr-D" in names else names[0]
+        metric = "CIDEr-D" if "CIDEr-D" in shared else shared[0]
         for name, one in compare_runs(*runs, metric=metric).differences.items():
+            rows[name] += [f"{one.difference:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}"]
             rows[name] += [
-                f"{one.difference:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}",
-                _p(one.p_bootstrap), _p(one.p_randomisation),
-            ]  # fmt: skip
+                "< 0.001" if p < 0.001 else f"{p:.3f}"
+                for p in (one.p_bootstrap, one.p_randomisation)
+            ]
     return list(rows.values())
 
 
-def _plots(runs: Sequence[RunRecord]) -> str:
+def _plots(runs: Sequence[RunRecord], shared: Sequence[str]) -> str:
     """Of every metric by image, of caption lengths, and of the best captions' log-probability."""
-    parts = [
-        histogram(f"{name}, images", {run.name: run.metrics[name].per_image for run in runs})
-        for name in runs[0].metrics
-        if all(name in run.metrics for run in runs)
-    ]
-    lengths: dict[str, list[int]] = {
-        run.name: [len(coco_tokens(i.captions[0].text)) for i in run.images] for run in runs
-    }
+    best = {run.name: [image.captions[0] for image in run.images] for run in runs}
+    texts = {name: [caption.text for caption in captions] for name, captions in best.items()}
     if len(runs) == 1:
-        references = [caption for image in runs[0].images for caption in image.references]
-        lengths["references"] = [len(coco_tokens(caption)) for caption in references]
-    parts.append(histogram("words in a caption", lengths, whole=True))
+        texts["references"] = [one for image in runs[0].images for one in image.references]
+    lengths = {name: [len(coco_tokens(one)) for one in told] for name, told in texts.items()}
     log_probs = {
-        run.name: [i.captions[0].log_prob for i in run.images if i.captions[0].log_prob is not None]
-        for run in runs
+        name: [one.log_prob for one in captions if one.log_prob is not None]
+        for name, captions in best.items()
     }
-    parts.append(histogram("log-probability of the caption, nats", log_probs))
-    return f'<h2>Distributions</h2>\n<div class="plots">\n{"".join(parts)}</div>\n'
+    plots = [
+        histogram(f"{name}, images", {run.name: run.metrics[name].per_image for run in runs})
+        for name in shared
+    ]
+    plots.append(histogram("words in a caption", lengths, whole=True))
+    plots.append(histogram("log-probability of the caption, nats", log_probs))
+    return "<h2>Distributions</h2>\n" + element("div", *plots, class_="plots") + "\n"
 
 
-def _controls(runs: Sequence[RunRecord]) -> str:
-    metrics = _keys(runs)
-    options = "".join(
-        f'<option value="{key}">{escape(name)}</option>' for key, name in metrics.items()
-    )
-    differing = ""
+def _sortable(runs: Sequence[RunRecord], shared: Sequence[str]) -> Sortable:
+    """Of each image every run's scores, and of two runs their differences."""
+    found: Sortable = {}
+    for number, run in enumerate(runs):
+        for place, name in enumerate(run.metrics):
+            label = name if len(runs) == 1 else f"{name}, {run.name}"
+            values = [round(image.scores[name], 3) for image in run.images]
+            found[f"m{number}x{place}"] = label, values
     if len(runs) == 2:
-        differing = (
-            '<label><input type="checkbox" id="differing"> only different captions</label>\n'
-        )
+        for place, name in enumerate(runs[0].metrics):
+            if name in shared:
+                pairs = zip(runs[0].images, runs[1].images, strict=True)
+                values = [round(b.scores[name] - a.scores[name], 3) for a, b in pairs]
+                found[f"d{place}"] = f"{name}, difference", values
+    return found
+
+
+def _controls(sortable: Sortable, *, two: bool) -> str:
+    options = "".join(text("option", label, value=key) for key, (label, _) in sortable.items())
+    order = '<option value="number">order</option>'
+    directions = (
+        '<option value="up">lowest first</option><option value="down">highest first</option>'
+    )
+    differing = '<label><input type="checkbox" id="differing"> only different captions</label>\n'
     return (
         '<div id="controls">\n'
         '<input type="search" id="search" placeholder="search words and names">\n'
-        f'<label>sort by <select id="sort"><option value="number">order</option>{options}</select>'
-        '</label>\n<select id="order" aria-label="direction">'
-        '<option value="up">lowest first</option>'
-        '<option value="down">highest first</option></select>\n'
+        f'<label>sort by <select id="sort">{order}{options}</select></label>\n'
+        f'<select id="order" aria-label="direction">{directions}</select>\n'
         f'<label>only <select id="metric">{options}</select></label>\n'
         '<label>from <input type="number" id="low" step="any"></label>\n'
         '<label>to <input type="number" id="high" step="any"></label>\n'
-        f'{differing}<output id="count"></output>\n</div>\n'
+        f'{differing if two else ""}<output id="count"></output>\n</div>\n'
     )
 
 
-def _keys(runs: Sequence[RunRecord]) -> dict[str, str]:
-    """The data attributes of an article that hold numbers, and what each is called."""
-    keys = {}
-    for number, run in enumerate(runs):
-        for place, name in enumerate(run.metrics):
-            keys[f"m{number}x{place}"] = name if len(runs) == 1 else f"{name}, {run.name}"
-    if len(runs) == 2:
-        for place, name in enumerate(runs[0].metrics):
-            if name in runs[1].metrics:
-                keys[f"d{place}"] = f"{name}, difference"
-    return keys
+# -- one image ----------------------------------------------------------------------------------
 
 
-# -- one picture --------------------------------------------------------------------------------
-
-
-def _article(number: int, images: Sequence[ImageRecord], runs: Sequence[RunRecord]) -> str:
+def _article(
+    number: int,
+    images: Sequence[ImageRecord],
+    runs: Sequence[RunRecord],
+    sortable: Sortable,
+) -> str:
     first = images[0]
-    name = str(first.image_id) if first.picture is None else Path(first.picture).name
+    file = None if first.file is None else Path(first.file)
+    name = str(first.image_id) if file is None else file.name
     texts = [caption.text for image in images for caption in image.captions]
-    search = " ".join([name, *texts, *first.references]).lower()
-    same = int(len({image.captions[0].text for image in images}) == 1)
-    numbers = "".join(f' data-{key}="{value}"' for key, value in _values(images, runs).items())
-    picture = ""
-    if first.picture is not None:
-        picture = (
-            f'<img alt="{escape(name)}" decoding="async" src="{_data_uri(Path(first.picture))}">\n'
-        )
-    sides = "".join(
-        _side(run.name if len(runs) > 1 else "", image)
+    thumbnail = "" if file is None else element("img", alt=name, decoding="async", src=_data(file))
+    captions = [
+        _captions(run.name if len(runs) > 1 else "", image)
         for run, image in zip(runs, images, strict=True)
-    )
-    references = f"References{_list('ul', map(escape, first.references))}"
-    return (
-        f'<article data-number="{number}" data-same="{same}" data-text="{escape(search)}"'
-        f'{numbers}>\n{picture}{sides}<div class="references"><small>{escape(name)}</small><br>'
-        f"{references}</div>\n"
-        "</article>\n"
-    )
+    ]
+    references = listing("ul", map(escape, first.references))
+    data: dict[str, object] = {
+        "data_number": number,
+        "data_same": int(len({image.captions[0].text for image in images}) == 1),
+        "data_text": " ".join([name, *texts, *first.references]).lower(),
+        **{f"data_{key}": values[number] for key, (_, values) in sortable.items()},
+    }
+    heading = text("small", name) + "<br>References"
+    beside = element("div", heading, references, class_="references")
+    return element("article", thumbnail, *captions, beside, **data) + "\n"
 
 
-def _values(images: Sequence[ImageRecord], runs: Sequence[RunRecord]) -> dict[str, float]:
-    values = {}
-    for number, (image, run) in enumerate(zip(images, runs, strict=True)):
-        for place, name in enumerate(run.metrics):
-            values[f"m{number}x{place}"] = round(image.scores[name], 3)
-    if len(runs) == 2:
-        for place, name in enumerate(runs[0].metrics):
-            if name in runs[1].metrics:
-                values[f"d{place}"] = round(images[1].scores[name] - images[0].scores[name], 3)
-    return values
-
-
-def _side(heading: str, image: ImageRecord) -> str:
-    title = f"<h3>{escape(heading)}</h3>\n" if heading else ""
+def _captions(heading: str, image: ImageRecord) -> str:
     scores = ", ".join(f"{name} {value:.1f}" for name, value in image.scores.items())
-    captions = _list("ol", map(_caption, image.captions))
-    return f'<div class="run">\n{title}{captions}<small>{escape(scores)}</small>\n</div>\n'
+    captions = listing("ol", map(_caption, image.captions))
+    title = text("h3", heading) if heading else ""
+    return element("div", title, captions, text("small", scores), class_="run") + "\n"
 
 
 def _caption(caption: ShownCaption) -> str:
-    """The words, each shaded by its probability: the redder, the less sure."""
-    log_prob = "" if caption.log_prob is None else f" <small>{caption.log_prob:.2f}</small>"
-    if not caption.words:
-        return escape(caption.text) + log_prob
-    words = " ".join(
-        f'<span class="word p{min(9, int(10 * p))}" title="{p:.3f}">{escape(word)}</span>'
+    """The words, each shaded by its probability: the redder, the less probable."""
+    words = [
+        text("span", word, class_=f"word p{min(9, int(10 * p))}", title=f"{p:.3f}")
         for word, p in caption.words
-    )
-    return words + log_prob
-
-
-def _list(tag: str, items: Iterable[str]) -> str:
-    return f"<{tag}>{''.join(f'<li>{item}</li>' for item in items)}</{tag}>\n"
-
-
-def _table(
-    heading: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "number"
-) -> str:
-    if not rows:
-        return ""
-    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f'<td class="{kind}">{escape(cell)}</td>' for cell in row[1:])
-        + "</tr>\n"
-        for row in rows
-    )
-    return (
-        f"<h2>{escape(heading)}</h2>\n<table>\n<thead><tr>{top}</tr></thead>\n"
-        f"<tbody>\n{body}</tbody></table>\n"
-    )
+    ]
+    log_prob = "" if caption.log_prob is None else f" <small>{caption.log_prob:.2f}</small>"
+    return (" ".join(words) or escape(caption.text)) + log_prob
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _data_uri(path: Path) -> str:
-    picture = load_image(path)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+def _data(path: Path) -> str:
+    """A thumbnail of an image file as a data URI."""
+    image = load_image(path)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    picture.save(encoded, format="JPEG", quality=75)
+    image.save(encoded, format="JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")

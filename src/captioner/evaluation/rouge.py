@@ -5,8 +5,6 @@ Legend: P pairs of a hypothesis and a reference, T the longest of their sentence
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +13,7 @@ from captioner.evaluation.ngrams import Corpus, Floats, Ints, Sentences
 
 NDArrayInt32 = NDArray[np.int32]
 BETA = 1.2
-_CELLS = 1 << 20  # P x T of one batch: bounds memory however long a caption is
+_PAIRS = 256  # of one batch: bounds memory however long a caption is
 _NO_HYPOTHESIS, _NO_REFERENCE = -2, -3  # paddings that equal nothing
 
 
@@ -44,26 +42,11 @@ def lcs_lengths(hypotheses: Sentences, references: Sentences, hypothesis_of: Int
     """The longest common subsequence of each reference with its hypothesis, in words, [P]."""
     common = np.zeros(len(references.lengths), np.int64)
     longest = np.maximum(references.lengths, hypotheses.lengths[hypothesis_of])
-    for rows in _batches(longest):
+    order = np.argsort(longest, kind="stable")  # pairs of similar length together
+    for rows in np.array_split(order, len(order) // _PAIRS + 1):
         mine = _padded(hypotheses, hypothesis_of[rows], _NO_HYPOTHESIS)
         common[rows] = _lcs(mine, _padded(references, rows, _NO_REFERENCE))
     return common
-
-
-def _batches(longest: Ints) -> Iterator[Ints]:
-    """Rows of similar length together, so many that a batch stays small."""
-    order = np.argsort(longest, kind="stable")
-    begin = 0
-    while begin < len(order):
-        # Rows come shortest first: the last of a batch sets its width.
-        size = max(1, _CELLS // max(1, int(longest[order[begin]])))
-        while size > 1:
-            width = int(longest[order[min(begin + size, len(order)) - 1]])
-            if size * width <= 2 * _CELLS:
-                break
-            size //= 2
-        yield order[begin : begin + size]
-        begin += size
 
 
 def _padded(sentences: Sentences, rows: Ints, padding: int) -> NDArrayInt32:

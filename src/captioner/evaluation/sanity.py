@@ -1,4 +1,4 @@
-"""What stands beside a score: how captions look, what baselines score, and warnings in words."""
+"""Checks of a score: statistics of the captions, scores of baselines, and warnings."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ METRIC = "CIDEr-D"  # what warnings compare: it tells specific captions from saf
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What is known besides captions and references; everything may be missing.
+class TrainingSet:
+    """What the model was trained on, to compare its captions with; everything may be missing.
 
-    `training_captions` a list a picture, with `training_features` [N, F] and `features` [I, F] in
-    the images' order; `vocabulary` the number of words the model knows.
+    `captions` a list an image, with `training_features` [N, F], and `features` [I, F] of the scored
+    images in their order; `vocabulary` the number of words the model knows.
     """
 
-    training_captions: Sequence[Sequence[str]] = ()
+    captions: Sequence[Sequence[str]] = ()
     training_features: Features | None = None
     features: Features | None = None
     vocabulary: int | None = None
@@ -68,46 +68,43 @@ def check_sanity(
     *,
     scorer: Scorer,
     human: Callable[[], dict[str, float]],
-    around: Surroundings | None = None,
+    training: TrainingSet | None = None,
 ) -> dict[str, Any]:
     """Baselines' scores (`rows`), shares (`figures`), `missing` ones with reasons, `warnings`.
 
     `scorer` scores captions of the same images, `human` leaves one reference out.
     """
-    known = around or Surroundings()
+    known = training or TrainingSet()
     rows: dict[str, dict[str, float]] = {}
     missing: dict[str, str] = {}
-    training = [caption for captions in known.training_captions for caption in captions]
+    captions = [caption for of_image in known.captions for caption in of_image]
     images = list(hypotheses)
     for name, make in {
         "human": human,
-        "shuffled pictures": lambda: scorer(shuffled_captions(hypotheses)),
-        "constant caption": lambda: scorer(constant_captions(images, training)),
+        "shuffled images": lambda: scorer(shuffled_captions(hypotheses)),
+        "constant caption": lambda: scorer(constant_captions(images, captions)),
         "nearest neighbour": lambda: scorer(_nearest(images, known)),
     }.items():
         try:
             rows[name] = make()
         except DataError as error:
             missing[name] = str(error)
-    figures = _figures(references, hypotheses, known, training)
-    warnings = [
-        *_warnings_of_rows(scores, rows), *_warnings_of_captions(scores["captions"], figures)
-    ]  # fmt: skip
+    figures = _figures(references, hypotheses, known, captions)
+    warnings = _warnings_of_rows(scores, rows)
+    warnings += _warnings_of_captions(scores["captions"], figures)
     return {"rows": rows, "figures": figures, "missing": missing, "warnings": warnings}
 
 
-def _nearest(images: Sequence[ImageId], known: Surroundings) -> dict[ImageId, str]:
+def _nearest(images: Sequence[ImageId], known: TrainingSet) -> dict[ImageId, str]:
     if known.features is None or known.training_features is None:
-        raise DataError("nearest neighbours need one feature vector of each picture")
-    return nearest_captions(
-        images, known.features, known.training_features, known.training_captions
-    )
+        raise DataError("nearest neighbours need one feature vector of each image")
+    return nearest_captions(images, known.features, known.training_features, known.captions)
 
 
 def _figures(
     references: Mapping[ImageId, Sequence[str]],
     hypotheses: Mapping[ImageId, str],
-    known: Surroundings,
+    known: TrainingSet,
     training: Sequence[str],
 ) -> dict[str, Any]:
     look = describe_captions(list(hypotheses.values()))
@@ -136,45 +133,41 @@ def _warnings_of_rows(
         return []
     found = []
     values = {name: row[METRIC] for name, row in rows.items() if METRIC in row}
-    shuffled = values.get("shuffled pictures", 0.0)
+    shuffled = values.get("shuffled images", 0.0)
     if shuffled > 0.7 * own:
         found.append(
-            f"the captions hardly depend on the picture: {METRIC} is {own:.1f}, and "
-            f"{shuffled:.1f} when each picture gets another one's caption"
+            f"the captions hardly depend on the image: {METRIC} is {own:.1f}, and "
+            f"{shuffled:.1f} when each image gets another one's caption"
         )
     for name in ("constant caption", "nearest neighbour"):
         if values.get(name, -1.0) >= own:
             found.append(f"{METRIC} {own:.1f} does not beat the {name}'s {values[name]:.1f}")
     if "human" in values and own > 1.5 * values["human"] > 0:
         found.append(
-            f"{METRIC} {own:.1f} is far above a human's {values['human']:.1f}: are test pictures "
+            f"{METRIC} {own:.1f} is far above a human's {values['human']:.1f}: are test images "
             "or their captions in the training set?"
         )
     return found
 
 
 def _warnings_of_captions(look: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
-    found = []
-    if look["captions"] >= 10 and look["commonest_share"] > 0.1:
-        found.append(
-            f"{look['commonest_share']:.0%} of the pictures get the caption {look['commonest']!r}"
-        )
-    if look["captions"] >= 10 and look["distinct_share"] < 0.2:
-        found.append(f"only {look['distinct_share']:.0%} of the captions are different")
-    if look["empty_share"]:
-        found.append(f"{look['empty_share']:.1%} of the captions are empty")
-    people = figures["reference_mean_length"]
-    if people and not 0.8 <= look["mean_length"] / people <= 1.25:
-        found.append(
-            f"captions have {look['mean_length']:.1f} words on average, the references {people:.1f}"
-        )
-    if figures.get("copied_share", 0) > 0.5:
-        found.append(
-            f"{figures['copied_share']:.0%} of the captions stand word for word in the training set"
-        )
-    if figures.get("leaked_files") or figures.get("leaked_looks"):
-        found.append(
-            f"{figures['leaked_files']} pictures of the split are in the training set too, and "
-            f"{figures['leaked_looks']} more look the same as one there"
-        )
-    return found
+    people, many = figures["reference_mean_length"], look["captions"] >= 10
+    copied = figures.get("copied_share", 0)
+    checks = {
+        f"{look['commonest_share']:.0%} of the images get the caption {look['commonest']!r}": (
+            many and look["commonest_share"] > 0.1
+        ),
+        f"only {look['distinct_share']:.0%} of the captions are different": (
+            many and look["distinct_share"] < 0.2
+        ),
+        f"{look['empty_share']:.1%} of the captions are empty": look["empty_share"],
+        f"captions have {look['mean_length']:.1f} words on average, the references {people:.1f}": (
+            people and not 0.8 <= look["mean_length"] / people <= 1.25
+        ),
+        f"{copied:.0%} of the captions occur word for word in the training set": copied > 0.5,
+        f"{figures.get('leaked_files')} images of the split are in the training set too, and "
+        f"{figures.get('leaked_looks')} more look the same as one there": (
+            figures.get("leaked_files") or figures.get("leaked_looks")
+        ),
+    }
+    return [warning for warning, holds in checks.items() if holds]

@@ -1,4 +1,4 @@
-"""Scores that carry their protocol and their uncertainty: of captions, of files, of people."""
+"""Scores with their protocol and their uncertainty: of captions, of files, of people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any
 
 from captioner import __version__
 from captioner.errors import DataError
-from captioner.evaluation.bleu import brevity_penalty as penalty_of
-from captioner.evaluation.bleu import length_ratio
-from captioner.evaluation.cider import DocumentFrequencies
+from captioner.evaluation.bleu import brevity_penalty, length_ratio
 from captioner.evaluation.coco_format import ImageId, read_references, read_results
-from captioner.evaluation.metrics import FAST, Measured, averaged, measure
-from captioner.evaluation.protocol import Protocol, protocol_named
+from captioner.evaluation.metric import intervals
+from captioner.evaluation.metrics import Measured, ScoringOptions, averaged, measure
 from captioner.evaluation.records import (
     ImageRecord,
     RunRecord,
@@ -22,78 +20,58 @@ from captioner.evaluation.records import (
     save_record,
 )
 from captioner.evaluation.sanity import describe_captions
-from captioner.evaluation.statistics import SAMPLES, intervals
 
 References = Mapping[ImageId, Sequence[str]]
-# References, hypotheses and their scores -> what stands beside them (sanity.check_sanity).
+# References, hypotheses and their scores -> baselines and warnings (sanity.check_sanity).
 SanityCheck = Callable[[References, Mapping[ImageId, str], Mapping[str, Any]], dict[str, Any]]
 
 
 def score(
     references: References,
     hypotheses: Mapping[ImageId, str],
+    options: ScoringOptions | None = None,
     *,
-    metrics: Sequence[str] = FAST,
-    protocol: str = "coco",
-    brevity_penalty: bool | None = None,
-    table: DocumentFrequencies | None = None,
-    samples: int = SAMPLES,
     card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Every metric in percent, 95 % intervals, how the captions look, and the protocol card.
+    """Every metric in percent, 95 % intervals, statistics of the captions, and the protocol card.
 
-    Both sides are raw captions of the same images. CIDEr stands for CIDEr-D, as coco-caption's
-    does; "CIDEr-unclipped" is the paper's first form. `metrics` are of captioner.evaluation.
-    metrics.METRICS; one that cannot be computed says why under "unavailable". `protocol` is coco
-    or neuraltalk; `table` gives CIDEr document frequencies from elsewhere; `samples=0` leaves the
-    intervals out; `card` adds entries (split, beam, checkpoint). Raises DataError when the images
+    Both are raw captions of the same images. CIDEr stands for CIDEr-D, as coco-caption's does;
+    "CIDEr-unclipped" is the paper's first form. A metric that cannot be computed says why under
+    "unavailable". `card` adds entries (split, beam, checkpoint). Raises DataError when the images
     differ, one has no reference, or a caption is no string.
     """
-    conventions = protocol_named(protocol, brevity_penalty)
-    measured = measure_matched(
-        references, hypotheses, metrics=metrics, protocol=conventions, table=table
-    )
-    return present(
-        measured, references, hypotheses, protocol=conventions, samples=samples, card=card
-    )
+    options = options or ScoringOptions()
+    measured = measure_matched(references, hypotheses, options)
+    return present(measured, references, hypotheses, options, card=card)
 
 
 def measure_matched(
     references: References,
     hypotheses: Mapping[ImageId, str],
-    *,
-    protocol: Protocol,
-    metrics: Sequence[str] = FAST,
-    table: DocumentFrequencies | None = None,
+    options: ScoringOptions | None = None,
 ) -> Measured:
     """The metrics of captions by image, in the references' order; DataError as in `score`."""
     images = match_images(references, hypotheses)
-    return measure(
-        [references[image] for image in images],
-        [hypotheses[image] for image in images],
-        protocol=protocol,
-        metrics=metrics,
-        table=table,
-    )
+    return measure([references[i] for i in images], [hypotheses[i] for i in images], options)
 
 
 def present(
     measured: Measured,
     references: References,
     hypotheses: Mapping[ImageId, str] | None,
+    options: ScoringOptions,
     *,
-    protocol: Protocol,
-    samples: int = SAMPLES,
     card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What scores.json holds of a measurement."""
+    protocol, samples = options.conventions, options.samples
     entries: dict[str, Any] = {name: m.value for name, m in measured.metrics.items()}
     if "CIDEr-D" in entries:
         entries["CIDEr"] = entries["CIDEr-D"]
     if hypotheses is not None and "BLEU-1" in measured.metrics:
         sums = measured.metrics["BLEU-1"].statistics.sum(axis=0)
-        entries["brevity_penalty"] = float(penalty_of(sums)) if protocol.brevity_penalty else 1.0
-        entries["length_ratio"] = length_ratio(sums)
+        penalty = float(brevity_penalty(sums)) if protocol.brevity_penalty else 1.0
+        entries |= {"brevity_penalty": penalty, "length_ratio": length_ratio(sums)}
     if samples:
         found = intervals(measured.metrics, samples=samples)
         entries["intervals"] = {name: list(bounds) for name, bounds in found.items()}
@@ -101,10 +79,9 @@ def present(
         entries["unavailable"] = measured.unavailable
     if hypotheses is not None:
         entries["captions"] = describe_captions(list(hypotheses.values()))
-    counts = [len(references[image]) for image in references]
     entries["protocol"] = {
         **(card or {}),
-        **protocol.card(counts),
+        **protocol.card([len(captions) for captions in references.values()]),
         **measured.notes,
         "intervals": f"95 %, {samples} bootstrap samples of images" if samples else "none",
         "captioner": __version__,
@@ -116,13 +93,9 @@ def score_files(
     *,
     results: Path | str,
     references: Path | str,
+    options: ScoringOptions | None = None,
     out: Path | str | None = None,
     subset: bool = False,
-    metrics: Sequence[str] = FAST,
-    protocol: str = "coco",
-    brevity_penalty: bool | None = None,
-    table: DocumentFrequencies | None = None,
-    samples: int = SAMPLES,
     card: Mapping[str, Any] | None = None,
     sanity: SanityCheck | None = None,
 ) -> RunRecord:
@@ -131,23 +104,17 @@ def score_files(
     `subset` allows results for some of the annotated images; otherwise each needs a caption. Raises
     DataError naming the file at fault.
     """
+    options = options or ScoringOptions()
     captions, annotations = read_results(results), read_references(references)
-    images = match_images(
-        annotations, captions, names=(str(references), str(results)), subset=subset
-    )
+    names = str(references), str(results)
+    images = match_images(annotations, captions, names=names, subset=subset)
     files: dict[str, Any] = {"results": str(results), "references": str(references)}
     if subset:
         files["images_annotated"] = len(annotations)
-    conventions = protocol_named(protocol, brevity_penalty)
     matched = {image: annotations[image] for image in images}
     hypotheses = {image: captions[image] for image in images}
-    measured = measure_matched(
-        matched, hypotheses, metrics=metrics, protocol=conventions, table=table
-    )
-    scores = present(
-        measured, matched, hypotheses, protocol=conventions, samples=samples,
-        card={**files, **(card or {})},
-    )  # fmt: skip
+    measured = measure_matched(matched, hypotheses, options)
+    scores = present(measured, matched, hypotheses, options, card={**files, **(card or {})})
     if sanity is not None:
         scores["sanity"] = sanity(matched, hypotheses, scores)
     shown = [ImageRecord(i, [ShownCaption(captions[i])], annotations[i]) for i in images]
@@ -159,18 +126,16 @@ def score_files(
 
 def human_scores(
     references: References,
+    options: ScoringOptions | None = None,
     *,
-    metrics: Sequence[str] = FAST,
-    protocol: str = "coco",
-    brevity_penalty: bool | None = None,
-    samples: int = SAMPLES,
     card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One person against the others: the mean over which reference is left out and scored.
 
-    There are as many rounds as the image with the fewest references has; each image needs two. As a
-    system is scored against one reference more, the row is a little low beside it.
+    There are as many rounds as the image with the fewest references has; each image needs two. A
+    system is scored against one reference more, so these scores are a little low beside its own.
     """
+    options = options or ScoringOptions()
     rounds = min((len(captions) for captions in references.values()), default=0)
     if rounds < 2:
         few = [image for image, captions in references.items() if len(captions) < 2]
@@ -178,7 +143,6 @@ def human_scores(
             f"leaving one reference out needs two or more of each image: {len(few)} of "
             f"{len(references)} images have fewer{_examples(few)}"
         )
-    conventions = protocol_named(protocol, brevity_penalty)
     others: dict[ImageId, list[str]] = {}
     results = []
     for left_out in range(rounds):
@@ -187,12 +151,9 @@ def human_scores(
             image: [*captions[:left_out], *captions[left_out + 1 :]]
             for image, captions in references.items()
         }
-        results.append(measure_matched(others, people, metrics=metrics, protocol=conventions))
-    said = {"hypotheses": f"one reference left out, mean of {rounds} rounds"}
-    return present(
-        averaged(results), others, None, protocol=conventions, samples=samples,
-        card={**(card or {}), **said},
-    )  # fmt: skip
+        results.append(measure_matched(others, people, options))
+    card = {**(card or {}), "hypotheses": f"one reference left out, mean of {rounds} rounds"}
+    return present(averaged(results), others, None, options, card=card)
 
 
 def match_images(
@@ -202,9 +163,9 @@ def match_images(
     names: tuple[str, str] = ("the references", "the hypotheses"),
     subset: bool = False,
 ) -> list[ImageId]:
-    """The images to score, in the references' order; DataError unless both sides can be compared.
+    """The images to score, in the references' order; DataError unless the two can be compared.
 
-    `names` are what messages call the two sides. `subset` allows images without a hypothesis.
+    `names` are what messages call the two. `subset` allows images without a hypothesis.
     """
     name, hypotheses_name = names
     images = [image for image in references if not subset or image in hypotheses]

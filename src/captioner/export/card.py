@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
+from string import Template
 from typing import Any
 
 import torch
@@ -18,12 +20,54 @@ METRICS = {
     "perplexity": "perplexity", "bits_per_character": "bits_per_character",
     "bits_per_byte": "bits_per_byte",
 }  # fmt: skip
+# Of an evaluation's protocol, and of its generation by method.
+_PROTOCOL = "data split images protocol tokeniser brevity_penalty bleu".split()  # noqa: SIM905
+_GENERATION = {
+    "greedy": ("method", "max_length"),
+    "beam": ("method", "beam_size", "length_penalty", "max_length"),
+    "sample": ("method", "temperature", "top_k", "top_p"),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a card says of all models of a task."""
+
+    pipeline: str
+    tags: tuple[str, ...]
+    does: str
+    call: str
+    limits: str
+
+
+TASKS = {
+    "captions": Task(
+        "image-to-text",
+        ("image-captioning",),
+        "says in a sentence what an image shows",
+        'caption("photo.jpg")',
+        "For research and teaching. It knows only what its training captions name, says that of "
+        "every image, and is often wrong in a fluent sentence. What it says of people (sex, age, "
+        "clothes, what they do) is guessed from how captions were written: do not decide anything "
+        "about anybody by it, and do not rely on it where an error could do harm.",
+    ),
+    "text": Task(
+        "text-generation",
+        ("text-generation", "language-model"),
+        "writes text",
+        'generate("Once", length=200)',
+        "For research and teaching. It repeats the manner of its training text, states nothing "
+        "that can be relied on, and may reproduce passages of that text.",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card says. evaluations: scores.json files' content; encoder: one sentence on it."""
+    """What a card says. task: of TASKS; evaluations: scores.json files' content; encoder: one
+    sentence on it."""
 
+    task: str
     name: str
     license: str
     config: Mapping[str, Any]
@@ -34,39 +78,59 @@ class CardFacts:
     evaluations: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     @property
-    def text(self) -> bool:
-        """Whether the model is one of text alone."""
-        return self.encoder is None
-
-    @property
     def data(self) -> str:
         """The data in a word or two."""
         tree = self.config["data"]
         source = tree.get("source")
         return str(source if source not in (None, "path") else tree.get("path") or tree["kind"])
 
+    @property
+    def kind(self) -> str:
+        """The recurrent network."""
+        return str(self.config.get("rnn", {}).get("kind", "lstm"))
+
 
 def model_card(facts: CardFacts) -> str:
     """The whole README.md."""
-    sections = (_summary, _use, _training, _scores, _limits, _versions)
-    body = "\n\n".join("\n".join(section(facts)) for section in sections)
-    return f"{_front_matter(facts)}\n{body}\n"
+    task = TASKS[facts.task]
+    parts = ["\n".join(_evaluation(scores)) for scores in facts.evaluations]
+    if facts.scores:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in facts.scores.items())
+        told = f"While training, on the dev split that chose this checkpoint: {figures}."
+        parts.insert(0, told)
+    template = resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        front=_front_matter(facts),
+        name=facts.name,
+        kind=facts.kind,
+        does=task.does,
+        data=facts.data,
+        parameters=f"{facts.parameters:,}",
+        vocabulary=f"{facts.vocabulary:,}",
+        encoder="" if facts.encoder is None else f"\n{facts.encoder}",
+        call=task.call,
+        training=_training(facts.config, facts.data),
+        scores="\n\n".join(parts) or "None is known.",
+        limits=task.limits,
+        license=facts.license,
+        version=__version__,
+        torch=torch.__version__,
+    )
 
 
 def _front_matter(facts: CardFacts) -> str:
-    """YAML between two rules; each value is JSON, which is YAML."""
-    kind = ["text-generation", "language-model"] if facts.text else ["image-captioning"]
+    """YAML, each value as JSON, which is YAML."""
+    task = TASKS[facts.task]
     fields: dict[str, Any] = {
         "license": facts.license,
         "library_name": "captioner",
-        "pipeline_tag": "text-generation" if facts.text else "image-to-text",
-        "tags": [*kind, facts.config.get("rnn", {}).get("kind", "lstm"), "pytorch"],
+        "pipeline_tag": task.pipeline,
+        "tags": [*task.tags, facts.kind, "pytorch"],
     }
     results = [one for scores in facts.evaluations for one in _results(facts, scores)]
     if results:
         fields["model-index"] = [{"name": facts.name, "results": results}]
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
-    return "\n".join(["---", *lines, "---", ""])
+    return "\n".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items())
 
 
 def _results(facts: CardFacts, scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -79,7 +143,7 @@ def _results(facts: CardFacts, scores: Mapping[str, Any]) -> Iterator[dict[str, 
     ]
     if metrics:
         yield {
-            "task": {"type": "text-generation" if facts.text else "image-to-text"},
+            "task": {"type": TASKS[facts.task].pipeline},
             "dataset": {
                 "name": str(protocol.get("data", facts.data)),
                 "type": facts.data,
@@ -89,130 +153,34 @@ def _results(facts: CardFacts, scores: Mapping[str, Any]) -> Iterator[dict[str, 
         }
 
 
-def _summary(facts: CardFacts) -> list[str]:
-    what = "writes text" if facts.text else "says in a sentence what a picture shows"
-    kind = facts.config.get("rnn", {}).get("kind", "lstm")
-    lines = [
-        f"# {facts.name}",
-        "",
-        f"A recurrent language model ({kind}) that {what}, trained on {facts.data} with captioner.",
-        f"{facts.parameters:,} weights in model.safetensors, {facts.vocabulary:,} tokens in the "
-        "vocabulary.",
-    ]
-    return lines if facts.encoder is None else [*lines, facts.encoder]
-
-
-def _use(facts: CardFacts) -> list[str]:
-    call = 'generate("Once", length=200)' if facts.text else 'caption("photo.jpg")'
-    return [
-        "## How to load it",
-        "",
-        "```python",
-        "import captioner",
-        f'model = captioner.load("{facts.name}")   # this folder; on a GPU where there is one',
-        f"print(model.{call})",
-        "```",
-        "",
-        "Nothing here is a pickle: weights are safetensors, the rest is text. The vocabulary lists "
-        "the words; `<pad>`, `<bos>`, `<eos>` and `<unk>` come before them.",
-    ]
-
-
-def _training(facts: CardFacts) -> list[str]:
+def _training(config: Mapping[str, Any], data: str) -> str:
     """The settings a reader asks for first; config.json has every one."""
-    config = facts.config
-    decoder, optimizer, trainer = config["model"], config["optimizer"], config["trainer"]
+    model, optimizer, trainer = config["model"], config["optimizer"], config["trainer"]
+    sizes = (str(model[key]) for key in ("embedding_dim", "hidden_size", "num_layers"))
+    lr = f"learning rate {optimizer['lr']}"
     rows = {
-        "data": facts.data,
-        "embedding, hidden size, layers": ", ".join(
-            str(decoder[key]) for key in ("embedding_dim", "hidden_size", "num_layers")
-        ),
-        "dropout: input, output": f"{decoder['input_dropout']}, {decoder['output_dropout']}",
-        "optimiser": f"{optimizer['name']}, learning rate {optimizer['lr']}, "
-        f"{optimizer['schedule']}",
+        "data": data,
+        "embedding, hidden size, layers": ", ".join(sizes),
+        "dropout: input, output": f"{model['input_dropout']}, {model['output_dropout']}",
+        "optimiser": f"{optimizer['name']}, {lr}, {optimizer['schedule']}",
         "epochs, batch size": f"{trainer['epochs']}, {trainer['batch_size']}",
         "checkpoint of the best": trainer["best_metric"],
         "seed": config["seed"],
     }
-    table = [f"| {key} | {value} |" for key, value in rows.items()]
-    return ["## Training", "", "| | |", "|---|---|", *table, "", "Every setting: config.json."]
-
-
-def _scores(facts: CardFacts) -> list[str]:
-    lines = ["## Scores", ""]
-    if facts.scores:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in facts.scores.items())
-        lines += [f"While training, on the dev split that chose this checkpoint: {figures}.", ""]
-    for scores in facts.evaluations:
-        lines += [*_evaluation(scores), ""]
-    return lines[:-1] if facts.scores or facts.evaluations else [*lines, "None is known."]
+    return "\n".join(f"| {key} | {value} |" for key, value in rows.items())
 
 
 def _evaluation(scores: Mapping[str, Any]) -> Iterator[str]:
     """An evaluation's figures with their intervals, after the protocol that they depend on."""
     protocol = scores.get("protocol", {})
     generation = protocol.get("generation", {})
-    said = {
-        **{key: protocol[key] for key in _SHOWN if key in protocol},
-        **{
-            key: generation[key]
-            for key in _DECODE.get(generation.get("method"), ())
-            if key in generation
-        },
-    }
+    of_method = _GENERATION.get(generation.get("method"), ())
+    said = {key: protocol[key] for key in (*_PROTOCOL, "averaged over") if key in protocol}
+    said |= {key: generation[key] for key in of_method if key in generation}
     yield "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in said.items()) + "."
     yield from ("", "| metric | value | 95 % interval |", "|---|---|---|")
-    intervals = scores.get("intervals", {})
-    for name in scores:
-        if isinstance(scores[name], float) and (name in METRICS or name.startswith("BLEU")):
-            low_high = intervals.get(name)
-            bounds = f"{low_high[0]:.2f} to {low_high[1]:.2f}" if low_high else ""
-            yield f"| {name} | {scores[name]:.2f} | {bounds} |"
-
-
-_SHOWN = (
-    "data",
-    "split",
-    "images",
-    "protocol",
-    "tokeniser",
-    "brevity_penalty",
-    "bleu",
-    "averaged over",
-)
-_DECODE = {
-    "greedy": ("method", "max_length"),
-    "beam": ("method", "beam_size", "length_penalty", "max_length"),
-    "sample": ("method", "temperature", "top_k", "top_p"),
-}
-
-
-def _limits(facts: CardFacts) -> list[str]:
-    if facts.text:
-        said = (
-            "For research and teaching. It repeats the manner of its training text, states nothing "
-            "that can be relied on, and may reproduce passages of that text."
-        )
-    else:
-        said = (
-            "For research and teaching. It knows only what its training captions name, says that "
-            "of every picture, and is often wrong in a fluent sentence. What it says of people "
-            "(sex, age, clothes, what they do) is guessed from how captions were written: do not "
-            "decide anything about anybody by it, and do not rely on it where an error could do "
-            "harm."
-        )
-    return [
-        "## Intended use and limits",
-        "",
-        said,
-        "",
-        f"The weights' licence is given as `{facts.license}`; the data's own terms hold beside it.",
-    ]
-
-
-def _versions(facts: CardFacts) -> list[str]:
-    return [
-        "## Versions",
-        "",
-        f"Exported by captioner {__version__} with PyTorch {torch.__version__}.",
-    ]
+    for name, value in scores.items():
+        if isinstance(value, float) and (name in METRICS or name.startswith("BLEU")):
+            bounds = scores.get("intervals", {}).get(name)
+            interval = "{:.2f} to {:.2f}".format(*bounds) if bounds else ""
+            yield f"| {name} | {value:.2f} | {interval} |"

@@ -1,1 +1,1 @@
-"""Looks inside models: cells, search trees, surprise."""
+"""Inside models: cells, search trees, surprise."""

@@ -1,4 +1,4 @@
-"""A task that is nothing but memory: name the first symbol again after a delay full of others.
+"""A task that needs only memory: repeat the first symbol after a delay full of others.
 
 After Hochreiter & Schmidhuber (1997), experiment 2. Shapes: B sequences, T = delay + 2 steps,
 S symbols to remember, D others between (the distractors), and the cue that asks.
@@ -15,10 +15,11 @@ from captioner.training.optimisation import clip_gradients
 
 SYMBOLS, DISTRACTORS = 8, 8
 CUE = SYMBOLS + DISTRACTORS
+BATCH = 64
 
 
 def copy_batch(size: int, delay: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inputs [T, B]: a symbol, `delay` distractors, the cue; and the symbols to name [B]."""
+    """Inputs [T, B]: a symbol, `delay` distractors, the cue; and the symbols to repeat [B]."""
     symbols = torch.randint(SYMBOLS, (1, size), generator=generator)
     between = torch.randint(SYMBOLS, CUE, (delay, size), generator=generator)
     cue = torch.full((1, size), CUE)
@@ -31,16 +32,14 @@ def learn_to_copy(
     delay: int,
     steps: int,
     hidden_size: int = 64,
-    batch_size: int = 64,
     lr: float = 2e-3,
     seed: int = 0,
     scheme: str = "uniform",
     forget_bias: float = 1.0,
 ) -> list[float]:
-    """Train a network of that kind; the share of symbols it named right at each step.
+    """Train a network of that kind; the share of symbols it repeated right at each step.
 
-    Batches are drawn anew, so that this is what it knows of sequences it has not seen; chance is
-    1 / 8.
+    Every batch is new, so this is the accuracy on unseen sequences; chance is 1 / 8.
     """
     torch.manual_seed(seed)
     model = LanguageModel(
@@ -49,11 +48,11 @@ def learn_to_copy(
     initialise(model, scheme=scheme, scale=hidden_size**-0.5, forget_bias=forget_bias)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
-    sizes = torch.full((delay + 2,), batch_size)
+    sizes = torch.full((delay + 2,), BATCH)
     right = []
     for _ in range(steps):
-        inputs, symbols = copy_batch(batch_size, delay, generator)
-        logits = model(inputs.flatten(), sizes)[0][-batch_size:, :SYMBOLS]
+        inputs, symbols = copy_batch(BATCH, delay, generator)
+        logits = model(inputs.flatten(), sizes)[0][-BATCH:, :SYMBOLS]
         optimizer.zero_grad()
         F.cross_entropy(logits, symbols).backward()
         clip_gradients(model.parameters(), norm=1.0, value=None)

@@ -1,6 +1,6 @@
-"""Runs as their folders tell of them: small files only, no checkpoint is opened.
+"""Runs as their folders describe them: small files only, no checkpoint is opened.
 
-Whatever state a folder is in, it gives a run or a note that says what is wrong with it.
+A folder in any state gives a run or a note that says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioner.config import TEXT_METRICS
 from captioner.errors import DataError
 from captioner.files import read_json
 from captioner.runs.folder import CONFIG, flat
@@ -19,6 +18,8 @@ from captioner.runs.outcome import OUTCOME, is_training, read_outcome
 from captioner.runs.upgrade import upgrade
 
 HISTORY = "history.json"
+# Metrics of which a smaller value is better: those of language models.
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Run:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a smaller score wins: a language model's figures."""
-        return self.metric in TEXT_METRICS
+        """Whether a smaller score wins."""
+        return self.metric in LOWER_IS_BETTER
 
     @property
     def best(self) -> Mapping[str, float] | None:
@@ -75,7 +76,7 @@ class Run:
 
     @property
     def data(self) -> str:
-        """What it was trained on: scores of other data are not to be compared."""
+        """What it was trained on: scores on different data cannot be compared."""
         kind = str(self.settings.get("data.kind", "unknown data"))
         if kind != "text":
             return kind
@@ -100,11 +101,9 @@ def gather(folders: Sequence[Path | str]) -> Gathered:
             raise DataError(f"there is no folder {top}")
         for folder in _run_folders(top):
             try:
-                run = _read(folder)
+                gathered.runs.append(_read(folder))
             except DataError as error:
                 gathered.notes.append(f"{folder} is left out: {error}")
-                continue
-            gathered.runs.append(run)
     return gathered
 
 
@@ -161,7 +160,7 @@ def _history(folder: Path, metric: str) -> list[dict[str, float]]:
 
 
 def _interval(folder: Path, metric: str, settings: Mapping[str, Any]) -> Interval | None:
-    """Of an evaluation of best.pt on dev; one with the run's own decoder goes before others."""
+    """Of an evaluation of best.pt on dev; one with the run's own method of generation first."""
     found = []
     for path in sorted(folder.glob("*/scores.json")):
         try:
@@ -171,7 +170,7 @@ def _interval(folder: Path, metric: str, settings: Mapping[str, Any]) -> Interva
             interval = Interval(float(low), float(high), float(scores[metric]), path.parent.name)
             dev = card["split"] == "dev" and "best.pt" in card["checkpoint"]
         except (DataError, LookupError, TypeError, ValueError):
-            continue  # anybody's scores, or an evaluation without intervals
+            continue  # scores of another program, or without intervals
         same = flat({"generation": card.get("generation", {})})
         if dev:
             found.append((all(settings.get(k) == v for k, v in same.items()), interval))

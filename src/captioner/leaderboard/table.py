@@ -7,13 +7,21 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from captioner.leaderboard.gather import Gathered, Run
 from captioner.runs.folder import FREE
 
-# What differs between any two runs and decides nothing.
+# Settings that differ between any two runs and decide no result.
 _NOT_SHOWN = (*FREE, "name", "device")
+
+
+class Cell(NamedTuple):
+    """An entry of a board's table: its text, what it sorts by, its CSS class."""
+
+    text: str
+    key: object
+    kind: str = "number"
 
 
 @dataclass(frozen=True)
@@ -22,13 +30,17 @@ class Board:
 
     metric: str
     data: str
-    lower_is_better: bool
     runs: Sequence[Run]
     differing: Sequence[str]
 
     @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller score wins."""
+        return self.runs[0].lower_is_better
+
+    @property
     def title(self) -> str:
-        """Such as `BLEU-4 on scenes, 8 runs`."""
+        """Such as `BLEU-4 on scenes: 8 runs`."""
         count = f"{len(self.runs)} run{'s' if len(self.runs) != 1 else ''}"
         better = ", lower is better" if self.lower_is_better else ""
         return f"{self.metric} on {self.data}: {count}{better}"
@@ -37,6 +49,28 @@ class Board:
     def best(self) -> Run | None:
         """The first run whose best checkpoint is there."""
         return next((run for run in self.runs if run.checkpoint is not None), None)
+
+    @property
+    def heads(self) -> list[str]:
+        """The columns' names."""
+        fixed = ["", self.metric, "95 %", "epoch", "time", "state"]
+        return [*fixed, *map(self.short, self.differing), "run"]
+
+    def cells(self, place: int) -> list[Cell]:
+        """The row of a run, counted from 0."""
+        run = self.runs[place]
+        scored, low = run.score is not None, run.interval.low if run.interval else ""
+        settings = [value(run.settings.get(key, "")) for key in self.differing]
+        return [
+            Cell(str(place + 1) if scored else "", place),
+            Cell(number(run.score), run.score if scored else ""),
+            Cell(interval(run), low),
+            Cell(epochs(run), run.best["epoch"] if run.best else ""),
+            Cell(duration(run.seconds) if scored else "", run.seconds if scored else ""),
+            Cell(run.state, run.state, run.state),
+            *(Cell(setting, setting) for setting in settings),
+            Cell(str(run.folder), run.folder, "folder"),
+        ]
 
     def short(self, key: str) -> str:
         """The last parts of a key, as few as tell it from the other columns."""
@@ -55,15 +89,14 @@ def make_boards(runs: Sequence[Run]) -> list[Board]:
         groups.setdefault((run.metric, run.data), []).append(run)
     boards = []
     for (metric, data), members in sorted(groups.items()):
-        lower = members[0].lower_is_better
-        ranked = sorted(members, key=lambda run, lower=lower: _rank(run, lower))  # type: ignore[misc]
-        boards.append(Board(metric, data, lower, ranked, _differing(ranked)))
+        ranked = sorted(members, key=_rank)
+        boards.append(Board(metric, data, ranked, _differing(ranked)))
     return boards
 
 
-def _rank(run: Run, lower: bool) -> tuple[bool, float, str]:
-    score = run.score
-    return (score is None, 0.0 if score is None else score if lower else -score, str(run.folder))
+def _rank(run: Run) -> tuple[bool, float, str]:
+    score = run.score or 0.0
+    return run.score is None, score if run.lower_is_better else -score, str(run.folder)
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
@@ -81,13 +114,11 @@ def _differing(runs: Sequence[Run]) -> list[str]:
 
 
 def format_boards(boards: Sequence[Board], notes: Sequence[str] = ()) -> str:
-    """Tables, what failed and was left out, and on the last lines each board's best checkpoint."""
+    """Tables, then failures and notes, on the last lines each board's best checkpoint."""
     parts = []
     for board in boards:
-        heads = ["", board.metric, "95 %", "epoch", "time", "state"]
-        heads += [*map(board.short, board.differing), "run"]
-        rows = [_row(place, run, board) for place, run in enumerate(board.runs, 1)]
-        parts.append(f"{board.title}\n{_aligned([heads, *rows])}")
+        rows = [[cell.text for cell in board.cells(place)] for place in range(len(board.runs))]
+        parts.append(f"{board.title}\n{_aligned([board.heads, *rows])}")
     failed = [run for board in boards for run in board.runs if run.reason]
     tail = [f"failed: {run.folder}: {run.reason}" for run in failed]
     tail += [f"note: {note}" for note in notes]
@@ -96,19 +127,10 @@ def format_boards(boards: Sequence[Board], notes: Sequence[str] = ()) -> str:
 
 
 def best_line(board: Board) -> str:
-    """Where the best checkpoint of a board lies."""
+    """The path of a board's best checkpoint."""
     assert board.best is not None and board.best.score is not None
     score = number(board.best.score)
     return f"best {board.metric} on {board.data}: {score}, {board.best.checkpoint}"
-
-
-def _row(place: int, run: Run, board: Board) -> list[str]:
-    settings = [value(run.settings.get(key, "")) for key in board.differing]
-    ranked = run.score is not None
-    return [
-        str(place) if ranked else "", number(run.score), interval(run), epochs(run),
-        duration(run.seconds) if ranked else "", run.state, *settings, str(run.folder),
-    ]  # fmt: skip
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -133,7 +155,7 @@ def interval(run: Run) -> str:
 
 
 def epochs(run: Run) -> str:
-    """The best epoch, how many have ended and, where they are not all, how many there shall be."""
+    """The best epoch, how many have ended and, where more are planned, how many in all."""
     if run.best is None:
         return ""
     ended, planned = len(run.history), run.settings.get("trainer.epochs")

@@ -1,4 +1,4 @@
-"""Calls captured as CUDA graphs, without a trace of the warming up that this takes."""
+"""Calls captured as CUDA graphs; nothing is left of the warm-up calls that this takes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-WARM_UPS = 3  # torch's own advice: libraries choose algorithms and take memory meanwhile
+WARM_UPS = 3  # torch's own advice: libraries choose algorithms and allocate workspaces meanwhile
 
 
 class CapturedCalls:
-    """`call(key)` captured for each of `keys`, largest first, in one pool of memory.
+    """`call(key)` captured for each of `keys`, largest first, in one memory pool.
 
-    Warming up changes what a call changes: what `state` lists, the optimiser's state and the random
-    numbers' are put back afterwards, so that the first replay is the first call. State that the
-    optimiser did not have yet is set to 0, which is how torch's optimisers begin. Random numbers
-    differ from replay to replay: the generator's offset moves on.
+    Warm-up calls change what a call changes: the tensors in `state`, the optimiser's state and the
+    generator's are restored, so that the first replay is the first call. State that the optimiser
+    did not have yet is set to 0, as torch's optimisers begin. Random numbers differ from replay to
+    replay: the generator's offset moves on.
     """
 
     def __init__(
@@ -24,33 +24,33 @@ class CapturedCalls:
         call: Callable[[int], None],
         keys: Sequence[int],
         *,
-        state: Callable[[], list[Tensor]],
+        state: Sequence[Tensor],
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         keys = sorted(set(keys), reverse=True)
         # Detached: a copy with a grad_fn would keep an AccumulateGrad node of the default stream
         # alive, and CUDA refuses to capture a backward that waits for it.
-        kept = [(x, x.detach().clone()) for x in (*state(), *_tensors(optimizer))]
+        kept = [(x, x.detach().clone()) for x in (*state, *_tensors(optimizer))]
         random = torch.cuda.get_rng_state()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for key in keys * WARM_UPS:
                 call(key)
-                _put_back(kept, optimizer)
-        torch.cuda.current_stream().wait_stream(side)
+                _restore(kept, optimizer)
+        torch.cuda.current_stream().wait_stream(stream)
         pool = None
         for key in keys:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=side):
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
                 call(key)
             pool = pool or graph.pool()
             self._graphs[key] = graph
         torch.cuda.set_rng_state(random)
 
     def __call__(self, key: int) -> None:
-        """What the captured call did, anew."""
+        """Replay the call."""
         self._graphs[key].replay()
 
 
@@ -60,7 +60,7 @@ def _tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _put_back(kept: Sequence[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+def _restore(kept: Sequence[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer) -> None:
     known = {id(tensor) for tensor, _ in kept}
     for tensor, value in kept:
         tensor.copy_(value)

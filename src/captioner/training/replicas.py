@@ -21,9 +21,10 @@ import torch
 from captioner.errors import NumericsError
 from captioner.files import atomic_write, write_json
 from captioner.training.interrupt import Interruption
-from captioner.training.progress import progress_bar
+from captioner.training.reporting import progress_bar
+from captioner.training.setup import Order, TrainerSettings
 from captioner.training.step import Batch
-from captioner.training.trainer import Order, Trainer, TrainerSettings
+from captioner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 # Steps that a replica takes at a time: its weights stay in the thread's cache, and threads seldom
@@ -164,7 +165,7 @@ class ReplicaTrainer:
                 work(replica)
             except NumericsError as error:
                 replica.failure = str(error)
-                log.warning("%s is left out: %s", replica.trainer.name, error)
+                log.warning("%s is left out: %s", replica.trainer.reporting.name, error)
 
         for _ in self._pool.map(guarded, replicas):
             pass
@@ -210,7 +211,7 @@ class ReplicaTrainer:
             with kept.open("rb") as source, atomic_write(self.folder / "best.pt") as copy:
                 shutil.copyfileobj(source, copy)
             log.info("best %s so far: %.4g of %s", name, best.trainer.progress.best,
-                     best.trainer.name)  # fmt: skip
+                     best.trainer.reporting.name)  # fmt: skip
         write_json(
             self.folder / "replicas.json",
             {"best": None if best is None else best.trainer.folder.name, "replicas": rows},

@@ -33,26 +33,47 @@ class Batch(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """How a step is taken; see TrainerSettings."""
+    """How a step is taken: `accumulation` batches a step, clipping of the gradients by norm and by
+    value, the learning rate's schedule, forward in bfloat16 autocast or in the weights' type."""
 
-    total_steps: int
-    label_smoothing: float
-    clip_norm: float | None
-    clip_value: float | None
-    schedule: str
-    warmup_steps: int
-    bf16: bool
+    accumulation: int = 1
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    bf16: bool = False
 
-    def rate_factor(self, step: int) -> float:
+    def rate_factor(self, step: int, total_steps: int) -> float:
         """The learning rate's multiple at `step`, from 0."""
         return schedule_factor(
-            step, total_steps=self.total_steps, warmup_steps=self.warmup_steps,
+            step,
+            total_steps=total_steps,
+            warmup_steps=self.warmup_steps,
             schedule=self.schedule,
-        )  # fmt: skip
+        )
+
+
+class WeightUpdate:
+    """What follows the backward: gradients are clipped, weights changed, gradients released."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
+        self.optimizer, self.settings = optimizer, settings
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(self) -> None:
+        """Update the weights by the gradients that they have."""
+        with span("clipping"):
+            clip_gradients(
+                self.parameters, norm=self.settings.clip_norm, value=self.settings.clip_value
+            )
+        with span("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
 
 class PlainStep:
-    """Takes steps of `optimizer` over batches that the host hands on."""
+    """Takes steps of `optimizer` over batches that the host makes."""
 
     def __init__(
         self,
@@ -60,23 +81,23 @@ class PlainStep:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         settings: StepSettings,
+        total_steps: int,
         device: torch.device,
         average: MovingAverage | None,
         world: World,
     ) -> None:
-        self.optimizer, self.settings, self.device = optimizer, settings, device
-        self.average, self.world = average, world
+        self.optimizer, self.settings, self.total_steps = optimizer, settings, total_steps
+        self.device, self.average, self.world = device, average, world
         self.summed_loss = world.summed_loss(model)
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.update = WeightUpdate(optimizer, settings)
 
     def prepare(self) -> None:
-        """Make ready once the state that the run begins with is loaded."""
+        """Called once the state that the run begins with is loaded."""
 
     def __call__(self, group: Sequence[Any], step: int, running: Tensor) -> int:
         """Step number `step` over a group of batches: adds this rank's summed loss to `running` []
         and returns the tokens of all ranks, over which the gradients are a mean."""
-        settings = self.settings
-        factor = settings.rate_factor(step)
+        factor = self.settings.rate_factor(step, self.total_steps)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["base_lr"] * factor
         own = sum(batch.targets.numel() for batch in group if batch is not None)
@@ -87,8 +108,8 @@ class PlainStep:
                 batch = None if batch is None else batch.to(self.device)
             # The ranks' gradients are added up once, after the last batch of the step.
             with nullcontext() if number == len(group) else self.summed_loss.no_sync():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
-                    loss: Tensor = self.summed_loss(batch, settings.label_smoothing)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+                    loss: Tensor = self.summed_loss(batch, self.settings.label_smoothing)
                 with span("embedding and image, backward"):
                     # Divided by the size too: the ranks' gradients are averaged, not summed.
                     (loss / (tokens / self.world.size)).backward()
@@ -99,13 +120,3 @@ class PlainStep:
                 self.average.update()
         running += total
         return tokens
-
-    def update(self) -> None:
-        """Clip the gradients, change the weights, forget the gradients."""
-        with span("clipping"):
-            clip_gradients(
-                self.parameters, norm=self.settings.clip_norm, value=self.settings.clip_value
-            )
-        with span("optimizer"):
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)

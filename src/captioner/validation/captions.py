@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from captioner.data.captions import CaptionedImage
-from captioner.data.dataset import CaptionDataset, ImageSource
+from captioner.data.dataset import CaptionDataset
 from captioner.data.images import load_image
+from captioner.evaluation import score
 from captioner.evaluation.coco_format import ImageId
-from captioner.evaluation.scores import score
 from captioner.inference.captions import Caption, CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.training.distributed import World
@@ -41,7 +41,6 @@ class CaptionValidator:
         generator: CaptionGenerator,
         images: Sequence[CaptionedImage],
         dataset: CaptionDataset,
-        source: ImageSource,
         batch_size: int,
         extra: ExtraMetrics | None = None,
         writer: Any = None,
@@ -49,7 +48,7 @@ class CaptionValidator:
         world: World | None = None,
     ) -> None:
         self.world = world or World()
-        self.generator, self.images, self.dataset, self.source = generator, images, dataset, source
+        self.generator, self.images, self.dataset = generator, images, dataset
         self.batch_size, self.extra, self.writer, self.shown = batch_size, extra, writer, shown
 
     def __call__(self, step: int) -> dict[str, float]:
@@ -63,7 +62,9 @@ class CaptionValidator:
     def _figures(self, step: int) -> dict[str, float]:
         loss = self.loss()
         rows = torch.arange(len(self.images)).split(self.batch_size)
-        parts = self.world.map(lambda part: self.generator.captions(self.source(part)), rows)
+        parts = self.world.map(
+            lambda part: self.generator.captions(self.dataset.source(part)), rows
+        )
         captions = [found for part in parts for found in part]
         return self.world.from_main(lambda: self._scores(step, loss, captions))
 

@@ -1,0 +1,91 @@
+"""The HTML of every page that the package writes: self-contained, nothing loaded, text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from captioner.files import atomic_write
+
+_VOID = frozenset(("img", "input"))  # elements without a closing tag
+_HEAD = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+<h1>$title</h1>
+""")
+
+
+def page(title: str, body: Iterable[str], *, style: str = "", script: str = "") -> Iterator[str]:
+    """The pieces of a page whose `body` is ready HTML; `style` is added to page.css."""
+    style = resource("captioner.evaluation", "page.css") + style
+    yield _HEAD.substitute(title=escape(title), style=style)
+    yield from body
+    if script:
+        yield f"<script>\n{script}</script>\n"
+    yield "</body>\n</html>\n"
+
+
+def write_page(
+    path: Path | str, title: str, body: Iterable[str], *, style: str = "", script: str = ""
+) -> None:
+    """Write a page piece by piece, whole or not at all; DataError when it cannot be written."""
+    with atomic_write(path, "w") as file:
+        file.writelines(page(title, body, style=style, script=script))
+
+
+def resource(package: str, name: str) -> str:
+    """A text file of a package: a style sheet or a script."""
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def element(tag: str, *content: str, **attributes: object) -> str:
+    """An element around ready HTML; attributes are escaped, and left out where None.
+
+    In their names class_ stands for class and data_run for data-run.
+    """
+    named = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    return f"<{tag}{named}>" + ("" if tag in _VOID else f"{''.join(content)}</{tag}>")
+
+
+def text(tag: str, content: object, **attributes: object) -> str:
+    """An element around a text, which is escaped."""
+    return element(tag, escape(str(content)), **attributes)
+
+
+def listing(tag: str, items: Iterable[str]) -> str:
+    """A list, ul or ol, of ready HTML."""
+    return element(tag, *(element("li", item) for item in items)) + "\n"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "number") -> str:
+    """A table of texts; the first of a row is its heading, the others are cells of class `kind`."""
+    return element(
+        "table",
+        element("thead", element("tr", *(text("th", head) for head in heads))),
+        element(
+            "tbody",
+            *(
+                element(
+                    "tr",
+                    text("th", row[0], scope="row"),
+                    *(text("td", cell, class_=kind) for cell in row[1:]),
+                )
+                + "\n"
+                for row in rows
+            ),
+        ),
+    )

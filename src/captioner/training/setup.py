@@ -1,0 +1,67 @@
+"""What a training run is made of, and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from captioner.data.resident import ResidentCaptions
+from captioner.training.step import StepSettings
+
+
+class Order(Protocol):
+    """The visiting order of the batches: set epoch and position, then iterate the loader."""
+
+    epoch: int
+    position: int
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """What is trained, on what, and what tells how good it is.
+
+    `loader` gives an epoch's batches in the given `order`; `validate(step)` returns metrics, of
+    which one is `settings.best_metric`; `texts` goes into every checkpoint as it is. With `data` on
+    the device, of which `loader` then gives plans, steps are such as a CUDA graph can hold. In
+    a world of several processes the loader gives a process's share of every batch, None for an
+    empty one.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: Iterable[Any]
+    order: Order
+    validate: Callable[[int], dict[str, float]]
+    texts: dict[str, str]
+    data: ResidentCaptions | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings(StepSettings):
+    """Plain settings of the loop; `None` switches a thing off.
+
+    epochs: passes over the data; best_metric is maximised unless `lower_is_better`; patience:
+    validations without a better score before stopping; checkpoint_minutes, checkpoint_steps: how
+    often last.pt is written inside an epoch (it always is at an epoch's end); log_steps: how often
+    the loss is read and a step taken apart for timing.json; profile: write trace.json too; ema:
+    decay of the moving average of the weights, which is then what is validated and kept as best.pt;
+    keep_epochs: of how many epochs, counted from the last, the weights are kept as epoch_N.pt.
+    """
+
+    epochs: int
+    best_metric: str = "BLEU-4"
+    lower_is_better: bool = False
+    patience: int | None = None
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int | None = None
+    log_steps: int = 20
+    profile: bool = False
+    ema: float | None = None
+    keep_epochs: int = 0

@@ -1,0 +1,101 @@
+"""What an exact resume needs besides the weights, as last.pt holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import CheckpointError
+from captioner.training.averaging import MovingAverage
+from captioner.training.checkpoint import load_checkpoint, load_weights
+from captioner.training.distributed import World
+from captioner.training.optimisation import optimizer_state
+from captioner.training.randomness import Randomness
+
+
+@runtime_checkable
+class CarriesState(Protocol):
+    """A model that keeps a state from one batch to the next, which is no weight."""
+
+    def carried_state(self) -> list[Tensor]:
+        """What the next batch begins with."""
+
+    def load_carried_state(self, state: list[Tensor]) -> None:
+        """Continue from what `carried_state` gave."""
+
+
+@dataclass
+class Progress:
+    """How far a run is; all of it is in last.pt."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    loss_sum: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    validations_since_best: int = 0
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything of a run that changes with its steps."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    random: Randomness
+    world: World
+
+    def gathered(self, progress: Progress) -> dict[str, Any]:
+        """The `training` of a checkpoint. Collective."""
+        own, *others = self.world.gather(self.random.state())
+        training = {
+            "optimizer": optimizer_state(self.optimizer),
+            "progress": asdict(progress),
+            **own,
+        }
+        if others:
+            training["other_ranks"] = others
+        if self.average is not None:
+            training["ema"] = self.average.state()
+        if isinstance(self.model, CarriesState):
+            training["carried_state"] = self.world.gather_streams(self.model.carried_state())
+        return training
+
+    def load(self, path: Path, device: torch.device) -> Progress:
+        """Continue from the checkpoint at `path`, which any number of processes may have written.
+
+        Raises CheckpointError when it is damaged, or of another model, optimiser or kind.
+        """
+        checkpoint = load_checkpoint(path, device=str(device))
+        training = checkpoint.training
+        if training is None:
+            raise CheckpointError(f"{path} holds weights only, no training state to resume from")
+        load_weights(self.model, checkpoint.model, source=str(path))
+        try:
+            self.optimizer.load_state_dict(training["optimizer"])
+            progress = Progress(**training["progress"])
+            if isinstance(self.model, CarriesState):
+                self.model.load_carried_state(self.world.own_streams(training["carried_state"]))
+            self._load_random([training, *training.get("other_ranks", [])], progress.step)
+            if self.average is not None:
+                self.average.load(training["ema"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
+        return progress
+
+    def _load_random(self, states: Sequence[dict[str, Tensor]], step: int) -> None:
+        """Continue with this rank's random numbers; a rank that had none draws others."""
+        if self.world.rank < len(states):
+            self.random.load(states[self.world.rank])
+        else:
+            self.world.draw_apart(step=step)
