@@ -18,9 +18,8 @@ from benchmarks.record import Axes, SuiteResult
 from benchmarks.settings import Run, SuiteSettings, setting
 from benchmarks.timing import Spread, in_turn, paired_ratio
 from benchmarks.train_memory import peak_memory_of_training
-from benchmarks.training import CASES, COMPILED, GEMMS, PLAIN, TimedSteps, Training
+from benchmarks.training import CASES, GEMMS, PLAIN, TimedSteps, Training
 from benchmarks.worker import Worker
-from captioner.errors import CaptionerError
 from captioner.ops import BACKENDS
 
 # How many times the plain loop's speed is asked for.
@@ -53,14 +52,12 @@ class TrainingBenchmark(SuiteSettings):
 
 @dataclass
 class EpochBenchmark(TrainingBenchmark):
-    """suite=epoch. cases: by name, of benchmarks/training_steps.py; `steps` a repeat; `compiled`
-    adds torch.compile of the plain loop; `memory` also measures the peak of a whole run, which
-    takes minutes."""
+    """suite=epoch. cases: by name, of benchmarks/training.py; `steps` a repeat; `memory` also
+    measures the peak of a whole run, which takes minutes."""
 
     suite: ClassVar[str] = "epoch"
     feature_dim: int = 4096
     backends: list[str] = setting(["auto"], choices=BACKENDS)
-    compiled: bool = False
     memory: bool = True
 
 
@@ -81,14 +78,8 @@ def epoch_suite(settings: EpochBenchmark, run: Run) -> SuiteResult:
     own; peak memory of a run on a CPU."""
     workload = settings.workload(run)
     data = load_workload(workload)
-    result = SuiteResult(
-        {
-            **settings.described(run),
-            "captions": len(data.dataset),
-            "tokens": data.tokens,
-            "left_out": {},
-        }
-    )
+    counts = {"captions": len(data.dataset), "tokens": data.tokens}
+    result = SuiteResult({**settings.described(run), **counts})
     for case in settings.cases:
         _measure_case(result, case, settings, workload, run)
     if settings.memory and run.device.type == "cpu":
@@ -104,17 +95,11 @@ def _measure_case(
 ) -> None:
     own = CASES[case]
     training = Training(workload=workload, settings=own, device=run.device)
-    names = [PLAIN, *([COMPILED] if settings.compiled else []), GEMMS, *settings.backends]
+    names = [PLAIN, GEMMS, *settings.backends]
     with ExitStack() as stack:
         workers = {name: start(stack, name, training) for name in names}
-        for name in names:
-            try:
-                workers[name].call("result")
-            except CaptionerError as error:
-                if name != COMPILED:  # torch.compile may fail, and is then left out aloud
-                    raise
-                result.settings["left_out"][f"{name}, {case}"] = str(error)
-                del workers[name]
+        for worker in workers.values():
+            worker.call("result")  # once all are ready
         taken = take_in_turn(workers, steps=settings.steps, repeats=run.repeats)
         found = {name: worker.call("result") for name, worker in workers.items()}
     axes: Axes = {"case": case, "H": own.hidden_size, "B": own.batch_size}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_stages import Checkout, Part, find_in_toolkit
-from benchmarks.processes import run_process
+from benchmarks.processes import Finished, run_process
 
 SECONDS = 120.0
 SOURCE = Path("benchmarks") / "latency.cu"
@@ -32,21 +32,17 @@ METRICS = {
 CASE = ("-m", "benchmarks.lstm_small_case")
 
 
-def compile_latency(checkout: Checkout, nvcc: str, out: Path) -> str | None:
-    """Compile benchmarks/latency.cu for the GPU; what the compiler said if it failed."""
-    architecture = checkout.architecture.replace(".", "")
-    include = Path(torch.__file__).parent / "include"
-    done = run_process(
-        [
-            *(nvcc, "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-isystem", str(include)),
-            *("-I", str(checkout.root / "csrc" / "cuda"), "-o", str(out)),
-            str(checkout.root / SOURCE),
-        ],
-        folder=checkout.root,
-        environment=checkout.environment,
-        timeout=SECONDS,
-    )
-    return None if done.code == 0 else done.output
+def compile_latency(checkout: Checkout, nvcc: str, out: Path) -> Finished:
+    """Compile benchmarks/latency.cu for the GPU."""
+    include = str(Path(torch.__file__).parent / "include")
+    flags = ("-std=c++17", "-O3", f"-arch=sm_{checkout.architecture.replace('.', '')}")
+    folders = ("-isystem", include, "-I", str(checkout.root / "csrc" / "cuda"))
+    return _run(checkout, nvcc, *flags, *folders, "-o", str(out), str(checkout.root / SOURCE))
+
+
+def _run(checkout: Checkout, *command: str) -> Finished:
+    environment = checkout.environment
+    return run_process(command, folder=checkout.root, environment=environment, timeout=SECONDS)
 
 
 def run_latency(checkout: Checkout) -> Part:
@@ -56,12 +52,11 @@ def run_latency(checkout: Checkout) -> Part:
         return {"status": "skipped", "summary": "nvcc is not installed"}
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "latency"
-        said = compile_latency(checkout, nvcc, program)
-        if said is not None:
-            return {"status": "failed", "summary": "latency.cu does not compile", "output": said}
-        done = run_process(
-            [str(program)], folder=checkout.root, environment=checkout.environment, timeout=SECONDS
-        )
+        done = compile_latency(checkout, nvcc, program)
+        if done.code != 0:
+            wrong = "latency.cu does not compile"
+            return {"status": "failed", "summary": wrong, "output": done.output}
+        done = _run(checkout, str(program))
     return judge_latency(done.code, done.output)
 
 
@@ -88,16 +83,9 @@ def run_counters(checkout: Checkout) -> Part:
     program = find_in_toolkit("ncu")
     if program is None:
         return {"status": "skipped", "summary": "ncu (Nsight Compute) is not installed"}
-    done = run_process(
-        [
-            *(program, "--csv", "--metrics", ",".join(METRICS)),
-            *("--kernel-name", "regex:(forward|backward)_steps", "--launch-count", "8"),
-            *(checkout.python, *CASE),
-        ],
-        folder=checkout.root,
-        environment=checkout.environment,
-        timeout=SECONDS,
-    )
+    options = ("--kernel-name", "regex:(forward|backward)_steps", "--launch-count", "8")
+    metrics = ("--csv", "--metrics", ",".join(METRICS))
+    done = _run(checkout, program, *metrics, *options, checkout.python, *CASE)
     if "ERR_NVGPUCTRPERM" in done.output:
         return {"status": "skipped", "summary": "this user may not read the GPU's counters"}
     kernels = read_counters(done.output)

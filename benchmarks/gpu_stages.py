@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,12 @@ class Checkout:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def run(self, *arguments: str, timeout: float, **environment: str) -> Finished:
-        """Run this checkout's Python with `arguments`."""
+    def run(
+        self, *arguments: str, timeout: float, before: Sequence[str] = (), **environment: str
+    ) -> Finished:
+        """Run this checkout's Python with `arguments`, under the program `before` if given."""
         return run_process(
-            [self.python, *arguments],
+            [*before, self.python, *arguments],
             folder=self.root,
             timeout=timeout,
             environment={**self.environment, **environment},
@@ -85,9 +88,8 @@ def build_extension(checkout: Checkout) -> Part:
 def run_tests(checkout: Checkout, tests: tuple[tuple[str, str | None], ...] = CUDA_TESTS) -> Part:
     """Every test that runs on the GPU, a process a file: counts, and each failure's message."""
     files = {path: _test_file(checkout, path, chosen) for path, chosen in tests}
-    counts = {
-        kind: sum(part[kind] for part in files.values()) for kind in ("passed", "failed", "skipped")
-    }
+    kinds = ("passed", "failed", "skipped")
+    counts = {kind: sum(part[kind] for part in files.values()) for kind in kinds}
     wrong = [path for path, part in files.items() if part["status"] == "failed"]
     summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     if wrong:
@@ -154,12 +156,12 @@ def run_sanitizer(checkout: Checkout, program: str | None = None) -> Part:
         return {"status": "skipped", "summary": "compute-sanitizer is not installed"}
     tools: dict[str, Part] = {}
     for tool in TOOLS:
-        done = run_process(
-            [program, "--tool", tool, "--error-exitcode", "9", checkout.python, *SMALL_CASE],
-            folder=checkout.root,
+        done = checkout.run(
+            *SMALL_CASE,
+            before=(program, "--tool", tool, "--error-exitcode", "9"),
             timeout=SANITIZER_SECONDS,
             # Tensors are otherwise cut from large blocks, and a row too far is still inside one.
-            environment={**checkout.environment, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+            PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
         tools[tool] = {
             "status": "passed" if done.code == 0 else "failed",

@@ -11,16 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from benchmarks.processes import ROOT
 from benchmarks.record import Axes, SuiteResult
 from benchmarks.settings import Run, SuiteSettings, setting
 from benchmarks.timing import Spread
 from captioner import config as schema
 from captioner.build.components import build_language_model
 from captioner.build.trainer import build_trainer
+from captioner.commands.cli import compose_config
 from captioner.files import read_json, write_json
 
 EPOCHS = 5  # validations in a run
@@ -96,9 +98,8 @@ def _train(
     seconds = _seconds_a_window(settings, kind, width)
     windows = max(1, int(60 * settings.minutes * share / seconds / EPOCHS))
     name = f"{kind}_{seed}_{lr:g}_{share:g}"
-    config = _config(settings, kind, width, name=name, seed=seed, lr=lr)
-    config.trainer.epochs, config.trainer.epoch_windows = EPOCHS, windows
-    history = build_trainer(config).run()
+    run = (f"seed={seed}", f"optimizer.lr={lr}", f"trainer.epochs={EPOCHS}")
+    history = _trainer(settings, kind, width, name, windows, *run).run()
     return {
         "loss": min(one["loss"] for one in history),
         "seconds": sum(one["seconds"] for one in history),
@@ -110,39 +111,27 @@ def _seconds_a_window(settings: KindsBenchmark, kind: str, width: int) -> float:
     """Measured once and kept, so that a run that is taken up again is the same run."""
     record = Path(settings.folder) / f"{kind}_speed.json"
     if not record.exists():
-        config = _config(settings, kind, width, name=f"{kind}_speed", seed=0, lr=1e-3)
-        config.trainer.epochs, config.trainer.epoch_windows = 1, TIMED_WINDOWS
-        (only,) = build_trainer(config).run()
+        name = f"{kind}_speed"
+        trainer = _trainer(settings, kind, width, name, TIMED_WINDOWS, "trainer.epochs=1")
+        (only,) = trainer.run()
         write_json(record, only["seconds"] / TIMED_WINDOWS)
     return float(read_json(record))
 
 
-def _config(
-    settings: KindsBenchmark, kind: str, width: int, *, name: str, seed: int, lr: float
-) -> schema.TrainConfig:
-    return schema.TrainConfig(
-        name="kinds",
-        seed=seed,
-        run_dir=str(Path(settings.folder) / name),
-        resume=True,
-        data=schema.TextData(source="tiny_shakespeare", path=settings.path),
-        vocabulary=schema.VocabularyConfig(min_count=1),
-        encoder=schema.EncoderConfig(kind="none", name="none", weights="none"),
-        rnn=schema.RnnConfig(kind=kind),
-        model=schema.ModelConfig(
-            embedding_dim=64,
-            hidden_size=width,
-            num_layers=settings.num_layers,
-            layer_dropout=settings.dropout,
-            output_dropout=settings.dropout,
-            init="xavier",
-        ),
-        optimizer=schema.OptimizerConfig(lr=lr, schedule="cosine", warmup_steps=50, clip_norm=1.0),
-        trainer=schema.TrainerConfig(
-            batch_size=settings.batch_size,
-            window=settings.window,
-            best_metric="loss",
-            progress=False,
-        ),
-        generation=schema.GenerationConfig(),
-    )
+def _trainer(
+    settings: KindsBenchmark, kind: str, width: int, name: str, windows: int, *more: str
+) -> Any:
+    path = [] if settings.path is None else [f"data.path={settings.path}"]
+    dropout = settings.dropout
+    overrides = [
+        *("encoder=none", "resume=true", "name=kinds", "data=tiny_shakespeare", *path),
+        *(f"run_dir={Path(settings.folder) / name}", f"rnn.kind={kind}", "model.init=xavier"),
+        *("model.embedding_dim=64", f"model.hidden_size={width}"),
+        *(f"model.num_layers={settings.num_layers}", f"model.layer_dropout={dropout}"),
+        *(f"model.output_dropout={dropout}", "optimizer.schedule=cosine"),
+        *("optimizer.warmup_steps=50", "optimizer.clip_norm=1", "trainer.best_metric=loss"),
+        *(f"trainer.batch_size={settings.batch_size}", f"trainer.window={settings.window}"),
+        *(f"trainer.epoch_windows={windows}", "trainer.progress=false"),
+        *("vocabulary.min_count=1", *more),
+    ]
+    return build_trainer(compose_config("train", overrides, configs=ROOT / "configs"))

@@ -4,8 +4,8 @@ Shapes: B sequences, T longest length, N packed tokens, U distinct rows among th
 (= input size E).
 
 All implementations of a cell are timed in turn with the baseline, torch.nn.LSTM on the same packed
-rows, and with the roofline: the layer's GEMMs alone and, on a GPU, a copy of the bytes it has to
-move. Needs only torch and numpy, so that a bare machine with a GPU can run it.
+rows, and with the roofline: the layer's GEMMs alone. Needs only torch and numpy, so that a bare
+machine with a GPU can run it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.lengths import DISTRIBUTIONS
-from benchmarks.lstm_case import DTYPES, Case, Cell, grid, make_case
+from benchmarks.lstm_case import DTYPES, Cell, grid, make_case
 from benchmarks.lstm_implementations import (
     BACKWARD,
     BASELINE,
@@ -33,19 +33,18 @@ from benchmarks.lstm_implementations import (
     Layer,
     gemms,
     takes,
-    transfers,
     why_absent,
 )
 from benchmarks.lstm_kernels import add_step_times, require_of_kernels
 from benchmarks.memory import peak_allocated
 from benchmarks.record import Axes, SuiteResult, aligned, format_requirements
 from benchmarks.settings import Run, SuiteSettings, setting
-from benchmarks.timing import Prepared, Spread, highest, interleaved, paired_ratio
+from benchmarks.timing import Prepared, Spread, interleaved, paired_ratio
 
 # Largest difference to the baseline, to the largest value: what each type's rounding allows.
 TOLERANCE = {"float32": 1e-4, "tf32": 0.01, "float64": 1e-10, "bfloat16": 0.05, "float16": 0.01}
 MIN_SECONDS = 0.05  # of calls in succession a repeat
-GEMMS, COPY = "GEMMs", "copy"
+GEMMS = "GEMMs"
 SHARE_OF_ROOFLINE = 0.75
 PROMISED_THREADS = 2
 BACKENDS = tuple(name for name in IMPLEMENTATIONS if name != DISTINCT)
@@ -126,7 +125,7 @@ def measure(
             result.add("peak memory", name, "MB", peak, axes=cell.axes)
         for what in (FORWARD, BACKWARD, BOTH):
             taken = interleaved(
-                {**_calls(layers, what), **_roofline(case, what)},
+                {**_calls(layers, what), GEMMS: gemms(case)[what]},
                 repeats=run.repeats,
                 device=run.device,
                 warmup=2,
@@ -164,24 +163,16 @@ def _calls(layers: dict[str, Layer], what: str) -> dict[str, Any]:
     return {name: Prepared(layer.forward, layer.backward) for name, layer in layers.items()}
 
 
-def _roofline(case: Case, what: str) -> dict[str, Any]:
-    bounds = {GEMMS: gemms(case)[what]}
-    if case.table.is_cuda:
-        bounds[COPY] = transfers(case)[what]
-    return bounds
-
-
 def _add_times(
     result: SuiteResult, what: str, taken: dict[str, Spread], tokens: int, axes: Axes
 ) -> None:
     """Milliseconds of all; tokens/s, share of the roofline and ratios of the implementations."""
-    roofline = highest([taken[name] for name in (GEMMS, COPY) if name in taken])
     for name, spread in taken.items():
         result.add(what, name, "ms", spread.map(lambda s: 1e3 * s), axes=axes)
-        if name in (GEMMS, COPY):
+        if name == GEMMS:
             continue
         result.add(what, name, "tokens/s", spread.map(lambda s: tokens / s), axes=axes)
-        share = paired_ratio(roofline, spread)
+        share = paired_ratio(taken[GEMMS], spread)
         result.add(f"{what}, share of the roofline", name, "times", share, axes=axes)
         others = {FUSED: (BASELINE, PADDED), DISTINCT: (BASELINE, FUSED)}.get(name, (BASELINE,))
         for other in others:

@@ -21,7 +21,6 @@ from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend, lstm_packed
 from captioner.ops.algorithms import Algorithm, fits
-from captioner.ops.reference import acc_dtype
 
 BASELINE, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct tokens"
 STEPWISE = "plain"
@@ -40,8 +39,8 @@ class Layer:
     forward: Callable[[], Tensor]
     grad_output: Tensor
     leaves: tuple[Tensor, ...]
-    packed: Callable[[Tensor], Tensor]
     distinct: Callable[[Tensor], Tensor]
+    packed: Callable[[Tensor], Tensor] = lambda output: output
 
     def backward(self, output: Tensor) -> tuple[Tensor, ...]:
         """The gradients of all leaves."""
@@ -51,10 +50,6 @@ class Layer:
         """Forward and backward: the output and the gradients."""
         output = self.forward()
         return output, self.backward(output)
-
-
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _summed(case: Case) -> Callable[[Tensor], Tensor]:
@@ -73,7 +68,6 @@ def _torch(case: Case) -> Layer:
         forward=lambda: case.layer(PackedSequence(rows, case.batch_sizes))[0].data,
         grad_output=case.grad_output,
         leaves=(rows, *case.layer.parameters()),
-        packed=_unchanged,
         distinct=_summed(case),
     )
 
@@ -105,7 +99,6 @@ def _own(backend: str) -> Callable[[Case], Layer]:
             forward=lambda: layer.forward_packed(rows, case.batch_sizes)[0],
             grad_output=case.grad_output,
             leaves=(rows, *layer.parameters()),
-            packed=_unchanged,
             distinct=_summed(case),
         )
 
@@ -131,8 +124,7 @@ def _distinct(case: Case) -> Layer:
         forward=forward,
         grad_output=case.grad_output,
         leaves=(table, *weights),
-        packed=_unchanged,
-        distinct=_unchanged,
+        distinct=lambda gradient: gradient,
     )
 
 
@@ -171,9 +163,8 @@ def takes(name: str, cell: Cell, device: torch.device) -> bool:
         return True
     if cell.dtype not in ("bfloat16", "float16", "tf32"):
         return False
-    weight = torch.empty(
-        4 * cell.hidden_size, cell.hidden_size, device=device, dtype=DTYPES[cell.dtype]
-    )
+    hidden, dtype = cell.hidden_size, DTYPES[cell.dtype]
+    weight = torch.empty(4 * hidden, hidden, device=device, dtype=dtype)
     return fits(weight, cell.batch_size, Algorithm[name])
 
 
@@ -203,26 +194,3 @@ def gemms(case: Case) -> dict[str, Callable[[], object]]:
         backward()
 
     return {FORWARD: forward, BACKWARD: backward, BOTH: both}
-
-
-def transfers(case: Case) -> dict[str, Callable[[], object]]:
-    """A copy on the device that moves as many bytes as the layer has to.
-
-    Forward reads input and weights and writes output and what backward needs (gates and cells);
-    backward reads all of these and the output's gradient and writes gradients as large as input
-    and weights.
-    """
-    weights = sum(weight.nbytes for weight in case.layer.parameters())
-    rows, output = case.tokens * case.table[0].nbytes, case.grad_output.nbytes
-    saved = 5 * case.grad_output.numel() * acc_dtype(case.table.dtype).itemsize
-    forward = rows + weights + output + saved
-    moved = {FORWARD: forward, BACKWARD: 2 * (rows + weights) + 2 * output + saved}
-    moved[BOTH] = sum(moved.values())
-    source = torch.zeros(moved[BOTH] // 2, dtype=torch.uint8, device=case.table.device)
-    target = torch.empty_like(source)
-
-    def copy(count: int) -> Callable[[], object]:
-        return lambda: target[:count].copy_(source[:count])
-
-    # A copied byte moves twice: it is read and written.
-    return {what: copy(count // 2) for what, count in moved.items()}

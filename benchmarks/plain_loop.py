@@ -82,11 +82,9 @@ class PlainLoop:
         optimizer: Callable[..., torch.optim.Optimizer],
         clip: tuple[float | None, float | None],
         device: torch.device,
-        compiled: bool,
     ) -> None:
         self.model = PlainCaptioner(weights, dropout).to(device).train()
         self.device, self.clip = device, clip
-        self.run = torch.compile(self.model, dynamic=True) if compiled else self.model
         self.optimizer = optimizer(self.model.parameters())
         loader = DataLoader(
             PlainCaptions(*captions), batch_sampler=batch_sampler, collate_fn=collate
@@ -99,7 +97,7 @@ class PlainLoop:
         features, captions = features.to(self.device), captions.to(self.device)
         targets = pack_padded_sequence(captions[:, 1:], lengths - 1, batch_first=True).data
         self.optimizer.zero_grad()
-        logits = self.run(features, captions[:, :-1], lengths - 1)
+        logits = self.model(features, captions[:, :-1], lengths - 1)
         loss = F.cross_entropy(logits, targets)
         loss.backward()
         norm, value = self.clip

@@ -11,7 +11,6 @@ from captioner.errors import ConfigError
 from captioner.files import atomic_write
 
 RATIO = f"{BOTH}, speed to {BASELINE}"
-MARKS = "osD^vP"
 LABELS = {
     "images": "images, five captions each",
     "batch_size": "captions a batch",
@@ -38,41 +37,29 @@ def import_pyplot() -> Any:
 def plot_lstm(record: dict[str, Any], path: Path | str) -> None:
     """Draw how many times as fast as packed torch.nn.LSTM each is, forward and backward.
 
-    A row of panels for each type and distribution of lengths; bars span smallest to largest. The
-    ending of `path` says the format.
+    A row of panels for each type and distribution of lengths, a column a hidden size. The ending of
+    `path` says the format.
     """
     pyplot = import_pyplot()
     figures = [one for one in record["figures"] if one["what"] == RATIO]
-    rows = list(dict.fromkeys((x["axes"]["dtype"], x["axes"]["lengths"]) for x in figures))
-    hidden_sizes = sorted({one["axes"]["H"] for one in figures})
-    names = list(dict.fromkeys(one["implementation"] for one in figures))
     if not figures:
         raise ConfigError(f"there is nothing to draw to {path}: only {BASELINE} was measured")
-    size = (1.5 + 3.2 * len(hidden_sizes), 1.2 + 2.8 * len(rows))
-    image, panels = pyplot.subplots(
-        *(len(rows), len(hidden_sizes)), squeeze=False, sharey="row", sharex=True, figsize=size
-    )
-    for line, (dtype, lengths) in zip(panels, rows, strict=True):
-        line[0].set_ylabel(f"{dtype}, {lengths}\ntimes as fast")
+    kinds = list(dict.fromkeys((x["axes"]["dtype"], x["axes"]["lengths"]) for x in figures))
+    hidden_sizes = sorted({one["axes"]["H"] for one in figures})
+    size = (1.5 + 3.2 * len(hidden_sizes), 1.2 + 2.8 * len(kinds))
+    image, panels = pyplot.subplots(len(kinds), len(hidden_sizes), squeeze=False, figsize=size)
+    for line, (dtype, lengths) in zip(panels, kinds, strict=True):
         for panel, hidden in zip(line, hidden_sizes, strict=True):
             axes = {"dtype": dtype, "lengths": lengths, "H": hidden}
-            chosen = [one for one in figures if axes.items() <= one["axes"].items()]
-            for number, name in enumerate(names):
-                own = [one for one in chosen if one["implementation"] == name]
-                _errorbars(panel, own, "B", color=f"C{number}", marker=MARKS[number % len(MARKS)])
-            batches = sorted({int(one["axes"]["B"]) for one in chosen})
+            _draw(panel, [one for one in figures if axes.items() <= one["axes"].items()], "B")
             panel.axhline(1.0, color="black", linewidth=1)
-            panel.set_title(f"H = {hidden}")
+            panel.set_title(f"{dtype}, {lengths}, H = {hidden}", fontsize=9)
+            panel.set(xlabel="sequences a batch", ylabel="times as fast")
             panel.set_xscale("log", base=2)
-            panel.set_xticks(batches, [str(batch) for batch in batches])
-    for panel in panels[-1]:
-        panel.set_xlabel("sequences a batch")
-    handles = [pyplot.Line2D([], [], color=f"C{k}", marker=MARKS[k % 6]) for k in range(len(names))]
-    image.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+    panels[0][0].legend(fontsize=7)
     machine = record["machine"]
     where = machine["device"] if machine["device"] != "cpu" else f"{machine['threads']} CPU threads"
-    title = f"Forward and backward, {where}:\nspeed beside packed torch.nn.LSTM"
-    _save(pyplot, image, title, path)
+    _save(pyplot, image, f"Forward and backward, {where}, beside packed torch.nn.LSTM", path)
 
 
 def plot_scale(record: dict[str, Any], path: Path | str) -> None:
@@ -83,9 +70,8 @@ def plot_scale(record: dict[str, Any], path: Path | str) -> None:
         for row, what in enumerate(QUANTITIES[axis]):
             points = [f for f in record["figures"] if axis in f["axes"] and f["what"] == what]
             panel = rows[row][column]
-            _errorbars(panel, points, axis, color="C0", marker="o")
-            panel.set_xlabel(LABELS[axis])
-            panel.set_ylabel(f"{what}, {points[0]['unit']}")
+            _draw(panel, points, axis)
+            panel.set(xlabel=LABELS[axis], ylabel=f"{what}, {points[0]['unit']}")
             panel.set_xlim(left=0)
             panel.set_ylim(bottom=0)
     machine, torch_version = record["machine"], record["versions"]["torch"]
@@ -93,14 +79,15 @@ def plot_scale(record: dict[str, Any], path: Path | str) -> None:
     _save(pyplot, image, f"{title}, {record['date'][:10]}", path)
 
 
-def _errorbars(panel: Any, figures: list[dict[str, Any]], axis: str, **style: str) -> None:
-    """Medians over an axis, with bars from the smallest to the largest value."""
-    figures = sorted(figures, key=lambda one: int(one["axes"][axis]))
-    below = [one["median"] - one["min"] for one in figures]
-    above = [one["max"] - one["median"] for one in figures]
-    x = [one["axes"][axis] for one in figures]
-    y = [one["median"] for one in figures]
-    panel.errorbar(x, y, yerr=(below, above), markersize=5, capsize=2, linewidth=1.5, **style)
+def _draw(panel: Any, figures: list[dict[str, Any]], axis: str) -> None:
+    """A line an implementation: medians over an axis, with bars from smallest to largest."""
+    for name in dict.fromkeys(one["implementation"] for one in figures):
+        own = [one for one in figures if one["implementation"] == name]
+        own.sort(key=lambda one: int(one["axes"][axis]))
+        y = [one["median"] for one in own]
+        bars = [[abs(one[end] - one["median"]) for one in own] for end in ("min", "max")]
+        x = [one["axes"][axis] for one in own]
+        panel.errorbar(x, y, yerr=bars, marker="o", markersize=5, capsize=2, label=name)
     panel.grid(alpha=0.3)
 
 

@@ -90,11 +90,6 @@ def paired_ratio(numerator: Spread, denominator: Spread) -> Spread:
     return Spread(tuple(a / b for a, b in pairs))
 
 
-def highest(spreads: Iterable[Spread]) -> Spread:
-    """Each repeat's largest value."""
-    return Spread(tuple(map(max, zip(*(spread.values for spread in spreads), strict=True))))
-
-
 def seconds_a_call(
     call: Callable[[], object], device: torch.device, *, calls: int = 20, repeats: int = 5
 ) -> float:

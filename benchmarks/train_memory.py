@@ -13,13 +13,14 @@ import torch
 
 from benchmarks.captions import captioned_images, random_features
 from benchmarks.memory import peak_bytes
+from benchmarks.processes import ROOT
 from benchmarks.worker import Worker
-from captioner import config as schema
 from captioner.build.trainer import build_trainer
+from captioner.commands.cli import compose_config
 from captioner.data.captions import CaptionedImage
 from captioner.files import write_json
 
-FEATURE_DIM, BATCH_SIZE, FEATURES = 1280, 100, "features.npy"
+BATCH_SIZE, FEATURES = 100, "features.npy"
 
 
 def peak_memory_of_training(
@@ -43,20 +44,14 @@ def peak_memory_of_training(
 def _write_data(folder: Path, splits: dict[str, Sequence[CaptionedImage]], *, seed: int) -> None:
     """Karpathy's JSON, empty image files (never opened) and features [n, 1, F]."""
     (folder / "images").mkdir()
-    everything = [image for images in splits.values() for image in images]
-    for image in everything:
-        (folder / "images" / image.name).touch()
-    entries = [
-        {
-            "filename": image.name,
-            "split": split,
-            "sentences": [{"raw": caption} for caption in image.captions],
-        }
-        for split, images in splits.items()
-        for image in images
-    ]
+    entries = []
+    for split, images in splits.items():
+        for image in images:
+            (folder / "images" / image.name).touch()
+            sentences = [{"raw": caption} for caption in image.captions]
+            entries.append({"filename": image.name, "split": split, "sentences": sentences})
     write_json(folder / "captions.json", {"dataset": "benchmark", "images": entries})
-    store = random_features(everything, FEATURE_DIM, seed=seed)
+    store = random_features([one for images in splits.values() for one in images], 1280, seed=seed)
     np.save(folder / FEATURES, store.features)
     write_json(folder / "features.names.json", store.names)
 
@@ -65,27 +60,15 @@ class TrainingRun:
     """A run on the data in `folder`, as `_write_data` leaves it."""
 
     def __init__(self, folder: str) -> None:
-        root, threads = Path(folder), torch.get_num_threads()
-        self.trainer = build_trainer(
-            schema.TrainConfig(
-                device="cpu",
-                threads=threads,
-                name="benchmark",
-                run_dir=str(root / "run"),
-                data=schema.KarpathyData(
-                    json=str(root / "captions.json"), images=str(root / "images")
-                ),
-                encoder=schema.EncoderConfig(
-                    kind="features", name="features", weights="none", path=str(root / FEATURES)
-                ),
-                model=schema.ModelConfig(),
-                optimizer=schema.OptimizerConfig(clip_norm=5.0),
-                trainer=schema.TrainerConfig(
-                    epochs=1, batch_size=BATCH_SIZE, shown_pictures=0, progress=False
-                ),
-                generation=schema.GenerationConfig(),
-            )
-        )
+        overrides = [
+            *("data=karpathy", f"data.json={folder}/captions.json", f"data.images={folder}/images"),
+            *("encoder=features", f"encoder.path={folder}/{FEATURES}", f"run_dir={folder}/run"),
+            *("device=cpu", f"threads={torch.get_num_threads()}", "trainer.epochs=1"),
+            *(f"trainer.batch_size={BATCH_SIZE}", "trainer.progress=false"),
+            "trainer.shown_pictures=0",
+        ]
+        config = compose_config("train", overrides, configs=ROOT / "configs")
+        self.trainer = build_trainer(config)
 
     def peak_bytes(self) -> int:
         """Of this process, after the run."""

@@ -32,7 +32,7 @@ from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.setup import TrainerSettings
 from captioner.training.step import PlainStep
 
-PLAIN, COMPILED, GEMMS = "plain PyTorch", "compiled plain PyTorch", "its GEMMs alone"
+PLAIN, GEMMS = "plain PyTorch", "its GEMMs alone"
 MOST_STEPS = 50_000  # ever taken: a graph keeps the learning rates of all of them on the device
 TURN = 10  # steps between two looks at the clock
 
@@ -160,12 +160,10 @@ class Training:
         return make_optimizer(settings.optimizer, groups, **settings.arguments)
 
     def build(self, name: str) -> Steps:
-        """PLAIN, COMPILED, GEMMS, or this package's step with a backend of its LSTM: "graph
+        """PLAIN, GEMMS, or this package's step with a backend of its LSTM: "graph
         BACKEND" as one graph, "eager BACKEND" or the backend alone as a loop over batches."""
-        if name in (PLAIN, COMPILED):
-            return PlainSteps(self, compiled=name == COMPILED)
-        if name == GEMMS:
-            return GemmSteps(self)
+        if name in (PLAIN, GEMMS):
+            return PlainSteps(self) if name == PLAIN else GemmSteps(self)
         if self.device.type == "cpu":
             keep_freed_memory()  # as scripts/train.py does
         kind, _, backend = name.rpartition(" ")
@@ -189,12 +187,12 @@ def float32_precision(dtype: str) -> Iterator[None]:
 class PlainSteps:
     """Plain PyTorch: DataLoader, packed nn.LSTM, autocast, optimisers as torch makes them."""
 
-    def __init__(self, training: Training, *, compiled: bool) -> None:
+    def __init__(self, training: Training) -> None:
         settings, data = training.settings, training.data
         self.device, self.half = training.device, settings.dtype == "bfloat16"
         weights = {
             name.replace("image_projection", "projection").removeprefix("language_model."): tensor
-            for name, tensor in training.model("torch").state_dict().items()
+            for name, tensor in training.model("torch").named_parameters()
         }
         tokens, starts = data.dataset.store.tokens, data.dataset.store.starts
         captions = [part.tolist() for part in torch.tensor_split(tokens, starts[1:])]
@@ -209,7 +207,6 @@ class PlainSteps:
             ),
             clip=(settings.clip_norm, settings.clip_value),
             device=training.device,
-            compiled=compiled,
         )
 
     def steps(self, count: int) -> None:
