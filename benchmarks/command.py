@@ -13,7 +13,7 @@ from benchmarks.beam import BeamBenchmark, beam_suite
 from benchmarks.epoch import EpochBenchmark, epoch_suite
 from benchmarks.features import FeaturesBenchmark, features_suite
 from benchmarks.kinds import KindsBenchmark, kinds_suite
-from benchmarks.lstm import LstmBenchmark, format_lstm, lstm_suite
+from benchmarks.lstm import SHOWN, LstmBenchmark, lstm_suite
 from benchmarks.metrics import MetricsBenchmark, metrics_suite
 from benchmarks.plots import import_pyplot, plot_lstm, plot_scale
 from benchmarks.record import (
@@ -99,4 +99,4 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
 
 def format_suite(record: dict[str, Any]) -> str:
     """The record as tables for the terminal."""
-    return format_record(record, format_lstm(record) if record["suite"] == "lstm" else None)
+    return format_record(record, SHOWN if record["suite"] == "lstm" else ())

@@ -33,7 +33,7 @@ from benchmarks.gpu_stages import (
     run_sanitizer,
     run_tests,
 )
-from benchmarks.lstm import format_lstm
+from benchmarks.lstm import SHOWN
 from benchmarks.processes import ROOT
 from benchmarks.record import REDUCED, describe_machine, versions, write_record
 from captioner.errors import CaptionerError
@@ -215,14 +215,10 @@ def format_check(record: Mapping[str, Any]) -> str:
     """The benchmark's tables, every failed test, and a line a stage."""
     stages = record["stages"]
     lines = []
-    if stages.get("benchmark", {}).get("figures"):
-        lines += [*format_lstm(stages["benchmark"]), ""]
-    for name in ("epoch", "features"):
-        lines += format_jobs(name, stages.get(name, {}))
-    for path, part in stages.get("tests", {}).get("files", {}).items():
-        lines += [f"FAILED {one['test']} ({path})" for one in part.get("failures", ())]
-    for cell, why in stages.get("benchmark", {}).get("failed", {}).items():
-        lines.append(f"FAILED {cell}: {why.splitlines()[0]}")
+    for name in ("benchmark", "epoch", "features"):
+        lines += format_jobs(name, stages.get(name, {}), SHOWN if name == "benchmark" else ())
+    for part in stages.get("tests", {}).get("files", {}).values():
+        lines += part.get("failures", ())
     if stages.get("benchmark", {}).get("skipped"):
         lines.append("left out: " + "; ".join(stages["benchmark"]["skipped"]))
     machine = record["machine"]

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from benchmarks.captions import Workload, random_features, synthetic_images
-from benchmarks.gpu_stages import Part, judge
+from benchmarks.gpu_stages import Note, Part, judge, run_stage
 from benchmarks.record import Axes, SuiteResult
 from benchmarks.roofline import Gemms, step_roofline
 from benchmarks.scored_run import ScoredRun
 from benchmarks.timeline import busy_microseconds, microseconds_by_kernel, take_trace
 from benchmarks.timing import Spread, interleaved, paired_ratio, synchronize
 from benchmarks.training import PLAIN, StepSettings, TimedSteps, Training, float32_precision
-from benchmarks.worker import Worker, process_age, run_jobs
+from benchmarks.worker import Worker, process_age
 from captioner.errors import CaptionerError
 
 CUDNN, OURS, OUR_LOOP = "graph torch", "graph persistent", "eager persistent"
@@ -91,19 +91,19 @@ def run_epoch_stage(
     *,
     seconds: float = STAGE_SECONDS,
     device: str = "cuda",
-    note: Callable[[Part], None] = lambda part: None,
+    note: Note = lambda part: None,
 ) -> Part:
     """As many jobs as `seconds` allow."""
     settings = {"data": "lengths and words drawn as Flickr8k's", **FLICKR8K}
-    found = run_jobs(
+    return run_stage(
         do,
         jobs,
-        device=device,
-        deadline=time.time() + seconds,
+        seconds=seconds,
         job_seconds=JOB_SECONDS,
-        note=lambda so_far: note(judge(so_far, settings)),
+        device=device,
+        judged=lambda found: judge(found, settings),
+        note=note,
     )
-    return judge(found, settings)
 
 
 def do(

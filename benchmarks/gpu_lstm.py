@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_stages import Part, judge
+from benchmarks.gpu_stages import Note, Part, judge, run_stage
 from benchmarks.lstm import measure, present, suite_settings
 from benchmarks.lstm_case import Cell, grid
 from benchmarks.lstm_implementations import BASELINE, BOTH, PADDED, PERSISTENT, STEPWISE
 from benchmarks.record import describe_machine
 from benchmarks.settings import Run
-from benchmarks.worker import JobResults, run_jobs
+from benchmarks.worker import JobResults
 from captioner.ops.algorithms import Algorithm
 
 # As haste's published report: 64 sequences of equal length (its inputs are 128 wide, these as wide
@@ -56,20 +55,20 @@ def run_lstm_stage(
     seconds: float,
     cells: Sequence[Cell] | None = None,
     device: str = "cuda",
-    note: Callable[[Part], None] = lambda part: None,
+    note: Note = lambda part: None,
 ) -> Part:
     """Measure as many cells as `seconds` allow; `note` is given the part after each of them."""
-    cells = gpu_grid() if cells is None else cells
     machine = describe_machine(torch.device(device))["device"]
-    found = run_jobs(
+    chosen = gpu_grid() if cells is None else cells
+    return run_stage(
         measure_cell,
-        {str(cell): dataclasses.asdict(cell) for cell in cells},
-        device=device,
-        deadline=time.time() + seconds,
+        {str(cell): dataclasses.asdict(cell) for cell in chosen},
+        seconds=seconds,
         job_seconds=CELL_SECONDS,
-        note=lambda so_far: note(judge_cells(so_far, machine)),
+        device=device,
+        judged=lambda found: judge_cells(found, machine),
+        note=note,
     )
-    return judge_cells(found, machine)
 
 
 def measure_cell(device: torch.device, **cell: Any) -> dict[str, Any]:

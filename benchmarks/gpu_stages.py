@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
-import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.processes import Finished, python_path, run_process, shortened
+from benchmarks.processes import Finished, python_path, run_process
 from benchmarks.record import format_tables
 from benchmarks.settings import Run
 from benchmarks.worker import JobResults, run_jobs
@@ -38,8 +37,11 @@ SMALL_CASE = (
     *("tf32:persistent", "bfloat16:persistent", "float16:cluster", "tf32:cluster"),
 )
 ASK_FOR_FUSED = "from captioner.ops import choose_backend; choose_backend('fused', 'cuda')"
-MESSAGE = 1500  # characters of one failure's message
+FEATURES = {"encoder": "torchvision/resnet50", "pictures": 2048, "picture_side": 448}
+FEATURES |= {"batch_size": 256, "workers": 8, "readers": ["pil", "torchvision"]}
+FEATURES_SECONDS = 90.0
 Part = dict[str, Any]
+Note = Callable[[Part], None]
 
 
 @dataclass(frozen=True)
@@ -110,42 +112,27 @@ def _test_file(checkout: Checkout, path: str, chosen: str | None) -> Part:
         there = checkout.run("-c", "import hypothesis", timeout=60).code == 0
         if not there:
             return {"status": "skipped", "why": "hypothesis is not installed", **none}
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        select = [] if chosen is None else ["-k", chosen]
-        options = ("-q", f"--junitxml={report}", "-p", "no:cacheprovider")
-        done = checkout.run("-m", "pytest", path, *select, *options, timeout=TEST_SECONDS)
-        found = read_junit(report)
-    part = {**(none if found is None else found), "seconds": round(done.seconds, 1)}
+    select = [] if chosen is None else ["-k", chosen]
+    options = ("-q", "-rfEs", "--tb=short", "-p", "no:cacheprovider")
+    done = checkout.run("-m", "pytest", path, *select, *options, timeout=TEST_SECONDS)
+    part = {**read_summary(done.output), "seconds": round(done.seconds, 1)}
     if done.code == 0 and part["passed"]:
         return {"status": "passed", **part}
     why = done.ending if done.code or done.code is None else "no test ran, all were skipped"
     return {"status": "failed", "why": why, "output": done.output, **part}
 
 
-def read_junit(path: Path) -> Part | None:
-    """Counts of a JUnit report, and name and message of each failure; None without a report."""
-    try:
-        cases = list(ElementTree.parse(path).getroot().iter("testcase"))
-    except (OSError, ElementTree.ParseError):
-        return None
-    failures, skipped, reasons = [], 0, set()
-    for case in cases:
-        if (found := case.find("skipped")) is not None:
-            skipped += 1
-            reasons.add(found.get("message", ""))
-        wrong = case.find("failure") if case.find("failure") is not None else case.find("error")
-        if wrong is not None:
-            message = shortened(wrong.get("message") or wrong.text or "", MESSAGE)
-            name = f"{case.get('classname', '')}::{case.get('name', '')}"
-            failures.append({"test": name, "message": message})
-    return {
-        "passed": len(cases) - len(failures) - skipped,
-        "failed": len(failures),
-        "skipped": skipped,
-        "failures": failures,
-        "skip_reasons": sorted(reasons),
+def read_summary(output: str) -> Part:
+    """Counts of pytest's last line, and its lines about what failed or was skipped."""
+    lines = output.splitlines()
+    counted = re.findall(r"(\d+) (passed|failed|skipped|error)", (lines or [""])[-1])
+    counts = {kind: int(number) for number, kind in counted}
+    failed = counts.pop("error", 0) + counts.get("failed", 0)
+    told = {
+        key: [line for line in lines if line.startswith(begin)]
+        for key, begin in (("failures", ("FAILED", "ERROR")), ("skip_reasons", ("SKIPPED",)))
     }
+    return {"passed": 0, "skipped": 0, **counts, "failed": failed, **told}
 
 
 def run_sanitizer(checkout: Checkout, program: str | None = None) -> Part:
@@ -198,6 +185,23 @@ def _last_line(text: str) -> str:
     return lines[-1].strip() if lines else "it says nothing"
 
 
+def run_stage(
+    do: Callable[..., Any],
+    jobs: Mapping[str, Mapping[str, Any]],
+    *,
+    seconds: float,
+    job_seconds: float,
+    device: str,
+    judged: Callable[[JobResults], Part],
+    note: Note = lambda part: None,
+) -> Part:
+    """As many of `jobs` as `seconds` allow; `note` is given the part after each of them."""
+    deadline = time.time() + seconds
+    limits: dict[str, Any] = {"deadline": deadline, "job_seconds": job_seconds}
+    found = run_jobs(do, jobs, device=device, **limits, note=lambda now: note(judged(now)))
+    return judged(found)
+
+
 def judge(found: JobResults, settings: dict[str, Any]) -> Part:
     """A stage's part of the record from its jobs, each of which gave figures and requirements.
 
@@ -233,16 +237,11 @@ def judge(found: JobResults, settings: dict[str, Any]) -> Part:
     }
 
 
-def format_jobs(name: str, part: Part) -> list[str]:
+def format_jobs(name: str, part: Part, shown: Sequence[str] = ()) -> list[str]:
     """What such a stage measured, for the terminal; nothing where it did not run."""
-    lines = [f"{name}:", *format_tables(part), ""] if part.get("figures") else []
+    lines = [f"{name}:", *format_tables(part, shown), ""] if part.get("figures") else []
     failed = part.get("failed", {}).items()
     return lines + [f"FAILED {job}: {why.splitlines()[0]}" for job, why in failed]
-
-
-FEATURES = {"encoder": "torchvision/resnet50", "pictures": 2048, "picture_side": 448}
-FEATURES |= {"batch_size": 256, "workers": 8, "readers": ["pil", "torchvision"]}
-FEATURES_SECONDS = 90.0
 
 
 def run_features_stage(*, device: str = "cuda", **settings: Any) -> Part:
@@ -250,14 +249,14 @@ def run_features_stage(*, device: str = "cuda", **settings: Any) -> Part:
     for package in ("torchvision", "PIL", "omegaconf"):
         if importlib.util.find_spec(package) is None:
             return {"status": "skipped", "summary": f"{package} is not installed"}
-    found = run_jobs(
+    part = run_stage(
         measure_features,
         {"features": {**FEATURES, **settings}},
-        device=device,
-        deadline=time.time() + FEATURES_SECONDS,
+        seconds=FEATURES_SECONDS,
         job_seconds=FEATURES_SECONDS,
+        device=device,
+        judged=lambda found: judge(found, FEATURES),
     )
-    part = judge(found, FEATURES)
     rates = [f"{one['implementation']} {one['median']:.0f}" for one in part["figures"]]
     return {**part, "summary": f"{part['summary']}; images a second: {', '.join(rates)}"}
 

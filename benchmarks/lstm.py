@@ -37,7 +37,7 @@ from benchmarks.lstm_implementations import (
 )
 from benchmarks.lstm_kernels import add_step_times, require_of_kernels
 from benchmarks.memory import peak_allocated
-from benchmarks.record import Axes, SuiteResult, aligned, format_requirements
+from benchmarks.record import Axes, SuiteResult
 from benchmarks.settings import Run, SuiteSettings, setting
 from benchmarks.timing import Prepared, Spread, interleaved, paired_ratio
 
@@ -47,6 +47,8 @@ MIN_SECONDS = 0.05  # of calls in succession a repeat
 GEMMS = "GEMMs"
 SHARE_OF_ROOFLINE = 0.75
 PROMISED_THREADS = 2
+# Of what is measured, what is shown on the terminal.
+SHOWN = (BOTH, f"{BOTH}, speed to {BASELINE}", f"{BOTH}, share of the roofline", "peak memory")
 BACKENDS = tuple(name for name in IMPLEMENTATIONS if name != DISTINCT)
 log = logging.getLogger(__name__)
 
@@ -232,41 +234,3 @@ def _require_of_fused(result: SuiteResult, cell: Cell) -> None:
     memory = paired_ratio(found["peak memory", FUSED], found["peak memory", BASELINE])
     what = f"peak memory of {FUSED} to {BASELINE}"
     result.require(what, "times", memory, at_most=1.0, axes=axes)
-
-
-# A column of the table for the terminal: its head, the figure, its unit, and the number's form.
-COLUMNS = (
-    ("forward", FORWARD, "ms", ".4g"),
-    ("backward", BACKWARD, "ms", ".4g"),
-    ("both", BOTH, "ms", ".4g"),
-    ("tokens/s", BOTH, "tokens/s", ",.0f"),
-    (f"x {BASELINE}", f"{BOTH}, speed to {BASELINE}", "times", ".2f"),
-    ("roofline", f"{BOTH}, share of the roofline", "times", ".2f"),
-    ("peak", "peak memory", "MB", ".1f"),
-)
-NOTE = (
-    f"medians; times in ms; x {BASELINE}: times as fast as packed torch.nn.LSTM; roofline: share\n"
-    "of it that is reached; these and tokens/s of both, forward and backward; peak: MB held at most"
-)
-
-
-def format_lstm(record: dict[str, Any]) -> list[str]:
-    """Two tables, of every implementation in every cell and of the requirements."""
-    lines = [NOTE]
-    lines += [f"{name} is skipped: {why}" for name, why in record["settings"]["skipped"].items()]
-    cells: dict[str, dict[str, dict[tuple[str, str], float]]] = {}
-    for one in record["figures"]:
-        cell = ", ".join(f"{name} {value}" for name, value in one["axes"].items())
-        found = cells.setdefault(cell, {}).setdefault(one["implementation"], {})
-        found[one["what"], one["unit"]] = one["median"]
-    width = len(COLUMNS)
-    rows: list[tuple[str, ...]] = [("implementation", *(column[0] for column in COLUMNS))]
-    for cell, implementations in cells.items():
-        rows += [("",) * (1 + width), (cell, *("",) * width)]
-        for name, found in implementations.items():
-            numbers = (
-                format(found[what, unit], form) if (what, unit) in found else ""
-                for _, what, unit, form in COLUMNS
-            )
-            rows.append((f"  {name}", *numbers))
-    return [*lines, "", *aligned(rows, left=[0]), "", *format_requirements(record)]

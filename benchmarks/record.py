@@ -188,31 +188,29 @@ def versions() -> dict[str, str]:
     return found
 
 
-def format_record(record: dict[str, Any], tables: list[str] | None = None) -> str:
-    """Which suite ran, on what, and two tables: what was measured, and what was required."""
+def format_record(record: dict[str, Any], shown: Sequence[str] = ()) -> str:
+    """Which suite ran, on what, what was left out, and the two tables."""
     machine = record["machine"]
     head = (
         f"suite {record['suite']}: {machine['device']}, {machine['cpu']}, {machine['cores']} cores,"
         f" {machine['threads']} threads, torch {record['versions']['torch']}"
     )
-    return "\n".join([head, "", *(tables or format_tables(record))])
+    skipped = record["settings"].get("skipped", {}).items()
+    absent = [f"{name} is skipped: {why}" for name, why in skipped]
+    return "\n".join([head, *absent, "", *format_tables(record, shown)])
 
 
-def format_tables(part: Mapping[str, Any]) -> list[str]:
-    """The lines of both tables of a record or of a stage's part of one."""
-    rows: list[tuple[str, ...]] = [
-        ("measured", "sizes", "implementation", "median", "min", "max", "unit")
-    ]
-    rows += [_row(one, one["implementation"]) for one in part["figures"]]
-    return [*aligned(rows), "", *format_requirements(part)]
-
-
-def format_requirements(part: Mapping[str, Any]) -> list[str]:
-    """The lines of the second table."""
-    rows: list[tuple[str, ...]] = [("required", "sizes", "", "median", "min", "max", "unit")]
+def format_tables(part: Mapping[str, Any], shown: Sequence[str] = ()) -> list[str]:
+    """The lines of both tables of a record or of a stage's part of one: what was measured, all or
+    what is `shown`, and what was required."""
+    heads = ("sizes", "implementation", "median", "min", "max", "unit")
+    rows: list[tuple[str, ...]] = [("measured", *heads)]
+    figures = [one for one in part["figures"] if not shown or one["what"] in shown]
+    rows += [_row(one, one["implementation"]) for one in figures]
+    required: list[tuple[str, ...]] = [("required", "sizes", "", *heads[2:])]
     for one in part["requirements"]:
-        rows.append(_row(one, f"{_bounds(one)}: {'met' if one['met'] else 'NOT MET'}"))
-    return aligned(rows)
+        required.append(_row(one, f"{_bounds(one)}: {'met' if one['met'] else 'NOT MET'}"))
+    return [*aligned(rows), "", *aligned(required)]
 
 
 def _row(one: dict[str, Any], middle: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,7 +55,7 @@ class Worker:
         self._connection, theirs = context.Pipe()
         self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  (see __exit__)
         self._process = context.Process(
-            target=_serve, args=(theirs, self._log.name, threads, build, arguments), daemon=True
+            target=_serve, args=(theirs, self._log.name, threads, build, arguments)
         )
         self._theirs = theirs
 
@@ -143,44 +143,30 @@ def run_jobs(
     with alone=True among its arguments gets a process of its own.
     """
     found = JobResults(skipped=list(jobs))
-    worker: Worker | None = None
-    try:
-        for name, arguments in jobs.items():
+    with ExitStack() as stack:
+        worker: Worker | None = None
+        for name, given in jobs.items():
             if time.time() >= deadline:
                 break
-            asked = dict(arguments)
-            alone = asked.pop("alone", False)
-            if worker is not None and alone:
-                worker.__exit__()
-                worker = None
-            worker = worker or Worker(_Jobs, do, device).__enter__()
-            works = _run(
-                worker, name, asked, found, min(job_seconds, deadline + GRACE - time.time())
-            )
-            if not works or alone:
-                worker.__exit__()
+            arguments = {key: value for key, value in given.items() if key != "alone"}
+            limit = min(job_seconds, deadline + GRACE - time.time())
+            if worker is None or given.get("alone"):
+                stack.close()
+                worker = stack.enter_context(Worker(_Jobs, do, device))
+            try:
+                answer = worker.call("run", arguments, limit, timeout=limit + START_UP)
+            except CaptionerError as ended:
+                answer = (None, str(ended), False)
+            result, error, works = answer
+            found.skipped.remove(name)
+            if error is None:
+                found.results[name] = result
+            else:
+                found.failed[name] = error
+            if not works or given.get("alone"):
                 worker = None
             note(found)
-    finally:
-        if worker is not None:
-            worker.__exit__()
     return found
-
-
-def _run(
-    worker: Worker, name: str, arguments: dict[str, Any], found: JobResults, limit: float
-) -> bool:
-    """One job, its outcome put into `found`; whether the process can do another."""
-    found.skipped.remove(name)
-    try:
-        result, error, works = worker.call("run", arguments, limit, timeout=limit + START_UP)
-    except CaptionerError as ended:
-        result, error, works = None, str(ended), False
-    if error is None:
-        found.results[name] = result
-    else:
-        found.failed[name] = error
-    return bool(works)
 
 
 class _Jobs:
