@@ -23,7 +23,7 @@ from benchmarks.roofline import Gemms, step_roofline
 from benchmarks.scored_run import ScoredRun
 from benchmarks.timeline import busy_microseconds, microseconds_by_kernel, take_trace
 from benchmarks.timing import Spread, interleaved, paired_ratio, synchronize
-from benchmarks.training import PLAIN, StepSettings, TimedSteps, Training, float32_precision
+from benchmarks.training import PLAIN, StepSettings, TimedSteps, Training
 from benchmarks.worker import Worker, process_age
 from captioner.errors import CaptionerError
 
@@ -120,7 +120,7 @@ def do(
         "timeline": take_timeline,
         "several": count_several,
     }
-    with float32_precision(settings.dtype):
+    with training.precision():
         return jobs[what](training, **more)
 
 

@@ -10,9 +10,8 @@ machine with a GPU can run it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,7 +37,7 @@ from benchmarks.lstm_implementations import (
 from benchmarks.lstm_kernels import add_step_times, require_of_kernels
 from benchmarks.memory import peak_allocated
 from benchmarks.record import Axes, SuiteResult
-from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.settings import Run, SuiteSettings, float32_products, setting
 from benchmarks.timing import Prepared, Spread, interleaved, paired_ratio
 
 # Largest difference to the baseline, to the largest value: what each type's rounding allows.
@@ -120,7 +119,7 @@ def measure(
     layers = {name: IMPLEMENTATIONS[name](case) for name in names if takes(name, cell, run.device)}
     counts = {"tokens": case.tokens, "distinct_rows": len(case.table)}
     result = SuiteResult({**cell.axes, **counts, "steps": len(case.batch_sizes)})
-    with precision_of(cell.dtype):
+    with float32_products(tf32=cell.dtype == "tf32"):
         _require_agreement(result, layers, cell)
         for name, layer in layers.items():
             peak = peak_allocated(layer.both, run.device) / 1e6  # each has run once before
@@ -140,20 +139,6 @@ def measure(
         add_step_times(result, case, layers, cell)
         require_of_kernels(result, cell)
     return result
-
-
-@contextlib.contextmanager
-def precision_of(dtype: str) -> Iterator[None]:
-    """float32 is float32 everywhere, and tf32 is TF32: cuDNN rounds operands by default, cuBLAS
-    does not."""
-    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
-    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before[0]
-        torch.set_float32_matmul_precision(before[1])
 
 
 def _calls(layers: dict[str, Layer], what: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from benchmarks.lstm_case import DTYPES, Case, Cell
@@ -52,23 +53,22 @@ class Layer:
         return output, self.backward(output)
 
 
-def _summed(case: Case) -> Callable[[Tensor], Tensor]:
+def _summed(case: Case, rows: Tensor) -> Tensor:
     """Rows [N, E] added up by the table's row [U, E] that each token reads."""
+    return torch.zeros_like(case.table, dtype=rows.dtype).index_add(0, case.input_rows, rows)
 
-    def add_up(rows: Tensor) -> Tensor:
-        return torch.zeros_like(case.table, dtype=rows.dtype).index_add(0, case.input_rows, rows)
 
-    return add_up
+def _packed(case: Case, module: nn.Module, call: Callable[[Tensor], Tensor]) -> Layer:
+    """`call` on the packed rows [N, E], by the weights of `module`."""
+    rows = case.rows.requires_grad_()
+    leaves = (rows, *module.parameters())
+    return Layer(lambda: call(rows), case.grad_output, leaves, partial(_summed, case))
 
 
 def _torch(case: Case) -> Layer:
     """torch.nn.LSTM on the packed rows as they are."""
-    rows = case.rows.requires_grad_()
-    return Layer(
-        forward=lambda: case.layer(PackedSequence(rows, case.batch_sizes))[0].data,
-        grad_output=case.grad_output,
-        leaves=(rows, *case.layer.parameters()),
-        distinct=_summed(case),
+    return _packed(
+        case, case.layer, lambda rows: case.layer(PackedSequence(rows, case.batch_sizes))[0].data
     )
 
 
@@ -79,53 +79,29 @@ def _padded(case: Case) -> Layer:
     steps = torch.arange(len(case.batch_sizes)).unsqueeze(1)
     alive = (steps < lengths).to(case.table.device)
     rows = padded.clone().requires_grad_()
-    add_up = _summed(case)
     return Layer(
         forward=lambda: case.layer(rows)[0],
         grad_output=grad_output,
         leaves=(rows, *case.layer.parameters()),
+        distinct=lambda gradient: _summed(case, gradient[alive]),
         packed=lambda output: output[alive],
-        distinct=lambda rows: add_up(rows[alive]),
     )
 
 
-def _own(backend: str) -> Callable[[Case], Layer]:
+def _own(backend: str, case: Case) -> Layer:
     """This package's LSTM on `backend`."""
-
-    def make(case: Case) -> Layer:
-        layer = _own_layer(case, backend)
-        rows = case.rows.requires_grad_()
-        return Layer(
-            forward=lambda: layer.forward_packed(rows, case.batch_sizes)[0],
-            grad_output=case.grad_output,
-            leaves=(rows, *layer.parameters()),
-            distinct=_summed(case),
-        )
-
-    return make
+    layer = _own_layer(case, backend)
+    return _packed(case, layer, lambda rows: layer.forward_packed(rows, case.batch_sizes)[0])
 
 
 def _distinct(case: Case) -> Layer:
     """The fused call over the distinct rows [U, E]: equal tokens share a product with weight_ih."""
-    layer = _own_layer(case, FUSED)
     table = case.table.clone().requires_grad_()
-    weights = tuple(layer.parameters())
+    weights = tuple(_own_layer(case, FUSED).parameters())
     state = table.new_zeros(int(case.batch_sizes[0]), case.hidden_size)
-
-    def forward() -> Tensor:
-        output, _, _ = lstm_packed(
-            *(table, case.batch_sizes, state, state, *weights),
-            backend=FUSED,
-            input_rows=case.input_rows,
-        )
-        return output
-
-    return Layer(
-        forward=forward,
-        grad_output=case.grad_output,
-        leaves=(table, *weights),
-        distinct=lambda gradient: gradient,
-    )
+    given = (table, case.batch_sizes, state, state, *weights)
+    call = partial(lstm_packed, *given, backend=FUSED, input_rows=case.input_rows)
+    return Layer(lambda: call()[0], case.grad_output, (table, *weights), lambda gradient: gradient)
 
 
 def _own_layer(case: Case, backend: str) -> LSTM:
@@ -136,13 +112,12 @@ def _own_layer(case: Case, backend: str) -> LSTM:
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Case], Layer]] = {
-    "reference": _own("reference"),
+    "reference": partial(_own, "reference"),
     BASELINE: _torch,
     PADDED: _padded,
-    FUSED: _own(FUSED),
+    FUSED: partial(_own, FUSED),
     DISTINCT: _distinct,
-    STEPWISE: _own(STEPWISE),
-    **{name: _own(name) for name in PERSISTENT},
+    **{name: partial(_own, name) for name in (STEPWISE, *PERSISTENT)},
 }
 
 

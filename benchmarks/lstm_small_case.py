@@ -12,9 +12,10 @@ import sys
 
 import torch
 
-from benchmarks.lstm import TOLERANCE, precision_of
+from benchmarks.lstm import TOLERANCE
 from benchmarks.lstm_case import DTYPES, Cell, make_case
 from benchmarks.lstm_implementations import IMPLEMENTATIONS, PERSISTENT, takes
+from benchmarks.settings import float32_products
 from captioner.models.lstm import LSTM
 from captioner.ops.algorithms import Algorithm, fits
 
@@ -32,7 +33,7 @@ def run_small_case(device: str, dtype: str, *, backend: str = "fused") -> float:
     drawn = torch.randn(sum(BATCH_SIZES), INPUT_SIZE).to(device, DTYPES[dtype])
     grad_output = torch.randn(sum(BATCH_SIZES), HIDDEN_SIZE).to(device, DTYPES[dtype])
     found = []
-    with precision_of(dtype):
+    with float32_products(tf32=dtype == "tf32"):
         for module in (layer, twin):
             rows = drawn.clone().requires_grad_()
             output, _ = module.forward_packed(rows, batch_sizes)

@@ -7,7 +7,7 @@ feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,42 +68,28 @@ class PlainCaptioner(nn.Module):
         return self.output(self.output_dropout(hidden.data[len(captions) :]))
 
 
-class PlainLoop:
-    """The loop, a step at a time. `captions`: the arguments of PlainCaptions; `dropout`: of inputs
-    and outputs; `clip`: the largest norm and the largest value of gradients, if any."""
-
-    def __init__(
-        self,
-        weights: Mapping[str, Tensor],
-        captions: tuple[Tensor, Sequence[int], Sequence[Sequence[int]]],
-        batch_sampler: Iterable[list[int]],
-        *,
-        dropout: tuple[float, float],
-        optimizer: Callable[..., torch.optim.Optimizer],
-        clip: tuple[float | None, float | None],
-        device: torch.device,
-    ) -> None:
-        self.model = PlainCaptioner(weights, dropout).to(device).train()
-        self.device, self.clip = device, clip
-        self.optimizer = optimizer(self.model.parameters())
-        loader = DataLoader(
-            PlainCaptions(*captions), batch_sampler=batch_sampler, collate_fn=collate
-        )
-        self.batches = iter(loader)
-
-    def step(self) -> float:
-        """Take an optimiser step; its loss."""
-        features, captions, lengths = next(self.batches)
-        features, captions = features.to(self.device), captions.to(self.device)
-        targets = pack_padded_sequence(captions[:, 1:], lengths - 1, batch_first=True).data
-        self.optimizer.zero_grad()
-        logits = self.model(features, captions[:, :-1], lengths - 1)
+def plain_steps(
+    model: PlainCaptioner,
+    optimizer: torch.optim.Optimizer,
+    captions: PlainCaptions,
+    batch_sampler: Iterable[list[int]],
+    *,
+    clip_norm: float | None,
+    clip_value: float | None,
+) -> Iterator[float]:
+    """The loop: the loss of one optimiser step after another."""
+    device = model.output.weight.device
+    loader = DataLoader(captions, batch_sampler=batch_sampler, collate_fn=collate)
+    for features, words, lengths in loader:
+        features, words = features.to(device), words.to(device)
+        targets = pack_padded_sequence(words[:, 1:], lengths - 1, batch_first=True).data
+        optimizer.zero_grad()
+        logits = model(features, words[:, :-1], lengths - 1)
         loss = F.cross_entropy(logits, targets)
         loss.backward()
-        norm, value = self.clip
-        if value is not None:
-            clip_grad_value_(self.model.parameters(), value)
-        if norm is not None:
-            clip_grad_norm_(self.model.parameters(), norm)
-        self.optimizer.step()
-        return loss.item()
+        if clip_value is not None:
+            clip_grad_value_(model.parameters(), clip_value)
+        if clip_norm is not None:
+            clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+        yield loss.item()

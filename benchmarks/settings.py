@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -52,3 +54,18 @@ class SuiteSettings:
                     positive(key, one)
                 elif isinstance(one, int | float) and not isinstance(one, bool):
                     in_range(key, one, item.metadata.get("least", 1))
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Within it, CUDA's matrix products of float32 are TF32, or exact: by default cuDNN rounds
+    operands, cuBLAS does not."""
+    parts: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.rnn]
+    before = [part.fp32_precision for part in parts]
+    for part in parts:
+        part.fp32_precision = "tf32" if tf32 else "ieee"
+    try:
+        yield
+    finally:
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision

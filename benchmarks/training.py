@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ import torch
 
 from benchmarks.captions import Endless, TrainingData, Workload, load_workload
 from benchmarks.memory import own_bytes, peak_bytes
-from benchmarks.plain_loop import PlainLoop
+from benchmarks.plain_loop import PlainCaptioner, PlainCaptions, plain_steps
 from benchmarks.record import Axes
 from benchmarks.roofline import Gemms
+from benchmarks.settings import float32_products
 from benchmarks.timing import synchronize
 from captioner.data.dataset import BatchOrder, make_loader
 from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
@@ -116,6 +117,10 @@ class Training:
         """Loaded once a process."""
         return load_workload(self.workload)
 
+    def precision(self) -> AbstractContextManager[None]:
+        """Within it, what stays float32 beside bfloat16 is multiplied as TF32."""
+        return float32_products(tf32=self.settings.dtype != "float32")
+
     @property
     def axes(self) -> Axes:
         """As figures on a GPU carry them."""
@@ -170,43 +175,30 @@ class Training:
         return GraphSteps(self, backend) if kind == "graph" else EagerSteps(self, backend)
 
 
-@contextmanager
-def float32_precision(dtype: str) -> Iterator[None]:
-    """Within it, CUDA's matrix products of float32 are exact ("float32") or TF32."""
-    parts: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.rnn]
-    before = [part.fp32_precision for part in parts]
-    for part in parts:
-        part.fp32_precision = "ieee" if dtype == "float32" else "tf32"
-    try:
-        yield
-    finally:
-        for part, precision in zip(parts, before, strict=True):
-            part.fp32_precision = precision
-
-
 class PlainSteps:
     """Plain PyTorch: DataLoader, packed nn.LSTM, autocast, optimisers as torch makes them."""
 
     def __init__(self, training: Training) -> None:
         settings, data = training.settings, training.data
-        self.device, self.half = training.device, settings.dtype == "bfloat16"
+        self.half = training.device.type, settings.dtype == "bfloat16"
         weights = {
             name.replace("image_projection", "projection").removeprefix("language_model."): tensor
             for name, tensor in training.model("torch").named_parameters()
         }
+        model = PlainCaptioner(weights, (settings.input_dropout, settings.output_dropout))
+        model.to(training.device).train()
+        kind = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[settings.optimizer]
+        common = {"lr": settings.lr, "weight_decay": settings.weight_decay, **settings.arguments}
         tokens, starts = data.dataset.store.tokens, data.dataset.store.starts
         captions = [part.tolist() for part in torch.tensor_split(tokens, starts[1:])]
-        optimizer = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[settings.optimizer]
-        self.loop = PlainLoop(
-            weights,
-            (data.features[:, 0], data.dataset.image_rows.tolist(), captions),
+        rows = data.dataset.image_rows.tolist()
+        self.loop = plain_steps(
+            model,
+            kind(model.parameters(), **common),
+            PlainCaptions(data.features[:, 0], rows, captions),
             Endless(training.order()),
-            dropout=(settings.input_dropout, settings.output_dropout),
-            optimizer=lambda parameters: optimizer(
-                parameters, lr=settings.lr, weight_decay=settings.weight_decay, **settings.arguments
-            ),
-            clip=(settings.clip_norm, settings.clip_value),
-            device=training.device,
+            clip_norm=settings.clip_norm,
+            clip_value=settings.clip_value,
         )
 
     def steps(self, count: int) -> None:
@@ -215,8 +207,9 @@ class PlainSteps:
 
     def losses(self, count: int) -> list[float]:
         """The loss of each of `count` steps."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            return [self.loop.step() for _ in range(count)]
+        device, half = self.half
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            return list(itertools.islice(self.loop, count))
 
 
 class EagerSteps:
@@ -321,7 +314,7 @@ class TimedSteps:
 
     def __init__(self, name: str, training: Training, warm_up: int) -> None:
         self.training, self.taken = training, list[float]()
-        with float32_precision(training.settings.dtype):
+        with training.precision():
             self.steps = training.build(name)
             self.seconds(warm_up)
 
@@ -339,7 +332,7 @@ class TimedSteps:
     def count(self, seconds: float) -> int:
         """How many steps fit into so many seconds."""
         taken, end = 0, time.perf_counter() + seconds
-        with float32_precision(self.training.settings.dtype):
+        with self.training.precision():
             while time.perf_counter() < end:
                 self.steps.steps(TURN)
                 synchronize(self.training.device)

@@ -62,9 +62,12 @@ def program(path: Path, source: str) -> str:
 def test_without_a_gpu_it_says_so_and_exits_with_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--out", "record.json"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: gpu-check needs a CUDA GPU, and PyTorch")
     assert len(done.stderr.splitlines()) == 1 and not done.stdout
@@ -76,10 +79,20 @@ def test_make_runs_it_with_a_bare_interpreter(tmp_path: Path) -> None:
     if make is None:
         pytest.skip("no make here")
     done = subprocess.run(
-        [make, "-n", "-C", str(ROOT), "gpu-check", "PYTHON=python9", "GPU=--minutes 4",
-         f"VENV={tmp_path}"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            make,
+            "-n",
+            "-C",
+            str(ROOT),
+            "gpu-check",
+            "PYTHON=python9",
+            "GPU=--minutes 4",
+            f"VENV={tmp_path}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     lines = [line for line in done.stdout.splitlines() if "make" not in line]
     assert lines == ["PYTHONPATH=src python9 scripts/gpu_check.py --minutes 4"]
 
@@ -286,9 +299,10 @@ NCU = """==PROF== Connected
 
 def test_counters_are_read_from_the_profilers_table() -> None:
     forward = {
-        "kernel": "forward_steps", "bytes through the second-level cache": 1048576.0,
+        "kernel": "forward_steps",
+        "bytes through the second-level cache": 1048576.0,
         "nanoseconds": 52000.0,
-    }  # fmt: skip
+    }
     backward = {"kernel": "backward_steps", "bytes through the second-level cache": 2000.0}
     assert gpu_counters.read_counters(NCU) == [forward, backward]
     assert gpu_counters.read_counters("==ERROR== nothing") == []
@@ -326,8 +340,9 @@ def test_a_record_fills_the_table_of_algorithms(tmp_path: Path) -> None:
     record.write_text(json.dumps({"stages": {"benchmark": {"algorithms": measured}}}))
     gpu_check.fill_algorithms(record, table)
     assert json.loads(table.read_text()) == {
-        "old": {"float16": [cell]}, "new": {"bfloat16": [cell]}
-    }  # fmt: skip
+        "old": {"float16": [cell]},
+        "new": {"bfloat16": [cell]},
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -469,9 +484,10 @@ class Event(NamedTuple):
 def test_a_time_step_is_a_kernels_time_through_the_steps() -> None:
     events = [
         Event("void captioner::cuda::forward_steps<float, ByFlags>(...)", 60.0),
-        Event("ampere_gemm", 500.0), Event("void captioner::cuda::backward_steps<float>()", 90.0),
+        Event("ampere_gemm", 500.0),
+        Event("void captioner::cuda::backward_steps<float>()", 90.0),
         Event("void captioner::cuda::forward_steps<float, ByFlags>(...)", 66.0),
-    ]  # fmt: skip
+    ]
     assert kernel_times(events, 30) == {"forward": [2.0, 2.2], "backward": [3.0]}
     assert kernel_times(events[1:2], 30) == {}
 

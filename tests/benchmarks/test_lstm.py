@@ -30,6 +30,7 @@ from benchmarks.lstm_implementations import (
 )
 from benchmarks.memory import peak_allocated
 from benchmarks.record import SuiteResult
+from benchmarks.settings import float32_products
 from benchmarks.timing import Prepared, Spread, interleaved
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
@@ -230,10 +231,17 @@ def promises(speed: float, share: float, memory: float, cell: Cell) -> list[bool
 @pytest.mark.parametrize(
     ("batch", "hidden", "least"),
     [
-        (64, 512, 1.8), (16, 256, 1.5), (16, 512, 1.5), (64, 256, 1.5), (128, 512, 1.5),
-        (256, 512, 1.2), (256, 256, 1.2), (64, 1024, 1.2), (32, 128, None),
+        (64, 512, 1.8),
+        (16, 256, 1.5),
+        (16, 512, 1.5),
+        (64, 256, 1.5),
+        (128, 512, 1.5),
+        (256, 512, 1.2),
+        (256, 256, 1.2),
+        (64, 1024, 1.2),
+        (32, 128, None),
     ],
-)  # fmt: skip
+)
 def test_the_promised_speeds(batch: int, hidden: int, least: float | None) -> None:
     assert lstm.least_speed(batch, hidden) == least
     cell = Cell("flickr8k", "float32", hidden, batch)
@@ -254,10 +262,12 @@ def test_promises_hold_for_captions_in_float32_on_two_threads() -> None:
 
 
 def test_tf32_is_off_while_measuring_and_as_before_afterwards() -> None:
-    before = torch.backends.cudnn.allow_tf32
-    with lstm.precision_of("float32"):
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32 == before
+    before = torch.backends.cudnn.rnn.fp32_precision
+    for tf32, precision in ((False, "ieee"), (True, "tf32")):
+        with float32_products(tf32=tf32):
+            assert torch.backends.cudnn.rnn.fp32_precision == precision
+            assert torch.backends.cuda.matmul.fp32_precision == precision
+    assert torch.backends.cudnn.rnn.fp32_precision == before
 
 
 # -- the image and the script -------------------------------------------------------------------
@@ -284,14 +294,25 @@ def test_without_matplotlib_nothing_is_measured_in_vain(monkeypatch: pytest.Monk
 def test_script_prints_the_tables_and_writes_the_record(tmp_path: Path) -> None:
     out = tmp_path / "lstm.json"
     command = [
-        sys.executable, str(ROOT / "scripts" / "benchmark.py"), "suite=lstm", "repeats=1",
-        "lstm.batch_sizes=[2]", "lstm.hidden_sizes=[4]", "lstm.backends=[reference]", "threads=1",
-        "device=cpu", f"out={out}",
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "scripts" / "benchmark.py"),
+        "suite=lstm",
+        "repeats=1",
+        "lstm.batch_sizes=[2]",
+        "lstm.hidden_sizes=[4]",
+        "lstm.backends=[reference]",
+        "threads=1",
+        "device=cpu",
+        f"out={out}",
+    ]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, check=False,
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "required" in done.stdout and "reference" in done.stdout
     record = json.loads(out.read_text())
