@@ -25,12 +25,12 @@ from captioner.training.trainer import Trainer
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
-PICTURES = 23  # of two or three captions
-FEATURES = torch.randn(PICTURES, 1, 6, generator=torch.Generator().manual_seed(11))
+IMAGES = 23  # of two or three captions
+FEATURES = torch.randn(IMAGES, 1, 6, generator=torch.Generator().manual_seed(11))
 CPU = torch.device("cpu")
 
 
-def pictures() -> list[CaptionedImage]:
+def make_images() -> list[CaptionedImage]:
     """Captions of many lengths; every seventh is far longer than the others."""
     generator = torch.Generator().manual_seed(3)
     number = itertools.count()
@@ -42,14 +42,14 @@ def pictures() -> list[CaptionedImage]:
 
     return [
         CaptionedImage(f"{k}.jpg", Path(f"{k}.jpg"), tuple(caption() for _ in range(2 + k % 2)), k)
-        for k in range(PICTURES)
+        for k in range(IMAGES)
     ]
 
 
-def make_dataset(by_picture: bool = False) -> CaptionDataset:
+def make_dataset(by_image: bool = False) -> CaptionDataset:
     return CaptionDataset(
-        pictures(), vocabulary=VOCABULARY, source=lambda rows: FEATURES[rows], max_length=20,
-        by_picture=by_picture,
+        make_images(), vocabulary=VOCABULARY, source=lambda rows: FEATURES[rows], max_length=20,
+        by_image=by_image,
     )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def make_trainer(
     graph: bool,
     optimizer: str = "adam",
     dropout: float = 0.0,
-    by_picture: bool = False,
+    by_image: bool = False,
     device: torch.device = CPU,
     backend: str = "auto",
     precise: bool = False,
@@ -84,8 +84,8 @@ def make_trainer(
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none").to(device)
     if precise:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
-    dataset = make_dataset(by_picture)
-    order = BatchOrder(len(dataset), batch_size=5 if by_picture else 8, seed=5)
+    dataset = make_dataset(by_image)
+    order = BatchOrder(len(dataset), batch_size=5 if by_image else 8, seed=5)
     all_settings = TrainerSettings(**{"epochs": 3, "log_steps": 2, **settings})
     data = make_data(dataset, order, device=device)
     groups = parameter_groups(

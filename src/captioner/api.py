@@ -28,7 +28,7 @@ from captioner.commands.evaluate import find_pictures
 from captioner.data.images import as_rgb, load_image
 from captioner.errors import ConfigError
 from captioner.inference.captions import Caption
-from captioner.inference.text import Sample, TextGenerator
+from captioner.inference.text import Listener, Sample, TextGenerator
 from captioner.runs.upgrade import upgrade
 from captioner.training.model_folder import open_checkpoint
 
@@ -100,13 +100,19 @@ class TextModel:
         return self.samples(prompt, **options)[0].text
 
     def samples(
-        self, prompt: str = "", *, length: int = 600, temperature: float = 0.8, **options: Any
+        self,
+        prompt: str = "",
+        *,
+        length: int = 600,
+        temperature: float = 0.8,
+        listener: Listener | None = None,
+        **options: Any,
     ) -> list[Sample]:
-        """Texts of at most `length` tokens; other options are `TextGenerator.samples`'s.
+        """Texts of at most `length` tokens; `listener` is called with a text's number and growth.
 
-        (n, top_k, top_p, seed, stop, listener.)
+        Other options (n, top_k, top_p, seed, stop) are `TextGenerator.samples`'s.
         """
-        generator = TextGenerator(self.trained.model, self.trained.codec)
+        generator = TextGenerator(self.trained.model, self.trained.codec, listener=listener)
         return generator.samples(prompt, length=length, temperature=temperature, **options)
 
 

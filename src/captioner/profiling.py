@@ -1,7 +1,6 @@
-"""Named parts of a training step, for whoever wants to know where its time goes.
+"""Named parts of a training step, for clocks and profilers.
 
-Models say where a part begins and ends; a clock or a profiler listens while it wants to. Nobody
-listening costs one comparison a part.
+Models mark where a part begins and ends, which without a listener costs one comparison a part.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Listener(Protocol):
-    """What is told about the parts."""
+    """A clock or a profiler that is told about the parts."""
 
     def span(self, name: str) -> AbstractContextManager[None]:
         """A context around the part `name`."""
@@ -26,32 +25,32 @@ class Listener(Protocol):
         """The part `name`, which began where the one before it ended, is over."""
 
 
-class _Ear(threading.local):
-    """Who listens to this thread's steps."""
+class _Thread(threading.local):
+    """The listener of this thread's steps."""
 
     listener: Listener | None = None
 
 
-_ear = _Ear()
+_thread = _Thread()
 
 
 def span(name: str) -> AbstractContextManager[None]:
     """A context around a part of the step."""
-    return _NOTHING if _ear.listener is None else _ear.listener.span(name)
+    return _NOTHING if _thread.listener is None else _thread.listener.span(name)
 
 
 def backward_ends(name: str, tensor: Tensor) -> None:
     """Say that the backward of the part `name` is over once `tensor` has its gradient."""
-    listener = _ear.listener
+    listener = _thread.listener
     if listener is not None and tensor.requires_grad:
         tensor.register_hook(lambda gradient: listener.ended(name))
 
 
 @contextmanager
 def listening(listener: Listener | None) -> Iterator[None]:
-    """Tell `listener`, or nobody, of all parts of this thread's steps while the context is open."""
-    before, _ear.listener = _ear.listener, listener
+    """A context in which `listener` (None: no one) is told of all parts of this thread's steps."""
+    before, _thread.listener = _thread.listener, listener
     try:
         yield
     finally:
-        _ear.listener = before
+        _thread.listener = before

@@ -318,7 +318,7 @@ def test_latencies_are_read_from_the_programs_lines() -> None:
     }
     part = gpu_counters.judge_latency(0, json.dumps(one) + "\n")
     assert part["status"] == "passed" and part["figures"] == [one]
-    assert part["summary"] == "flags, 16 blocks: barrier 0.91 us, exchange 1.20 us"
+    assert part["summary"] == "persistent, 16 blocks: barrier 0.91 us, exchange 1.20 us"
     assert gpu_counters.judge_latency(1, json.dumps(one))["status"] == "failed"
     assert gpu_counters.judge_latency(0, "")["status"] == "failed"
 

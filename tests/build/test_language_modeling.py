@@ -181,7 +181,7 @@ def test_wrong_input_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
         trainer(text, tmp_path / "x", "trainer.best_metric=BLEU-4")
     with pytest.raises(ConfigError, match=r"rnn\.kind must be one of lstm"):
         trainer(text, tmp_path / "x", "rnn.kind=elman")
-    with pytest.raises(CheckpointError, match="it captions no pictures"):
+    with pytest.raises(CheckpointError, match="it captions no images"):
         load_captioner(checkpoint, device=torch.device("cpu"))
     texts = dict(load_checkpoint(checkpoint).texts)
     assert json.loads(texts["config"])["data"]["kind"] == "text"

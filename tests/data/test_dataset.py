@@ -82,8 +82,8 @@ def test_a_part_of_the_captions_in_any_order() -> None:
     assert contents(make()[[3]]) == [(1, "cat")]
 
 
-def test_by_picture_gives_all_captions_of_the_images() -> None:
-    dataset = make(by_picture=True)
+def test_by_image_gives_all_captions_of_the_images() -> None:
+    dataset = make(by_image=True)
     assert len(dataset) == 3  # the image without a usable caption is left out
     assert contents(dataset[[0, 1, 2]]) == EVERYTHING
     assert contents(dataset[[2, 0]]) == [*EVERYTHING[:2], EVERYTHING[4]]

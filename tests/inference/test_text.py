@@ -76,7 +76,8 @@ def test_what_is_shown_adds_up_and_stops_before_the_stop_text() -> None:
         shown[number] += text
         assert stop not in shown[number]
 
-    stopped = writer.samples("a", length=60, n=4, seed=2, stop=stop, listener=listen)
+    writer.listener = listen
+    stopped = writer.samples("a", length=60, n=4, seed=2, stop=stop)
     for before, after, seen in zip(free, stopped, shown, strict=True):
         place = before.text.find(stop)
         assert after.text == seen == (before.text[:place] if place >= 0 else before.text)

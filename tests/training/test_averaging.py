@@ -41,7 +41,7 @@ def trainer_in(folder: Path, act: object = None, at: int = -1, **settings: objec
     )
 
 
-def test_the_average_is_validated_and_kept_and_the_raw_weights_go_on(tmp_path: Path) -> None:
+def test_the_average_is_validated_and_kept_and_the_raw_weights_continue(tmp_path: Path) -> None:
     trainer_in(tmp_path / "ema", ema=0.9).run()
     trainer_in(tmp_path / "plain").run()
     last = load_checkpoint(tmp_path / "ema" / "last.pt").model
@@ -53,7 +53,7 @@ def test_the_average_is_validated_and_kept_and_the_raw_weights_go_on(tmp_path: P
     assert best.scores["loss"] == pytest.approx(kept)
 
 
-def test_a_resume_goes_on_with_the_same_average(tmp_path: Path) -> None:
+def test_a_resume_continues_with_the_same_average(tmp_path: Path) -> None:
     def kill() -> None:
         raise RuntimeError("killed")
 

@@ -49,8 +49,8 @@ TOKENS = np.random.default_rng(4).integers(1, 14, 400)  # 1 is <bos>: documents 
 pytestmark = pytest.mark.slow  # the processes have to start
 
 
-def pictures() -> list[CaptionedImage]:
-    """Ten pictures of two captions each, of different lengths."""
+def make_images() -> list[CaptionedImage]:
+    """Ten images of two captions each, of different lengths."""
     generator = torch.Generator().manual_seed(3)
 
     def caption(length: int) -> str:
@@ -112,7 +112,7 @@ def language_model(dropout: float) -> LanguageModel:
 
 
 def captioner(
-    ranks: World, folder: Path, *, dropout: float = 0.0, by_picture: bool = False,
+    ranks: World, folder: Path, *, dropout: float = 0.0, by_image: bool = False,
     double: bool = True, validates: bool = False, batch_size: int = 3, **settings: Any,
 ) -> Trainer:  # fmt: skip
     """A small captioner's trainer: 20 captions, in batches of 3 the last of an epoch has 2."""
@@ -121,31 +121,31 @@ def captioner(
         feature_dropout=dropout,
     )  # fmt: skip
     dataset = CaptionDataset(
-        pictures(), vocabulary=VOCABULARY, source=source, max_length=6, by_picture=by_picture
+        make_images(), vocabulary=VOCABULARY, source=source, max_length=6, by_image=by_image
     )
     validate: Any = lambda step: {"BLEU-4": float(step)}  # noqa: E731
     if validates:
         constraints = Constraints(bos=1, eos=2, max_length=5)
         search = partial(beam_search, constraints=constraints, beam_size=3, n_best=2)
         validate = CaptionValidator(
-            generator=CaptionGenerator(model, VOCABULARY, search), images=pictures(),
+            generator=CaptionGenerator(model, VOCABULARY, search), images=make_images(),
             dataset=CaptionDataset(
-                pictures(), vocabulary=VOCABULARY, source=source, max_length=6
+                make_images(), vocabulary=VOCABULARY, source=source, max_length=6
             ),
             batch_size=2, world=ranks,
         )  # fmt: skip
     if double:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
-    dealt: Any = dataset
+    share: Any = dataset
     if ranks.size > 1:
-        dealt = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
-    return trainer(ranks, folder, model, order, make_loader(dealt, order, workers=0), validate,
+        share = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
+    return trainer(ranks, folder, model, order, make_loader(share, order, workers=0), validate,
                    settings)  # fmt: skip
 
 
 def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings: Any) -> Trainer:
-    """A captioner whose encoder, BatchNorm and all, is trained from scratch on ten pictures."""
+    """A captioner whose encoder, BatchNorm and all, is trained from scratch on ten images."""
     torch.manual_seed(1)
     encoder = plain_encoder("plain_small", output="pooled").double()
     encoder.freeze_before("stage1")
@@ -155,14 +155,14 @@ def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings:
         encoder=encoder,
     ).double()  # fmt: skip
     dataset = CaptionDataset(
-        pictures(), vocabulary=VOCABULARY, source=lambda rows: images[rows], max_length=6,
-        by_picture=True,
+        make_images(), vocabulary=VOCABULARY, source=lambda rows: images[rows], max_length=6,
+        by_image=True,
     )  # fmt: skip
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
-    dealt: Any = dataset
+    share: Any = dataset
     if ranks.size > 1:
-        dealt = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
-    loader = make_loader(dealt, order, workers=0)
+        share = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
+    loader = make_loader(share, order, workers=0)
     return trainer(ranks, folder, model, order, loader, lambda step: {"BLEU-4": 1.0}, settings)
 
 
@@ -243,7 +243,7 @@ def resumed(make: Make, ranks: World, folder: Path, **settings: Any) -> dict[str
     return result(one)
 
 
-def there_and_back(make: Make, ranks: World, folder: Path, **settings: Any) -> dict[str, Any]:
+def other_counts(make: Make, ranks: World, folder: Path, **settings: Any) -> dict[str, Any]:
     """All processes, then rank 0 alone, then all again."""
     stopped(make, ranks, folder, 3, **settings)
     if ranks.main:
@@ -257,7 +257,7 @@ def there_and_back(make: Make, ranks: World, folder: Path, **settings: Any) -> d
 
 
 def signalled(make: Make, ranks: World, folder: Path, **settings: Any) -> dict[str, Any]:
-    """The last rank alone gets a SIGTERM; all stop after the same step and go on."""
+    """The last rank alone gets a SIGTERM; all stop after the same step and continue."""
     one = make(ranks, folder, **settings)
     if ranks.rank == ranks.size - 1:
         one.loader = Watched(one.loader, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -277,20 +277,20 @@ def signalled(make: Make, ranks: World, folder: Path, **settings: Any) -> dict[s
 Case = Callable[[World, Path], dict[str, Any]]
 PLAIN: dict[str, Case] = {
     "captions": partial(whole, captioner),
-    "pictures": partial(whole, captioner, by_picture=True),
+    "images": partial(whole, captioner, by_image=True),
     "accumulated and clipped": partial(
         whole, captioner, accumulation=2, clip_norm=0.5, clip_value=0.1, label_smoothing=0.1
     ),
     "one caption a batch": partial(whole, captioner, batch_size=1, epochs=1),
     "text": partial(whole, text),
     "encoder": partial(whole, with_encoder),
-    "encoder, one picture a batch": partial(whole, with_encoder, batch_size=1, epochs=1),
+    "encoder, one image a batch": partial(whole, with_encoder, batch_size=1, epochs=1),
     "validated": partial(whole, captioner, validates=True),
 }
 STOPPED: dict[str, Case] = {
     "captions, signalled": partial(signalled, captioner),
-    "captions, there and back": partial(there_and_back, captioner),
-    "text, there and back": partial(there_and_back, text),
+    "captions, other counts": partial(other_counts, captioner),
+    "text, other counts": partial(other_counts, text),
 }
 OTHERS: dict[str, Case] = {
     "bf16": partial(whole, captioner, double=False, bf16=True),
@@ -360,7 +360,7 @@ def test_every_loss_and_weight_is_that_of_one_process(
 
 
 @pytest.mark.parametrize("name", STOPPED)
-def test_a_run_goes_on_with_another_number_of_processes(
+def test_a_run_continues_with_another_number_of_processes(
     name: str, together: dict[str, Any], tmp_path: Path
 ) -> None:
     mine, theirs = together[name], alone(name, tmp_path)
@@ -384,7 +384,7 @@ def test_resumed_with_the_same_number_a_run_ends_with_the_same_bits(
 
 
 def test_metrics_are_exactly_those_of_one_process(together: dict[str, Any], tmp_path: Path) -> None:
-    """Ten pictures in five batches: no rank's share is another's."""
+    """Ten images in five batches: no rank has another's share."""
     mine, theirs = together["validated"], alone("validated", tmp_path)
     for one, other in zip(mine["progress"]["history"], theirs["progress"]["history"], strict=True):
         assert one.keys() == other.keys() and "CIDEr-D" in one and one["different_captions"] > 0

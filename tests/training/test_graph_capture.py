@@ -37,7 +37,7 @@ def trainer(folder: Path, backend: str, *, graph: bool = True, **settings: Any) 
 
 
 @pytest.mark.parametrize("backend", backends())
-@pytest.mark.parametrize("case", [{}, {"by_picture": True}, {"accumulation": 3, "ema": 0.9}])
+@pytest.mark.parametrize("case", [{}, {"by_image": True}, {"accumulation": 3, "ema": 0.9}])
 def test_replays_give_the_curve_of_the_same_step_uncaptured(
     backend: str, case: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -90,7 +90,7 @@ def test_capturing_leaves_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
-def test_a_run_goes_on_where_it_was_stopped(optimizer: str, tmp_path: Path) -> None:
+def test_a_run_continues_where_it_was_stopped(optimizer: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"optimizer": optimizer, "dropout": 0.3, "checkpoint_steps": 1}
     whole = trainer(tmp_path / "whole", "torch", **settings)
     whole.run()

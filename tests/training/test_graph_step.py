@@ -37,9 +37,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optimizer": "rmsprop", "clip_value": 0.02, "label_smoothing": 0.1,
     },
     "sgd": {"optimizer": "sgd", "schedule": "linear"},
-    "by picture": {"by_picture": True, "label_smoothing": 0.1},
+    "by image": {"by_image": True, "label_smoothing": 0.1},
     "accumulated": {"accumulation": 3, "clip_norm": 1.0},
-    "accumulated by picture": {"accumulation": 2, "by_picture": True},
+    "accumulated by image": {"accumulation": 2, "by_image": True},
     "averaged": {"ema": 0.9},
 }  # fmt: skip
 
@@ -67,9 +67,9 @@ def test_the_loss_curve_is_that_of_the_plain_loop(case: str, tmp_path: Path) -> 
             torch.testing.assert_close(own[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("by_picture", [False, True])
-def test_batches_are_those_of_the_plain_loader(by_picture: bool) -> None:
-    dataset = make_dataset(by_picture)
+@pytest.mark.parametrize("by_image", [False, True])
+def test_batches_are_those_of_the_plain_loader(by_image: bool) -> None:
+    dataset = make_dataset(by_image)
     order = BatchOrder(len(dataset), batch_size=5, seed=2)
     order.epoch, order.position = 4, 1
     data = make_data(dataset, order)
@@ -117,10 +117,10 @@ def test_the_plain_step_does_read_on_the_host(tmp_path: Path) -> None:
         trainer.step(group, 0, torch.zeros((), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("by_picture", [False, True])
-def test_batch_and_loss_are_made_on_the_device(by_picture: bool) -> None:
+@pytest.mark.parametrize("by_image", [False, True])
+def test_batch_and_loss_are_made_on_the_device(by_image: bool) -> None:
     """Of a GPU that is not there: a tensor left on the CPU cannot meet those on the device."""
-    dataset = make_dataset(by_picture)
+    dataset = make_dataset(by_image)
     order = BatchOrder(len(dataset), batch_size=4, seed=2)
     data = make_data(dataset, order)
     with FakeTensorMode() as mode, torch.device("cuda"):
@@ -149,7 +149,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
-def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+def test_a_stopped_run_continues_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
     """With dropout, schedule, average and groups of batches, stopped in the middle of an epoch."""
     settings: dict[str, Any] = {
         "graph": True, "optimizer": optimizer, "dropout": 0.3, "ema": 0.9, "accumulation": 2,
@@ -183,7 +183,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 @pytest.mark.parametrize("first", [True, False])
-def test_either_kind_of_run_goes_on_from_the_other(
+def test_either_kind_of_run_continues_from_the_other(
     first: bool, optimizer: str, tmp_path: Path
 ) -> None:
     make_trainer(tmp_path, graph=first, optimizer=optimizer, epochs=1).run()

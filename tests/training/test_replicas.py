@@ -1,4 +1,4 @@
-"""Models side by side: each trains as it would alone, and one that fails takes no other down."""
+"""Models trained together: each as it would alone, and one that fails takes no other down."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_the_threads_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [5, 17])
-def test_a_group_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, at: int) -> None:
+def test_a_group_that_was_killed_continues_bit_for_bit(tmp_path: Path, at: int) -> None:
     """Its replicas saved at different steps, one had not begun to save."""
 
     def kill() -> None:
@@ -219,7 +219,7 @@ def test_a_group_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, at: int) ->
         assert_same(a.trainer, b.trainer)
 
 
-def test_a_group_that_a_signal_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_group_that_a_signal_stopped_continues_bit_for_bit(tmp_path: Path) -> None:
     whole = make_group(tmp_path / "whole")
     whole.run()
     stopped = make_group(
@@ -235,7 +235,7 @@ def test_a_group_that_a_signal_stopped_goes_on_bit_for_bit(tmp_path: Path) -> No
         assert_same(a.trainer, b.trainer)
 
 
-def test_one_that_diverges_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+def test_one_that_diverges_is_left_out_and_the_others_continue(tmp_path: Path) -> None:
     settings = (SETTINGS[0], (2, math.inf, 0.0), SETTINGS[2])
     group = make_group(tmp_path / "group", settings=settings)
     group.run()

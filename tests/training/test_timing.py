@@ -51,7 +51,7 @@ def test_a_step_is_taken_apart_forward_and_backward() -> None:
     assert sum(parts.values()) == pytest.approx(whole, abs=1e-9)
 
 
-def test_nobody_is_told_where_nobody_listens() -> None:
+def test_nothing_is_told_without_a_listener() -> None:
     x = torch.ones(1, requires_grad=True)
     with span("part"):
         y = x * 2
@@ -100,7 +100,7 @@ def test_an_epochs_seconds_go_to_file_and_charts(tmp_path: Path) -> None:
     assert "timing/waiting for data, s an epoch" in writer.names
 
 
-def test_a_resumed_run_goes_on_with_its_file(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_with_its_file(tmp_path: Path) -> None:
     before = Timing(tmp_path, device=CPU, every=1)
     for epoch in (1, 2):
         drive(before, 1)

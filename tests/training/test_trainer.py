@@ -41,8 +41,8 @@ VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
 Act = Callable[["Trainer"], None]
 
 
-def pictures() -> list[CaptionedImage]:
-    """Ten pictures of two captions each, of different lengths."""
+def make_images() -> list[CaptionedImage]:
+    """Ten images of two captions each, of different lengths."""
     generator = torch.Generator().manual_seed(3)
 
     def caption(length: int) -> str:
@@ -60,7 +60,7 @@ def source(rows: Tensor) -> Tensor:
 
 
 def make_dataset() -> CaptionDataset:
-    return CaptionDataset(pictures(), vocabulary=VOCABULARY, source=source, max_length=6)
+    return CaptionDataset(make_images(), vocabulary=VOCABULARY, source=source, max_length=6)
 
 
 class Watched:
@@ -150,7 +150,7 @@ def assert_same_run(resumed: Trainer, whole: Trainer) -> None:
     assert files[0].scores == files[1].scores
 
 
-def go_on(folder: Path, **settings: Any) -> Trainer:
+def finish_resumed(folder: Path, **settings: Any) -> Trainer:
     """What a second process does: everything made anew, then resumed and run to the end."""
     torch.manual_seed(999)
     trainer = make_trainer(folder, **settings)
@@ -173,7 +173,7 @@ def go_on(folder: Path, **settings: Any) -> Trainer:
         (20, 2, signal.SIGINT),  # in the very last, which holds one batch
     ],
 )
-def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
+def test_a_run_that_a_signal_stopped_continues_bit_for_bit(
     at: int, accumulation: int, number: int, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {
@@ -191,11 +191,11 @@ def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
     taken = load_checkpoint(tmp_path / "parts/last.pt").training["progress"]["step"]  # type: ignore[index]
     epoch, batch = divmod(at, 7)
     assert taken == epoch * math.ceil(7 / accumulation) + batch // accumulation + 1
-    assert_same_run(go_on(tmp_path / "parts", **settings), whole)
+    assert_same_run(finish_resumed(tmp_path / "parts", **settings), whole)
 
 
 @pytest.mark.parametrize(("at", "accumulation"), [(1, 1), (6, 1), (9, 2), (19, 1)])
-def test_a_run_that_was_killed_goes_on_from_its_last_save(
+def test_a_run_that_was_killed_continues_from_its_last_save(
     at: int, accumulation: int, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"accumulation": accumulation, "checkpoint_steps": 2}
@@ -204,7 +204,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_save(
     stopped = make_trainer(tmp_path / "parts", at=at, act=kill, **settings)
     with pytest.raises(RuntimeError, match="killed"):
         stopped.run()
-    assert_same_run(go_on(tmp_path / "parts", **settings), whole)
+    assert_same_run(finish_resumed(tmp_path / "parts", **settings), whole)
 
 
 def test_a_run_can_be_stopped_again_and_again(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_stop_while_validating_changes_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path / "parts", validate=stopping).run()
-    assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
+    assert_same_run(finish_resumed(tmp_path / "parts", validate=noisy), whole)
 
 
 def test_an_epoch_whose_validation_fails_is_kept_and_validated_again(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_an_epoch_whose_validation_fails_is_kept_and_validated_again(tmp_path: P
         make_trainer(tmp_path / "parts", validate=failing).run()
     training = load_checkpoint(tmp_path / "parts" / "last.pt").training
     assert training is not None and training["progress"]["step"] == 14
-    assert_same_run(go_on(tmp_path / "parts", validate=noisy), whole)
+    assert_same_run(finish_resumed(tmp_path / "parts", validate=noisy), whole)
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_what_cannot_be_resumed_is_refused_naming_the_file(tmp_path: Path) -> No
 
 
 def spoil(trainer: Trainer) -> None:
-    """From now on the pictures' features are not numbers."""
+    """From now on the images' features are not numbers."""
     captioner = cast(Captioner, trainer.model)
     captioner.image_projection.register_forward_pre_hook(lambda _, x: (x[0] * float("nan"),))
 
@@ -340,7 +340,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_never_saved(
         assert checkpoint.training is not None
         assert checkpoint.training["progress"]["step"] == kept
         assert all(torch.isfinite(x).all() for x in checkpoint.model.values())
-        assert_same_run(go_on(tmp_path), go_on(tmp_path / "whole"))
+        assert_same_run(finish_resumed(tmp_path), finish_resumed(tmp_path / "whole"))
 
 
 def test_a_weight_that_overflows_in_the_last_update_is_never_saved(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_a_full_disk_is_named_and_the_last_save_stays(
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "parts/last.pt").training["progress"]["step"] == 4  # type: ignore[index]
     assert [p.name for p in (tmp_path / "parts").iterdir()] == ["last.pt"]
-    assert_same_run(go_on(tmp_path / "parts"), go_on(tmp_path / "whole"))
+    assert_same_run(finish_resumed(tmp_path / "parts"), finish_resumed(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ def test_patience_counts_on_over_a_resume(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"epochs": 9, "patience": 3, "validate": validate}
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path, at=16, act=interrupt, **settings).run()
-    assert len(go_on(tmp_path, **settings).progress.history) == 4
+    assert len(finish_resumed(tmp_path, **settings).progress.history) == 4
 
 
 # -- validation and training do not disturb each other ------------------------------------------
@@ -454,7 +454,7 @@ def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> Non
     decoder = partial(beam_search, constraints=constraints, beam_size=2)
     validator = CaptionValidator(
         generator=CaptionGenerator(decoding.model, VOCABULARY, decoder),  # type: ignore[arg-type]
-        images=pictures(),
+        images=make_images(),
         dataset=make_dataset(),
         batch_size=4,
     )

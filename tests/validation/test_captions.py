@@ -28,7 +28,7 @@ CAPTIONS = [("A dog runs.", "a dog"), ("A cat sits!",), ("a horse runs", "a", "d
 FEATURES = torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(2))
 
 
-def pictures(folder: Path = Path()) -> list[CaptionedImage]:
+def make_images(folder: Path = Path()) -> list[CaptionedImage]:
     return [
         CaptionedImage(f"{k}.png", folder / f"{k}.png", texts, k)
         for k, texts in enumerate(CAPTIONS)
@@ -65,11 +65,11 @@ def direct_loss(model: Captioner) -> float:
         2: [[4, 3, 7], [4], [5, 5, 5, 4, 6]],
     }
     total, tokens = 0.0, 0
-    for picture, captions in encoded.items():
+    for image, captions in encoded.items():
         for caption in captions:
             targets = [*caption, 2]
             logits = model(
-                FEATURES[picture][None], torch.zeros(1, dtype=torch.int64),
+                FEATURES[image][None], torch.zeros(1, dtype=torch.int64),
                 torch.tensor([1, *caption]), torch.ones(len(targets), dtype=torch.int64),
             )  # fmt: skip
             log_probs = logits.log_softmax(-1)
@@ -80,7 +80,7 @@ def direct_loss(model: Captioner) -> float:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_the_loss_is_computed_directly_whatever_the_batch_size(batch_size: int) -> None:
-    validator = make(pictures(), batch_size=batch_size)
+    validator = make(make_images(), batch_size=batch_size)
     found = validator.loss()
     with torch.no_grad():
         expected = direct_loss(validator.generator.model.eval())
@@ -90,14 +90,14 @@ def test_the_loss_is_computed_directly_whatever_the_batch_size(batch_size: int) 
     assert figures["perplexity"] == pytest.approx(math.exp(found))
 
 
-def test_captions_are_decoded_of_every_picture_and_scored() -> None:
+def test_captions_are_generated_of_every_image_and_scored() -> None:
     seen: list[dict[str, str]] = []
 
     def extra(captions: dict[str, str]) -> dict[str, float]:
         seen.append(captions)
         return {"count": float(len(captions))}
 
-    validator = make(pictures(), extra=extra)
+    validator = make(make_images(), extra=extra)
     figures = validator(0)
     expected = [one[0].text for one in validator.generator.captions(FEATURES)]
     assert list(seen[0]) == ["0.png", "1.png", "2.png"]
@@ -108,7 +108,7 @@ def test_captions_are_decoded_of_every_picture_and_scored() -> None:
 
 
 def test_captions_that_are_references_score_a_hundred() -> None:
-    images = pictures()
+    images = make_images()
     validator = make(images)
     texts = [one[0].text for one in validator.generator.captions(FEATURES)]
     agreeing = [
@@ -121,7 +121,7 @@ def test_captions_that_are_references_score_a_hundred() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_weights_and_random_state_are_left_as_found(training: bool) -> None:
-    validator = make(pictures())
+    validator = make(make_images())
     model = validator.generator.model.train(training)
     weights = {name: x.clone() for name, x in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -146,8 +146,8 @@ class Writer:
         self.texts[name] = text
 
 
-def test_the_first_pictures_are_shown_with_their_captions(tmp_path: Path) -> None:
-    images, writer = pictures(tmp_path), Writer()
+def test_the_first_images_are_shown_with_their_captions(tmp_path: Path) -> None:
+    images, writer = make_images(tmp_path), Writer()
     for image in images[:2]:
         Image.new("RGB", (6, 4), "red").save(image.path)
     validator = make(images, writer=writer, shown=2)

@@ -31,6 +31,7 @@ from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import set_output_bias
 from captioner.training.distributed import World
+from captioner.training.setup import Order
 from captioner.validation.captions import CaptionValidator
 
 
@@ -51,20 +52,20 @@ class CaptionTask:
                 vocabulary=self.vocabulary,
                 source=sources[name],
                 max_length=config.vocabulary.max_length,
-                by_picture=name == "train" and config.trainer.batch_by == "picture",
+                by_image=name == "train" and config.trainer.batch_by == "picture",
             )
             for name, images in self.splits.items()
         }
         training = self.datasets["train"]
-        self.order = BatchOrder(
-            len(training), batch_size=config.trainer.batch_size, seed=order_seed(config)
-        )
-        self.data = resident_captions(config, training, self.order, device, world)
-        self.loader = self._loader(training, config.trainer.workers)
+        batch_size = config.trainer.batch_size
+        order = BatchOrder(len(training), batch_size=batch_size, seed=order_seed(config))
+        self.order: Order = order
+        self.data = resident_captions(config, training, order, device, world)
+        self.loader = self._loader(training, order, config.trainer.workers)
 
-    def _loader(self, training: CaptionDataset, workers: int) -> Iterable[Any]:
+    def _loader(self, training: CaptionDataset, order: BatchOrder, workers: int) -> Iterable[Any]:
         if self.data is not None:
-            return ResidentLoader(self.data, self.order)
+            return ResidentLoader(self.data, order)
         share: Any = training
         if self.world.size > 1:
             share = BatchShard(training, rank=self.world.rank, size=self.world.size)
@@ -72,7 +73,7 @@ class CaptionTask:
         opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
         return make_loader(
             share,
-            self.order,
+            order,
             workers=workers if opens_files else 0,
             pin_memory=self.device.type == "cuda",
         )
@@ -106,9 +107,9 @@ class CaptionTask:
     ) -> CaptionValidator:
         """Scores the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
-        decoder = build_generation(config.generation, self.vocabulary)
+        method = build_generation(config.generation, self.vocabulary)
         return CaptionValidator(
-            generator=CaptionGenerator(model, self.vocabulary, decoder),
+            generator=CaptionGenerator(model, self.vocabulary, method),
             images=images,
             dataset=dataset,
             batch_size=config.generation.batch_size,

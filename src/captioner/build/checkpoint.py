@@ -126,7 +126,7 @@ def load_captioner(
     """`load_trained`, and CheckpointError where it is no captioner."""
     checkpoint = checkpoint or open_checkpoint(path)
     if task_of(checkpoint) != "captions":
-        raise CheckpointError(f"{path} is a language model of text: it captions no pictures")
+        raise CheckpointError(f"{path} is a language model of text: it captions no images")
     return _captioner(str(path), checkpoint, device)
 
 

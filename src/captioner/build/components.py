@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from captioner.errors import ConfigError
 from captioner.evaluation.attributes import attribute_accuracy
 from captioner.features.source import ImageFeatures, choose_reader
 from captioner.generation import Constraints, SamplingParams, beam_search, greedy, sample
-from captioner.inference.captions import Decoder
+from captioner.inference.captions import GenerationMethod
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel, initialise
@@ -57,42 +58,44 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_data(config: Any) -> CaptionData:
-    """The captioned pictures of a data configuration, their notes said aloud."""
-    if isinstance(config, schema.ScenesData):
-        data = draw_scenes(
-            config.root,
-            train=config.train,
-            dev=config.dev,
-            test=config.test,
-            size=config.size,
-            seed=config.seed,
-        )
-    elif isinstance(config, schema.Flickr8kData):
-        data = load_flickr8k(config.root, layout=config.layout)
-    elif isinstance(config, schema.KarpathyData):
-        data = load_karpathy(config.json, config.images, restval_in_train=config.restval_in_train)
-    elif isinstance(config, schema.CocoData):
-        data = _load_coco(config)
-    elif isinstance(config, schema.FolderData):
-        fractions = {"dev": config.dev_fraction, "test": config.test_fraction}
-        fractions["train"] = 1 - sum(fractions.values())
-        data = load_folder(
-            config.captions, config.images, split_fractions=fractions, seed=config.seed
-        )
-    else:
+    """The captioned images of a data configuration; its notes are logged."""
+    if config.kind not in FORMATS:
         raise ConfigError(f"data must be one of {', '.join(schema.GROUPS['data'])}")
+    settings = {key: value for key, value in vars(config).items() if key != "kind"}
+    data = FORMATS[config.kind](**settings)
     log.info("data: %s", data.summary())
     for note in data.notes:
         log.info("data: %s", note)
     return data
 
 
-def _load_coco(config: schema.CocoData) -> CaptionData:
-    annotations = {"train": config.train_annotations, "dev": config.dev_annotations}
-    images = {"train": config.train_images, "dev": config.dev_images}
-    if config.test_annotations is not None and config.test_images is not None:
-        annotations["test"], images["test"] = config.test_annotations, config.test_images
+def _load_karpathy(json: str, images: str, restval_in_train: bool) -> CaptionData:
+    return load_karpathy(json, images, restval_in_train=restval_in_train)
+
+
+def _load_coco(**paths: str | None) -> CaptionData:
+    kinds = ("annotations", "images")
+    splits = [x for x in schema.SPLITS if all(paths[f"{x}_{kind}"] is not None for kind in kinds)]
+    annotations, images = ({x: str(paths[f"{x}_{kind}"]) for x in splits} for kind in kinds)
     return load_coco(annotations, images)
+
+
+def _load_folder(
+    captions: str, images: str, dev_fraction: float, test_fraction: float, seed: int
+) -> CaptionData:
+    train = 1 - (dev_fraction + test_fraction)
+    fractions = {"dev": dev_fraction, "test": test_fraction, "train": train}
+    return load_folder(captions, images, split_fractions=fractions, seed=seed)
+
+
+# By data.kind: a function of the other keys of its schema.
+FORMATS: Mapping[str, Callable[..., CaptionData]] = {
+    "scenes": draw_scenes,
+    "flickr8k": load_flickr8k,
+    "karpathy": _load_karpathy,
+    "coco": _load_coco,
+    "folder": _load_folder,
+}
 
 
 def scene_metrics(images: Sequence[CaptionedImage]) -> ExtraMetrics:
@@ -115,7 +118,7 @@ def scene_metrics(images: Sequence[CaptionedImage]) -> ExtraMetrics:
 def build_encoder(
     config: schema.EncoderConfig, *, seed: int, weights: str | None = None
 ) -> Encoder:
-    """The picture network, frozen but for what `train_from` names; `weights` overrides the source.
+    """The image encoder, frozen but for what `train_from` names; `weights` overrides the source.
 
     Random weights come from `seed` alone.
     """
@@ -143,7 +146,7 @@ def build_encoder(
 def image_features(
     config: schema.EncoderConfig, *, seed: int, device: torch.device, weights: str | None = None
 ) -> ImageFeatures:
-    """The images' way into the model, from its configuration."""
+    """How images become features, from the encoder's configuration."""
     return ImageFeatures(
         encoder=None
         if config.kind == "features"
@@ -157,7 +160,7 @@ def image_features(
     )
 
 
-# -- model and decoder --------------------------------------------------------------------------
+# -- model and generation ------------------------------------------------------------------------
 
 
 def build_language_model(
@@ -216,8 +219,8 @@ def build_captioner(
     return model
 
 
-def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) -> Decoder:
-    """A decoder with all but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned."""
+def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) -> GenerationMethod:
+    """A method with all but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned."""
     banned = [vocabulary.pad, vocabulary.bos]
     if not config.allow_unknown or vocabulary.rare == "drop":
         banned.append(vocabulary.unk)
@@ -281,23 +284,8 @@ def build_optimizer(config: schema.TrainConfig, model: nn.Module) -> torch.optim
 
 
 def trainer_settings(config: schema.TrainConfig) -> TrainerSettings:
-    """The plain settings of the loop."""
-    return TrainerSettings(
-        epochs=config.trainer.epochs,
-        accumulation=config.trainer.accumulation,
-        label_smoothing=config.trainer.label_smoothing,
-        clip_norm=config.optimizer.clip_norm,
-        clip_value=config.optimizer.clip_value,
-        schedule=config.optimizer.schedule,
-        warmup_steps=config.optimizer.warmup_steps,
-        bf16=config.trainer.precision == "bf16",
-        best_metric=config.trainer.best_metric,
-        lower_is_better=config.trainer.best_metric in schema.TEXT_METRICS,
-        patience=config.trainer.patience,
-        checkpoint_minutes=config.trainer.checkpoint_minutes,
-        checkpoint_steps=config.trainer.checkpoint_steps,
-        log_steps=config.trainer.log_steps,
-        profile=config.trainer.profile,
-        ema=config.trainer.ema,
-        keep_epochs=config.trainer.keep_epochs,
-    )
+    """The plain settings of the loop: the groups `trainer` and `optimizer` have the same names."""
+    given = {**vars(config.optimizer), **vars(config.trainer)}
+    same = {f.name: given[f.name] for f in fields(TrainerSettings) if f.name in given}
+    lower = config.trainer.best_metric in schema.TEXT_METRICS
+    return TrainerSettings(**same, bf16=config.trainer.precision == "bf16", lower_is_better=lower)

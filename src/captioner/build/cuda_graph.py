@@ -68,7 +68,7 @@ def why_not(
 ) -> str | None:
     """Why the step cannot be held by a graph, in a sentence, or None."""
     if not isinstance(source, CachedFeatures):
-        return "the encoder is trained, so that pictures are read from files at every step"
+        return "the encoder is trained, so that image files are read at every step"
     if config.rnn.kind != "lstm":
         return f"rnn.kind={config.rnn.kind} takes the lengths of captions from the host"
     if config.trainer.replicas > 1:
@@ -83,7 +83,7 @@ def _not_on_gpu(
 ) -> str | None:
     backend = choose_backend(config.model.backend, "cuda")
     if backend in ("reference", "plain"):
-        return f"model.backend={backend} goes from step to step of the captions on the host"
+        return f"model.backend={backend} reads the captions' lengths on the host"
     store = source.store
     needed = 4 * len(source.store_rows) * store.regions * store.feature_dim
     free = torch.cuda.mem_get_info(device)[0]

@@ -37,12 +37,12 @@ class TrainedEnsemble:
         return self.members[0].data
 
     def generator(self, config: schema.GenerationConfig) -> CaptionGenerator:
-        """A generator of captions with the decoder that `config` describes."""
+        """A generator of captions by the method that `config` describes."""
         if len(self.members) == 1:
             return self.members[0].generator(config)
         model = Ensemble([one.model for one in self.members])
-        decoder = build_generation(config, self.vocabulary)
-        return CaptionGenerator(model, self.vocabulary, decoder)
+        method = build_generation(config, self.vocabulary)
+        return CaptionGenerator(model, self.vocabulary, method)
 
     def source(self, images: Sequence[CaptionedImage]) -> ImageBatches:
         """Rows of `images` [I] to what `generator` takes of them: of each member its own."""
@@ -50,7 +50,7 @@ class TrainedEnsemble:
         return lambda rows: _for_model([source(rows) for source in sources])
 
     def of_image(self, image: Any) -> Tensor | tuple[Tensor, ...]:
-        """What `generator` takes of one PIL picture."""
+        """What `generator` takes of one PIL image."""
         return _for_model([one.features.of_image(image) for one in self.members])
 
 

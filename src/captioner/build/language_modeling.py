@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from captioner.build.components import build_language_model
 from captioner.build.cuda_graph import wants_graph
 from captioner.build.replicas import order_seed
 from captioner.data.dataset import make_loader
+from captioner.data.resident import ResidentCaptions
 from captioner.data.text.corpus import TextCorpus, encode_corpus
 from captioner.data.text.files import find_text, python_library, tiny_shakespeare
 from captioner.data.text.windows import TextWindows, WindowOrder
@@ -23,6 +24,7 @@ from captioner.errors import ConfigError
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
 from captioner.training.distributed import World
+from captioner.training.setup import Order
 from captioner.validation.text import TextValidator
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 class TextTask:
     """The `Task` of text, read as streams."""
 
-    data = None  # it does not lie on the device
+    data: ResidentCaptions | None = None
 
     def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
         self.world = world
@@ -53,8 +55,10 @@ class TextTask:
             seed=order_seed(config),
             streams=streams,
         )
-        self.order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
-        self.loader = make_loader(windows, self.order, workers=0, pin_memory=device.type == "cuda")
+        self.order: Order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
+        self.loader: Iterable[Any] = make_loader(
+            windows, self.order, workers=0, pin_memory=device.type == "cuda"
+        )
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> StreamModel:
         """A language model initialised from the seed, its output bias set."""

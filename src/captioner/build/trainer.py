@@ -37,21 +37,10 @@ class Task(Protocol):
     """What differs between captions and text: the data that the runs of one configuration share,
     and the model of each."""
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Of all the models."""
-
-    @property
-    def order(self) -> Order:
-        """Of the training batches."""
-
-    @property
-    def loader(self) -> Iterable[Any]:
-        """The batches, or plans of those that are gathered from `data`."""
-
-    @property
-    def data(self) -> ResidentCaptions | None:
-        """The training data where they lie on the device, for steps that are captured."""
+    vocabulary: Vocabulary
+    order: Order
+    loader: Iterable[Any]  # batches, or plans of those that are gathered from `data`
+    data: ResidentCaptions | None  # the training data on the device, for steps that are captured
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> nn.Module:
         """A model initialised from the seed; `replica` where others train beside it."""

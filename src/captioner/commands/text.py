@@ -106,7 +106,7 @@ def sample_text(
     trained = load_language_model(config.checkpoint, device=pick_device(config.device))
     codec = trained.codec
     prompt = codec.decode(codec.encode(config.prompt))
-    found = TextGenerator(trained.model, codec).samples(
+    found = TextGenerator(trained.model, codec, listener=listener).samples(
         config.prompt,
         length=config.length,
         n=config.n,
@@ -115,7 +115,6 @@ def sample_text(
         top_p=config.top_p,
         seed=config.seed,
         stop=config.stop,
-        listener=listener,
     )
     if config.out is not None:
         settings = {**dataclasses.asdict(config), "prompt": prompt}

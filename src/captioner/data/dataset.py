@@ -1,9 +1,9 @@
-"""Captions paired with features or pictures, and the order in which they are visited.
+"""Captions paired with features or pixels, and the order in which they are visited.
 
-Nothing here opens a picture (data/pictures.py does): a machine that trains on features needs no
-library for that.
+Nothing here opens an image file (features/pixels.py does): a machine that trains on features needs
+no library for that.
 
-Shapes: B captions in a batch, I pictures in a batch, R regions, F image feature, S picture side.
+Shapes: B captions in a batch, I images in a batch, R regions, F image feature, S height and width.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,18 +22,18 @@ from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
 
-# Image rows [I] -> features [I, R, F] or pictures [I, 3, S, S].
+# Image rows [I] -> features [I, R, F] or pixels [I, 3, S, S].
 ImageSource = Callable[[Tensor], Tensor]
 
 
 class CaptionDataset(Dataset[CaptionBatch]):
     """All captions of a split; indexed by a list of rows, it gives a packed batch.
 
-    The rows number captions, or with `by_picture` pictures: then a batch holds all captions of its
-    pictures, and a trained encoder computes each picture once instead of five times. Captions are
+    The rows number captions, or with `by_image` images: then a batch holds all captions of its
+    images, and a trained encoder computes each image once instead of five times. Captions are
     cut at `max_length` words; those with no word left in the vocabulary are skipped (`skipped`
-    counts them). `tokens_per_row` are what each row has to predict. Raises DataError when none is
-    left.
+    counts them). `captions_by_row` [rows, C] are each row's captions, -1 where it has fewer than C;
+    `tokens_per_row` [rows] what it has to predict. Raises DataError when no caption is left.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
         vocabulary: Vocabulary,
         source: ImageSource,
         max_length: int,
-        by_picture: bool = False,
+        by_image: bool = False,
     ) -> None:
         encoded = [
             (row, vocabulary.encode(tokenize(caption))[:max_length])
@@ -56,45 +57,22 @@ class CaptionDataset(Dataset[CaptionBatch]):
         self.image_rows = torch.tensor([row for row, _ in kept])
         self.store = TokenStore([ids for _, ids in kept], bos=vocabulary.bos, eos=vocabulary.eos)
         self.source = source
-        self.by_picture = by_picture
-        # Captions of one picture lie together: where each picture's begin, and how many they are.
-        self._counts = torch.unique_consecutive(self.image_rows, return_counts=True)[1]
-        self._starts = self._counts.cumsum(0) - self._counts
-        lengths = self.store.lengths
-        self.tokens_per_row = lengths
-        if by_picture:
-            pictures = torch.arange(len(self._counts)).repeat_interleave(self._counts)
-            self.tokens_per_row = torch.zeros_like(self._counts).index_add_(0, pictures, lengths)
+        # Captions of one image lie together.
+        rows = self.image_rows if by_image else torch.arange(len(kept))
+        counts = torch.unique_consecutive(rows, return_counts=True)[1].unsqueeze(1)
+        within = torch.arange(int(counts.max()))
+        captions = counts.cumsum(0) - counts + within
+        self.captions_by_row = captions.masked_fill(within >= counts, -1)
+        self.tokens_per_row = F.pad(self.store.lengths, (0, 1))[self.captions_by_row].sum(1)
 
     def __len__(self) -> int:
-        return len(self._counts) if self.by_picture else len(self.store)
+        return len(self.captions_by_row)
 
     def __getitem__(self, rows: Sequence[int]) -> CaptionBatch:
-        captions = torch.as_tensor(rows)
-        if self.by_picture:
-            captions = self._captions_of(captions)
-        tokens, order = self.store.pack(captions)
-        images, image_rows = self.image_rows[order].unique(return_inverse=True)
+        captions = self.captions_by_row[torch.as_tensor(rows)]
+        tokens, captions = self.store.pack(captions[captions >= 0])
+        images, image_rows = self.image_rows[captions].unique(return_inverse=True)
         return CaptionBatch(self.source(images), image_rows, tokens)
-
-    def captions_by_row(self) -> Tensor:
-        """The captions of each row, [rows, C] int64, with -1 where a row has fewer than C."""
-        if not self.by_picture:
-            return torch.arange(len(self.store)).unsqueeze(1)
-        within = torch.arange(int(self._counts.max()))
-        captions = self._starts.unsqueeze(1) + within
-        return captions.masked_fill(within >= self._counts.unsqueeze(1), -1)
-
-    def image_of_row(self) -> Tensor:
-        """The image that each row's captions describe, [rows] int64."""
-        return self.image_rows[self._starts] if self.by_picture else self.image_rows
-
-    def _captions_of(self, pictures: Tensor) -> Tensor:
-        counts = self._counts[pictures]
-        within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(
-            counts
-        )
-        return self._starts[pictures].repeat_interleave(counts) + within
 
 
 class BatchOrder:

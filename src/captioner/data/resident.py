@@ -95,12 +95,13 @@ class ResidentCaptions:
     ) -> None:
         self.batch_size, self.device, self.capacities = batch_size, device, capacities
         self.tokens_per_row = dataset.tokens_per_row  # on the host
-        store, captions = dataset.store, dataset.captions_by_row()
+        store, captions = dataset.store, dataset.captions_by_row
         self.padding_row = len(captions)
+        images_of_rows = dataset.image_rows[captions[:, 0]]
         captions = F.pad(captions, (0, 0, 0, 1), value=-1)
         # Where a row has fewer than C captions it has the one without a token, behind all others.
         self._captions = torch.where(captions < 0, len(store), captions).to(device)
-        self._images = F.pad(dataset.image_of_row(), (0, 1)).to(device)
+        self._images = F.pad(images_of_rows, (0, 1)).to(device)
         self._lengths = F.pad(store.lengths, (0, 1)).to(device)
         self._starts = F.pad(store.starts, (0, 1)).to(device)
         self._tokens = store.tokens.to(device)

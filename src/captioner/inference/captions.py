@@ -1,4 +1,4 @@
-"""From images to sentences: a captioner, its vocabulary and a decoder put together.
+"""From images to sentences: a captioner, its vocabulary and a generation method put together.
 
 Shapes: B images, R regions, F image feature.
 """
@@ -23,8 +23,8 @@ Images = Tensor | tuple[Tensor, ...]
 ImageBatches = Callable[[Tensor], Images]  # rows of a split's images [I] -> images
 
 
-class Decoder(Protocol):
-    """A decoder of captioner.generation with all but the model already filled in."""
+class GenerationMethod(Protocol):
+    """A method of captioner.generation with all but the model already filled in."""
 
     def __call__(self, step: Step, state: State, *, batch_size: int) -> list[list[Hypothesis]]:
         """Hypotheses of each of the batch's images, best first."""
@@ -32,7 +32,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Caption:
-    """A decoded caption: its text, its words and their probabilities, its whole log-probability."""
+    """A generated caption: its text, its words with their probabilities, its log-probability."""
 
     text: str
     words: tuple[tuple[str, float], ...]
@@ -41,24 +41,24 @@ class Caption:
 
 
 class CaptionGenerator:
-    """Captions images by free-running decoding; the model is put into evaluation mode for it.
+    """Captions images by free-running generation; the model is put into evaluation mode for it.
 
     An ensemble takes a tuple of images, of each member its own form of the same.
     """
 
     def __init__(
-        self, model: Captioner | Ensemble, vocabulary: Vocabulary, decoder: Decoder
+        self, model: Captioner | Ensemble, vocabulary: Vocabulary, method: GenerationMethod
     ) -> None:
-        self.model, self.vocabulary, self.decoder = model, vocabulary, decoder
+        self.model, self.vocabulary, self.method = model, vocabulary, method
 
     @torch.inference_mode()
     def captions(self, images: Images) -> list[list[Caption]]:
-        """Of each of images [B, R, F] (or pictures [B, 3, S, S]) the captions found, best first."""
+        """Of each of images [B, R, F] (or pixels [B, 3, S, S]) the captions found, best first."""
         self.model.eval()
         state = self.model.start(images)  # type: ignore[arg-type]
         batch = len(images[0]) if isinstance(images, tuple) else len(images)
         with self.model.tabulated():
-            found = self.decoder(self.model.step, state, batch_size=batch)
+            found = self.method(self.model.step, state, batch_size=batch)
         return [[self._caption(hypothesis) for hypothesis in one] for one in found]
 
     def all_captions(self, batches: Iterable[Images]) -> Iterator[list[Caption]]:

@@ -13,7 +13,6 @@ from captioner.data.text.codec import TextCodec
 from captioner.generation import Constraints, SamplingParams, sample
 from captioner.models.language_model import LanguageModel
 
-# Called with a sample's number and the text that it has gained.
 Listener = Callable[[int, str], None]
 
 
@@ -74,10 +73,15 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class TextGenerator:
-    """Continues prompts; the model is put into evaluation mode for it."""
+    """Continues prompts; the model is put into evaluation mode for it.
 
-    def __init__(self, model: LanguageModel, codec: TextCodec) -> None:
-        self.model, self.codec = model, codec
+    `listener` is called with a sample's number and the text that it has gained.
+    """
+
+    def __init__(
+        self, model: LanguageModel, codec: TextCodec, *, listener: Listener | None = None
+    ) -> None:
+        self.model, self.codec, self.listener = model, codec, listener
 
     @torch.inference_mode()
     def samples(
@@ -91,32 +95,21 @@ class TextGenerator:
         top_p: float | None = None,
         seed: int = 0,
         stop: str | None = None,
-        listener: Listener | None = None,
     ) -> list[Sample]:
         """`n` texts of at most `length` tokens after `prompt`, cut before the text `stop`.
 
         Text number k depends on the seed and k, not on how many are drawn with it. DataError when
         the prompt cannot be encoded; arguments otherwise as those of `generation.sample`.
         """
-        vocabulary = self.codec.vocabulary
-        ends = vocabulary.counts[vocabulary.bos] > 0  # it has seen documents end
-        ids = self.codec.encode(prompt)
-        if ends or not ids:
-            ids = [vocabulary.bos, *ids]
-        constraints = Constraints(
-            bos=ids[-1],
-            eos=vocabulary.bos if ends else None,
-            max_length=length,
-            banned=self._banned(ends),
-        )
+        *before, last = self._token_ids(prompt)
         self.model.eval()
         texts = [GrowingText(self.codec, stop) for _ in range(n)]
 
         def watch(rows: Tensor, tokens: Tensor) -> Tensor:
             for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
                 shown = texts[row].add(token)
-                if listener is not None and shown:
-                    listener(row, shown)
+                if self.listener is not None and shown:
+                    self.listener(row, shown)
             stopped = [texts[row].stopped for row in rows.tolist()]
             return torch.tensor(stopped, dtype=torch.bool, device=rows.device)
 
@@ -124,16 +117,16 @@ class TextGenerator:
         with self.model.tabulated():
             found = sample(
                 self.model.step,
-                self._state_before(ids[:-1], n),
-                constraints,
+                self._state_after(before, n),
+                self._constraints(last, length),
                 batch_size=n,
                 params=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p),
                 generator=torch.Generator(device=device).manual_seed(seed),
                 watch=watch,
             )
         for number, text in enumerate(texts):
-            if (shown := text.rest()) and listener is not None:
-                listener(number, shown)
+            if (shown := text.rest()) and self.listener is not None:
+                self.listener(number, shown)
         return [
             Sample(
                 text.text,
@@ -143,14 +136,26 @@ class TextGenerator:
             for text, one in zip(texts, found, strict=True)
         ]
 
-    def _banned(self, ends: bool) -> list[int]:
+    @property
+    def _knows_ends(self) -> bool:
+        """Whether it has seen documents end, in which case <bos> stands between them."""
+        vocabulary = self.codec.vocabulary
+        return vocabulary.counts[vocabulary.bos] > 0
+
+    def _token_ids(self, prompt: str) -> list[int]:
+        ids = self.codec.encode(prompt)
+        return [self.codec.vocabulary.bos, *ids] if self._knows_ends or not ids else ids
+
+    def _constraints(self, last: int, length: int) -> Constraints:
         vocabulary = self.codec.vocabulary
         banned = [vocabulary.pad, vocabulary.unk]
-        banned += [] if ends else [vocabulary.bos]
-        return banned + ([] if self.codec.unit == "word" else [vocabulary.eos])
+        banned += [] if self._knows_ends else [vocabulary.bos]
+        banned += [] if self.codec.unit == "word" else [vocabulary.eos]
+        eos = vocabulary.bos if self._knows_ends else None
+        return Constraints(bos=last, eos=eos, max_length=length, banned=banned)
 
-    def _state_before(self, ids: list[int], n: int) -> tuple[Tensor, ...]:
-        """The state after reading `ids`, the same for all n: each tensor [L, n, H]."""
+    def _state_after(self, ids: list[int], n: int) -> tuple[Tensor, ...]:
+        """The state after `ids`, the same for all n: each tensor [L, n, H]."""
         weight = self.model.embedding.weight
         layers, hidden = self.model.lstm.num_layers, self.model.lstm.hidden_size
         if not ids:

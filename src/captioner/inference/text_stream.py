@@ -1,4 +1,4 @@
-"""A text while it is written: a language model's sampler as an iterator that can be closed."""
+"""A text while it is generated, as an iterator that can be closed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captioner.inference.text import TextGenerator
 
 
 class _Stopped(Exception):
-    """Nobody reads on."""
+    """The reader has closed the iterator."""
 
 
 def stream_text(
@@ -35,7 +35,8 @@ def stream_text(
     def write() -> None:
         try:
             with contextlib.suppress(_Stopped):
-                generator.samples(prompt, listener=listen, **settings)
+                listened = TextGenerator(generator.model, generator.codec, listener=listen)
+                listened.samples(prompt, **settings)
         finally:
             pieces.put(None)
 

@@ -38,7 +38,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def mix(self, share: float | Tensor) -> None:
-        """Move the average by `share` of the way to the weights; a Tensor [] may be on the GPU."""
+        """Interpolate the average to the weights by `share`, a number or a Tensor [] on the GPU."""
         average, live = [*self._average.values()], [*self._live.values()]
         if isinstance(share, Tensor):
             torch._foreach_lerp_(average, live, [share.to(x.dtype) for x in live])
@@ -51,7 +51,7 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While open, the model has the averaged weights."""
+        """A context in which the model has the averaged weights."""
         raw = {name: tensor.clone() for name, tensor in self._live.items()}
         _overwrite(self._live, self._average)
         try:
@@ -60,11 +60,11 @@ class MovingAverage:
             _overwrite(self._live, raw)
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs to go on."""
+        """What `load` needs."""
         return {"steps": self.steps, "average": self._average}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave; KeyError where something of it is missing."""
+        """Continue from what `state` gave; KeyError where something of it is missing."""
         self.steps = state["steps"]
         _overwrite(self._average, state["average"])
 

@@ -1,7 +1,7 @@
-"""BatchNorm over the pictures of all processes, on any device.
+"""BatchNorm over the images of all processes, on any device.
 
 torch.nn.SyncBatchNorm is for GPUs only; this computes the same from sums that are added up over
-the ranks, with autograd's own gradient. Shapes: I pictures, C channels, S picture side.
+the ranks, with autograd's own gradient. Shapes: I images, C channels, S image height and width.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics in training are those of all ranks' pictures together.
+    """BatchNorm2d whose statistics in training are those of all ranks' images together.
 
-    All ranks must come by, one without pictures with an input of none ([0, C, 1, 1]).
+    Collective: a rank without images calls it with an empty input, [0, C, 1, 1].
     """
 
     group: Any = None  # the processes
@@ -74,8 +74,8 @@ def share_batch_norms(model: nn.Module, group: Any) -> None:
             module.group = group
 
 
-def without_pictures(model: nn.Module) -> Tensor:
-    """Come by every SharedBatchNorm that is in training with no pictures: 0, gradients 0."""
+def without_images(model: nn.Module) -> Tensor:
+    """Call every SharedBatchNorm that is in training with no images: 0, with gradients 0."""
     total = torch.zeros(())
     for module in model.modules():
         if isinstance(module, SharedBatchNorm) and module.training:

@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from captioner.errors import CaptionerError, ConfigError
-from captioner.training.batch_norm import share_batch_norms, without_pictures
+from captioner.training.batch_norm import share_batch_norms, without_images
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +49,7 @@ class World:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Which of `count` things in a row are this rank's: all ranks' together are all, once."""
+        """This rank's part of range(count); the ranks' parts are disjoint and make up all of it."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def total(self, *values: float) -> list[float]:
@@ -87,7 +87,7 @@ class World:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Rank 0 goes through the block alone, then the others: what it stores, they find."""
+        """A block that rank 0 runs alone, then the others: what it stores, they find."""
         if self.size > 1 and not self.main:
             dist.barrier()
         yield
@@ -116,9 +116,9 @@ class World:
         loss = SummedLoss(model)
         if self.size == 1:
             return loss
-        # After a first step torch lays its buckets out anew, and sums that go round three or more
-        # ranks are then rounded otherwise: a resumed run would not end with the same bits. It keeps
-        # the layout where it looks for unused parameters, and says nothing where it finds one.
+        # After a first step torch rebuilds its buckets, and reductions over three or more ranks are
+        # then rounded differently: a resumed run would not end with the same bits. It keeps the
+        # buckets where it looks for unused parameters, and does not warn where it finds one.
         loss.unused = nn.Parameter(torch.zeros((), device=next(model.parameters()).device))
         on_gpu = next(model.parameters()).device.type == "cuda"
         gradients, statistics = (dist.new_group(backend="nccl" if on_gpu else "gloo") for _ in "gs")
@@ -142,14 +142,14 @@ class SummedLoss(nn.Module):
         """The summed loss of a batch in nats; of None, a rank's empty share, 0 with gradients 0."""
         if batch is None:
             weights = (p for p in self.model.parameters() if p.requires_grad)
-            return without_pictures(self.model) + torch.stack([0 * p.sum() for p in weights]).sum()
+            return without_images(self.model) + torch.stack([0 * p.sum() for p in weights]).sum()
         loss: Tensor = self.model.loss(  # type: ignore[operator]
             *batch.model_inputs, batch.targets, label_smoothing=label_smoothing
         )
         return loss
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """As DistributedDataParallel has it; alone there is nobody to wait for."""
+        """As DistributedDataParallel has it; one process waits for no other."""
         return nullcontext()
 
 
@@ -188,7 +188,7 @@ def joined() -> Iterator[World]:
     store, rank, size = next(rendezvous("env://"))
     join(store, rank=rank, size=size)
     yield world()
-    dist.destroy_process_group()  # after an error nobody would answer
+    dist.destroy_process_group()  # not after an error: the others would not answer
 
 
 def join(store: Store, *, rank: int, size: int) -> None:

@@ -26,7 +26,7 @@ class FusedRMSprop(torch.optim.RMSprop):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update. `closure` and what torch's kernel has no form for go torch's own way."""
+        """One update. With `closure`, or what torch's kernel cannot do, it is torch's own."""
         plain = any(g["momentum"] or g["centered"] or g["maximize"] for g in self.param_groups)
         if closure is not None or plain:
             return super().step(closure)
@@ -47,11 +47,20 @@ class FusedRMSprop(torch.optim.RMSprop):
             self.state[parameter]["step"] += 1
         gradients = [p.grad for p in parameters if p.grad is not None]
         late = torch.full((), self.LATE, device=parameters[0].device)
+        settings = {"lr": group["lr"], "weight_decay": group["weight_decay"], "eps": group["eps"]}
         torch._fused_adam_(
-            parameters, gradients, gradients, [self.state[p]["square_avg"] for p in parameters],
-            [], [late] * len(parameters), lr=group["lr"], beta1=0.0, beta2=group["alpha"],
-            weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
-        )  # fmt: skip
+            parameters,
+            gradients,
+            gradients,
+            [self.state[p]["square_avg"] for p in parameters],
+            [],
+            [late] * len(parameters),
+            beta1=0.0,
+            beta2=group["alpha"],
+            amsgrad=False,
+            maximize=False,
+            **settings,
+        )
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -105,10 +114,10 @@ def schedule_factor(
 
 
 def take_rates_from_device(optimizer: torch.optim.Optimizer, device: torch.device) -> list[Tensor]:
-    """Give every group's learning rate a place on the device, and return these tensors [].
+    """Make every group's learning rate a tensor [] on the device, and return these.
 
-    A CUDA graph reads them anew whenever it is replayed. So that one may hold the update, step
-    counts move to the device as well, and the groups are marked as torch asks for (`capturable`).
+    A CUDA graph reads them whenever it is replayed. So that it can hold the update, step counts
+    move to the device as well, and groups are marked `capturable`.
     """
     rates = []
     for group in optimizer.param_groups:
@@ -124,7 +133,7 @@ def take_rates_from_device(optimizer: torch.optim.Optimizer, device: torch.devic
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state_dict as it is where nothing was changed for a graph: rates are numbers."""
+    """The state_dict as without a CUDA graph: learning rates are numbers."""
     state = optimizer.state_dict()
     for group in state["param_groups"]:
         group["lr"] = float(group["lr"])

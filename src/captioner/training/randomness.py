@@ -1,4 +1,4 @@
-"""Where a run's random numbers come from, and how they are saved and found again."""
+"""Where a run's random numbers come from, and how their state is saved and restored."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Randomness:
         self.device = device
 
     def state(self) -> dict[str, Tensor]:
-        """What `load` needs to go on with the same numbers."""
+        """What `load` needs to continue with the same numbers."""
         states = {"random_state": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda_random_state"] = torch.cuda.get_rng_state(self.device)
         return states
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave; KeyError where something of it is missing."""
+        """Continue from what `state` gave; KeyError where something of it is missing."""
         torch.set_rng_state(state["random_state"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_random_state"].cpu(), self.device)
@@ -36,10 +36,10 @@ class Randomness:
 
 
 class OwnRandomness(Randomness):
-    """Numbers that other runs in the process have no part in, from where torch's stand now.
+    """Numbers of a generator of the run's own, which begins in the state of torch's.
 
     So a replica's dropout draws what it would draw alone. On a CPU any number of threads may draw
-    at the same time; a GPU's generator is lent from one run to the next.
+    at the same time; on a GPU the runs take turns with its one generator.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -48,14 +48,14 @@ class OwnRandomness(Randomness):
         self.load(super().state())
 
     def state(self) -> dict[str, Tensor]:
-        """What `load` needs to go on with the same numbers."""
+        """What `load` needs to continue with the same numbers."""
         states = {"random_state": self._generator.get_state()}
         if self.device.type == "cuda":
             states["cuda_random_state"] = self._on_gpu
         return states
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave; KeyError where something of it is missing."""
+        """Continue from what `state` gave; KeyError where something of it is missing."""
         self._generator.set_state(state["random_state"].cpu())
         if self.device.type == "cuda":
             self._on_gpu = state["cuda_random_state"].cpu()
@@ -63,11 +63,11 @@ class OwnRandomness(Randomness):
     @contextmanager
     def used(self) -> Iterator[None]:
         """A context around whatever draws for the run."""
-        with drawing_from(self._generator), self._lent_by_the_gpu():
+        with drawing_from(self._generator), self._with_the_gpus():
             yield
 
     @contextmanager
-    def _lent_by_the_gpu(self) -> Iterator[None]:
+    def _with_the_gpus(self) -> Iterator[None]:
         if self.device.type != "cuda":
             yield
             return

@@ -1,4 +1,4 @@
-"""Several models trained side by side in one process, on the same batches in the same order.
+"""Several models trained together in one process, on the same batches in the same order.
 
 Every replica is an ordinary trainer with a folder of its own. A batch is gathered once for all of
 them, and each thread takes whole steps of one replica after another, its kernels single-threaded:
@@ -55,9 +55,9 @@ class ReplicaTrainer:
     """Trains `replicas` on the batches of one `loader` in one `order`.
 
     A replica whose loss or weights are no longer finite is left out from there on, and one may stop
-    early; the others go on. The best by dev score becomes best.pt in `folder`, where replicas.json
-    says how each ended. On a CPU as many replicas train at a time as torch has threads; a GPU's
-    take their steps one after another.
+    early; the others continue. The best by dev score becomes best.pt in `folder`, where
+    replicas.json says how each ended. On a CPU as many replicas train at a time as torch has
+    threads; on a GPU they take their steps one after another.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ReplicaTrainer:
         with self._bar() as self._shown, self._pool, Interruption() as interruption:
             while any(replica.active for replica in self.replicas):
                 self._train_epoch(interruption)
-                self._side_by_side(self._at_the_end(), lambda one: one.trainer.finish_epoch())
+                self._in_threads(self._at_the_end(), lambda one: one.trainer.finish_epoch())
                 self._keep_best()
                 if interruption.requested:
                     raise KeyboardInterrupt
@@ -140,9 +140,9 @@ class ReplicaTrainer:
             position += len(turn)
             self._show()
             if interruption.requested:
-                self._side_by_side(self._active(), lambda one: one.trainer.stop())
+                self._in_threads(self._active(), lambda one: one.trainer.stop())
                 raise KeyboardInterrupt
-        self._side_by_side(self._at_the_end(), lambda one: one.trainer.save())
+        self._in_threads(self._at_the_end(), lambda one: one.trainer.save())
 
     def take_turn(self, place: tuple[int, int], batches: Sequence[Batch]) -> None:
         """Several steps of every replica over `batches`, the first of which is at `place`."""
@@ -155,10 +155,10 @@ class ReplicaTrainer:
                 if replica.place == (epoch, position + start):
                     replica.trainer.take(list(batches[start : start + size]))
 
-        self._side_by_side(self._active(), take)
+        self._in_threads(self._active(), take)
 
-    def _side_by_side(self, replicas: Sequence[Replica], work: Callable[[Replica], None]) -> None:
-        """Do the work of each on some thread; NumericsError is the end of that replica only."""
+    def _in_threads(self, replicas: Sequence[Replica], work: Callable[[Replica], None]) -> None:
+        """Do the work of each in a thread of the pool; NumericsError ends that replica alone."""
 
         def guarded(replica: Replica) -> None:
             try:
@@ -182,7 +182,7 @@ class ReplicaTrainer:
         if losses:
             self._shown.set_postfix_str(f"losses {min(losses):.3f} to {max(losses):.3f}")
 
-    # -- what remains -------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------
 
     def best(self) -> Replica | None:
         """The replica with the best dev score so far, the first of equals."""
@@ -210,8 +210,8 @@ class ReplicaTrainer:
             kept = best.trainer.folder / "best.pt"
             with kept.open("rb") as source, atomic_write(self.folder / "best.pt") as copy:
                 shutil.copyfileobj(source, copy)
-            log.info("best %s so far: %.4g of %s", name, best.trainer.progress.best,
-                     best.trainer.reporting.name)  # fmt: skip
+            score, whose = best.trainer.progress.best, best.trainer.reporting.name
+            log.info("best %s so far: %.4g of %s", name, score, whose)
         write_json(
             self.folder / "replicas.json",
             {"best": None if best is None else best.trainer.folder.name, "replicas": rows},

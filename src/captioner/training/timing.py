@@ -112,7 +112,7 @@ class Timing:
         self._profiler: Any = None
 
     def resume(self, epoch: int) -> None:
-        """Go on with the file of a run that has finished `epoch` epochs."""
+        """Continue the file of a run that has finished `epoch` epochs."""
         path = self.folder / "timing.json"
         if path.exists():
             self.epochs = [one for one in read_json(path)["epochs"] if one["epoch"] <= epoch]

@@ -26,11 +26,11 @@ ExtraMetrics = Callable[[dict[str, str]], dict[str, float]]
 
 
 class CaptionValidator:
-    """Scores a captioner on a split by teacher forcing and by free-running decoding.
+    """Scores a captioner on a split by teacher forcing and by free-running generation.
 
     Called by the trainer with the step number, it returns loss (nats a token), perplexity, BLEU-1
     to BLEU-4, ROUGE-L, CIDEr-D (in percent), the share of different captions, and what `extra`
-    adds; with a TensorBoard `writer` the first `shown` pictures are logged with their captions. The
+    adds; with a TensorBoard `writer` the first `shown` images are logged with their captions. The
     processes of a `world` divide the batches, which are the same as one process's, and rank 0 alone
     computes scores: every figure is that of one process, and all processes get it.
     """

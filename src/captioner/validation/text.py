@@ -27,7 +27,7 @@ def stream_losses(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Targets [T] and their losses [T] in nats (float32), window after window, without dropout.
 
-    The state goes on from window to window, and begins anew where a document does. The model's mode
+    The state is carried from window to window, and reset where a document begins. The model's mode
     is left as it was found.
     """
     training = model.training
