@@ -27,7 +27,7 @@ from benchmarks.processes import ending
 from captioner.errors import CaptionerError
 
 GRACE = 15.0  # seconds past the deadline that the last job may still take
-START_UP = 60.0  # seconds in which a process imports what it needs
+START_UP = 180.0  # seconds in which a process imports what it needs, beside others
 
 
 class WorkerEnded(CaptionerError):
