@@ -25,7 +25,7 @@ from benchmarks.timing import synchronize
 from captioner.data.dataset import BatchOrder, make_loader
 from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.distributed import World
 from captioner.training.graph_step import GraphStep
 from captioner.training.memory import keep_freed_memory
@@ -146,8 +146,7 @@ class Training:
                 vocab_size=self.data.vocab_size,
                 embedding_dim=settings.hidden_size,
                 hidden_size=settings.hidden_size,
-                input_dropout=settings.input_dropout,
-                output_dropout=settings.output_dropout,
+                dropout=DropoutRates(settings.input_dropout, settings.output_dropout),
                 backend=backend,
             )
             feature_dim = self.data.store.feature_dim

@@ -17,7 +17,7 @@ from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
 from captioner.data.vocabulary import Vocabulary
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.reporting import Reporting
 from captioner.training.setup import TrainerSettings, TrainingSetup
@@ -48,9 +48,12 @@ def make_images() -> list[CaptionedImage]:
 
 def make_dataset(by_image: bool = False) -> CaptionDataset:
     return CaptionDataset(
-        make_images(), vocabulary=VOCABULARY, source=lambda rows: FEATURES[rows], max_length=20,
+        make_images(),
+        vocabulary=VOCABULARY,
+        source=lambda rows: FEATURES[rows],
+        max_length=20,
         by_image=by_image,
-    )  # fmt: skip
+    )
 
 
 def make_data(
@@ -59,9 +62,12 @@ def make_data(
     # Half of the batches fit the usual capacity: the other one is needed, too.
     capacities = token_capacities(dataset.tokens_per_row, order.batch_size, seed=1, quantile=0.5)
     return ResidentCaptions(
-        dataset, batch_size=order.batch_size, features=FEATURES, device=device,
+        dataset,
+        batch_size=order.batch_size,
+        features=FEATURES,
+        device=device,
         capacities=capacities,
-    )  # fmt: skip
+    )
 
 
 def make_trainer(
@@ -78,9 +84,13 @@ def make_trainer(
 ) -> Trainer:
     torch.manual_seed(0)
     language_model = LanguageModel(
-        vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, num_layers=2,
-        input_dropout=dropout, output_dropout=dropout, layer_dropout=dropout, backend=backend,
-    )  # fmt: skip
+        vocab_size=len(VOCABULARY),
+        embedding_dim=8,
+        hidden_size=8,
+        num_layers=2,
+        dropout=DropoutRates(dropout, dropout, dropout),
+        backend=backend,
+    )
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none").to(device)
     if precise:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
@@ -101,9 +111,12 @@ def make_trainer(
         data=data if graph else None,
     )
     return Trainer(
-        setup, folder=folder, settings=all_settings, device=device,
+        setup,
+        folder=folder,
+        settings=all_settings,
+        device=device,
         reporting=Reporting(show_progress=False),
-    )  # fmt: skip
+    )
 
 
 def losses(trainer: Trainer, steps: int) -> list[float]:

@@ -14,14 +14,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 METHODS = {
     getattr(torch.Tensor, name)
     for name in (
-        "tolist", "item", "numpy", "cpu", "__int__", "__bool__", "__float__", "__index__",
-        "__contains__", "__array__", "equal", "nonzero", "unique",
+        "tolist",
+        "item",
+        "numpy",
+        "cpu",
+        "__int__",
+        "__bool__",
+        "__float__",
+        "__index__",
+        "__contains__",
+        "__array__",
+        "equal",
+        "nonzero",
+        "unique",
     )
-}  # fmt: skip
+}
 OPERATORS = {
-    "_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select", "unique",
-    "_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave", "item",
-}  # fmt: skip
+    "_local_scalar_dense",
+    "is_nonzero",
+    "equal",
+    "allclose",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "bincount",
+    "repeat_interleave",
+    "item",
+}
 
 
 class HostRead(AssertionError):

@@ -156,7 +156,9 @@ def test_core_needs_only_torch(package: str, more: str) -> None:
     The benchmark of the kernels does without pillow, too.
     """
     absent = "hydra,omegaconf,nltk,tensorboard,pycocotools,tqdm,timm,torchvision,matplotlib" + more
-    own = "captioner.models.torchvision_encoder,captioner.models.plain_encoder"
+    own = ",".join(
+        f"captioner.models.{name}" for name in ("encoders", "torchvision_encoder", "plain_encoder")
+    )
     done = subprocess.run(
         [sys.executable, "-c", BARE_IMPORT, absent, package, own],
         capture_output=True,

@@ -19,6 +19,15 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """An OSError inside becomes a DataError: "cannot `doing`: reason"."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot {doing}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def atomic_write(path: Path | str, mode: str = "wb", *, sync: bool = True) -> Iterator[IO[Any]]:
     """Open a handle whose content replaces `path` only when the block ends without an error.
 
@@ -27,11 +36,9 @@ def atomic_write(path: Path | str, mode: str = "wb", *, sync: bool = True) -> It
     cannot be written, and the like; the old file is then still there, whole.
     """
     path = Path(path)
-    try:
+    with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
@@ -80,11 +87,9 @@ def alone(path: Path) -> Iterator[None]:
     The lock goes with this process, however it ends; its children do not hold it. DataError when
     the file cannot be made.
     """
-    try:
+    with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("wb")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     with handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

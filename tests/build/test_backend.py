@@ -45,13 +45,28 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def trainer(folder: Path, *overrides: str) -> Trainer:
     settings = [
-        f"data.root={folder}/scenes", "data.train=20", "data.dev=4", "data.test=4", "data.size=32",
-        "encoder=plain", "encoder.size=32", "encoder.train_from=null", f"run_dir={folder}/run",
-        f"encoder.cache_dir={folder}/features", "model.hidden_size=8", "model.embedding_dim=8",
-        "trainer.epochs=1", "trainer.batch_size=20", "trainer.progress=false", "device=cpu",
-        "trainer.shown_pictures=0", "generation.max_length=5", "vocabulary.min_count=1",
-        "trainer.precision=bf16", "model.backend=persistent",
-    ]  # fmt: skip
+        f"data.root={folder}/scenes",
+        "data.train=20",
+        "data.dev=4",
+        "data.test=4",
+        "data.size=32",
+        "encoder=plain",
+        "encoder.size=32",
+        "encoder.train_from=null",
+        f"run_dir={folder}/run",
+        f"encoder.cache_dir={folder}/features",
+        "model.hidden_size=8",
+        "model.embedding_dim=8",
+        "trainer.epochs=1",
+        "trainer.batch_size=20",
+        "trainer.progress=false",
+        "device=cpu",
+        "trainer.shown_pictures=0",
+        "generation.max_length=5",
+        "vocabulary.min_count=1",
+        "trainer.precision=bf16",
+        "model.backend=persistent",
+    ]
     return build_trainer(compose_config("train", [*settings, *overrides], configs=CONFIGS))
 
 
@@ -59,7 +74,6 @@ def trainer(folder: Path, *overrides: str) -> Trainer:
 def test_a_bfloat16_run_validates_and_its_model_captions(
     generation: str, tensor_cores: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend._log_replaced.cache_clear()
     with caplog.at_level("INFO", logger="captioner"):
         one = trainer(tmp_path, f"generation={generation}")
         history = one.run()

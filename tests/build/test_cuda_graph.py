@@ -24,9 +24,10 @@ FEATURES = CachedFeatures(None, torch.arange(3))  # type: ignore[arg-type]
 def configured(kind: str = "lstm", **trainer: Any) -> schema.TrainConfig:
     """As far as it is looked at."""
     parts = SimpleNamespace(
-        trainer=schema.TrainerConfig(**trainer), rnn=schema.RnnConfig(kind=kind),
+        trainer=schema.TrainerConfig(**trainer),
+        rnn=schema.RnnConfig(kind=kind),
         model=schema.ModelConfig(),
-    )  # fmt: skip
+    )
     return cast(schema.TrainConfig, parts)
 
 
@@ -76,11 +77,21 @@ def test_an_unknown_word_is_refused() -> None:
 
 
 SMALL = [
-    "data.train=40", "data.dev=6", "data.test=6", "trainer.epochs=2", "model.input_dropout=0",
-    "trainer.progress=false", "trainer.batch_size=16", "model.output_dropout=0",
-    "model.hidden_size=16", "model.embedding_dim=16", "encoder=plain",
-    "encoder.train_from=null", "generation.beam_size=1", "device=cpu",
-]  # fmt: skip
+    "data.train=40",
+    "data.dev=6",
+    "data.test=6",
+    "trainer.epochs=2",
+    "model.input_dropout=0",
+    "trainer.progress=false",
+    "trainer.batch_size=16",
+    "model.output_dropout=0",
+    "model.hidden_size=16",
+    "model.embedding_dim=16",
+    "encoder=plain",
+    "encoder.train_from=null",
+    "generation.beam_size=1",
+    "device=cpu",
+]
 
 
 def test_a_run_in_the_form_of_a_graph_learns_what_the_plain_one_does(
@@ -100,8 +111,12 @@ def test_a_run_in_the_form_of_a_graph_learns_what_the_plain_one_does(
 def test_a_text_is_refused_in_one_sentence(run_script: Any, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be " * 200)
     done = run_script(
-        tmp_path, "train", "experiment=words", "data.path=text.txt", "trainer.graph=on",
+        tmp_path,
+        "train",
+        "experiment=words",
+        "data.path=text.txt",
+        "trainer.graph=on",
         "run_dir=run",
-    )  # fmt: skip
+    )
     assert done.returncode != 0
     assert "trainer.graph=on cannot be: a text's windows carry a state" in done.stderr + done.stdout

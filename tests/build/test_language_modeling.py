@@ -30,13 +30,26 @@ def write_text(path: Path, lines: int = 120) -> Path:
 
 def trainer(text: Path, run: Path, *overrides: str) -> Trainer:
     settings = [
-        "data=text", "encoder=none", f"data.path={text}", f"data.cache_dir={run.parent}/text",
-        f"run_dir={run}", "vocabulary.min_count=1", "model.embedding_dim=8",
-        "model.hidden_size=8", "model.num_layers=2", "model.layer_dropout=0.2",
-        "model.output_dropout=0.2", "trainer.batch_size=4", "trainer.window=16",
-        "trainer.epochs=2", "trainer.epoch_windows=9", "trainer.best_metric=loss",
-        "trainer.progress=false", "resume=true", "optimizer.lr=0.02",
-    ]  # fmt: skip
+        "data=text",
+        "encoder=none",
+        f"data.path={text}",
+        f"data.cache_dir={run.parent}/text",
+        f"run_dir={run}",
+        "vocabulary.min_count=1",
+        "model.embedding_dim=8",
+        "model.hidden_size=8",
+        "model.num_layers=2",
+        "model.layer_dropout=0.2",
+        "model.output_dropout=0.2",
+        "trainer.batch_size=4",
+        "trainer.window=16",
+        "trainer.epochs=2",
+        "trainer.epoch_windows=9",
+        "trainer.best_metric=loss",
+        "trainer.progress=false",
+        "resume=true",
+        "optimizer.lr=0.02",
+    ]
     return build_trainer(compose_config("train", [*settings, *overrides], configs=CONFIGS))
 
 
@@ -131,9 +144,15 @@ def test_any_text_can_be_scored_and_shown(checkpoint: Path, tmp_path: Path) -> N
     (tmp_path / "b.txt").write_text("the <cat> sat.\n" * 5 + "\N{EURO SIGN}")
     page = tmp_path / "page.html"
     scores = evaluate(
-        checkpoint, "data=text", f"data.path={tmp_path}/b.txt", f"data.cache_dir={tmp_path}/text",
-        "split=all", f"out={tmp_path}/scores", f"page={page}", "page_tokens=20",
-    )  # fmt: skip
+        checkpoint,
+        "data=text",
+        f"data.path={tmp_path}/b.txt",
+        f"data.cache_dir={tmp_path}/text",
+        "split=all",
+        f"out={tmp_path}/scores",
+        f"page={page}",
+        "page_tokens=20",
+    )
     assert "76 characters and 0 ends of documents, 11 unknown" in str(scores["protocol"])
     html = page.read_text(encoding="utf-8")
     assert html.count('<span style="--s:') == 20 + 5  # the tokens, and the key
@@ -147,9 +166,15 @@ def test_any_text_can_be_scored_and_shown(checkpoint: Path, tmp_path: Path) -> N
 def test_samples_are_shown_and_kept(checkpoint: Path, tmp_path: Path) -> None:
     shown: list[str] = []
     prompt, found = sample(
-        checkpoint, lambda number, text: shown.append(text) if number == 1 else None,
-        prompt="the cat", length=80, n=3, temperature=0.5, seed=7, out=tmp_path / "s.json",
-    )  # fmt: skip
+        checkpoint,
+        lambda number, text: shown.append(text) if number == 1 else None,
+        prompt="the cat",
+        length=80,
+        n=3,
+        temperature=0.5,
+        seed=7,
+        out=tmp_path / "s.json",
+    )
     assert prompt == "the cat" and "".join(shown) == found[1].text and len(shown) > 40
     assert sample(checkpoint, prompt="the cat", length=80, n=3, temperature=0.5, seed=7)[1] == found
     stored = json.loads((tmp_path / "s.json").read_text())
@@ -206,11 +231,17 @@ def test_bytes_and_words_train_score_and_write(tmp_path: Path, unit: str) -> Non
 
 def test_the_scripts_train_score_and_write(tmp_path: Path, run_script: Any) -> None:
     small = [
-        "experiment=code_char", "model.hidden_size=16", "model.embedding_dim=8",
-        "trainer.batch_size=4", "trainer.window=32", "trainer.epochs=1",
-        "trainer.epoch_windows=5", "run_dir=run", "trainer.progress=false",
+        "experiment=code_char",
+        "model.hidden_size=16",
+        "model.embedding_dim=8",
+        "trainer.batch_size=4",
+        "trainer.window=32",
+        "trainer.epochs=1",
+        "trainer.epoch_windows=5",
+        "run_dir=run",
+        "trainer.progress=false",
         "data.dev_fraction=0.001",
-    ]  # fmt: skip
+    ]
     done = run_script(tmp_path, "train", *small)
     assert "best loss" in done.stdout, done.stderr
     done = run_script(tmp_path, "evaluate", "checkpoint=run/best.pt", "page=page.html")

@@ -24,15 +24,25 @@ def config(tmp_path: Path, *overrides: str):  # type: ignore[no-untyped-def]
     return compose_config(
         "train",
         [
-            "experiment=code_char", "data=text", f"data.path={tmp_path / 'text.txt'}",
-            f"data.cache_dir={tmp_path / 'cache'}", "model.hidden_size=8",
-            "model.embedding_dim=8", "model.num_layers=1", "trainer.batch_size=4",
-            "trainer.window=16", "trainer.epochs=2", "trainer.epoch_windows=5",
-            "trainer.progress=false", "model.input_dropout=0.2", "seed=3",
-            f"run_dir={tmp_path / 'group'}", *overrides,
+            "experiment=code_char",
+            "data=text",
+            f"data.path={tmp_path / 'text.txt'}",
+            f"data.cache_dir={tmp_path / 'cache'}",
+            "model.hidden_size=8",
+            "model.embedding_dim=8",
+            "model.num_layers=1",
+            "trainer.batch_size=4",
+            "trainer.window=16",
+            "trainer.epochs=2",
+            "trainer.epoch_windows=5",
+            "trainer.progress=false",
+            "model.input_dropout=0.2",
+            "seed=3",
+            f"run_dir={tmp_path / 'group'}",
+            *overrides,
         ],
         configs=CONFIGS,
-    )  # fmt: skip
+    )
 
 
 def test_what_differs_is_in_each_replicas_own_configuration(tmp_path: Path) -> None:
@@ -77,9 +87,12 @@ def test_a_replica_is_the_run_that_its_own_configuration_repeats(tmp_path: Path)
     build_trainer(group).run()
     own = tmp_path / "group" / "replica_1"
     alone = config(
-        tmp_path, "seed=4", "optimizer.lr=0.02", "trainer.order_seed=3",
+        tmp_path,
+        "seed=4",
+        "optimizer.lr=0.02",
+        "trainer.order_seed=3",
         f"run_dir={tmp_path / 'alone'}",
-    )  # fmt: skip
+    )
     build_trainer(alone).run()
     written = [
         flat(json.loads((folder / "config.json").read_text()))

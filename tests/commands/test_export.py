@@ -289,9 +289,9 @@ def test_the_command_proves_its_onnx_file(run_script: Run, trained: Path, tmp_pa
         f"images={photos[0].parent}", "pictures=5", "generation.max_length=8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "5 of 5 pictures have the same captions" in done.stdout
+    assert "5 of 5 images have the same captions" in done.stdout
     record = json.loads((tmp_path / "m.check.json").read_text())
-    assert (record["pictures"], record["equal"], record["different"]) == (5, 5, [])
+    assert (record["images"], record["equal"], record["different"]) == (5, 5, [])
 
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     about = session.get_modelmeta().custom_metadata_map
@@ -308,12 +308,12 @@ def test_the_command_proves_its_onnx_file(run_script: Run, trained: Path, tmp_pa
 def test_captions_that_differ_are_an_error(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check can fail: one of two pictures gets another word."""
+    """The check can fail: one of two images gets another word."""
     comparison = Comparison()
     said = Caption("a dog", (("a", 0.5), ("dog", 0.5)), -2.0, True)
     comparison.add("1.png", [said], [("a dog", -2.00001)])
     comparison.add("2.png", [said], [("a cat", -2.5)])
-    assert (comparison.equal, comparison.pictures) == (1, 2)
+    assert (comparison.equal, comparison.images) == (1, 2)
     assert comparison.largest_difference == pytest.approx(1e-5)
     monkeypatch.setattr("captioner.commands.export.export_onnx", lambda _: comparison)
     with pytest.raises(CaptionerError, match=r"1 of 2 .*2\.png: torch -2\.0+ 'a dog', onnx -2\.5"):

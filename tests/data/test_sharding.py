@@ -1,4 +1,4 @@
-"""Dealing a batch out: everything once, nobody much heavier than another."""
+"""Partition of a batch over ranks: every row once, sums of tokens that balance."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from captioner.training.distributed import World
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 7))
-def test_tokens_balance_and_nothing_is_lost(sizes: list[int], hands: int) -> None:
-    dealt = balanced_partition(sizes, hands)
-    assert sorted(position for hand in dealt for position in hand) == list(range(len(sizes)))
-    sums = [sum(sizes[position] for position in hand) for hand in dealt]
+def test_tokens_balance_and_nothing_is_lost(sizes: list[int], parts: int) -> None:
+    partition = balanced_partition(sizes, parts)
+    assert sorted(position for part in partition for position in part) == list(range(len(sizes)))
+    sums = [sum(sizes[position] for position in part) for part in partition]
     assert max(sums) - min(sums) <= max(sizes)
-    assert sum(bool(hand) for hand in dealt) == min(hands, len(sizes))
-    assert dealt == balanced_partition(sizes, hands)
+    assert sum(bool(part) for part in partition) == min(parts, len(sizes))
+    assert partition == balanced_partition(sizes, parts)
 
 
 @given(st.integers(0, 1000), st.integers(1, 7))

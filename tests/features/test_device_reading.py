@@ -1,4 +1,4 @@
-"""Images read, resized and encoded in batches: what Pillow's way gives, and its errors."""
+"""Images read, resized and encoded in batches: what Pillow gives, and its errors."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_filter_that_torch_lacks_is_named() -> None:
 # -- features -----------------------------------------------------------------------------------
 
 
-def test_features_are_those_of_pillows_way(files: list[tuple[str, Path]], tmp_path: Path) -> None:
+def test_features_are_those_of_pillow(files: list[tuple[str, Path]], tmp_path: Path) -> None:
     found = extract(files, tmp_path / "cache")
     pillows = functools.partial(encoded_blocks, transform=TRANSFORM, encode=encode, num_workers=0)
     expected = extract_features(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -101,6 +102,23 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
     assert sum(counter.sizes) == 10
     assert isinstance(again.features, np.memmap)
     assert np.array_equal(first.features, again.features)
+
+
+def test_the_caches_identity_is_that_of_version_0_1(tmp_path: Path) -> None:
+    """The folder is named after it: another key or value, and no cache made since is found."""
+    images = write_images(tmp_path / "images", 2)
+    extract(images, tmp_path / "cache")
+    folder = folder_of(tmp_path / "cache")
+    identity = json.loads((folder / "meta.json").read_text())["identity"]
+    lines = []
+    for name, path in images:
+        stat = path.stat()
+        lines.append(json.dumps([name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]))
+    expected = {"format": 1, "encoder": "k", "shape": [4, 5], "dtype": "float32"}
+    expected["pictures"] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert identity == expected
+    digest = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
+    assert folder.name == digest[:16]
 
 
 def test_whatever_changes_the_features_changes_the_cache(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def images(tmp_path: Path) -> list[CaptionedImage]:
     return found
 
 
-def ways(cache: Path) -> tuple[ImageFeatures, ImageFeatures]:
+def readers(cache: Path) -> tuple[ImageFeatures, ImageFeatures]:
     """By Pillow and by torchvision, of one encoder."""
     config = EncoderConfig(kind="plain", name="plain_small", weights="random", size=32)
     encoder = build_encoder(config, seed=0)
@@ -49,8 +49,8 @@ def ways(cache: Path) -> tuple[ImageFeatures, ImageFeatures]:
 
 
 def test_features_are_close_and_kept_apart(images: list[CaptionedImage], tmp_path: Path) -> None:
-    pil, torchvision = ways(tmp_path / "cache")
-    sources = [way.source(images) for way in (pil, torchvision)]
+    pil, torchvision = readers(tmp_path / "cache")
+    sources = [features.source(images) for features in (pil, torchvision)]
     assert all(isinstance(source, CachedFeatures) for source in sources)
     expected, found = (source(torch.tensor([4, 0, 2])) for source in sources)
     # Half precision: eight bits a product, four layers of them.
@@ -61,7 +61,7 @@ def test_features_are_close_and_kept_apart(images: list[CaptionedImage], tmp_pat
 
 
 def test_identities_differ_and_pils_is_as_it_was(tmp_path: Path) -> None:
-    pil, torchvision = ways(tmp_path)
+    pil, torchvision = readers(tmp_path)
     assert pil.encoder is not None
     assert pil.identity() == {
         "kind": "frozen", "name": "plain_small", "fingerprint": pil.encoder.fingerprint()

@@ -14,7 +14,7 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.generation import Constraints, Hypothesis, beam_search, greedy
 from captioner.inference.captions import Caption, CaptionGenerator
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 
 WORDS = ["a", "dog", "cat", "runs"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * 8)
@@ -24,7 +24,7 @@ IMAGES = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(2))
 def make_model() -> Captioner:
     torch.manual_seed(0)
     language_model = LanguageModel(
-        vocab_size=8, embedding_dim=6, hidden_size=6, input_dropout=0.5, output_dropout=0.5
+        vocab_size=8, embedding_dim=6, hidden_size=6, dropout=DropoutRates(0.5, 0.5)
     )
     for parameter in language_model.parameters():
         torch.nn.init.normal_(parameter)

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 from captioner.data.packed import TokenStore
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.ops.linear_cross_entropy import IGNORED
 
 CAPTIONS = [[5, 6, 7], [8], [4, 5, 6, 7, 8], [9, 4]]
@@ -71,8 +71,7 @@ def _double(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("variational", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_nothing_is_read_by_the_host(by_image: bool, variational: bool, backend: str) -> None:
-    rates = {"input_dropout": 0.2, "output_dropout": 0.2, "layer_dropout": 0.2}
-    model = captioner(backend, variational=variational, **rates)
+    model = captioner(backend, dropout=DropoutRates(0.2, 0.2, 0.2, variational))
     ordinary, padded = batch(by_image)
     with no_host_reads():
         loss_and_gradients(model, padded, capacity=True)
@@ -114,7 +113,7 @@ def test_every_tensor_is_made_on_the_device(
     """Of a GPU that is not there: a tensor left on the CPU cannot meet those on the device."""
     _, padded = batch(by_image)
     with FakeTensorMode() as mode, torch.device("cuda"):
-        model = captioner(backend, variational=variational, input_dropout=0.2)
+        model = captioner(backend, dropout=DropoutRates(0.2, variational=variational))
         on_device = [mode.from_tensor(x).to("cuda") for x in padded]
     with mode, torch.backends.cudnn.flags(enabled=False):  # cuDNN would ask the GPU
         assert model.loss(*on_device, label_smoothing=0.1, capacity=True).device.type == "cuda"

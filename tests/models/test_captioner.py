@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from captioner.data.packed import TokenStore
 from captioner.generation import Constraints, beam_search, greedy
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.ops.extension import ABSENT
 
 BOS, EOS, V, F = 1, 2, 9, 6
@@ -180,7 +180,7 @@ def curve(backend: str, steps: int = 50, compiled: bool = False) -> list[float]:
     torch.manual_seed(0)
     language = LanguageModel(
         vocab_size=V, embedding_dim=24, hidden_size=24, num_layers=2, backend=backend,
-        output_dropout=0.2,
+        dropout=DropoutRates(output=0.2),
     )  # fmt: skip
     model = Captioner(language_model=language, feature_dim=F)
     run = torch.compile(model.loss, backend="aot_eager") if compiled else model.loss

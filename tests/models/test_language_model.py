@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from captioner.models import language_model
-from captioner.models.language_model import LanguageModel, initialise, set_output_bias
+from captioner.models.language_model import (
+    DropoutRates,
+    LanguageModel,
+    initialise,
+    set_output_bias,
+)
 from captioner.ops import dropout
 from captioner.ops.extension import ABSENT
 
@@ -94,22 +99,22 @@ def test_each_dropout_acts_in_training_and_not_in_evaluation() -> None:
     plain = make(num_layers=2)
     packed = pack_sequence(SEQUENCES)
     expected = plain(packed.data, packed.batch_sizes)[0]
-    for name in ("input_dropout", "output_dropout", "layer_dropout"):
-        model = make(num_layers=2, **{name: 0.5})
+    for name in ("input", "output", "layer"):
+        model = make(num_layers=2, dropout=DropoutRates(**{name: 0.5}))
         assert not torch.allclose(model(packed.data, packed.batch_sizes)[0], expected), name
         model.eval()
         assert_close(model(packed.data, packed.batch_sizes)[0], expected)
 
 
 def test_output_dropout_of_one_leaves_the_bias_alone() -> None:
-    model = make(output_dropout=1.0)
+    model = make(dropout=DropoutRates(output=1.0))
     packed = pack_sequence(SEQUENCES)
     logits = model(packed.data, packed.batch_sizes)[0]
     assert_close(logits, model.output.bias.expand_as(logits))
 
 
 def test_input_dropout_of_one_hides_prefix_and_words() -> None:
-    model = make(input_dropout=1.0)
+    model = make(dropout=DropoutRates(input=1.0))
     packed = pack_sequence(SEQUENCES)
     prefix = torch.randn(1, 3, E, dtype=torch.float64, requires_grad=True)
     model(packed.data, packed.batch_sizes, prefix=prefix)[0].sum().backward()
@@ -161,7 +166,7 @@ def test_output_bias_from_counts_gives_their_frequencies() -> None:
 def test_steps_give_what_the_whole_sequence_gives(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By way of the table of all words and, where that would be too large, without it."""
+    """With the table of all words and, where that would be too large, without it."""
     model = make(backend=backend, num_layers=2).eval()
     tokens = torch.tensor([[1, 4, 5], [1, 2, 6]])
     with torch.no_grad():
@@ -171,7 +176,7 @@ def test_steps_give_what_the_whole_sequence_gives(
             monkeypatch.setattr(language_model, "LARGEST_TABLE", limit)
             state = (torch.zeros(2, 2, H, dtype=torch.float64),) * 2
             with model.tabulated():
-                assert (model._sums is None) == (limit == 0)
+                assert (model._word_projections is None) == (limit == 0)
                 for step in range(3):
                     found, state = model.step(tokens[:, step], state)
                     torch.testing.assert_close(found, expected[step].float(), rtol=1e-5, atol=1e-6)
@@ -213,7 +218,7 @@ def test_the_table_of_words_follows_the_weights(change: Callable[[LanguageModel]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("training", [False, True])
 def test_words_are_shared_only_where_that_is_exact(backend: str, training: bool) -> None:
-    model = make(backend=backend, input_dropout=0.5).train(training)
+    model = make(backend=backend, dropout=DropoutRates(input=0.5)).train(training)
     packed = pack_sequence(SEQUENCES)
     assert model._shares_words() is not training
     if training:

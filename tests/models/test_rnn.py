@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
-from captioner.models.language_model import LanguageModel, initialise
+from captioner.models.language_model import DropoutRates, LanguageModel, initialise
 from captioner.models.rnn import RNN_KINDS, make_rnn
 from captioner.ops import dropout
 from captioner.ops.packing import packed_places
@@ -24,15 +24,15 @@ def sequences(size: int) -> list[Tensor]:
 def test_packed_rows_give_what_each_sequence_gives_alone(kind: str, num_layers: int) -> None:
     torch.manual_seed(1)
     mine = make_rnn(kind, 3, 4, num_layers, dropout=0.0, backend="auto").double()
-    peer = (nn.GRU if kind == "gru" else nn.RNN)(3, 4, num_layers).double()
-    peer.load_state_dict(mine.state_dict())
+    baseline = (nn.GRU if kind == "gru" else nn.RNN)(3, 4, num_layers).double()
+    baseline.load_state_dict(mine.state_dict())
     alone = sequences(3)
     packed = pack_sequence(alone)
     hx = torch.randn(num_layers, 3, 4, dtype=torch.float64)
     output, (hy,) = mine.forward_packed(packed.data, packed.batch_sizes, (hx,))
     split = unpack_sequence(packed._replace(data=output))
     for b, one in enumerate(alone):
-        expected, last = peer(one.unsqueeze(1), hx[:, b : b + 1].contiguous())
+        expected, last = baseline(one.unsqueeze(1), hx[:, b : b + 1].contiguous())
         torch.testing.assert_close(split[b], expected.squeeze(1), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(hy[:, b], last.squeeze(1), rtol=1e-12, atol=1e-12)
     rows = torch.tensor([0, 0, 1, 2, 0, 1, 2, 2, 1, 0, 0])
@@ -77,10 +77,9 @@ def test_recurrent_weights_are_orthogonal_gate_by_gate(kind: str) -> None:
 def test_variational_dropout_keeps_a_sequences_mask_for_all_its_steps(kind: str) -> None:
     """Masks drawn once a sequence, put by hand into a stack of one-layer networks."""
     torch.manual_seed(3)
-    rates = {"input_dropout": 0.5, "layer_dropout": 0.4, "output_dropout": 0.3}
+    rates = DropoutRates(input=0.5, layer=0.4, output=0.3, variational=True)
     model = LanguageModel(
-        vocab_size=9, embedding_dim=6, hidden_size=5, num_layers=2, kind=kind, variational=True,
-        **rates,
+        vocab_size=9, embedding_dim=6, hidden_size=5, num_layers=2, kind=kind, dropout=rates,
     )  # fmt: skip
     packed = pack_sequence([torch.randint(9, (n,)) for n in LENGTHS])
     _, which, _ = packed_places(packed.batch_sizes, len(packed.data))

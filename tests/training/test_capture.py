@@ -60,10 +60,14 @@ class Stream:
 @pytest.fixture
 def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stand_in in {
-        "CUDAGraph": Recording, "graph": capturing, "Stream": Stream, "current_stream": Stream,
-        "stream": lambda stream: nullcontext(), "get_rng_state": torch.get_rng_state,
+        "CUDAGraph": Recording,
+        "graph": capturing,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": lambda stream: nullcontext(),
+        "get_rng_state": torch.get_rng_state,
         "set_rng_state": torch.set_rng_state,
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
 
 

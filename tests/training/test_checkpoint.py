@@ -42,9 +42,14 @@ def make() -> Checkpoint:
 def write(path: Path, **changes: object) -> None:
     """A checkpoint file with other entries than it should have; None leaves an entry out."""
     content = {
-        "format": FORMAT, "version": VERSION, "model": {}, "texts": {}, "scores": {},
-        "training": None, **changes,
-    }  # fmt: skip
+        "format": FORMAT,
+        "version": VERSION,
+        "model": {},
+        "texts": {},
+        "scores": {},
+        "training": None,
+        **changes,
+    }
     torch.save({k: v for k, v in content.items() if v != "left out"}, path)
 
 

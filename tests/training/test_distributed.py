@@ -31,8 +31,8 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
-from captioner.models.plain_encoder import plain_encoder
+from captioner.models.encoders import make_encoder
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.distributed import World, failing_once, join, world
@@ -106,20 +106,32 @@ class Watched:
 def language_model(dropout: float) -> LanguageModel:
     torch.manual_seed(0)
     return LanguageModel(
-        vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, num_layers=2,
-        input_dropout=dropout, output_dropout=dropout, layer_dropout=dropout,
-    )  # fmt: skip
+        vocab_size=len(VOCABULARY),
+        embedding_dim=8,
+        hidden_size=8,
+        num_layers=2,
+        dropout=DropoutRates(dropout, dropout, dropout),
+    )
 
 
 def captioner(
-    ranks: World, folder: Path, *, dropout: float = 0.0, by_image: bool = False,
-    double: bool = True, validates: bool = False, batch_size: int = 3, **settings: Any,
-) -> Trainer:  # fmt: skip
+    ranks: World,
+    folder: Path,
+    *,
+    dropout: float = 0.0,
+    by_image: bool = False,
+    double: bool = True,
+    validates: bool = False,
+    batch_size: int = 3,
+    **settings: Any,
+) -> Trainer:
     """A small captioner's trainer: 20 captions, in batches of 3 the last of an epoch has 2."""
     model = Captioner(
-        language_model=language_model(dropout), feature_dim=6, feature_norm="none",
+        language_model=language_model(dropout),
+        feature_dim=6,
+        feature_norm="none",
         feature_dropout=dropout,
-    )  # fmt: skip
+    )
     dataset = CaptionDataset(
         make_images(), vocabulary=VOCABULARY, source=source, max_length=6, by_image=by_image
     )
@@ -128,36 +140,44 @@ def captioner(
         constraints = Constraints(bos=1, eos=2, max_length=5)
         search = partial(beam_search, constraints=constraints, beam_size=3, n_best=2)
         validate = CaptionValidator(
-            generator=CaptionGenerator(model, VOCABULARY, search), images=make_images(),
+            generator=CaptionGenerator(model, VOCABULARY, search),
+            images=make_images(),
             dataset=CaptionDataset(
                 make_images(), vocabulary=VOCABULARY, source=source, max_length=6
             ),
-            batch_size=2, world=ranks,
-        )  # fmt: skip
+            batch_size=2,
+            world=ranks,
+        )
     if double:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     share: Any = dataset
     if ranks.size > 1:
         share = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
-    return trainer(ranks, folder, model, order, make_loader(share, order, workers=0), validate,
-                   settings)  # fmt: skip
+    return trainer(
+        ranks, folder, model, order, make_loader(share, order, workers=0), validate, settings
+    )
 
 
 def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings: Any) -> Trainer:
     """A captioner whose encoder, BatchNorm and all, is trained from scratch on ten images."""
     torch.manual_seed(1)
-    encoder = plain_encoder("plain_small", output="pooled").double()
+    encoder = make_encoder("plain", "plain_small", weights="random").double()
     encoder.freeze_before("stage1")
     images = torch.randn(10, 3, 32, 32, dtype=torch.float64)
     model = Captioner(
-        language_model=language_model(0.0), feature_dim=encoder.feature_dim, feature_norm="none",
+        language_model=language_model(0.0),
+        feature_dim=encoder.feature_dim,
+        feature_norm="none",
         encoder=encoder,
-    ).double()  # fmt: skip
+    ).double()
     dataset = CaptionDataset(
-        make_images(), vocabulary=VOCABULARY, source=lambda rows: images[rows], max_length=6,
+        make_images(),
+        vocabulary=VOCABULARY,
+        source=lambda rows: images[rows],
+        max_length=6,
         by_image=True,
-    )  # fmt: skip
+    )
     order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
     share: Any = dataset
     if ranks.size > 1:
@@ -169,18 +189,21 @@ def with_encoder(ranks: World, folder: Path, *, batch_size: int = 3, **settings:
 def text(ranks: World, folder: Path, *, dropout: float = 0.0, **settings: Any) -> Trainer:
     """A language model of five streams, whose documents begin anywhere in a window."""
     model = StreamModel(language_model(dropout)).double()
-    windows = TextWindows(
-        TOKENS, batch_size=5, window=7, bos=1, seed=2, streams=ranks.share(5)
-    )  # fmt: skip
+    windows = TextWindows(TOKENS, batch_size=5, window=7, bos=1, seed=2, streams=ranks.share(5))
     order = WindowOrder(len(windows), epoch_windows=8)
     loader = make_loader(windows, order, workers=0)
     return trainer(ranks, folder, model, order, loader, lambda step: {"BLEU-4": 1.0}, settings)
 
 
 def trainer(
-    ranks: World, folder: Path, model: nn.Module, order: Any, loader: Any, validate: Any,
+    ranks: World,
+    folder: Path,
+    model: nn.Module,
+    order: Any,
+    loader: Any,
+    validate: Any,
     settings: dict[str, Any],
-) -> Trainer:  # fmt: skip
+) -> Trainer:
     groups = parameter_groups(model, lr=0.05, weight_decay=0.0, lr_by_prefix={})
     setup = TrainingSetup(
         model=model,

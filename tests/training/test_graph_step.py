@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 from captioner.data.dataset import BatchOrder, make_loader
 from captioner.data.resident import ResidentLoader, token_capacities
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.trainer import Trainer
 
@@ -34,14 +34,16 @@ def capacities_taken(trainer: Trainer, count: int) -> set[int]:
 SETTINGS: dict[str, dict[str, Any]] = {
     "adam, clipped": {"clip_norm": 0.5, "schedule": "cosine", "warmup_steps": 7},
     "rmsprop, clipped by value": {
-        "optimizer": "rmsprop", "clip_value": 0.02, "label_smoothing": 0.1,
+        "optimizer": "rmsprop",
+        "clip_value": 0.02,
+        "label_smoothing": 0.1,
     },
     "sgd": {"optimizer": "sgd", "schedule": "linear"},
     "by image": {"by_image": True, "label_smoothing": 0.1},
     "accumulated": {"accumulation": 3, "clip_norm": 1.0},
     "accumulated by image": {"accumulation": 2, "by_image": True},
     "averaged": {"ema": 0.9},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", SETTINGS)
@@ -129,11 +131,14 @@ def test_batch_and_loss_are_made_on_the_device(by_image: bool) -> None:
                 setattr(data, name, mode.from_tensor(value).to("cuda"))
         model = Captioner(
             language_model=LanguageModel(
-                vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, input_dropout=0.1,
+                vocab_size=len(VOCABULARY),
+                embedding_dim=8,
+                hidden_size=8,
+                dropout=DropoutRates(input=0.1),
                 backend="reference",
             ),
             feature_dim=6,
-        )  # fmt: skip
+        )
     with mode:
         batch = data.gather(torch.arange(4, device="cuda"), data.capacities[0])
         loss = model.loss(*batch.model_inputs, batch.targets, label_smoothing=0.1, capacity=True)
@@ -152,9 +157,14 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def test_a_stopped_run_continues_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
     """With dropout, schedule, average and groups of batches, stopped in the middle of an epoch."""
     settings: dict[str, Any] = {
-        "graph": True, "optimizer": optimizer, "dropout": 0.3, "ema": 0.9, "accumulation": 2,
-        "schedule": "cosine", "checkpoint_steps": 1,
-    }  # fmt: skip
+        "graph": True,
+        "optimizer": optimizer,
+        "dropout": 0.3,
+        "ema": 0.9,
+        "accumulation": 2,
+        "schedule": "cosine",
+        "checkpoint_steps": 1,
+    }
     whole = make_trainer(tmp_path / "whole", **settings)
     whole.run()
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from captioner.data.dataset import BatchOrder
 from captioner.errors import NumericsError
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
@@ -65,16 +65,28 @@ def make_order() -> BatchOrder:
 
 
 def make_trainer(
-    folder: Path, seed: int, lr: float, dropout: float, *, own: bool, order: BatchOrder,
-    loader: Loader, kind: str = "lstm", **settings: Any,
-) -> Trainer:  # fmt: skip
+    folder: Path,
+    seed: int,
+    lr: float,
+    dropout: float,
+    *,
+    own: bool,
+    order: BatchOrder,
+    loader: Loader,
+    kind: str = "lstm",
+    **settings: Any,
+) -> Trainer:
     torch.manual_seed(seed)
     model = StreamModel(
         LanguageModel(
-            vocab_size=V, embedding_dim=6, hidden_size=8, num_layers=2, input_dropout=dropout,
-            output_dropout=dropout, layer_dropout=dropout, kind=kind,
+            vocab_size=V,
+            embedding_dim=6,
+            hidden_size=8,
+            num_layers=2,
+            dropout=DropoutRates(dropout, dropout, dropout),
+            kind=kind,
         )
-    )  # fmt: skip
+    )
     random = OwnRandomness(CPU) if own else None
 
     def validate(step: int) -> dict[str, float]:
@@ -94,14 +106,18 @@ def make_trainer(
         folder=folder,
         settings=TrainerSettings(
             **{
-                "epochs": 2, "log_steps": 1, "best_metric": "loss", "lower_is_better": True,
-                "clip_norm": 1.0, **settings,
+                "epochs": 2,
+                "log_steps": 1,
+                "best_metric": "loss",
+                "lower_is_better": True,
+                "clip_norm": 1.0,
+                **settings,
             }
         ),
         device=CPU,
         random=random,
         reporting=Reporting(show_progress=False, name=folder.name),
-    )  # fmt: skip
+    )
 
 
 def make_group(

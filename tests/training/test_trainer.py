@@ -26,7 +26,7 @@ from captioner.errors import CheckpointError, ConfigError, DataError, NumericsEr
 from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.reporting import Reporting
@@ -95,9 +95,12 @@ def make_trainer(
     """A small captioner's trainer, all of it made anew; 20 captions, 7 batches of 3 an epoch."""
     torch.manual_seed(0)
     language_model = LanguageModel(
-        vocab_size=len(VOCABULARY), embedding_dim=8, hidden_size=8, num_layers=2,
-        input_dropout=dropout, output_dropout=dropout, layer_dropout=dropout,
-    )  # fmt: skip
+        vocab_size=len(VOCABULARY),
+        embedding_dim=8,
+        hidden_size=8,
+        num_layers=2,
+        dropout=DropoutRates(dropout, dropout, dropout),
+    )
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none")
     if double:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
@@ -322,12 +325,15 @@ def spoil(trainer: Trainer) -> None:
     captioner.image_projection.register_forward_pre_hook(lambda _, x: (x[0] * float("nan"),))
 
 
-@pytest.mark.parametrize(("settings", "seen_at", "kept"), [
-    ({"checkpoint_steps": 1, "log_steps": 50}, 5, 4),
-    ({"checkpoint_steps": 2, "log_steps": 50}, 6, 4),
-    ({"log_steps": 50}, 7, None),
-    ({"log_steps": 1}, 5, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "seen_at", "kept"),
+    [
+        ({"checkpoint_steps": 1, "log_steps": 50}, 5, 4),
+        ({"checkpoint_steps": 2, "log_steps": 50}, 6, 4),
+        ({"log_steps": 50}, 7, None),
+        ({"log_steps": 1}, 5, None),
+    ],
+)
 def test_a_loss_that_is_no_number_stops_the_run_and_is_never_saved(
     settings: dict[str, Any], seen_at: int, kept: int | None, tmp_path: Path
 ) -> None:
@@ -476,9 +482,19 @@ def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> Non
 @pytest.mark.parametrize("value", [None, 0.01])
 def test_the_steps_are_those_of_a_loop_written_by_hand(value: float | None, tmp_path: Path) -> None:
     trainer = make_trainer(
-        tmp_path, optimizer="sgd", lr=0.5, dropout=0.0, double=True, epochs=2, accumulation=2,
-        label_smoothing=0.1, clip_norm=0.3, clip_value=value, schedule="linear", warmup_steps=3,
-    )  # fmt: skip
+        tmp_path,
+        optimizer="sgd",
+        lr=0.5,
+        dropout=0.0,
+        double=True,
+        epochs=2,
+        accumulation=2,
+        label_smoothing=0.1,
+        clip_norm=0.3,
+        clip_value=value,
+        schedule="linear",
+        warmup_steps=3,
+    )
     model = copy.deepcopy(trainer.model)
     parameters = list(model.parameters())
     dataset, step, losses = make_dataset(), 0, []
@@ -617,9 +633,13 @@ def resident_bytes() -> int:
 def test_memory_is_flat_over_two_thousand_steps(tmp_path: Path) -> None:
     sizes: list[int] = []
     trainer = make_trainer(
-        tmp_path, epochs=100, batch_size=1, log_steps=5, checkpoint_minutes=60,
+        tmp_path,
+        epochs=100,
+        batch_size=1,
+        log_steps=5,
+        checkpoint_minutes=60,
         validate=lambda step: sizes.append(resident_bytes()) or {"BLEU-4": 0.0},  # type: ignore[func-returns-value]
-    )  # fmt: skip
+    )
     trainer.run()
     assert trainer.progress.step == 2000
     assert sizes[-1] - sizes[25] < 4e6  # from step 500 on

@@ -19,7 +19,7 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.generation import Constraints, greedy
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.validation.captions import CaptionValidator
 
 WORDS = ["a", "dog", "cat", "runs", "sits"]
@@ -42,7 +42,7 @@ def source(rows: Tensor) -> Tensor:
 def make(images: list[CaptionedImage], **settings: Any) -> CaptionValidator:
     torch.manual_seed(1)
     language_model = LanguageModel(
-        vocab_size=9, embedding_dim=5, hidden_size=5, input_dropout=0.5, output_dropout=0.5
+        vocab_size=9, embedding_dim=5, hidden_size=5, dropout=DropoutRates(0.5, 0.5)
     )
     model = Captioner(language_model=language_model, feature_dim=4)
     constraints = Constraints(bos=1, eos=2, max_length=5, min_length=1, banned=[0, 1, 3])
@@ -69,9 +69,11 @@ def direct_loss(model: Captioner) -> float:
         for caption in captions:
             targets = [*caption, 2]
             logits = model(
-                FEATURES[image][None], torch.zeros(1, dtype=torch.int64),
-                torch.tensor([1, *caption]), torch.ones(len(targets), dtype=torch.int64),
-            )  # fmt: skip
+                FEATURES[image][None],
+                torch.zeros(1, dtype=torch.int64),
+                torch.tensor([1, *caption]),
+                torch.ones(len(targets), dtype=torch.int64),
+            )
             log_probs = logits.log_softmax(-1)
             total -= sum(float(log_probs[k, word]) for k, word in enumerate(targets))
             tokens += len(targets)

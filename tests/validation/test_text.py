@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from captioner.data.text.corpus import TokenStream
-from captioner.models.language_model import LanguageModel
+from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.validation.text import TextValidator, stream_losses
 
 BOS, V = 1, 9
@@ -18,7 +18,9 @@ BOS, V = 1, 9
 @pytest.fixture
 def model() -> LanguageModel:
     torch.manual_seed(0)
-    model = LanguageModel(vocab_size=V, embedding_dim=4, hidden_size=6, output_dropout=0.5)
+    model = LanguageModel(
+        vocab_size=V, embedding_dim=4, hidden_size=6, dropout=DropoutRates(output=0.5)
+    )
     for parameter in model.parameters():
         parameter.data.uniform_(-1, 1)
     return model.train()

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import nn
@@ -39,7 +38,7 @@ def float32_backend(requested: str) -> str:
     backend = os.environ.get("CAPTIONER_LSTM", "auto") if requested == "auto" else requested
     if backend not in TENSOR_CORES or torch.backends.cuda.matmul.fp32_precision == "tf32":
         return requested
-    _log_replaced(backend)
+    log.info("LSTM backend %s has no strict float32: fused validates and captions", backend)
     return "fused"
 
 
@@ -48,23 +47,18 @@ def for_inference(config: schema.ModelConfig) -> schema.ModelConfig:
     return dataclasses.replace(config, backend=float32_backend(config.backend))
 
 
-@cache
-def _log_replaced(backend: str) -> None:
-    log.info("LSTM backend %s has no strict float32: fused validates and captions", backend)
-
-
-def validating_in_float32(validate: Validate, model: nn.Module) -> Validate:
-    """`validate`, while it runs the model's LSTMs on a backend that computes float32."""
+def validating_in_float32(validate: Validate, model: nn.Module, backend: str) -> Validate:
+    """`validate`, while it runs the LSTMs of a model that trains with `backend` in float32."""
     layers = [module for module in model.modules() if isinstance(module, LSTM)]
+    exact = float32_backend(backend)
 
     def validated(step: int) -> dict[str, float]:
-        trained_with = [layer.backend for layer in layers]
         try:
             for layer in layers:
-                layer.backend = float32_backend(layer.backend)
+                layer.backend = exact
             return validate(step)
         finally:
-            for layer, backend in zip(layers, trained_with, strict=True):
+            for layer in layers:
                 layer.backend = backend
 
     return validated

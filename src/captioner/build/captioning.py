@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from captioner.build.components import (
 )
 from captioner.build.cuda_graph import resident_captions
 from captioner.build.replicas import order_seed, refuse_shared_draws
-from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
@@ -45,7 +44,10 @@ class CaptionTask:
             self.splits = {name: data.split(name) for name in ("train", "dev")}
             self.features = image_features(config.encoder, seed=config.seed, device=device)
             sources = {name: self.features.source(images) for name, images in self.splits.items()}
-        self.vocabulary = _build_vocabulary(config.vocabulary, self.splits["train"])
+        words = (tokenize(text) for image in self.splits["train"] for text in image.captions)
+        self.vocabulary = Vocabulary.build(
+            words, min_count=config.vocabulary.min_count, rare=config.vocabulary.rare
+        )
         self.datasets = {
             name: CaptionDataset(
                 images,
@@ -127,13 +129,3 @@ class CaptionTask:
             "vocabulary": self.vocabulary.to_json(),
             "encoder": json.dumps({**self.features.identity(), "feature_dim": feature_dim}),
         }
-
-
-def _build_vocabulary(
-    config: schema.VocabularyConfig, images: Sequence[CaptionedImage]
-) -> Vocabulary:
-    return Vocabulary.build(
-        (tokenize(caption) for image in images for caption in image.captions),
-        min_count=config.min_count,
-        rare=config.rare,
-    )

@@ -26,10 +26,8 @@ from captioner.generation import Constraints, SamplingParams, beam_search, greed
 from captioner.inference.captions import GenerationMethod
 from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
-from captioner.models.language_model import LanguageModel, initialise
-from captioner.models.plain_encoder import plain_encoder
-from captioner.models.timm_encoder import efficientnet_lite, timm_encoder
-from captioner.models.torchvision_encoder import torchvision_encoder
+from captioner.models.encoders import make_encoder
+from captioner.models.language_model import DropoutRates, LanguageModel, initialise
 from captioner.training.distributed import own_gpu, started_together
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.setup import TrainerSettings
@@ -122,15 +120,10 @@ def build_encoder(
 
     Random weights come from `seed` alone.
     """
-    kinds = {
-        "torchvision": torchvision_encoder,
-        "timm": timm_encoder,
-        "efficientnet_lite": efficientnet_lite,
-        "plain": plain_encoder,
-    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = kinds[config.kind](
+        encoder = make_encoder(
+            config.kind,
             config.name,
             weights=weights or config.weights,
             output=config.output,
@@ -147,10 +140,9 @@ def image_features(
     config: schema.EncoderConfig, *, seed: int, device: torch.device, weights: str | None = None
 ) -> ImageFeatures:
     """How images become features, from the encoder's configuration."""
+    own = config.kind == "features"  # the user's
     return ImageFeatures(
-        encoder=None
-        if config.kind == "features"
-        else build_encoder(config, seed=seed, weights=weights),
+        encoder=None if own else build_encoder(config, seed=seed, weights=weights),
         device=device,
         path=config.path,
         cache_dir=config.cache_dir,
@@ -180,13 +172,15 @@ def _language_model(
         embedding_dim=config.embedding_dim,
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
-        input_dropout=config.input_dropout,
-        output_dropout=config.output_dropout,
-        layer_dropout=config.layer_dropout,
+        dropout=DropoutRates(
+            input=config.input_dropout,
+            output=config.output_dropout,
+            layer=config.layer_dropout,
+            variational=rnn.variational_dropout,
+        ),
         tie_embeddings=config.tie_embeddings,
         backend=config.backend,
         kind=rnn.kind,
-        variational=rnn.variational_dropout,
     )
 
 

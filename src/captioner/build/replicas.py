@@ -22,9 +22,7 @@ PLACES = {
 }
 
 
-def replica_configs(
-    config: schema.TrainConfig,
-) -> list[tuple[schema.TrainConfig, dict[str, Any]]]:
+def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig, dict[str, Any]]]:
     """The configuration of each replica, as it could be run alone, and what differs in it."""
     count = config.trainer.replicas
     differing = {"seed": [config.seed + k for k in range(count)], **config.replicas.given()}

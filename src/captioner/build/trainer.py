@@ -102,13 +102,14 @@ def _make_trainer(
         log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
     writer = summary_writer(folder) if ranks.main else None
     show = config.trainer.progress and not replica
+    validate = task.validator(config, model, writer)
     return Trainer(
         TrainingSetup(
             model=model,
             optimizer=build_optimizer(config, model),
             loader=task.loader,
             order=task.order,
-            validate=validating_in_float32(task.validator(config, model, writer), model),
+            validate=validating_in_float32(validate, model, config.model.backend),
             texts=task.texts(config, model),
             data=task.data,
         ),

@@ -69,9 +69,9 @@ def assemble(
 ) -> CaptionData:
     """Check the splits of a format and make a CaptionData of them.
 
-    Captions of fewer than two words are dropped, and images left without any; notes say how many
-    and the first. DataError (naming `source`, the file the splits come from) when that empties a
-    split, when a name or an image_id stands twice, or when two splits share an image.
+    Captions of fewer than two words are dropped, and images left without any, with notes. DataError
+    (naming `source`, the file of the splits) when that empties a split, when a name or an image_id
+    stands twice, or when two splits share an image.
     """
     before = {split: tuple(images) for split, images in splits.items()}
     for split, images in before.items():
@@ -106,31 +106,27 @@ def duplicates(keys: Iterable[Key]) -> list[Key]:
 
 
 def _without_short(images: Iterable[CaptionedImage]) -> tuple[CaptionedImage, ...]:
-    kept = []
-    for image in images:
-        captions = tuple(caption for caption in image.captions if count_words(caption) > 1)
-        if captions:
-            kept.append(replace(image, captions=captions))
-    return tuple(kept)
+    kept = (
+        replace(image, captions=tuple(one for one in image.captions if count_words(one) > 1))
+        for image in images
+    )
+    return tuple(image for image in kept if image.captions)
 
 
 def _notes_on_short(images: Iterable[CaptionedImage]) -> list[str]:
-    dropped: dict[str, list[str]] = {
-        "empty captions": [],
-        "one-word captions": [],
-        "images left without a caption": [],
-    }
+    empty: list[str] = []
+    one_word: list[str] = []
+    bare: list[str] = []
     for image in images:
         lengths = [count_words(caption) for caption in image.captions]
-        for caption, length in zip(image.captions, lengths, strict=True):
-            if length == 0:
-                dropped["empty captions"].append(image.name)
-            elif length == 1:
-                dropped["one-word captions"].append(f"{image.name}: {caption!r}")
+        empty += [image.name] * lengths.count(0)
+        pairs = zip(image.captions, lengths, strict=True)
+        one_word += [f"{image.name}: {caption!r}" for caption, length in pairs if length == 1]
         if max(lengths, default=0) < 2:
-            dropped["images left without a caption"].append(image.name)
-    found = [(what, names) for what, names in dropped.items() if names]
-    return [f"dropped {len(names)} {what}, the first: {names[0]}" for what, names in found]
+            bare.append(image.name)
+    found = {"empty captions": empty, "one-word captions": one_word}
+    found["images left without a caption"] = bare
+    return [f"dropped {len(n)} {what}, the first: {n[0]}" for what, n in found.items() if n]
 
 
 def _check_unique(source: Path | str, split: str, what: str, keys: Sequence[Hashable]) -> None:

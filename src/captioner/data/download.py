@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from captioner.data.formats.tables import read_lines
 from captioner.errors import DataError
-from captioner.files import atomic_write
+from captioner.files import atomic_write, disk_errors
 
 SUMS_FILE = "SHA256SUMS"
 _CHUNK = 1 << 20
@@ -33,16 +31,16 @@ def download(
 ) -> Path:
     """Fetch `url` to `path`, unless it is there, and check it.
 
-    What has arrived is kept in `path`.part, and the next attempt or call asks for the rest by an
-    HTTP Range. `timeout` is in seconds. DataError when the network fails (`attempts` times in a row
-    without any progress), when the disk does, or when a checksum differs (the .part is removed).
+    What has arrived is kept in `path`.part, and the next attempt or call asks for the rest.
+    DataError when the network fails (`attempts` times in a row without progress; `timeout` in
+    seconds), when the disk does, or when a checksum differs (the .part is removed).
     """
     path = Path(path)
     if path.exists():
         check_digests(path, sha256=sha256, md5=md5)
         return path
     part = path.with_name(f"{path.name}.part")
-    with _disk_errors("make the folder", path.parent):
+    with disk_errors(f"make the folder {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     _fetch(url, part, attempts=attempts, timeout=timeout)
     try:
@@ -64,10 +62,7 @@ def check_digests(path: Path, *, sha256: str | None = None, md5: str | None = No
 
 
 def check_recorded(path: Path) -> bool:
-    """Check a file against the SHA256SUMS beside it; False when its sum is not recorded there.
-
-    DataError when the sum is another one than recorded.
-    """
+    """Check a file against the SHA256SUMS beside it (DataError); False when it is not listed."""
     recorded = read_sums(path.with_name(SUMS_FILE)).get(path.name)
     if recorded is None:
         return False
@@ -162,26 +157,16 @@ def _fetch_rest(url: str, part: Path, timeout: float) -> bool:
 
 def _copy(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
     name = part.name.removesuffix(".part")
-    with contextlib.ExitStack() as stack:
-        with _disk_errors("write", part):
-            file = stack.enter_context(part.open("ab" if start else "wb"))
-        bar = stack.enter_context(
-            tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None)
-        )
+    with disk_errors(f"write {part}"):
+        file = part.open("ab" if start else "wb")
+    settings = {"unit": "B", "unit_scale": True, "desc": name, "disable": None}
+    with file, tqdm(initial=start, total=total, **settings) as bar:
         while chunk := response.read1(_CHUNK):
-            with _disk_errors("write", part):
+            # Apart from the network's errors: trying again does not empty a disk.
+            with disk_errors(f"write {part}"):
                 file.write(chunk)
                 file.flush()
             bar.update(len(chunk))
-
-
-@contextlib.contextmanager
-def _disk_errors(doing: str, path: Path) -> Iterator[None]:
-    """OSErrors as DataErrors, apart from the network's: trying again does not empty a disk."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot {doing} {path}: {error.strerror or error}") from error
 
 
 def _size(part: Path) -> int:

@@ -1,4 +1,4 @@
-"""One way to open an image: upright, 8-bit RGB, or one clear error."""
+"""Opening an image: upright, 8-bit RGB, or one clear error."""
 
 from __future__ import annotations
 
@@ -21,24 +21,31 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error
 def load_image(
     path: Path | str, *, max_pixels: int = MAX_PIXELS, kinds: tuple[str, ...] | None = None
 ) -> Image.Image:
-    """The image as PIL RGB, turned upright by its EXIF tag.
+    """The image as PIL RGB, turned upright by its EXIF tag; of an animation the first frame.
 
     Grey, palette, CMYK and 16-bit images are converted (16-bit scaled, not clipped), transparency
-    is laid over white, of an animation the first frame is taken. ImageError when the file is
-    missing, truncated, no image, has more than `max_pixels` pixels, or an unknown range; `kinds`
-    are Pillow's names of the formats that may be opened, None for all.
+    is laid over white. ImageError when the file is missing, truncated, no image (or of none of
+    Pillow's formats `kinds`), has more than `max_pixels` pixels, or an unknown range.
     """
     path = Path(path)
     try:
         with Image.open(path, formats=kinds) as image:
-            _check_size(path, image, max_pixels)
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"{path} is too large an image: {width} x {height} pixels, expected at most "
+                    f"{max_pixels} in all"
+                )
             image.load()
             return as_rgb(image, path)
     except FileNotFoundError as error:
         raise ImageError(f"there is no image {path}") from error
     except UnidentifiedImageError as error:
         expected = f" ({', '.join(kinds)})" if kinds else ""
-        raise ImageError(f"{path} is not an image{expected}: {_first_bytes(path)}") from error
+        with path.open("rb") as file:
+            start = file.read(8)
+        found = f"it starts with {start!r}" if start else "the file is empty"
+        raise ImageError(f"{path} is not an image{expected}: {found}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large an image: {error}") from error
     except _DAMAGED as error:
@@ -47,39 +54,16 @@ def load_image(
 
 def as_rgb(image: Image.Image, path: Path | str = "the image") -> Image.Image:
     """An opened image as `load_image` gives it; ImageError for an unknown range of values."""
-    return _to_rgb(path, _upright(image))
-
-
-def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{path} is too large an image: {width} x {height} pixels, expected at most "
-            f"{max_pixels} in all"
-        )
-
-
-def _first_bytes(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(8)
-    return f"it starts with {start!r}" if start else "the file is empty"
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    # A broken EXIF block does not make the pixels worse: such an image stays as it lies.
+    # A broken EXIF block does not make the pixels worse: such an image is not turned.
     with contextlib.suppress(*_DAMAGED, KeyError, TypeError):
-        return ImageOps.exif_transpose(image)
-    return image
-
-
-def _to_rgb(path: Path | str, image: Image.Image) -> Image.Image:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_wide_grey(path, image)
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
         return opaque.convert("RGB")
-    # Also for RGB: convert() returns a copy that no longer hangs on the file.
+    # Also for RGB: convert() returns a copy that no longer refers to the file.
     return image.convert("RGB")
 
 
@@ -92,5 +76,4 @@ def _from_wide_grey(path: Path | str, image: Image.Image) -> Image.Image:
             f"{path} has grey values from {low:g} to {high:g} (mode {image.mode}), whose range is "
             "unknown; expected 8 or 16 bits a channel"
         )
-    grey = np.rint(values / 257).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")

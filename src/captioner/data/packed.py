@@ -1,6 +1,6 @@
 """Captions as one flat token store, and batches of them in the packed layout.
 
-Shapes: B sequences, T longest length, N packed tokens, I images, R regions, F image feature, S
+Letters: B sequences, T longest length, N packed tokens, I images, R regions, F image feature, S
 image side.
 """
 
@@ -9,18 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Batch = TypeVar("Batch", bound="TensorBatch")
+
 
 @dataclass(frozen=True)
-class PackedTokens:
-    """A batch of captions to predict: `inputs[k]` is read, `targets[k]` comes next.
+class TensorBatch:
+    """A dataclass of tensors, or of such dataclasses, that moves as a whole but for `batch_sizes`,
+    which the host reads."""
 
-    inputs [N], targets [N] int64, time-major, longest caption first; batch_sizes [T] int64, which
-    stays on the CPU.
+    def to(self: Batch, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self: Batch) -> Batch:
+        """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, TensorBatch):
+                changed[name] = value._map(change)
+            elif name != "batch_sizes":
+                changed[name] = change(value)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class PackedTokens(TensorBatch):
+    """Captions to predict: inputs [N] are read, targets [N] (int64) come next.
+
+    Time-major, longest caption first; batch_sizes [T] int64 stays on the CPU.
     """
 
     inputs: Tensor
@@ -29,12 +54,9 @@ class PackedTokens:
 
 
 @dataclass(frozen=True)
-class CaptionBatch:
-    """Captions with what each describes, every image once.
-
-    images: [I, R, F] features or [I, 3, S, S] images; image_rows: [B] int64, the image of each
-    caption, longest caption first.
-    """
+class CaptionBatch(TensorBatch):
+    """Captions with what each describes, every image once: images [I, R, F] or [I, 3, S, S];
+    image_rows [B] int64, the image of each caption, longest caption first."""
 
     images: Tensor
     image_rows: Tensor
@@ -50,26 +72,9 @@ class CaptionBatch:
         """The tokens to predict, [N]."""
         return self.tokens.targets
 
-    def to(self, device: torch.device) -> CaptionBatch:
-        """The same batch with its tensors, but batch_sizes, on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> CaptionBatch:
-        """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> CaptionBatch:
-        tokens = replace(
-            self.tokens, inputs=change(self.tokens.inputs), targets=change(self.tokens.targets)
-        )
-        return CaptionBatch(change(self.images), change(self.image_rows), tokens)
-
 
 class TokenStore:
-    """Token sequences end to end in one tensor, so that a batch is gathered without a loop.
-
-    Each sequence is stored as `<bos> w1 .. wn <eos>` and has n + 1 predictions.
-    """
+    """Sequences `<bos> w1 .. wn <eos>` (n + 1 predictions) end to end in one tensor."""
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, bos: int, eos: int) -> None:
         framed = ((bos, *sequence, eos) for sequence in sequences)
@@ -84,10 +89,15 @@ class TokenStore:
 
     def pack(self, rows: Tensor) -> tuple[PackedTokens, Tensor]:
         """The sequences `rows` [B] packed, and `rows` in the packed order (longest first)."""
-        lengths, order = self.lengths[rows].sort(descending=True, stable=True)
-        rows = rows[order]
-        steps = torch.arange(int(lengths[0])).unsqueeze(1)
-        alive = steps < lengths
-        where = (steps + self.starts[rows])[alive]
-        packed = PackedTokens(self.tokens[where], self.tokens[where + 1], alive.sum(1))
-        return packed, rows
+        where, batch_sizes, order = packed_order(self.starts[rows], self.lengths[rows])
+        packed = PackedTokens(self.tokens[where], self.tokens[where + 1], batch_sizes)
+        return packed, rows[order]
+
+
+def packed_order(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequences that lie in a flat tensor, packed: the place of each token [N], batch_sizes [T],
+    and the order of the sequences [B], longest first and otherwise as given."""
+    lengths, order = lengths.sort(descending=True, stable=True)
+    steps = torch.arange(int(lengths[0])).unsqueeze(1)
+    alive = steps < lengths
+    return (steps + starts[order])[alive], alive.sum(1), order

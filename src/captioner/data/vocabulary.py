@@ -1,4 +1,4 @@
-"""Words and their numbers, built from the training split only."""
+"""Words and their ids, built from the training split only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from captioner.data.captions import duplicates
 from captioner.errors import DataError
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -17,16 +18,14 @@ RARE = ("unk", "drop")
 class Vocabulary:
     """A fixed list of tokens: the four special ones first, then words, most frequent first.
 
-    `rare` says what becomes of a word that is not listed: "unk" writes `<unk>`, "drop" leaves it
-    out. `counts` holds how often each token occurs in the training captions as encoded (`<eos>`
-    once a caption), which initialises the output bias.
+    An unlisted word is encoded as `<unk>` (`rare` "unk") or left out ("drop"). `counts`: how often
+    each token occurs in the encoded training captions.
     """
 
     def __init__(self, words: Sequence[str], *, counts: Sequence[int], rare: str = "unk") -> None:
         self.tokens = [*SPECIAL, *words]
-        if len(set(self.tokens)) != len(self.tokens):
-            repeated = next(t for t, n in Counter(self.tokens).items() if n > 1)
-            raise DataError(f"the vocabulary lists {repeated!r} more than once")
+        if twice := duplicates(self.tokens):
+            raise DataError(f"the vocabulary lists {twice[0]!r} more than once")
         if len(counts) != len(self.tokens):
             raise DataError(
                 f"the vocabulary has {len(self.tokens)} tokens but {len(counts)} counts"
@@ -50,8 +49,7 @@ class Vocabulary:
     ) -> Vocabulary:
         """Keep every word seen at least `min_count` times; ties are ordered alphabetically.
 
-        Raises DataError when no word is left, telling the commonest and its count; `item` and `of`
-        are what it calls words and captions.
+        DataError when no word is left; `item` and `of` are what it calls words and captions.
         """
         frequency: Counter[str] = Counter()
         number = 0
@@ -62,9 +60,9 @@ class Vocabulary:
         # Published corpora write <unk> themselves; it is no word of its own.
         kept = [(word, n) for word, n in ranked if n >= min_count and word not in SPECIAL]
         if not kept:
-            best = (
-                f"the commonest, {ranked[0][0]!r}, {ranked[0][1]} times" if ranked else f"no {item}"
-            )
+            best = f"no {item}"
+            if ranked:
+                best = f"the commonest, {ranked[0][0]!r}, {ranked[0][1]} times"
             raise DataError(
                 f"the vocabulary is empty: no {item} occurs min_count={min_count} times in "
                 f"{number} training {of} ({best})"
@@ -85,12 +83,12 @@ class Vocabulary:
     __hash__ = None  # type: ignore[assignment]
 
     def encode(self, words: Sequence[str]) -> list[int]:
-        """Numbers of the words, without `<bos>` and `<eos>`."""
+        """Ids of the words, without `<bos>` and `<eos>`."""
         ids = (self._ids.get(word, self.unk) for word in words)
         return [number for number in ids if number != self.unk or self.rare == "unk"]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Words of the numbers; special tokens but `<unk>` are left out."""
+        """Words of the ids; special tokens but `<unk>` are left out."""
         return [self.tokens[number] for number in ids if number >= self.unk]
 
     def _state(self) -> dict[str, Any]:

@@ -106,7 +106,11 @@ def _captions_tab(
         show_progress="minimal",
         **_MODEL_QUEUE,
     )
-    chosen.change(_visible, chosen, sliders, queue=False, **_PRIVATE)
+
+    def visible(method: str) -> list[Any]:
+        return [gr.update(visible=setting.used_by(method)) for setting in CAPTION_SETTINGS]
+
+    chosen.change(visible, chosen, sliders, queue=False, **_PRIVATE)
 
 
 def _text_tab(writer: TextModel) -> None:
@@ -174,10 +178,6 @@ def _sliders(
         )
         for setting in settings
     ]
-
-
-def _visible(method: str) -> list[Any]:
-    return [gr.update(visible=setting.used_by(method)) for setting in CAPTION_SETTINGS]
 
 
 def _by_key(settings: Sequence[Setting], values: Sequence[float]) -> dict[str, float]:

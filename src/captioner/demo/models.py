@@ -87,7 +87,9 @@ def load_models(checkpoints: Sequence[str], *, device: torch.device) -> Models:
     models = []
     for path in map(Path, checkpoints):
         trained = load_trained(path, device=device)
-        models.append(MODELS[trained.task](_name(path), trained))
+        run = path.resolve().parent.name
+        name = run if path.stem == "best" else f"{run}, {path.name}"
+        models.append(MODELS[trained.task](name, trained))
     captioners = tuple(one for one in models if isinstance(one, CaptionModel))
     writers = [one for one in models if isinstance(one, TextModel)]
     if len(captioners) > 2 or len(writers) > 1:
@@ -109,9 +111,3 @@ def read_upload(path: Path, name: str) -> Image.Image:
         return load_image(path, max_pixels=MAX_PIXELS, kinds=KINDS)
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), name)) from error
-
-
-def _name(path: Path) -> str:
-    """The run's folder, and the file unless it is best.pt."""
-    run = path.resolve().parent.name
-    return run if path.stem == "best" else f"{run}, {path.name}"

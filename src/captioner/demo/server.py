@@ -22,8 +22,8 @@ _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 _ELSEWHERE = re.compile(r"/(file=|file/|proxy=)\s*[a-z]+:", re.IGNORECASE)
 
 
-class SameHostOnly:
-    """Refuses to fetch from other hosts, and forbids it to the browser by its policy."""
+class SameHost:
+    """Refuses to fetch from other hosts, and forbids it to the browser."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -72,11 +72,7 @@ def serve(demo: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Ite
             footer_links=["settings"],
             theme=theme,
             css=resource(__package__, "demo.css"),
-            app_kwargs={
-                "middleware": [Middleware(SameHostOnly)],
-                "docs_url": None,
-                "redoc_url": None,
-            },
+            app_kwargs={"middleware": [Middleware(SameHost)], "docs_url": None, "redoc_url": None},
             prevent_thread_lock=True,
             quiet=True,
         )

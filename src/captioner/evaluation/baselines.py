@@ -63,27 +63,19 @@ def nearest_captions(
         )
     mean, deviation = training_features.mean(axis=0), training_features.std(axis=0) + 1e-6
     known = _unit((training_features - mean) / deviation)
-    nearest = np.concatenate(
-        [
-            np.argmax(_unit((features[at : at + _ROWS] - mean) / deviation) @ known.T, axis=1)
-            for at in range(0, len(features), _ROWS)
-        ]
-    )
-    return {
-        image: most_typical(training_captions[row])
-        for image, row in zip(images, nearest, strict=True)
-    }
+    found: dict[ImageId, str] = {}
+    for at in range(0, len(features), _ROWS):
+        similarity = _unit((features[at : at + _ROWS] - mean) / deviation) @ known.T
+        for image, row in zip(images[at : at + _ROWS], similarity.argmax(axis=1), strict=True):
+            found[image] = most_typical(training_captions[row])
+    return found
 
 
 def most_typical(captions: Sequence[str]) -> str:
     """The caption that shares most words with the others (the first of equals)."""
     words = [Counter(coco_tokens(caption)) for caption in captions]
     everything = sum(words, Counter())
-    shared = [
-        sum(min(count, everything[word] - count) for word, count in one.items())
-        / max(1, sum(one.values()))
-        for one in words
-    ]
+    shared = [(one & (everything - one)).total() / max(1, one.total()) for one in words]
     return captions[int(np.argmax(shared))]
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from captioner.evaluation.metric import Metric
-from captioner.evaluation.ngrams import ORDERS, Corpus, Floats, Ints, count_ngrams, find
+from captioner.evaluation.ngrams import ORDERS, Corpus, Floats, Ints, count_ngrams, find, starts
 
 # BleuScorer's: added to matches and lengths, and to what they are divided by. An order without a
 # match therefore scores hardly more than 0, not 0.
@@ -26,11 +26,11 @@ def bleu(corpus: Corpus, *, brevity_penalty: bool = True) -> list[Metric]:
 
 def bleu_metrics(statistics: Floats, *, penalise: bool) -> list[Metric]:
     """BLEU-1 to BLEU-4 of statistics [I, 10]."""
-    metrics = []
-    for order in ORDERS:
-        combine = partial(_bleu, order=order, penalise=penalise)
-        metrics.append(Metric(f"BLEU-{order}", combine(statistics), statistics, combine))
-    return metrics
+    by_order = [partial(_bleu, order=order, penalise=penalise) for order in ORDERS]
+    return [
+        Metric(f"BLEU-{order}", combine(statistics), statistics, combine)
+        for order, combine in zip(ORDERS, by_order, strict=True)
+    ]
 
 
 def bleu_statistics(corpus: Corpus) -> Floats:
@@ -60,32 +60,29 @@ def _bleu(sums: Floats, *, order: int, penalise: bool) -> Floats:
 
 def _part_statistics(part: Corpus) -> Floats:
     lengths = part.hypotheses.lengths
-    image = part.image_of_reference()
-    matches = [_matches(part, image, order) for order in ORDERS]
+    matches = [_matches(part, order) for order in ORDERS]
     offered = [np.maximum(0, lengths - order + 1) for order in ORDERS]
-    columns = [*matches, *offered, lengths, _closest(part, image)]
+    columns = [*matches, *offered, lengths, _closest(part)]
     return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
 
 
-def _matches(part: Corpus, image: Ints, order: int) -> Floats:
+def _matches(part: Corpus, order: int) -> Floats:
     """N-grams of each hypothesis that a reference has too, at most as often as any one of them."""
-    counted = count_ngrams(part, order)
-    mine, theirs = counted.image_entries(image)
-    by_entry = np.argsort(theirs, kind="stable")
-    entries, first = np.unique(theirs[by_entry], return_index=True)
+    _, mine, theirs = count_ngrams(part, order)
+    by_entry = np.argsort(theirs.in_image, kind="stable")
+    entries, first = np.unique(theirs.in_image[by_entry], return_index=True)
     if not len(entries):
         return np.zeros(len(part))
-    most = np.maximum.reduceat(counted.references.count[by_entry], first)
-    at, there = find(entries, mine)
-    clipped = np.where(there, np.minimum(counted.hypotheses.count, most[at]), 0)
-    found = np.bincount(counted.hypotheses.sentence, weights=clipped, minlength=len(part))
+    most = np.maximum.reduceat(theirs.counts[by_entry], first)
+    at, there = find(entries, mine.in_image)
+    clipped = np.where(there, np.minimum(mine.counts, most[at]), 0)
+    found = np.bincount(mine.sentence, weights=clipped, minlength=len(part))
     return np.asarray(found, np.float64)
 
 
-def _closest(part: Corpus, image: Ints) -> Ints:
+def _closest(part: Corpus) -> Ints:
     """The reference length nearest to each hypothesis's, the shorter of two equally near."""
-    lengths = part.references.lengths
+    lengths, image = part.references.lengths, part.image_of_reference()
     distance = np.abs(lengths - part.hypotheses.lengths[image])
     order = np.lexsort((lengths, distance, image))
-    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(part.counts)[:-1]])
-    return np.asarray(lengths[order][first])
+    return np.asarray(lengths[order][starts(part.counts)[:-1]])

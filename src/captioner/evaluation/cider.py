@@ -15,14 +15,7 @@ import numpy as np
 
 from captioner.errors import DataError
 from captioner.evaluation.metric import Metric, mean_metric
-from captioner.evaluation.ngrams import (
-    ORDERS,
-    Corpus,
-    Floats,
-    Ints,
-    count_ngrams,
-    find,
-)
+from captioner.evaluation.ngrams import ORDERS, Corpus, Floats, Ints, count_ngrams, find
 from captioner.files import read_json, write_json
 
 SIGMA = 6.0  # words: the width of CIDEr-D's length penalty
@@ -127,28 +120,28 @@ def _from_table(corpus: Corpus, table: DocumentFrequencies, order: int) -> tuple
 
 def _similarity(part: Corpus, order: int, images: int, frequencies: tuple[Ints, Ints]) -> Floats:
     """Mean similarity of one order to an image's references, clipped and unclipped, [2, I]."""
-    counted = count_ngrams(part, order)
+    keys, hypotheses, references = count_ngrams(part, order)
     image = part.image_of_reference()
-    at, there = find(frequencies[0], counted.keys)
+    at, there = find(frequencies[0], keys)
     seen = np.where(there, frequencies[1][at] if len(frequencies[1]) else 1, 1)
     rarity = np.log(float(images)) - np.log(np.maximum(1.0, seen))  # of each n-gram, [D]
-    mine = counted.hypotheses.count * rarity[counted.hypotheses.ngram]
-    theirs = counted.references.count * rarity[counted.references.ngram]
+    mine = hypotheses.counts * rarity[hypotheses.ngram]
+    theirs = references.counts * rarity[references.ngram]
 
     def sums(sentence: Ints, weights: Floats, sentences: int) -> Floats:
         found = np.bincount(sentence, weights=weights, minlength=sentences)
         return np.asarray(found, np.float64)
 
-    norms = np.sqrt(sums(counted.hypotheses.sentence, mine**2, len(part)))[image]
-    norms = norms * np.sqrt(sums(counted.references.sentence, theirs**2, len(image)))
+    norms = np.sqrt(sums(hypotheses.sentence, mine**2, len(part)))[image]
+    norms = norms * np.sqrt(sums(references.sentence, theirs**2, len(image)))
     norms = np.where(norms > 0, norms, 1.0)
-    at, there = find(*counted.image_entries(image))
+    at, there = find(hypotheses.in_image, references.in_image)
     shared = np.where(there, mine[at] if len(mine) else 0.0, 0.0)
     # Lengths are in pairs of words, as in coco-caption: 0 for a sentence of one word.
     lengths = [np.maximum(0, one.lengths - 1) for one in (part.hypotheses, part.references)]
     penalty = np.exp(-((lengths[0][image] - lengths[1]) ** 2) / (2 * SIGMA**2))
     clipped, plain = (
-        sums(counted.references.sentence, product, len(image)) / norms
+        sums(references.sentence, product, len(image)) / norms
         for product in (np.minimum(shared, theirs) * theirs, shared * theirs)
     )
     by_image = [sums(image, one, len(part)) for one in (clipped * penalty, plain)]

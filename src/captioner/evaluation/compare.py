@@ -29,8 +29,8 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """What compare.py writes."""
         return {
-            "runs": list(self.names),
-            "values": {name: list(pair) for name, pair in self.values.items()},
+            "runs": self.names,
+            "values": self.values,
             "differences": {name: asdict(one) for name, one in self.differences.items()},
             "warnings": self.warnings,
             "differ_most": [
@@ -99,18 +99,18 @@ def seed_table(runs: Sequence[RunRecord]) -> dict[str, dict[str, float]]:
 
 
 def _check_same_images(a: RunRecord, b: RunRecord) -> None:
-    ours, theirs = [i.image_id for i in a.images], [i.image_id for i in b.images]
-    reason = ""
-    if ours != theirs:
-        odd = sorted(map(repr, set(ours) ^ set(theirs)))
-        reason = f"{len(odd)} images are in one only, such as {odd[0]}" if odd else "in other order"
+    ours, theirs = ({i.image_id: list(i.references) for i in run.images} for run in (a, b))
+    odd = sorted(map(repr, ours.keys() ^ theirs.keys()))
+    other = [image for image, references in ours.items() if references != theirs.get(image)]
+    if odd:
+        reason = f"{len(odd)} images are in one only, such as {odd[0]}"
+    elif list(ours) != list(theirs):
+        reason = "in other order"
+    elif other:
+        reason = f"image {other[0]!r} has other references"
     else:
-        for one, other in zip(a.images, b.images, strict=True):
-            if list(one.references) != list(other.references):
-                reason = f"image {one.image_id!r} has other references"
-                break
-    if reason:
-        raise DataError(f"{a.name} and {b.name} cannot be paired: {reason}")
+        return
+    raise DataError(f"{a.name} and {b.name} cannot be paired: {reason}")
 
 
 def format_comparison(found: Comparison) -> str:

@@ -11,28 +11,15 @@ from string import Template
 from captioner.files import atomic_write
 
 _VOID = frozenset(("img", "input"))  # elements without a closing tag
-_HEAD = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<h1>$title</h1>
-""")
 
 
 def page(title: str, body: Iterable[str], *, style: str = "", script: str = "") -> Iterator[str]:
     """The pieces of a page whose `body` is ready HTML; `style` is added to page.css."""
-    style = resource("captioner.evaluation", "page.css") + style
-    yield _HEAD.substitute(title=escape(title), style=style)
+    head, end = resource(__package__, "page.html").split("$body\n")
+    style = resource(__package__, "page.css") + style
+    yield Template(head).substitute(title=escape(title), style=style)
     yield from body
-    if script:
-        yield f"<script>\n{script}</script>\n"
-    yield "</body>\n</html>\n"
+    yield (f"<script>\n{script}</script>\n" if script else "") + end
 
 
 def write_page(
@@ -73,19 +60,10 @@ def listing(tag: str, items: Iterable[str]) -> str:
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "number") -> str:
     """A table of texts; the first of a row is its heading, the others are cells of class `kind`."""
-    return element(
-        "table",
-        element("thead", element("tr", *(text("th", head) for head in heads))),
-        element(
-            "tbody",
-            *(
-                element(
-                    "tr",
-                    text("th", row[0], scope="row"),
-                    *(text("td", cell, class_=kind) for cell in row[1:]),
-                )
-                + "\n"
-                for row in rows
-            ),
-        ),
+    head = element("tr", *(text("th", one) for one in heads))
+    cells = (
+        [text("th", first, scope="row"), *(text("td", one, class_=kind) for one in rest)]
+        for first, *rest in rows
     )
+    body = "\n".join(element("tr", *row) for row in cells)
+    return element("table", element("thead", head), element("tbody", body))

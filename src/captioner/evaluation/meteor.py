@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from operator import attrgetter
+from operator import attrgetter, eq
 from typing import NamedTuple
 
 import numpy as np
@@ -205,38 +205,25 @@ def _find(
 ) -> list[list[Match]]:
     """All matches by the reference's word they start at, module by module."""
     options: list[list[Match]] = [[] for _ in reference]
-    _pair(options, "exact", hypothesis, reference, lambda a, b: a == b)
+
+    def pair(module: str, alike: Callable[[str, str], bool]) -> None:
+        for place, word in enumerate(reference):
+            at_all = (at for at, other in enumerate(hypothesis) if alike(other, word))
+            options[place] += [Match(module, place, 1, at, 1) for at in at_all]
+
+    pair("exact", eq)
     if list(hypothesis) == list(reference):
         return options
     stems = {word: stem(word) for word in {*hypothesis, *reference}}
-    _pair(options, "stem", hypothesis, reference, lambda a, b: a != b and stems[a] == stems[b])
+    pair("stem", lambda a, b: a != b and stems[a] == stems[b])
     if "synonym" in knowledge.modules:
         meanings = {word: knowledge.meanings(word) for word in stems}
-
-        def synonyms(a: str, b: str) -> bool:
-            return a != b and not meanings[a].isdisjoint(meanings[b])
-
-        _pair(options, "synonym", hypothesis, reference, synonyms)
+        pair("synonym", lambda a, b: a != b and not meanings[a].isdisjoint(meanings[b]))
     for place, length, at, at_length in _phrases(reference, hypothesis, knowledge):
         options[place].append(Match("paraphrase", place, length, at, at_length))
     for at, at_length, place, length in _phrases(hypothesis, reference, knowledge):
         options[place].append(Match("paraphrase", place, length, at, at_length))
     return options
-
-
-def _pair(
-    options: list[list[Match]],
-    module: str,
-    hypothesis: Sequence[str],
-    reference: Sequence[str],
-    alike: Callable[[str, str], bool],
-) -> None:
-    for place, word in enumerate(reference):
-        options[place] += [
-            Match(module, place, 1, at, 1)
-            for at, other in enumerate(hypothesis)
-            if alike(other, word)
-        ]
 
 
 def _phrases(

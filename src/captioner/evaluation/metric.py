@@ -63,10 +63,7 @@ class Difference:
 
 
 def intervals(
-    metrics: Mapping[str, Metric],
-    *,
-    samples: int = SAMPLES,
-    seed: int = 0,
+    metrics: Mapping[str, Metric], *, samples: int = SAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of every metric over images drawn with replacement (Efron 1979).
 
@@ -94,9 +91,8 @@ def compare(a: Metric, b: Metric, *, samples: int = SAMPLES, seed: int = 0) -> D
     )
     turned = min(np.mean(resampled <= 0), np.mean(resampled >= 0))
     low, high = _interval(resampled, (2.5, 97.5))
-    return Difference(
-        observed, low, high, float(min(1.0, 2 * turned)), _randomisation(a, b, samples, seed)
-    )
+    randomisation = _randomisation(a, b, samples, seed)
+    return Difference(observed, low, high, float(min(1.0, 2 * turned)), randomisation)
 
 
 def _randomisation(a: Metric, b: Metric, samples: int, seed: int) -> float:

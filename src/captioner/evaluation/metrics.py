@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import DocumentFrequencies, cider
 from captioner.evaluation.java_metrics import java_meteor, spice
-from captioner.evaluation.meteor import meteor
+from captioner.evaluation.meteor import meteor, normalise
 from captioner.evaluation.meteor_words import load_word_matches
 from captioner.evaluation.metric import SAMPLES, Metric
-from captioner.evaluation.ngrams import encode
+from captioner.evaluation.ngrams import Floats, encode
 from captioner.evaluation.protocol import PROTOCOLS, Protocol
 from captioner.evaluation.rouge import rouge_l
 
@@ -109,28 +110,23 @@ def measure(
 def _words(
     tokens: Sequence[Sequence[Sequence[str]]], own: Sequence[Sequence[str]]
 ) -> frozenset[str]:
-    """All words, and the parts that METEOR's normaliser splits them into."""
-    words = {word for of_image in tokens for one in of_image for word in one}
-    words.update(word for one in own for word in one)
-    parts = (word.replace("'", "-").split("-") for word in words)
-    return frozenset(words) | {part for of_word in parts for part in of_word if part} | {"'"}
+    """All words, as METEOR's normaliser leaves them."""
+    captions = [*own, *(one for of_image in tokens for one in of_image)]
+    return frozenset(word for caption in captions for word in normalise(caption))
 
 
 def averaged(rounds: Sequence[Measured]) -> Measured:
     """The mean of several measurements of the same images, which can be sampled like one."""
+
+    def combine(ours: Sequence[Metric], sums: Floats) -> Floats:
+        parts = np.split(sums, len(ours), axis=-1)
+        each = [m.combine(part) for m, part in zip(ours, parts, strict=True)]
+        return np.asarray(np.mean(each, axis=0))
+
     means: dict[str, Metric] = {}
-    for name, first in rounds[0].metrics.items():
+    for name in rounds[0].metrics:
         ours = [one.metrics[name] for one in rounds]
-        width = first.statistics.shape[1]
-
-        def combine(sums: Any, ours: Sequence[Metric] = ours, width: int = width) -> Any:
-            parts = [sums[..., n * width : (n + 1) * width] for n in range(len(ours))]
-            return np.mean([m.combine(part) for m, part in zip(ours, parts, strict=True)], axis=0)
-
-        means[name] = Metric(
-            name,
-            np.mean([m.per_image for m in ours], axis=0),
-            np.concatenate([m.statistics for m in ours], axis=1),
-            combine,
-        )
+        statistics = np.concatenate([m.statistics for m in ours], axis=1)
+        per_image = np.mean([m.per_image for m in ours], axis=0)
+        means[name] = Metric(name, per_image, statistics, partial(combine, ours))
     return Measured(means, rounds[0].unavailable, rounds[0].notes)

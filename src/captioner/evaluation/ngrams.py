@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,11 @@ CHUNK = 1000  # images whose n-grams are in memory at a time
 _HALF = 32  # bits
 
 
+def starts(lengths: Ints) -> Ints:
+    """Where parts of these lengths begin, one after another, and where the last ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
 @dataclass(frozen=True)
 class Sentences:
     """Sentences one after another: word numbers [N], and each sentence's length [S]."""
@@ -30,11 +36,11 @@ class Sentences:
 
     def starts(self) -> Ints:
         """Where each sentence begins in `words`, and where the last ends, [S + 1]."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+        return starts(self.lengths)
 
-    def cut(self, first: int, last: int, starts: Ints) -> Sentences:
-        """The sentences from `first` up to `last`."""
-        return Sentences(self.words[starts[first] : starts[last]], self.lengths[first:last])
+    def cut(self, first: int, last: int, begins: Ints) -> Sentences:
+        """The sentences from `first` up to `last`; `begins` are `starts()`."""
+        return Sentences(self.words[begins[first] : begins[last]], self.lengths[first:last])
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Corpus:
     def chunks(self, images: int = CHUNK) -> Iterator[Corpus]:
         """The corpus in parts of at most `images` images, in order."""
         of_hypothesis, of_reference = self.hypotheses.starts(), self.references.starts()
-        first_reference = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
+        first_reference = starts(self.counts)
         for first in range(0, len(self), images):
             last = min(first + images, len(self))
             low, high = int(first_reference[first]), int(first_reference[last])
@@ -160,35 +166,22 @@ def _check(counts: Sequence[int], hypotheses: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Counted:
-    """How often each n-gram occurs in each hypothesis and in each reference.
+class Entries(NamedTuple):
+    """The different n-grams of each sentence, each once: its sentence, its number (below D), its
+    count, and image and number as one number. Sorted by sentence and n-gram."""
 
-    Entries are (sentence, n-gram) pairs, each once: `sentence`, `ngram` (a number below D) and
-    `count`, sorted by sentence and n-gram. `keys` [D] are the n-grams' keys.
-    """
+    sentence: Ints
+    ngram: Ints
+    counts: Ints
+    in_image: Ints
+
+
+class Counted(NamedTuple):
+    """How often each n-gram, of the keys [D], occurs in each hypothesis and each reference."""
 
     keys: Ints
     hypotheses: Entries
     references: Entries
-
-    def image_entries(self, image_of_reference: Ints) -> tuple[Ints, Ints]:
-        """For hypotheses and references, image and n-gram of every entry as one number."""
-        size = len(self.keys)
-        mine, theirs = self.hypotheses, self.references
-        return (
-            mine.sentence * size + mine.ngram,
-            image_of_reference[theirs.sentence] * size + theirs.ngram,
-        )
-
-
-@dataclass(frozen=True)
-class Entries:
-    """The different n-grams of each sentence with their counts."""
-
-    sentence: Ints
-    ngram: Ints
-    count: Ints
 
 
 def count_ngrams(part: Corpus, order: int) -> Counted:
@@ -196,16 +189,18 @@ def count_ngrams(part: Corpus, order: int) -> Counted:
     mine, my_keys = part.keys(part.hypotheses, order)
     theirs, their_keys = part.keys(part.references, order)
     keys, numbers = np.unique(np.concatenate([my_keys, their_keys]), return_inverse=True)
+    size = max(1, len(keys))
+
+    def entries(sentence: Ints, ngram: Ints, image: Ints) -> Entries:
+        both, count = np.unique(sentence * size + ngram, return_counts=True)
+        sentence, ngram = both // size, both % size
+        return Entries(sentence, ngram, count.astype(np.int64), image[sentence] * size + ngram)
+
     return Counted(
         keys,
-        _entries(mine, numbers[: len(mine)], len(keys)),
-        _entries(theirs, numbers[len(mine) :], len(keys)),
+        entries(mine, numbers[: len(mine)], np.arange(len(part))),
+        entries(theirs, numbers[len(mine) :], part.image_of_reference()),
     )
-
-
-def _entries(sentence: Ints, ngram: Ints, size: int) -> Entries:
-    both, count = np.unique(sentence * size + ngram, return_counts=True)
-    return Entries(both // max(1, size), both % max(1, size), count.astype(np.int64))
 
 
 def find(sorted_values: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:

@@ -14,10 +14,7 @@ _BINS = 20
 
 
 def histogram(
-    title: str,
-    series: Mapping[str, Sequence[float] | Floats],
-    *,
-    whole: bool = False,
+    title: str, series: Mapping[str, Sequence[float] | Floats], *, whole: bool = False
 ) -> str:
     """An SVG of how many values fall into each bin; `whole` gives each whole number its own.
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from PIL import Image
@@ -39,8 +40,8 @@ def write_report(
     """
     if len(runs) not in (1, 2):
         raise DataError(f"a report shows one run or two, got {len(runs)}")
-    style = resource("captioner.evaluation", "report.css")
-    script = resource("captioner.evaluation", "report.js")
+    style = resource(__package__, "report.css")
+    script = resource(__package__, "report.js")
     write_page(path, title, _body(runs, images), style=style, script=script)
 
 
@@ -62,12 +63,17 @@ def _body(runs: Sequence[RunRecord], limit: int | None) -> Iterator[str]:
 
 def _summary(runs: Sequence[RunRecord], shared: Sequence[str]) -> Iterator[str]:
     sanity = [run.scores.get("sanity", {}) for run in runs]
-    warnings = [(run.name, w) for run, one in zip(runs, sanity, strict=True)
-                for w in one.get("warnings", [])]  # fmt: skip
-    if warnings:
-        items = [escape(f"{name}: {told}" if len(runs) > 1 else told) for name, told in warnings]
+    items = [
+        escape(f"{run.name}: {warning}" if len(runs) > 1 else warning)
+        for run, one in zip(runs, sanity, strict=True)
+        for warning in one.get("warnings", [])
+    ]
+    if items:
         yield element("div", "<h2>Warnings</h2>", listing("ul", items), class_="warnings") + "\n"
-    yield "<h2>Scores</h2>\n" + table(["", *_score_heads(runs)], _score_rows(runs, shared))
+    heads = ["", *(head for run in runs for head in (run.name, "95 %"))]
+    if len(runs) == 2:
+        heads += ["difference", "95 %", "p (bootstrap)", "p (random.)"]
+    yield "<h2>Scores</h2>\n" + table(heads, _score_rows(runs, shared))
     for run, one in zip(runs, sanity, strict=True):
         keys = list(run.metrics)
         rows = [
@@ -85,11 +91,6 @@ def _summary(runs: Sequence[RunRecord], shared: Sequence[str]) -> Iterator[str]:
     if rows:
         heads = ["", *(run.name for run in runs)]
         yield "<h2>Protocol</h2>\n" + table(heads, rows, kind="number text")
-
-
-def _score_heads(runs: Sequence[RunRecord]) -> list[str]:
-    compared = ["difference", "95 %", "p (bootstrap)", "p (random.)"] if len(runs) == 2 else []
-    return [head for run in runs for head in (run.name, "95 %")] + compared
 
 
 def _score_rows(runs: Sequence[RunRecord], shared: Sequence[str]) -> list[list[str]]:
@@ -149,31 +150,16 @@ def _sortable(runs: Sequence[RunRecord], shared: Sequence[str]) -> Sortable:
 
 def _controls(sortable: Sortable, *, two: bool) -> str:
     options = "".join(text("option", label, value=key) for key, (label, _) in sortable.items())
-    order = '<option value="number">order</option>'
-    directions = (
-        '<option value="up">lowest first</option><option value="down">highest first</option>'
-    )
     differing = '<label><input type="checkbox" id="differing"> only different captions</label>\n'
-    return (
-        '<div id="controls">\n'
-        '<input type="search" id="search" placeholder="search words and names">\n'
-        f'<label>sort by <select id="sort">{order}{options}</select></label>\n'
-        f'<select id="order" aria-label="direction">{directions}</select>\n'
-        f'<label>only <select id="metric">{options}</select></label>\n'
-        '<label>from <input type="number" id="low" step="any"></label>\n'
-        '<label>to <input type="number" id="high" step="any"></label>\n'
-        f'{differing if two else ""}<output id="count"></output>\n</div>\n'
-    )
+    template = Template(resource(__package__, "controls.html"))
+    return template.substitute(options=options, differing=differing if two else "")
 
 
 # -- one image ----------------------------------------------------------------------------------
 
 
 def _article(
-    number: int,
-    images: Sequence[ImageRecord],
-    runs: Sequence[RunRecord],
-    sortable: Sortable,
+    number: int, images: Sequence[ImageRecord], runs: Sequence[RunRecord], sortable: Sortable
 ) -> str:
     first = images[0]
     file = None if first.file is None else Path(first.file)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.evaluation.metric import Metric, mean_metric
-from captioner.evaluation.ngrams import Corpus, Floats, Ints, Sentences
+from captioner.evaluation.ngrams import Corpus, Floats, Ints, Sentences, starts
 
 NDArrayInt32 = NDArray[np.int32]
 BETA = 1.2
@@ -28,7 +28,7 @@ def rouge_l(corpus: Corpus) -> Metric:
 def _part(part: Corpus) -> Floats:
     image = part.image_of_reference()
     common = lcs_lengths(part.hypotheses, part.references, image)
-    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(part.counts)[:-1]])
+    first = starts(part.counts)[:-1]
     mine = np.maximum(1, part.hypotheses.lengths)[image]
     precision = np.maximum.reduceat(common / mine, first)
     recall = np.maximum.reduceat(common / np.maximum(1, part.references.lengths), first)

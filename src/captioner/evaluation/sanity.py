@@ -79,11 +79,17 @@ def check_sanity(
     missing: dict[str, str] = {}
     captions = [caption for of_image in known.captions for caption in of_image]
     images = list(hypotheses)
+
+    def nearest() -> dict[ImageId, str]:
+        if known.features is None or known.training_features is None:
+            raise DataError("nearest neighbours need one feature vector of each image")
+        return nearest_captions(images, known.features, known.training_features, known.captions)
+
     for name, make in {
         "human": human,
         "shuffled images": lambda: scorer(shuffled_captions(hypotheses)),
         "constant caption": lambda: scorer(constant_captions(images, captions)),
-        "nearest neighbour": lambda: scorer(_nearest(images, known)),
+        "nearest neighbour": lambda: scorer(nearest()),
     }.items():
         try:
             rows[name] = make()
@@ -93,12 +99,6 @@ def check_sanity(
     warnings = _warnings_of_rows(scores, rows)
     warnings += _warnings_of_captions(scores["captions"], figures)
     return {"rows": rows, "figures": figures, "missing": missing, "warnings": warnings}
-
-
-def _nearest(images: Sequence[ImageId], known: TrainingSet) -> dict[ImageId, str]:
-    if known.features is None or known.training_features is None:
-        raise DataError("nearest neighbours need one feature vector of each image")
-    return nearest_captions(images, known.features, known.training_features, known.captions)
 
 
 def _figures(

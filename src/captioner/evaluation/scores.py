@@ -46,9 +46,7 @@ def score(
 
 
 def measure_matched(
-    references: References,
-    hypotheses: Mapping[ImageId, str],
-    options: ScoringOptions | None = None,
+    references: References, hypotheses: Mapping[ImageId, str], options: ScoringOptions | None = None
 ) -> Measured:
     """The metrics of captions by image, in the references' order; DataError as in `score`."""
     images = match_images(references, hypotheses)

@@ -127,30 +127,26 @@ def _front_matter(facts: CardFacts) -> str:
         "pipeline_tag": task.pipeline,
         "tags": [*task.tags, facts.kind, "pytorch"],
     }
-    results = [one for scores in facts.evaluations for one in _results(facts, scores)]
-    if results:
+    results = [_result(facts, scores) for scores in facts.evaluations]
+    if results := [one for one in results if one["metrics"]]:
         fields["model-index"] = [{"name": facts.name, "results": results}]
     return "\n".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items())
 
 
-def _results(facts: CardFacts, scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _result(facts: CardFacts, scores: Mapping[str, Any]) -> dict[str, Any]:
     """An evaluation as the Hub's model index has it."""
     protocol = scores.get("protocol", {})
+    data, split = str(protocol.get("data", facts.data)), str(protocol.get("split", "dev"))
     metrics = [
         {"type": kind, "name": name, "value": round(scores[name], 4)}
         for name, kind in METRICS.items()
         if isinstance(scores.get(name), float)
     ]
-    if metrics:
-        yield {
-            "task": {"type": TASKS[facts.task].pipeline},
-            "dataset": {
-                "name": str(protocol.get("data", facts.data)),
-                "type": facts.data,
-                "split": str(protocol.get("split", "dev")),
-            },
-            "metrics": metrics,
-        }
+    return {
+        "task": {"type": TASKS[facts.task].pipeline},
+        "dataset": {"name": data, "type": facts.data, "split": split},
+        "metrics": metrics,
+    }
 
 
 def _training(config: Mapping[str, Any], data: str) -> str:

@@ -1,11 +1,11 @@
-"""Pictures in, token numbers out, as one module that can be traced: for ONNX, which has no Python.
+"""From images to token ids, as one module that can be traced, for ONNX.
 
 The search is that of generation/beam.py with one group. Every tensor keeps its shape from step to
 step, so that the loop becomes one ONNX Loop: sentences are aligned at their last word, and an image
 whose result is certain is searched on until all are. Equal scores are ordered as there, because
 ONNX's TopK takes the lower index first.
 
-Shapes: B images, R regions, S picture side, E embedding, H hidden, L layers, V vocabulary, K beams,
+Shapes: B images, R regions, S image size, E embedding, H hidden, L layers, V vocabulary, K beams,
 P hypotheses kept, T max_length. N = B * K rows, image by image.
 """
 
@@ -62,7 +62,7 @@ class CaptioningLoop(nn.Module):
         self.register_buffer("ends", words == constraints.end)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures [B, 3, S, S] -> token_ids [B, P, T], log_probs [B, P, T], scores [B, P].
+        """Images [B, 3, S, S] -> token_ids [B, P, T], log_probs [B, P, T], scores [B, P].
 
         Best first. A sentence is followed by eos, where it has ended, and by zeros; where there are
         fewer than P, scores are -inf.
@@ -72,10 +72,10 @@ class CaptioningLoop(nn.Module):
         repeated = [one.repeat_interleave(self.beam_size, dim=1) for one in state]
         position = torch.zeros((), dtype=torch.int64)
         carried = (position, *self._start(pixels.shape[0]), *repeated)
-        _, scores, tokens, log_probs, *rest = while_loop(self._goes_on, self._advance, carried)
+        _, scores, tokens, log_probs, *rest = while_loop(self._continues, self._advance, carried)
         beams = Sequences(scores, tokens, log_probs, torch.full_like(scores, self.longest).long())
         done = Sequences(*rest[:4])
-        # What still runs has max_length words, or cannot change the result any more.
+        # Beams still running have max_length words, or cannot change the result any more.
         done = done.best_with(beams.scored(beams.scores / self.norms[-1]))
         return self._aligned(done)
 
@@ -87,21 +87,14 @@ class CaptioningLoop(nn.Module):
     def _start(self, images: int) -> tuple[Tensor, ...]:
         """Beams (scores, tokens, log_probs); hypotheses (the same and lengths), none yet."""
         first = torch.full((1, self.beam_size), -math.inf, dtype=torch.float64)
-        first[:, 0] = 0.0  # all beams are the same before the first word: one stands for them
-        empty = torch.full((1, 1, self.longest), PAD)
-        begun = torch.cat([empty[..., 1:], torch.full((1, 1, 1), self.rules.bos)], dim=-1)
-        none = torch.full((images, self.kept), -math.inf, dtype=torch.float64)
-        return (
-            first.repeat(images, 1),
-            begun.repeat(images, self.beam_size, 1),
-            empty.double().repeat(images, self.beam_size, 1),
-            none,
-            empty.repeat(images, self.kept, 1),
-            empty.double().repeat(images, self.kept, 1),
-            torch.zeros_like(none, dtype=torch.int64),
-        )
+        first[:, 0] = 0.0  # before the first word all beams are the same
+        beams = Sequences.none((images, self.beam_size), self.longest, first.device)
+        bos = torch.full_like(beams.tokens[..., :1], self.rules.bos)
+        tokens = torch.cat([beams.tokens[..., 1:], bos], dim=-1)
+        done = Sequences.none((images, self.kept), self.longest, first.device)
+        return first.repeat(images, 1), tokens, beams.log_probs, *done
 
-    def _goes_on(self, position: Tensor, sums: Tensor, *others: Tensor) -> Tensor:
+    def _continues(self, position: Tensor, sums: Tensor, *others: Tensor) -> Tensor:
         """Whether any beam can still reach the worst hypothesis kept of its image."""
         worst = others[2][:, -1]
         attainable = sums.amax(dim=1) / self.norms[-1]
@@ -124,13 +117,10 @@ class CaptioningLoop(nn.Module):
 
         stuck = (chosen == -math.inf).all(1) & (done.scores[:, 0] == -math.inf)
         done = _set_aside(done, beams, stuck.unsqueeze(1), self._norm(position))
-        beams = beams.take(parents)
-        beams = Sequences(
-            chosen,
-            torch.cat([beams.tokens[..., 1:], words.unsqueeze(2)], dim=2),
-            torch.cat([beams.log_probs[..., 1:], taken.unsqueeze(2)], dim=2),
-            beams.lengths + 1,
-        )
+        _, before, log_probs, lengths = beams.take(parents)
+        tokens = torch.cat([before[..., 1:], words.unsqueeze(2)], dim=2)
+        log_probs = torch.cat([log_probs[..., 1:], taken.unsqueeze(2)], dim=2)
+        beams = Sequences(chosen, tokens, log_probs, lengths + 1)
         ended = words == self.rules.end
         done = _set_aside(done, beams, ended, self._norm(position + 1))
         first = torch.arange(sums.shape[0]).unsqueeze(1) * self.beam_size
@@ -138,9 +128,9 @@ class CaptioningLoop(nn.Module):
         return (
             position + 1,
             chosen.masked_fill(ended, -math.inf),
-            beams.tokens,
-            beams.log_probs,
-            *(done.scores, done.tokens, done.log_probs, done.lengths),
+            tokens,
+            log_probs,
+            *done,
             *(one.index_select(1, rows) for one in state),
         )
 
@@ -149,12 +139,12 @@ class CaptioningLoop(nn.Module):
         forbidden = self.banned | (self.ends & (position < self.rules.min_length))
         log_probs = log_probs.masked_fill(forbidden, -math.inf)
         if 0 < self.rules.no_repeat_ngram <= self.longest:
-            # What fills the place before the first word is banned anyway.
+            # PAD and bos, which fill the positions before the first word, are banned anyway.
             log_probs = forbid_repeats(log_probs, words, self.rules.no_repeat_ngram)
         return log_probs
 
     def _norm(self, length: Tensor) -> Tensor:
-        """The length's norm, [1]: an index would be read out of the tensor, which stops tracing."""
+        """The length's norm, [1]; indexing would read `length` on the host and end the tracing."""
         return self.norms.index_select(0, length.reshape(1))
 
     def _best(self, log_probs: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

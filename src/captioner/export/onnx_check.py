@@ -1,6 +1,6 @@
-"""The proof that an ONNX file says what PyTorch says: both caption the same pictures.
+"""The check that an ONNX file gives the captions that PyTorch gives, on the same images.
 
-Shapes: B pictures of a batch, S picture side, P hypotheses, T longest length.
+Shapes: B images of a batch, S image size.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class OnnxCaptioner:
         runtime = require_onnx()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors; not what it has optimised away
+        options.log_severity_level = 3  # errors only
         providers = ["CPUExecutionProvider"]
         self.session = runtime.InferenceSession(str(path), options, providers=providers)
         self.vocabulary = vocabulary
 
     def captions(self, pixels: Tensor) -> list[list[tuple[str, float]]]:
-        """Of each of pictures [B, 3, S, S] the texts with their log-probabilities, best first."""
+        """Of each of images [B, 3, S, S] the texts with their log-probabilities, best first."""
         token_ids, log_probs, scores = self.session.run(None, {"pixels": pixels.numpy()})
         return [
             [
@@ -45,55 +45,47 @@ class OnnxCaptioner:
 
 @dataclass
 class Comparison:
-    """How many pictures have the same captions, all hypotheses counted; and those that differ.
+    """How many images have the same captions, all hypotheses counted; and those that differ.
 
     `largest_difference`: of the log-probabilities (nats) of captions that are equal.
     """
 
-    pictures: int = 0
+    images: int = 0
     equal: int = 0
     largest_difference: float = 0.0
     different: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, name: str, ours: Sequence[Caption], theirs: Sequence[tuple[str, float]]) -> None:
-        """Enter one picture's captions."""
-        self.pictures += 1
-        pairs = list(zip(ours, theirs, strict=False))
-        same = len(ours) == len(theirs) and all(a.text == text for a, (text, _) in pairs)
-        if same:
+        """Enter one image's captions."""
+        self.images += 1
+        mine = [(one.text, one.log_prob) for one in ours]
+        if [text for text, _ in mine] == [text for text, _ in theirs]:
             self.equal += 1
-            gaps = [abs(one.log_prob - value) for one, (_, value) in pairs]
-            self.largest_difference = max(self.largest_difference, *gaps)
+            gaps = [abs(a - b) for (_, a), (_, b) in zip(mine, theirs, strict=True)]
+            self.largest_difference = max([self.largest_difference, *gaps])
         else:
-            self.different.append(
-                {
-                    "picture": name,
-                    "torch": [[one.text, one.log_prob] for one in ours],
-                    "onnx": [list(one) for one in theirs],
-                }
-            )
+            self.different.append({"image": name, "torch": mine, "onnx": list(theirs)})
 
     def lines(self) -> Iterator[str]:
         """The result in words; of what differs, both best captions with their log-probabilities."""
         yield (
-            f"{self.equal} of {self.pictures} pictures have the same captions in onnxruntime as in "
+            f"{self.equal} of {self.images} images have the same captions in onnxruntime as in "
             f"PyTorch; log-probabilities differ by at most {self.largest_difference:.1e} nats"
         )
         for one in self.different:
-            both = (
-                f"{side} {one[side][0][1]:.6f} {one[side][0][0]!r}" for side in ("torch", "onnx")
-            )
-            yield f"different: {one['picture']}: {', '.join(both)}"
+            best = ((runtime, *one[runtime][0]) for runtime in ("torch", "onnx"))
+            both = (f"{runtime} {log_prob:.6f} {text!r}" for runtime, text, log_prob in best)
+            yield f"different: {one['image']}: {', '.join(both)}"
 
 
 def compare_captions(
-    pictures: Sequence[tuple[str, Tensor]], ours: Any, theirs: OnnxCaptioner, *, batch_size: int
+    images: Sequence[tuple[str, Tensor]], ours: Any, theirs: OnnxCaptioner, *, batch_size: int
 ) -> Comparison:
-    """Caption named pictures [3, S, S] by `ours` (pixels [B, 3, S, S] -> captions) and `theirs`."""
+    """Caption named images [3, S, S] by `ours` (pixels [B, 3, S, S] -> captions) and `theirs`."""
     comparison = Comparison()
-    for start in range(0, len(pictures), batch_size):
-        part = pictures[start : start + batch_size]
-        pixels = torch.stack([one for _, one in part]).contiguous()
-        for (name, _), a, b in zip(part, ours(pixels), theirs.captions(pixels), strict=True):
+    for start in range(0, len(images), batch_size):
+        names, pixels = zip(*images[start : start + batch_size], strict=True)
+        batch = torch.stack(pixels).contiguous()
+        for name, a, b in zip(names, ours(batch), theirs.captions(batch), strict=True):
             comparison.add(name, a, b)
     return comparison

@@ -1,4 +1,4 @@
-"""A captioner with its search as one ONNX file that says all about itself."""
+"""A captioner with its search as one ONNX file, its metadata included."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_onnx(
     encoder that cannot be exported.
     """
     require_onnx()
-    for name in ("onnxscript", "onnx_ir"):  # they tell of every constant that they fold
+    for name in ("onnxscript", "onnx_ir"):  # they log every constant that they fold
         logging.getLogger(name).setLevel(logging.WARNING)
     pixels = torch.zeros(2, 3, size, size)
     try:
@@ -66,7 +66,7 @@ def require_onnx() -> Any:
 
 
 def _stable_sort(values: Any, stable: bool, dim: int = -1, descending: bool = False) -> Any:
-    """torch.sort(stable=True) for the exporter, which has none; TopK keeps equals as they stand."""
+    """torch.sort(stable=True) for the exporter, which has none; TopK keeps the order of equals."""
     from onnxscript import opset18
 
     everything = opset18.Shape(values, start=dim, end=dim + 1 or None)

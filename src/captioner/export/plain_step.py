@@ -1,4 +1,4 @@
-"""A language model's steps in torch's plain operators: no operator of ours, no packed sequences.
+"""A language model's steps in PyTorch's own operators, without packed sequences.
 
 Shapes: N sequences, R steps of a prefix, E embedding, H hidden, V vocabulary, L layers.
 """
@@ -29,7 +29,7 @@ class PlainStep(nn.Module):
         super().__init__()
         self.embedding, self.output = model.embedding, model.output
         self.kind, self.hidden_size = model.lstm.mode, model.lstm.hidden_size
-        # Out of the layers, which cannot be traced: weight_ih, weight_hh and the biases of each.
+        # Of the layers, which cannot be traced: weight_ih, weight_hh and the biases of each.
         self.layers = nn.ModuleList(nn.ParameterList(one) for one in model.lstm.all_weights)
 
     def forward(self, token_ids: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
@@ -38,7 +38,7 @@ class PlainStep(nn.Module):
         return F.log_softmax(self.output(hidden).float(), dim=-1), state
 
     def read(self, embeddings: Tensor) -> State:
-        """The state after embeddings [R, N, E]; a loop, too: a grid of regions is long."""
+        """The state after embeddings [R, N, E]; a loop, because a grid of regions is long."""
         zeros = embeddings.new_zeros(len(self.layers), embeddings.shape[1], self.hidden_size)
         start = (zeros, zeros.clone()) if self.kind == "LSTM" else (zeros,)
 
@@ -46,10 +46,10 @@ class PlainStep(nn.Module):
             embedding = embeddings.index_select(0, position.unsqueeze(0)).squeeze(0)
             return position + 1, *self._recurrent(embedding, state)[1]
 
-        def goes_on(position: Tensor, *_: Tensor) -> Tensor:
+        def more(position: Tensor, *_: Tensor) -> Tensor:
             return position < embeddings.shape[0]
 
-        _, *state = while_loop(goes_on, one_more, (torch.zeros((), dtype=torch.int64), *start))
+        _, *state = while_loop(more, one_more, (torch.zeros((), dtype=torch.int64), *start))
         return tuple(state)
 
     def _recurrent(self, rows: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from captioner.errors import DataError
-from captioner.files import alone, atomic_write, read_json, write_json
+from captioner.files import alone, atomic_write, disk_errors, read_json, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -51,16 +51,15 @@ class FeatureCache:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Wait until only this process computes here."""
-        with _writing(self.folder):
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
         with alone(self.folder / "lock"):
             yield
 
     def open(self, batch_size: int) -> int:
-        """Prepare the folder, anew where its files are damaged; the batch size to continue with.
+        """Prepare the folder, anew where its files are damaged.
 
-        That is the one the cache was begun with: the bits of a row depend on the batch that it was
-        computed in.
+        Returns the batch size it was begun with, on which the bits of a row depend.
         """
         known = self._batch_size()
         if known is not None:
@@ -68,7 +67,7 @@ class FeatureCache:
         meta = self.folder / "meta.json"
         if meta.exists():
             _log.warning("the feature cache %s is damaged and computed anew", self.folder)
-        with _writing(self.folder):
+        with self._writing():
             meta.unlink(missing_ok=True)  # first: a half-made folder must not look like a whole one
             with atomic_write(self.folder / "done.npy") as handle:
                 np.save(handle, np.zeros(self.shape[0], np.uint8))
@@ -81,9 +80,12 @@ class FeatureCache:
 
     def write(self, start: int, rows: np.ndarray) -> None:
         """Store rows [B, R, F] from row `start` on, then mark them done."""
-        with _writing(self.folder):
+        with self._writing():
             _overwrite(self.folder / "features.npy", start, rows.astype(self.dtype, order="C"))
             _overwrite(self.folder / "done.npy", start, np.ones(len(rows), np.uint8))
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return disk_errors(f"write the feature cache {self.folder}")
 
     def _batch_size(self) -> int | None:
         """The batch size in meta.json; None unless all three files are there and whole."""
@@ -98,16 +100,6 @@ class FeatureCache:
         whole &= done.shape == self.shape[:1] and done.dtype == np.uint8
         whole &= features.shape == self.shape and features.dtype == self.dtype
         return batch_size if whole else None
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn an OSError into a DataError that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"cannot write the feature cache {folder}: {reason}") from error
 
 
 def _overwrite(path: Path, start: int, rows: np.ndarray) -> None:

@@ -1,11 +1,10 @@
 """Image files -> normalised tensors on a device, a batch at a time.
 
-JPEGs are decoded by torchvision: on CUDA by nvJPEG, a whole list at once; elsewhere, and where
-torchvision was built without nvJPEG, by libjpeg in threads. What it would not read as `load_image`
-does (another format, CMYK, grey, rotated by EXIF, truncated, broken) goes to Pillow, so that the
-pixels are the same and the error names the file.
+JPEGs are decoded by torchvision: by nvJPEG on CUDA where it has it, else by libjpeg in threads.
+What it would not read as `load_image` does (other formats, CMYK, grey, rotated, truncated, broken)
+goes to Pillow.
 
-Shapes: B images, S side of the square tensor, h w an image's own height and width.
+Letters: B images, S side of the square tensor, h w an image's own height and width.
 """
 
 from __future__ import annotations
@@ -39,10 +38,8 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 def read_images(
     paths: Sequence[Path], device: torch.device, pool: ThreadPoolExecutor
 ) -> list[Tensor]:
-    """RGB pixels [3, h, w] (uint8, on `device`) of B images; the threads of `pool` read.
-
-    Raises ImageError naming the first image that cannot be read.
-    """
+    """RGB pixels [3, h, w] (uint8, on `device`) of B images, read in `pool`; ImageError names the
+    first that cannot be read."""
     found = enumerate(pool.map(_jpeg_bytes, paths))
     jpegs = {row: data for row, data in found if data is not None}
     decoded = zip(jpegs, _decoded(list(jpegs.values()), device, pool.map), strict=True)
@@ -61,9 +58,7 @@ def pixels_of(image: Image.Image) -> Tensor:
 def transform_batch(transform: ImageTransform, images: Sequence[Tensor]) -> Tensor:
     """`transform` in torch: pixels [3, h, w] (uint8) of B images -> [B, 3, S, S], channels-last.
 
-    Images of one shape are resized together. The filter is antialiased and its result rounded to
-    bytes, as Pillow's is; a byte may still differ by one. ConfigError for a filter that torch does
-    not have.
+    A byte may differ by one from Pillow's. ConfigError for a filter that torch does not have.
     """
     if transform.interpolation not in _FILTERS:
         raise ConfigError(

@@ -1,20 +1,18 @@
 """Image files -> features, block by block.
 
 On a CPU every thread encodes a block of its own with one intra-op thread: operations spread over
-all cores would wait at each end for the core that decodes images. For a GPU, worker processes read
-while it computes (`encoded_blocks`), or threads decode and resize on the GPU itself, a batch ahead
-of the encoder (`encoded_ahead`).
+all cores would wait for the core that decodes images. For a GPU, worker processes read
+(`encoded_blocks`), or threads decode and resize on the GPU, a batch ahead (`encoded_ahead`).
 
 Letters: B images of a block, R regions (1 when pooled), F image feature, S image side.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,15 +49,19 @@ def encoded_blocks(
 ) -> Encoded:
     """Each block of rows of `images` with its features [B, R, F] in float32, in order.
 
-    With `num_workers` = 0, `torch.get_num_threads()` threads read and encode a block each (`encode`
-    is called by several at once); otherwise so many processes read, and `encode` runs here.
-    Closing the generator stops the work. Raises ImageError naming an unreadable image after the
-    blocks before it.
+    With `num_workers` = 0, `torch.get_num_threads()` threads read and call `encode`; otherwise so
+    many processes read, and `encode` runs here. ImageError names an unreadable image after the
+    blocks before.
     """
     read = _ImageBlocks(blocks, images, transform)
     if num_workers == 0:
-        return _in_threads(blocks, lambda rows: _features(encode, read.batch(rows)))
-    return _beside_workers(read, encode, num_workers)
+        yield from _in_threads(blocks, lambda rows: _features(encode, read.batch(rows)))
+        return
+    loader: DataLoader[Any] = DataLoader(read, batch_size=None, num_workers=num_workers)
+    for block, batch in zip(blocks, loader, strict=True):
+        if isinstance(batch, ImageError):
+            raise batch
+        yield block, _features(encode, batch)
 
 
 def encoded_ahead(
@@ -71,43 +73,39 @@ def encoded_ahead(
     device: torch.device,
     threads: int,
 ) -> Encoded:
-    """The same blocks, decoded, resized and normalised on `device`, the next while one is encoded.
-
-    `threads` read files, and decode where the device does not. On CUDA a block is prepared on a
-    stream of its own. Errors as in `encoded_blocks`.
-    """
+    """The same blocks, decoded, resized and normalised on `device` (on CUDA in a stream of its
+    own), the next while one is encoded; `threads` read files. Errors as in `encoded_blocks`."""
     side_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    with ThreadPoolExecutor(max(1, threads)) as readers:
 
-        @torch.inference_mode()
-        def prepared(block: range) -> tuple[Tensor, torch.cuda.Event | None]:
-            with torch.cuda.stream(side_stream):  # None changes nothing
-                paths = [images[row][1] for row in block]
-                batch = transform_batch(transform, read_images(paths, device, readers))
-                return batch, None if side_stream is None else side_stream.record_event()
+    @torch.inference_mode()
+    def prepared(block: range) -> tuple[Tensor, torch.cuda.Event | None]:
+        with torch.cuda.stream(side_stream):  # None changes nothing
+            paths = [images[row][1] for row in block]
+            batch = transform_batch(transform, read_images(paths, device, readers))
+            return batch, None if side_stream is None else side_stream.record_event()
 
-        with contextlib.closing(_ahead(blocks, prepared)) as waiting:
-            for block, (batch, event) in zip(blocks, waiting, strict=True):
+    with ThreadPoolExecutor(max(1, threads)) as readers, ThreadPoolExecutor(1) as preparing:
+        try:
+            for block, (batch, event) in _in_order(preparing, prepared, blocks, ahead=_AHEAD):
                 if event is not None:
                     current = torch.cuda.current_stream(device)
                     current.wait_event(event)
                     batch.record_stream(current)  # its memory belongs to the other stream
                 yield block, _features(encode, batch)
-
-
-def _ahead(blocks: Sequence[range], prepared: Callable[[range], Any]) -> Generator[Any, None, None]:
-    """`prepared` of each block in order, in a thread that is up to _AHEAD blocks further."""
-    waiting = iter(blocks)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        begun: deque[Future[Any]] = deque()
-        try:
-            begun.extend(pool.submit(prepared, block) for block in islice(waiting, _AHEAD))
-            while begun:
-                found = begun.popleft().result()
-                begun.extend(pool.submit(prepared, block) for block in islice(waiting, 1))
-                yield found
         finally:
-            pool.shutdown(cancel_futures=True)
+            preparing.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[range], Any], blocks: Sequence[range], *, ahead: int
+) -> Iterator[tuple[range, Any]]:
+    """Each block with its `work`, which `pool` does for up to `ahead` blocks in advance."""
+    waiting = iter(blocks)
+    begun = deque(pool.submit(work, block) for block in islice(waiting, ahead))
+    for block in blocks:
+        found = begun.popleft().result()
+        begun.extend(pool.submit(work, later) for later in islice(waiting, 1))
+        yield block, found
 
 
 @torch.inference_mode()
@@ -154,22 +152,9 @@ def _in_threads(blocks: Sequence[range], compute: Callable[[range], np.ndarray])
     # set_num_threads holds for the thread that calls it, and for threads that begin afterwards.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        waiting = iter(blocks)
         # One block more for each thread: it has something to do while a finished one is written.
-        begun = deque(pool.submit(in_pieces, block) for block in islice(waiting, 2 * threads))
-        for block in blocks:
-            features = begun.popleft().result()
-            begun.extend(pool.submit(in_pieces, later) for later in islice(waiting, 1))
-            yield block, features
+        yield from _in_order(pool, in_pieces, blocks, ahead=2 * threads)
     finally:
         stopped.set()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-def _beside_workers(read: _ImageBlocks, encode: Encode, num_workers: int) -> Encoded:
-    loader: DataLoader[Any] = DataLoader(read, batch_size=None, num_workers=num_workers)
-    for block, batch in zip(read.blocks, loader, strict=True):
-        if isinstance(batch, ImageError):
-            raise batch
-        yield block, _features(encode, batch)

@@ -1,8 +1,5 @@
 """A frozen encoder's features of all images of a data set, computed once and kept on disk.
 
-The cache's folder is named after a hash of the encoder and the images, so that a changed image or
-encoder finds another folder.
-
 Letters: n images, B images of a batch, R regions (1 when pooled), F image feature.
 """
 
@@ -41,10 +38,9 @@ def extract_features(
     """Features of all `images` (name, path), from the cache where they are there already.
 
     `key` stands for everything that decides an image's features (the encoder's fingerprint);
-    `encoded` computes them, [B, R, F] with `shape` = (R, F), block by block (`encoded_blocks`,
-    `encoded_ahead`); `dtype`, float32 or float16, is the file's. After a kill the blocks in
-    progress are computed again, with the same bits. A second process waits for the first.
-    Raises ImageError naming an unreadable image (the finished rows are kept), DataError for a
+    `encoded` (`encoded_blocks`, `encoded_ahead`) computes them, `shape` = (R, F); `dtype`, float32
+    or float16, is the file's. Work is resumed with the same bits; a second process waits for the
+    first. Raises ImageError naming an unreadable image (finished rows are kept), DataError for a
     cache that cannot be written, NumericsError for features that are not finite.
     """
     if dtype not in ("float32", "float16"):
@@ -67,11 +63,8 @@ def extract_features(
 
 
 def _image_set(images: ImageFiles) -> str:
-    """A hash of the names and of each file's size and times.
-
-    The time of the inode's last change is among them: a copying tool cannot set it back, so that
-    an image replaced by another of the same size is noticed.
-    """
+    """A hash of the names and of each file's size and times: the inode's too, which a copying tool
+    cannot set back when an image is replaced by another of the same size."""
     digest = hashlib.sha256()
     for name, path in images:
         try:
@@ -90,15 +83,9 @@ def _fill(
     done = cache.done()
     blocks = [range(i, min(i + batch_size, len(done))) for i in range(0, len(done), batch_size)]
     blocks = [block for block in blocks if not done[block.start : block.stop].all()]
-    missing = sum(map(len, blocks))
+    start, quiet = len(done) - sum(map(len, blocks)), not (progress and blocks)
     with (
-        tqdm(
-            total=len(done),
-            initial=len(done) - missing,
-            desc="features",
-            unit="image",
-            disable=not progress or not blocks,
-        ) as bar,
+        tqdm(total=len(done), initial=start, desc="features", unit="image", disable=quiet) as bar,
         contextlib.closing(encoded(blocks, images)) as found,
     ):
         for block, features in found:

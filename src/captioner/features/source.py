@@ -1,7 +1,6 @@
-"""What a captioner's images enter as: cached features, pixels for a trained encoder, or features
-that the user has computed.
+"""What images enter a captioner as: cached features, pixels, or features that the user computed.
 
-Shapes: I images, R regions, F image feature, S image side.
+Letters: I images, R regions, F image feature, S image side.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ class CachedFeatures:
 class DecodedImages:
     """An ImageSource that reads image files when a batch asks for them.
 
-    Where all of them, resized, take no more than `keep_bytes`, each is read once and its bytes are
-    kept: then `kept` says that later epochs touch no file.
+    `kept`: all of them, resized, take at most `keep_bytes`; then each is read once and kept.
     """
 
     def __init__(
@@ -98,12 +96,11 @@ class DecodedImages:
 class ImageFeatures:
     """From image files to what the captioner takes.
 
-    A frozen `encoder`, which must then stay as it is, has its features computed once and cached in
-    `cache_dir`; an encoder with a trainable part belongs to the model, which then takes images;
-    without an encoder the features come from the file `path`. `reader`, as chosen by
-    `choose_reader`: pil reads and resizes by Pillow and encodes in float32; torchvision does so on
-    the device and encodes in bfloat16, so that the features differ a little and are cached apart.
-    `workers` are pil's processes for a GPU, or torchvision's threads.
+    A frozen `encoder`'s features are computed once and cached in `cache_dir`; an encoder with a
+    trainable part belongs to the model, which then takes images; without an encoder the features
+    come from the file `path`. `reader`: pil reads and resizes by Pillow and encodes in float32;
+    torchvision does so on the device and encodes in bfloat16, and is cached apart. `workers` are
+    pil's processes for a GPU, or torchvision's threads.
     """
 
     encoder: Encoder | None
@@ -158,10 +155,8 @@ class ImageFeatures:
 
     @torch.inference_mode()
     def of_image(self, image: Any) -> Tensor:
-        """What the captioner takes of one PIL image: [1, R, F], or [1, 3, S, S] when trained.
-
-        ConfigError when there is no encoder to read it.
-        """
+        """One PIL image's features [1, R, F], or [1, 3, S, S] when trained; ConfigError without an
+        encoder."""
         if self.encoder is None:
             raise ConfigError(
                 "this captioner was trained on your own features (encoder.kind=features): without "

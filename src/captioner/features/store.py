@@ -22,10 +22,7 @@ _CHUNK_BYTES = 64 * 2**20
 
 
 class FeatureStore:
-    """Features of named images; the array may be memory-mapped and is never copied whole.
-
-    `names`: n distinct image names; `features`: floating-point array [n, R, F].
-    """
+    """Features [n, R, F] of n distinct image names; a memory-mapped array is never copied whole."""
 
     def __init__(self, names: Sequence[str], features: np.ndarray) -> None:
         self.names = list(names)
@@ -37,20 +34,11 @@ class FeatureStore:
             )
         if twice := duplicates(self.names):
             raise DataError(f"the image name {twice[0]} stands twice in the list of features")
+        self.regions, self.feature_dim = features.shape[1:]  # R, F
         self._rows = {name: row for row, name in enumerate(self.names)}
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @property
-    def regions(self) -> int:
-        """R: 1 when pooled."""
-        return int(self.features.shape[1])
-
-    @property
-    def feature_dim(self) -> int:
-        """F."""
-        return int(self.features.shape[2])
 
     def rows(self, names: Sequence[str]) -> Tensor:
         """The rows [B] (int64) of these images; DataError counts the ones that are missing."""
@@ -102,10 +90,10 @@ def load_features(path: Path | str, *, names: Sequence[str]) -> FeatureStore:
     """Read features that the user has computed and check that all of `names` are there.
 
     `.npy`: [n, F] or [n, R, F], memory-mapped, with the image names beside it, in the same order,
-    in `<stem>.names.json` (a list) or `<stem>.names.txt` (one a line). `.safetensors`: one tensor
-    [F] or [R, F] for each image name, or one tensor `features` with the metadata `names`, a JSON
-    list. Neither can run code. Raises DataError for missing names, wrong shapes, numbers that are
-    not floating point, and values that are not finite.
+    in `<stem>.names.json` (a list) or `<stem>.names.txt` (one a line). `.safetensors`: a tensor [F]
+    or [R, F] for each image name, or one tensor `features` with the metadata `names`, a JSON list.
+    Neither can run code. DataError for missing names, wrong shapes or types, and values that are
+    not finite.
     """
     path = Path(path)
     if not path.is_file():

@@ -8,7 +8,6 @@ K, image by image, group by group.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,28 +39,31 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Return for each image its `n_best` (by default K) best hypotheses, or as many as exist.
 
-    At each step the K best continuations are taken; equals in the order of their beams' ranks, then
-    of token ids. Those that end in eos are set aside, the others continue. An image leaves the
-    batch as soon as no running beam can reach the worst hypothesis kept, log-probabilities being at
-    most 0, so its result is that of a search to the end. A beam of `max_length` words is closed
-    without eos (`finished` False) and competes by its score; so are the beams of an image that has
-    no hypothesis yet when nothing may follow them.
+    At each step the K best continuations are taken; equals by the rank of their beams, then by
+    token id. An image leaves the batch as soon as no running beam can reach the worst hypothesis
+    kept, so its result is that of a search to the end. A beam of `max_length` words is closed
+    without eos (`finished` False) and competes by its score; so are the beams of an image without a
+    hypothesis when nothing may follow them.
 
     `groups` > 1 is diverse beam search (Vijayakumar et al. 2016): the groups choose in turn, and a
-    word costs a group `diversity` for each beam of the earlier groups that took it at this step.
-    The cost steers the choice alone, scores stay the model's; eos costs nothing. The groups'
-    hypotheses are ranked together, each sentence once.
+    word costs a group `diversity` for each beam of the earlier groups that took it at this step;
+    eos costs nothing, and scores stay the model's. Hypotheses are ranked together, each sentence
+    once.
 
     `state` is for B rows and is repeated inside. Raises ConfigError naming a wrong argument,
     NumericsError when the model's log-probabilities are NaN or above 0.
     """
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
     n_best = beam_size if n_best is None else n_best
-    _check_beams(beam_size, n_best, groups, diversity)
+    require(beam_size >= 1, "beam_size", beam_size, "at least 1")
+    require(1 <= n_best <= beam_size, "n_best", n_best, f"from 1 to beam_size = {beam_size}")
+    divides = groups >= 1 and beam_size % groups == 0
+    require(divides, "groups", groups, f"a divisor of beam_size = {beam_size}")
+    require(0 <= diversity < math.inf, "diversity", diversity, "a finite number, at least 0")
     device = state_device(state)
     state = repeat_rows(state, batch_size, beam_size)
     last = torch.full((batch_size * beam_size,), constraints.bos, dtype=torch.long, device=device)
-    search = _Search.start(
+    search = _Search(
         constraints,
         shape=(batch_size, groups, beam_size // groups),
         kept=min(n_best, beam_size // groups),
@@ -108,14 +110,6 @@ def best_tokens(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, ids.gather(1, order)
 
 
-def _check_beams(beam_size: int, n_best: int, groups: int, diversity: float) -> None:
-    require(beam_size >= 1, "beam_size", beam_size, "at least 1")
-    require(1 <= n_best <= beam_size, "n_best", n_best, f"from 1 to beam_size = {beam_size}")
-    divides = groups >= 1 and beam_size % groups == 0
-    require(divides, "groups", groups, f"a divisor of beam_size = {beam_size}")
-    require(0 <= diversity < math.inf, "diversity", diversity, "a finite number, at least 0")
-
-
 def _ranked(found: list[Hypothesis], n_best: int) -> list[Hypothesis]:
     """Return the n_best of all groups, best first, each sentence once."""
     once: dict[tuple[int, ...], Hypothesis] = {}
@@ -124,40 +118,30 @@ def _ranked(found: list[Hypothesis], n_best: int) -> list[Hypothesis]:
     return list(once.values())[:n_best]
 
 
-@dataclass
 class _Search:
     """The bookkeeping of all images still searched; nothing in it loops over images or beams."""
 
-    constraints: Constraints
-    norms: Tensor  # [T + 1], length ** length_penalty
-    diversity: float
-    images: Tensor  # [n], which of the B images each row is
-    origins: Tensor  # [n, G, W], the row of the step's batch that each beam comes from
-    beams: Sequences  # [n, G, W], scores the plain sums; -inf a beam that has ended
-    done: Sequences  # [n, G, P], scores normalised, best first
-
-    @classmethod
-    def start(
-        cls,
+    def __init__(
+        self,
         constraints: Constraints,
         *,
         shape: tuple[int, int, int],
         kept: int,
         diversity: float,
         device: torch.device,
-    ) -> _Search:
+    ) -> None:
+        self.constraints, self.diversity = constraints, diversity
         longest = constraints.max_length
-        beams = Sequences.none(shape, longest, device)
-        beams.scores[..., 0] = 0.0  # before the first word all beams of a group are the same
-        return cls(
-            constraints=constraints,
-            norms=length_norms(longest, constraints.length_penalty, device),
-            diversity=diversity,
-            images=torch.arange(shape[0], device=device),
-            origins=torch.arange(beams.scores.numel(), device=device).view(shape),
-            beams=beams,
-            done=Sequences.none((*shape[:2], kept), longest, device),
-        )
+        self.norms = length_norms(longest, constraints.length_penalty, device)
+        # [n], which of the B images each row is
+        self.images = torch.arange(shape[0], device=device)
+        # [n, G, W], the row of the step's batch that each beam comes from
+        self.origins = torch.arange(math.prod(shape), device=device).view(shape)
+        # [n, G, W], scores the plain sums; -inf a beam that has ended
+        self.beams = Sequences.none(shape, longest, device)
+        self.beams.scores[..., 0] = 0.0  # before the first word all beams of a group are the same
+        # [n, G, P], scores normalised, best first
+        self.done = Sequences.none((*shape[:2], kept), longest, device)
 
     def advance(self, log_probs: Tensor, position: int) -> None:
         """Extend every beam by a token, given log_probs [N, V]; set aside those that end."""
@@ -168,12 +152,12 @@ class _Search:
         chosen = self._choose(log_probs.unflatten(0, shape))
         self._close_stuck(chosen.sums, length=position)
         self.beams = self.beams.take(chosen.parents).scored(chosen.sums)
-        self.beams.append(chosen.tokens, chosen.log_probs, position)
+        self.beams.write(chosen.tokens, chosen.log_probs, position)
         first = torch.arange(0, words.shape[0], shape[2], device=words.device)
         self.origins = first.view(*shape[:2], 1) + chosen.parents
         ended = chosen.tokens == self.constraints.end
         self._set_aside(ended, length=position + 1)
-        self.beams.scores = self.beams.scores.masked_fill(ended, -math.inf)
+        self.beams = self.beams.scored(self.beams.scores.masked_fill(ended, -math.inf))
         if position + 1 == self.constraints.max_length:
             self._set_aside(~ended, length=position + 1)
 

@@ -40,27 +40,19 @@ class Hypothesis:
 
 def state_device(state: State) -> torch.device:
     """Return the device of the state's first tensor; the CPU when it holds none."""
-    for leaf in pytree.tree_leaves(state):
-        if isinstance(leaf, Tensor):
-            return leaf.device
-    return torch.device("cpu")
+    tensors = (leaf for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor))
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def select_rows(state: State, rows: Tensor) -> State:
     """Return the state of the given rows [M], in that order: reorders beams, drops the finished."""
-
-    def select(leaf: Any) -> Any:
-        return leaf.index_select(1, rows) if isinstance(leaf, Tensor) else leaf
-
-    return pytree.tree_map(select, state)
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf.index_select(1, rows), state)
 
 
 def repeat_rows(state: State, batch_size: int, times: int) -> State:
     """Return the state with each row `times` times in succession; ConfigError if not B rows."""
 
-    def repeat(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
+    def repeat(leaf: Tensor) -> Tensor:
         if leaf.dim() < 2 or leaf.shape[1] != batch_size:
             raise ConfigError(
                 f"every tensor of the state must have the batch, {batch_size}, as its dim 1, "
@@ -68,4 +60,4 @@ def repeat_rows(state: State, batch_size: int, times: int) -> State:
             )
         return leaf.repeat_interleave(times, dim=1)
 
-    return pytree.tree_map(repeat, state)
+    return pytree.tree_map_only(Tensor, repeat, state)

@@ -85,7 +85,13 @@ def sample(
     longest, device = constraints.max_length, state_device(state)
     state = repeat_rows(state, batch_size, samples)
     sequences = Sequences.none((batch_size * samples,), longest, device)
-    chances = _chances(batch_size * samples, longest, generator, device)
+    source = torch.device("cpu") if generator is None else generator.device
+    chances = torch.rand(
+        (batch_size * samples, longest),
+        generator=generator,
+        device=source,
+        dtype=score_dtype(device),
+    ).to(device)
     running = torch.arange(batch_size * samples, device=device)
     last = torch.full_like(running, constraints.bos)
     for position in range(longest):
@@ -95,7 +101,11 @@ def sample(
         check_log_probs(best, position)
         last = draw(params.weights(allowed.to(chances.dtype)), chances[running, position])
         moved = best > -math.inf
-        _write(sequences, running[moved], position, last[moved], allowed[moved])
+        rows, words = running[moved], last[moved]
+        sequences.tokens[rows, position] = words
+        chosen = allowed[moved].gather(1, words.unsqueeze(1)).squeeze(1)
+        sequences.log_probs[rows, position] = chosen.to(chances.dtype)
+        sequences.lengths[rows] = position + 1
         moved &= last != constraints.end
         if watch is not None:
             moved[moved.clone()] = ~watch(running[moved], last[moved])
@@ -105,8 +115,8 @@ def sample(
         if alive.numel() < running.numel():
             running, last, state = running[alive], last[alive], select_rows(state, alive)
     norms = length_norms(longest, constraints.length_penalty, device)[sequences.lengths]
-    sequences.scores = sequences.log_probs.sum(dim=1) / norms
-    by_image = sequences.grouped(batch_size)
+    scored = sequences.scored(sequences.log_probs.sum(dim=1) / norms)
+    by_image = Sequences(*(one.unflatten(0, (batch_size, samples)) for one in scored))
     return by_image.take(by_image.ranking()).hypotheses(constraints.end)
 
 
@@ -137,22 +147,3 @@ def draw(weights: Tensor, chances: Tensor) -> Tensor:
     target = chances.unsqueeze(1) * cumulative[:, -1:]
     found = torch.searchsorted(cumulative, target, right=True).squeeze(1)
     return found.clamp(max=weights.shape[1] - 1)
-
-
-def _chances(
-    rows: int, max_length: int, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    """Draw a number in [0, 1) for every word that could be sampled, [rows, T]."""
-    source = torch.device("cpu") if generator is None else generator.device
-    dtype = score_dtype(device)
-    return torch.rand(rows, max_length, generator=generator, device=source, dtype=dtype).to(device)
-
-
-def _write(
-    sequences: Sequences, rows: Tensor, position: int, tokens: Tensor, log_probs: Tensor
-) -> None:
-    """Append tokens [M], scored by log_probs [M, V], to the given rows [M]."""
-    chosen = log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
-    sequences.tokens[rows, position] = tokens
-    sequences.log_probs[rows, position] = chosen.to(sequences.log_probs.dtype)
-    sequences.lengths[rows] = position + 1

@@ -6,7 +6,7 @@ Shapes: [...] any leading shape, its last dimension K the sequences that compete
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +25,7 @@ def length_norms(max_length: int, length_penalty: float, device: torch.device) -
     return lengths.clamp(min=1) ** length_penalty
 
 
-@dataclass
-class Sequences:
+class Sequences(NamedTuple):
     """Scores [...], tokens [..., T] with the eos, log_probs [..., T] and lengths [...].
 
     A score of -inf marks no sequence.
@@ -60,33 +59,23 @@ class Sequences:
 
     def rows(self, index: Tensor) -> Sequences:
         """Return the rows of the first dimension that `index` (positions or a mask) names."""
-        return Sequences(*(one[index] for one in self._fields()))
+        return Sequences(*(one[index] for one in self))
 
-    def grouped(self, images: int) -> Sequences:
-        """Return sequences of shape [B * K] as [B, K]."""
-        return Sequences(*(one.unflatten(0, (images, -1)) for one in self._fields()))
-
-    def _fields(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.scores, self.tokens, self.log_probs, self.lengths
-
-    def append(self, tokens: Tensor, log_probs: Tensor, position: int) -> None:
+    def write(self, tokens: Tensor, log_probs: Tensor, position: int) -> None:
         """Write one token [...] and its log-probability [...] at `position` of every sequence."""
         self.tokens[..., position] = tokens
         self.log_probs[..., position] = log_probs
-        self.lengths = torch.full_like(self.lengths, position + 1)
+        self.lengths.fill_(position + 1)
 
     def scored(self, scores: Tensor) -> Sequences:
         """Return the same sequences under other scores [...]."""
-        return Sequences(scores, self.tokens, self.log_probs, self.lengths)
+        return self._replace(scores=scores)
 
     def best_with(self, others: Sequences) -> Sequences:
         """Return the K best of these and `others`, best first, and these before their equals."""
-        everything = Sequences(
-            scores=torch.cat([self.scores, others.scores], dim=-1),
-            tokens=torch.cat([self.tokens, others.tokens], dim=-2),
-            log_probs=torch.cat([self.log_probs, others.log_probs], dim=-2),
-            lengths=torch.cat([self.lengths, others.lengths], dim=-1),
-        )
+        dim = self.scores.dim() - 1
+        both = (torch.cat(pair, dim=dim) for pair in zip(self, others, strict=True))
+        everything = Sequences(*both)
         return everything.take(everything.ranking()[..., : self.scores.shape[-1]])
 
     def ranking(self) -> Tensor:

@@ -28,7 +28,6 @@ class Interval:
 
     low: float
     high: float
-    score: float
     source: str  # the evaluation's folder
 
 
@@ -167,7 +166,7 @@ def _interval(folder: Path, metric: str, settings: Mapping[str, Any]) -> Interva
             scores = upgrade(read_json(path))
             card = scores["protocol"]
             low, high = scores["intervals"][metric]
-            interval = Interval(float(low), float(high), float(scores[metric]), path.parent.name)
+            interval = Interval(float(low), float(high), path.parent.name)
             dev = card["split"] == "dev" and "best.pt" in card["checkpoint"]
         except (DataError, LookupError, TypeError, ValueError):
             continue  # scores of another program, or without intervals

@@ -55,17 +55,11 @@ def _axis(name: str, values: Sequence[Any], *, linear: bool = False, write: Any 
         spaced = np.geomspace if scale is math.log else np.linspace
         shown = [low, *spaced(low, high, 5)[1:-1].tolist(), high]
     write = write or (number if linear or any(isinstance(v, float) for v in numbers) else str)
-    ticks = _apart([(place(v), write(v)) for v in shown])
+    ticks: list[tuple[float, str]] = []
+    for one in shown:
+        if not ticks or place(one) - ticks[-1][0] > 0.05:  # else the labels would overlap
+            ticks.append((place(one), write(one)))
     return Axis(name, [place(one) for one in numbers], ticks)
-
-
-def _apart(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Ticks without those whose label would overlap the one before."""
-    kept: list[tuple[float, str]] = []
-    for tick in ticks:
-        if not kept or tick[0] - kept[-1][0] > 0.05:
-            kept.append(tick)
-    return kept
 
 
 def _categories(name: str, values: Sequence[Any]) -> Axis:

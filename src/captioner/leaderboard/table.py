@@ -149,9 +149,7 @@ def number(score: float | None) -> str:
 def interval(run: Run) -> str:
     """The interval and the evaluation that it is from; "none" without one."""
     one = run.interval
-    if one is None:
-        return "none"
-    return f"{one.low:.2f} to {one.high:.2f} ({one.source})"
+    return "none" if one is None else f"{one.low:.2f} to {one.high:.2f} ({one.source})"
 
 
 def epochs(run: Run) -> str:
@@ -172,13 +170,9 @@ def duration(seconds: float) -> str:
 
 def value(setting: Any) -> str:
     """A setting as a command line has it, real numbers with four digits."""
-    if setting is None:
-        return "null"
-    if isinstance(setting, bool):
-        return str(setting).lower()
     if isinstance(setting, float):
         return f"{setting:.4g}"
-    return str(setting) if isinstance(setting, (str, int)) else json.dumps(setting)
+    return setting if isinstance(setting, str) else json.dumps(setting)
 
 
 # -- for other programs -------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Show and Tell (Vinyals et al. 2015): a language model whose first word is the image.
 
-Shapes: I images, B captions, R regions (1 for a pooled feature), F image feature, S image side, N
+Letters: I images, B captions, R regions (1 for a pooled feature), F image feature, S image side, N
 packed tokens, T longest length, E embedding, V vocabulary.
 """
 
@@ -17,7 +17,7 @@ from captioner.models.language_model import LanguageModel, State
 from captioner.ops import dropout
 from captioner.profiling import span
 
-if TYPE_CHECKING:  # a machine that trains on features alone needs no library of images
+if TYPE_CHECKING:  # a machine that trains on features alone needs no torchvision
     from captioner.models.encoder import Encoder
 
 FEATURE_NORMS = ("standardise", "l2", "none")
@@ -26,10 +26,9 @@ FEATURE_NORMS = ("standardise", "l2", "none")
 class Captioner(nn.Module):
     """Features -> projection -> first word(s) of the language model.
 
-    `feature_norm` puts the features on a scale: "standardise" subtracts the mean and divides by the
-    deviation that `set_feature_statistics` stored, clamped at +-6 (what the features' scale is
-    worth stands in the README); "l2" divides by the norm; "none" leaves them. `encoder` is only
-    given when it is trained with the rest; then `images` are images, otherwise features.
+    `feature_norm`: "standardise" by the statistics of `set_feature_statistics`, clamped at +-6;
+    "l2" divides by the norm; "none". With an `encoder`, trained with the rest, the model takes
+    images.
     """
 
     feature_mean: Tensor
@@ -95,32 +94,30 @@ class Captioner(nn.Module):
     ) -> Tensor:
         """Summed cross-entropy of the targets in nats; `capacity` as in `LanguageModel.hidden`."""
         context = self._context(images, image_rows, capacity)
-        return self.language_model.loss(
-            token_ids, batch_sizes, targets, label_smoothing=label_smoothing, capacity=capacity,
-            **context,
-        )[0]  # fmt: skip
+        settings: dict[str, Any] = {"label_smoothing": label_smoothing, "capacity": capacity}
+        return self.language_model.loss(token_ids, batch_sizes, targets, **settings, **context)[0]
 
     def _context(
         self, images: Tensor, image_rows: Tensor, capacity: bool = False
     ) -> dict[str, Any]:
-        """What stands before each caption: its image's embeddings, or the state after them."""
+        """What precedes each caption: its image's embeddings, or the state after them."""
         with span("image"):
             prefix = self.embed_images(images)
         if len(image_rows) < 2 * prefix.shape[1]:
             return {"prefix": prefix.index_select(1, image_rows)}
-        # Batches by image: each image is read once, and its captions go on from that state.
+        # Batches by image: each image is read once, and its captions continue from that state.
         read = self.language_model.read(prefix, capacity=capacity)[1]
         return {"state": tuple(one.index_select(1, image_rows) for one in read)}
 
     def start(self, images: Tensor) -> State:
-        """The language model's state after reading the images, where decoding begins."""
+        """The language model's state after reading the images, where generation begins."""
         images = images.to(self.image_projection.weight.device)
         return self.language_model.read(self.embed_images(images))[1]
 
     def tabulated(self) -> AbstractContextManager[None]:
-        """A context for decoding: see `LanguageModel.tabulated`."""
+        """A context for generation: see `LanguageModel.tabulated`."""
         return self.language_model.tabulated()
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """One decoding step: tokens [B] -> log-probabilities [B, V], new state."""
+        """One step of generation: tokens [B] -> log-probabilities [B, V], new state."""
         return self.language_model.step(token_ids, state)

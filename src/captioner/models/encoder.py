@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,25 @@ def _call(trunk: nn.Module, images: Tensor) -> Tensor:
     return features
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """A network cut before its classifier, with the transform of its images.
+
+    `features` computes them from network and images where calling the network is not enough.
+    """
+
+    network: nn.Module
+    name: str
+    transform: ImageTransform
+    features: Callable[[nn.Module, Tensor], Tensor] = _call
+
+
 class Encoder(nn.Module):
     """Images [B, 3, S, S] -> features [B, R, F], frozen until `freeze_before` says otherwise.
 
-    `trunk` maps images to [B, F] (output "pooled") or to [B, F, h, w] (output "grid", R = h w);
-    `features` does so in its place where calling the trunk is not enough. `grid_size` averages
-    the grid to `grid_size` x `grid_size`. `feature_dim` (F) and `regions` (R) are measured.
-    Raises ConfigError when the trunk cannot take the transform's images.
+    `trunk`, or `features` of it, maps images to [B, F] (output "pooled") or to [B, F, h, w] (output
+    "grid", R = h w), which `grid_size` averages to `grid_size` x `grid_size`. `feature_dim` (F) and
+    `regions` (R) are measured. ConfigError when the trunk cannot take the transform's images.
     """
 
     def __init__(
@@ -48,14 +61,14 @@ class Encoder(nn.Module):
         self.name, self.output, self.grid_size = name, output, grid_size
         self.transform = transform
         self._features = features
-        # Convolutions on a CPU, and on tensor cores, are faster when the channels lie together.
+        # Convolutions on a CPU, and on tensor cores, are faster with channels-last memory.
         self.trunk = trunk.to(memory_format=torch.channels_last)
         self._frozen: tuple[str, ...] = ()
         self.freeze_before(None)
         self.regions, self.feature_dim = self._measure()
 
-    def forward(self, images: Tensor) -> Tensor:  # [B, 3, S, S] -> [B, R, F]
-        """Return the features [B, R, F] of normalised images [B, 3, S, S]."""
+    def forward(self, images: Tensor) -> Tensor:
+        """The features [B, R, F] of normalised images [B, 3, S, S]."""
         images = images.contiguous(memory_format=torch.channels_last)
         features = self._features(self.trunk, images)
         if self.output == "pooled":
@@ -96,21 +109,18 @@ class Encoder(nn.Module):
     def freeze_before(self, stage: str | None) -> None:
         """Train `stage` and everything after it; None freezes the whole encoder.
 
-        A frozen part has no gradient and stays in evaluation mode, whatever `train()` says: its
-        BatchNorm statistics and dropout are those of evaluation. A stage is one of `stages` or
-        what several of them begin with ("layer4"). Raises ConfigError listing the stages.
+        A frozen part has no gradient and stays in evaluation mode, whatever `train()` says. A stage
+        is one of `stages` or a common prefix ("layer4"); ConfigError listing them otherwise.
         """
         self.trunk.requires_grad_(False)
         stages = self.stages
-        first = len(stages)
-        if stage is not None:
-            starts = [i for i, part in enumerate(stages) if f"{part}.".startswith(f"{stage}.")]
-            if not starts:
-                short = dict.fromkeys(".".join(part.split(".")[:2]) for part in stages)
-                raise ConfigError(
-                    f'{self.name} has no stage "{stage}" to train from; it has {", ".join(short)}'
-                )
-            first = starts[0]
+        starts = [i for i, part in enumerate(stages) if f"{part}.".startswith(f"{stage}.")]
+        if stage is not None and not starts:
+            short = dict.fromkeys(".".join(part.split(".")[:2]) for part in stages)
+            raise ConfigError(
+                f'{self.name} has no stage "{stage}" to train from; it has {", ".join(short)}'
+            )
+        first = len(stages) if stage is None else starts[0]
         self._frozen = stages[:first]
         if first == 0:  # also what belongs to no stage, such as a class token
             self.trunk.requires_grad_(True)

@@ -17,10 +17,9 @@ from captioner.models.language_model import State
 
 
 class Ensemble(nn.Module):
-    """The mean of the members' probabilities at every step, over one vocabulary.
+    """The mean of the members' probabilities at every step; each has its own features and state.
 
-    Each member reads its own images' features and keeps its own state. Raises ValueError without a
-    member, or where vocabularies differ in size.
+    ValueError without a member, or where vocabularies differ in size.
     """
 
     def __init__(self, members: Sequence[Captioner]) -> None:
@@ -36,7 +35,7 @@ class Ensemble(nn.Module):
         return tuple(member.start(one) for member, one in pairs)  # type: ignore[operator]
 
     def step(self, token_ids: Tensor, state: Sequence[State]) -> tuple[Tensor, tuple[State, ...]]:
-        """One decoding step: tokens [B] -> log of the mean probabilities [B, V], new states."""
+        """One step of generation: tokens [B] -> log of the mean probabilities [B, V], states."""
         pairs = zip(self.members, state, strict=True)
         found = [member.step(token_ids, own) for member, own in pairs]  # type: ignore[operator]
         log_probs = torch.stack([log_probs for log_probs, _ in found])  # [M, B, V]
@@ -45,7 +44,7 @@ class Ensemble(nn.Module):
 
     @contextmanager
     def tabulated(self) -> Iterator[None]:
-        """While open, every member looks its words up: see `LanguageModel.tabulated`."""
+        """A context for generation: see `LanguageModel.tabulated`."""
         with ExitStack() as stack:
             for member in self.members:
                 stack.enter_context(member.tabulated())  # type: ignore[operator]

@@ -1,17 +1,17 @@
 """The recurrent language model: words in, the next word's scores out.
 
-Shapes: B sequences, T longest length, N packed tokens, P prefix steps, E embedding, H hidden,
-V vocabulary, L layers.
+Letters: B sequences, T longest length, N packed tokens, P prefix steps, E embedding, H hidden,
+V vocabulary, L layers, U distinct rows that tokens read.
 
-A prefix is a handful of embeddings read before the first word: an image is one (or one a region).
-In the packed layout it is a concatenation: data = cat([prefix, words]), batch_sizes =
-[B] * P + batch_sizes.
+A prefix is a few embeddings read before the first word: an image is one (or one a region). In the
+packed layout it is a concatenation: cat([prefix, words]) with batch_sizes [B] * P + batch_sizes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,17 +25,25 @@ from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
 
-LARGEST_TABLE = 2**25  # values that decoding may keep of words already multiplied
+LARGEST_TABLE = 2**25  # values that generation may keep of words' input projections
+
+
+@dataclass(frozen=True)
+class DropoutRates:
+    """Dropout of what the recurrent layers read (prefix and words), of what they give, and between
+    them. With `variational` a sequence has one mask for all its steps (Gal & Ghahramani 2016)."""
+
+    input: float = 0.0
+    output: float = 0.0
+    layer: float = 0.0
+    variational: bool = False
 
 
 class LanguageModel(nn.Module):
     """Embedding, recurrent layers and a linear layer to the vocabulary.
 
     `kind` is lstm, gru or rnn_tanh; the state is (h, c), or (h,) where there is no cell.
-    `input_dropout` acts on what the recurrent layers read (prefix and words), `output_dropout` on
-    what they give, `layer_dropout` between them. With `variational` a sequence has one mask for all
-    its steps (Gal & Ghahramani 2016), not one a step. `tie_embeddings` shares the embedding with
-    the output layer and needs E = H; ValueError otherwise.
+    `tie_embeddings` shares the embedding with the output layer; ValueError unless E = H.
     """
 
     def __init__(
@@ -45,13 +53,10 @@ class LanguageModel(nn.Module):
         embedding_dim: int,
         hidden_size: int,
         num_layers: int = 1,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        layer_dropout: float = 0.0,
+        dropout: DropoutRates = DropoutRates(),
         tie_embeddings: bool = False,
         backend: str = "auto",
         kind: str = "lstm",
-        variational: bool = False,
     ) -> None:
         super().__init__()
         if tie_embeddings and embedding_dim != hidden_size:
@@ -60,22 +65,16 @@ class LanguageModel(nn.Module):
                 f"and {hidden_size}"
             )
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        # Named for what it is unless `kind` says otherwise: checkpoints know its weights so.
-        self.lstm = make_rnn(
-            kind,
-            embedding_dim,
-            hidden_size,
-            num_layers,
-            dropout=layer_dropout if num_layers > 1 else 0.0,
-            backend=backend,
-        )
+        # Named lstm whatever its `kind`: checkpoints have its weights under that name.
+        sizes = (embedding_dim, hidden_size, num_layers)
+        between = dropout.layer if num_layers > 1 else 0.0
+        self.lstm = make_rnn(kind, *sizes, dropout=between, backend=backend)
         self.output = nn.Linear(hidden_size, vocab_size)
         if tie_embeddings:
             self.output.weight = self.embedding.weight
-        self.input_dropout, self.output_dropout = input_dropout, output_dropout
-        self.variational, self.backend = variational, backend
-        self._table: tuple[list[Tensor], Tensor] | None = None
-        self._sums: Tensor | None = None
+        self.dropout, self.backend = dropout, backend
+        self._table: tuple[list[Tensor], Tensor] | None = None  # weights, projections [V, 4H]
+        self._word_projections: Tensor | None = None
 
     def forward(
         self,
@@ -99,10 +98,9 @@ class LanguageModel(nn.Module):
         label_smoothing: float = 0.0,
         capacity: bool = False,
     ) -> tuple[Tensor, State]:
-        """Summed cross-entropy of the targets in nats, and the state after the last token.
+        """Summed cross-entropy of the targets in nats, but for targets of -100, and the last state.
 
-        Targets of -100 are left out. The logits that `forward` returns are never kept: see
-        `ops.linear_cross_entropy`. `capacity` as in `hidden`.
+        The logits are never kept (`ops.linear_cross_entropy`). `capacity` as in `hidden`.
         """
         hidden, state = self.hidden(token_ids, batch_sizes, prefix, state, capacity=capacity)
         backward_ends("vocabulary and loss, backward", hidden)
@@ -128,9 +126,8 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, State]:
         """What the output layer reads after each input token, [N, H], and the state at the end.
 
-        With `capacity` (see `lstm_packed`) batch_sizes lies on the device; N and the prefix's or
-        the state's B, one of which must be there, are room. A prefix is read by all B sequences,
-        also by those without a word.
+        With `capacity` (see `lstm_packed`) batch_sizes lies on the device; N and the B of prefix or
+        state, one of which must be given, need not be filled. All B sequences read a prefix.
         """
         with span("embedding"):
             data, batch_sizes, rows, before = self._read_words(
@@ -139,20 +136,24 @@ class LanguageModel(nn.Module):
             if capacity and state is None and prefix is not None:
                 state = self._zero_state(data, prefix.shape[1])
             drop = self._dropout(batch_sizes, state, before + len(token_ids))
-            data = drop(data, self.input_dropout)
+            data = drop(data, self.dropout.input)
         backward_ends("LSTM, backward", data)
         with span("LSTM"):
             output, state = self.lstm.forward_packed(
-                data, batch_sizes, state, input_rows=rows, capacity=capacity,
+                data,
+                batch_sizes,
+                state,
+                input_rows=rows,
                 between=lambda rows: drop(rows, self.lstm.dropout),
-            )  # fmt: skip
-            return drop(output[before:], self.output_dropout), state
+                capacity=capacity,
+            )
+            return drop(output[before:], self.dropout.output), state
 
     def _read_words(
         self, token_ids: Tensor, batch_sizes: Tensor, prefix: Tensor | None, *, shares: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-        """The embeddings [U, E], batch_sizes [P + T], which row each token reads, and how many rows
-        stand before the words."""
+        """The embeddings [U, E], batch_sizes [P + T], the row that each token reads (None: row by
+        row), and how many rows the prefix takes."""
         rows = None
         if shares and self._shares_words():
             token_ids, rows = token_ids.unique(return_inverse=True)
@@ -170,54 +171,52 @@ class LanguageModel(nn.Module):
     def read(
         self, embeddings: Tensor, state: State | None = None, *, capacity: bool = False
     ) -> tuple[Tensor, State]:
-        """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after.
-
-        With `capacity` nothing is read on the host, as in `hidden`.
-        """
+        """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after; with
+        `capacity` nothing is read on the host."""
         steps, batch = embeddings.shape[:2]
         sizes = torch.full((steps,), batch, device=embeddings.device if capacity else None)
         if capacity and state is None:
             state = self._zero_state(embeddings, batch)
         drop = self._dropout(sizes, state, steps * batch)
         output, state = self.lstm.forward_packed(
-            drop(embeddings.flatten(0, 1), self.input_dropout), sizes, state, capacity=capacity,
+            drop(embeddings.flatten(0, 1), self.dropout.input),
+            sizes,
+            state,
             between=lambda rows: drop(rows, self.lstm.dropout),
-        )  # fmt: skip
+            capacity=capacity,
+        )
         return output.view(steps, batch, -1), state
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """One decoding step: tokens [B] -> log-probabilities [B, V] of the next, new state."""
-        if self._sums is None:
+        """One step of generation: tokens [B] -> log-probabilities [B, V] of the next, new state."""
+        if self._word_projections is None:
             output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
             output = output[0]
         else:
-            output, state = self.lstm.step(self._sums, token_ids, state)  # type: ignore[operator]
+            output, state = self.lstm.step(self._word_projections, token_ids, state)  # type: ignore[operator]
         return F.log_softmax(self.output(output).float(), dim=-1), state
 
     @contextmanager
     def tabulated(self) -> Iterator[None]:
-        """While open, `step` looks up what each word contributes to the LSTM in a table [V, 4H].
-
-        For decoding only: a step has no gradient then, and weights must not change meanwhile. The
-        table is kept, and used again as long as the weights hold the same values.
-        """
+        """While open, `step` looks up words' input projections in a table [V, 4H], which is kept as
+        long as the weights hold the same values. For generation: no gradient, no change of
+        weights."""
         with torch.no_grad():
-            self._sums = self._word_sums()
+            self._word_projections = self._project_words()
             try:
                 yield
             finally:
-                self._sums = None
+                self._word_projections = None
 
     def _zero_state(self, like: Tensor, batch: int) -> State:
-        zeros = like.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size)
-        return (zeros, zeros)
+        return (like.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size),) * 2
 
     def _dropout(
         self, batch_sizes: Tensor, state: State | None, rows: int
     ) -> Callable[[Tensor, float], Tensor]:
-        """Dropout of `rows` packed rows [N, ...], or the last of them: a mask a row, or a sequence,
-        of which there are as many as the state has, or else batch_sizes."""
-        if not (self.training and self.variational):
+        """Dropout of `rows` packed rows [N, ...], or the last of them: a mask for each row, or for
+        each of the sequences in `state`, or else in batch_sizes."""
+        if not (self.training and self.dropout.variational):
             return lambda rows, rate: dropout(rows, rate, self.training)
         batch = int(batch_sizes[0]) if state is None else state[0].shape[1]
         _, sequences, _ = packed_places(batch_sizes, rows)
@@ -232,21 +231,19 @@ class LanguageModel(nn.Module):
         return drop
 
     def _shares_words(self) -> bool:
-        """Whether equal words are read once: exact where the input has no dropout, and worth it on
-        a CPU, where finding them costs less than it saves."""
-        dropped = self.training and self.input_dropout > 0
+        """Whether equal words are read once: exact where the input has no dropout, and faster on
+        a CPU."""
+        dropped = self.training and self.dropout.input > 0
         device = self.embedding.weight.device.type
         return not dropped and device == "cpu" and not torch.compiler.is_compiling()
 
-    def _word_sums(self) -> Tensor | None:
-        """Every word's embedding times the LSTM's first weights; None if too large or no LSTM."""
-        if not isinstance(self.lstm, LSTM):
-            return None
-        if self.embedding.num_embeddings * 4 * self.lstm.hidden_size > LARGEST_TABLE:
+    def _project_words(self) -> Tensor | None:
+        """Every word's input projection [V, 4H]; None if too large or no LSTM."""
+        values = self.embedding.num_embeddings * 4 * self.lstm.hidden_size
+        if not isinstance(self.lstm, LSTM) or values > LARGEST_TABLE:
             return None
         weights = [self.embedding.weight, *self.lstm.all_weights[0]]
-        # Compared by value: optimisers that change a list of tensors at once leave no trace in
-        # their version counters.
+        # Compared by value: fused optimisers do not increase the version counters.
         if self._table is None or not all(map(_equal, self._table[0], weights)):
             copies = [weight.detach().clone() for weight in weights]
             self._table = (copies, self.lstm.project(self.embedding.weight))
@@ -263,9 +260,9 @@ def initialise(
 ) -> None:
     """Initialise every weight of a language model or of a captioner's own layers, in place.
 
-    "uniform": weights from U(-scale, scale), biases 0 (Show and Tell, neuraltalk, neon). "xavier":
-    Glorot's uniform for matrices, orthogonal for the recurrent ones. In both the LSTM's biases are
-    0 but the forget gate's, which starts at `forget_bias` (Jozefowicz et al. 2015); neon has 0.
+    "uniform": weights from U(-scale, scale) (Show and Tell, neuraltalk, neon). "xavier": Glorot's
+    uniform, recurrent matrices orthogonal. Biases are 0, the LSTM's forget gate's `forget_bias`
+    (Jozefowicz et al. 2015; neon has 0).
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:

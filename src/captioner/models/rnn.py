@@ -1,4 +1,4 @@
-"""Recurrent layers over packed rows that the language model can take in the LSTM's place.
+"""Recurrent layers over packed rows that can take the LSTM's place in the language model.
 
 Shapes: B sequences, T longest length, N packed tokens, U rows of input, E input size, H hidden
 size, L layers.
@@ -40,24 +40,17 @@ class _Packed(nn.RNNBase):
         rows = data if input_rows is None else data[input_rows]
         batch = int(batch_sizes[0])
         hx = rows.new_zeros(self.num_layers, batch, self.hidden_size) if state is None else state[0]
+        train = torch.is_grad_enabled()  # cuDNN has no backward for what ran in inference mode
+        call = torch._VF.gru if isinstance(self, nn.GRU) else torch._VF.rnn_tanh
         last = []
         for k in range(self.num_layers):
-            rows, hy = self._layer(rows, batch_sizes, hx[k : k + 1], self.all_weights[k])
+            own = hx[k : k + 1].to(rows.dtype)
+            weights: Any = self.all_weights[k]
+            rows, hy = call(rows, batch_sizes, own, weights, True, 1, 0.0, train, False)
             last.append(hy)
             if k < self.num_layers - 1:
                 rows = between(rows) if between else F.dropout(rows, self.dropout, self.training)
         return rows, (torch.cat(last),)
-
-    def _layer(
-        self, rows: Tensor, batch_sizes: Tensor, hx: Tensor, weights: Any
-    ) -> tuple[Tensor, Tensor]:
-        # cuDNN refuses a backward of what did not run in training mode.
-        train = torch.is_grad_enabled()
-        call = torch._VF.gru if isinstance(self, nn.GRU) else torch._VF.rnn_tanh
-        output: tuple[Tensor, Tensor] = call(
-            rows, batch_sizes, hx.to(rows.dtype), weights, True, 1, 0.0, train, False
-        )
-        return output
 
 
 class GRU(_Packed, nn.GRU):
@@ -74,10 +67,7 @@ RNN_KINDS = ("lstm", "gru", "rnn_tanh")
 def make_rnn(
     kind: str, input_size: int, hidden_size: int, num_layers: int, *, dropout: float, backend: str
 ) -> LSTM | GRU | RNN:
-    """A recurrent network by its name; `backend` chooses who computes the LSTM.
-
-    ValueError for an unknown name.
-    """
+    """A recurrent network by its name, ValueError for an unknown one; `backend` is the LSTM's."""
     if kind == "lstm":
         return LSTM(input_size, hidden_size, num_layers, dropout=dropout, backend=backend)
     if kind == "gru":

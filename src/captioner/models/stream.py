@@ -15,11 +15,8 @@ from captioner.models.language_model import LanguageModel
 
 
 class StreamModel(nn.Module):
-    """Truncated backpropagation through time: the state of a window's end begins the next one.
-
-    The state itself is carried over, its gradient is not (Williams & Peng 1990). It is no weight:
-    `carried_state` is what a resume needs besides the state_dict.
-    """
+    """Truncated backpropagation through time (Williams & Peng 1990): the state at a window's end,
+    without its gradient, begins the next one. `carried_state` is not in the state_dict."""
 
     def __init__(self, language_model: LanguageModel) -> None:
         super().__init__()
@@ -30,7 +27,7 @@ class StreamModel(nn.Module):
         self,
         inputs: Tensor,  # [N] packed
         batch_sizes: Tensor,  # [T] on the CPU
-        origins: Tensor,  # [S] the stream each sequence continues, -1 for none
+        origins: Tensor,  # [S] the stream that each sequence continues, -1 for none
         last_sequences: Tensor,  # [B] the sequence whose last state each stream keeps
     ) -> Tensor:
         """Logits [N, V] of the tokens that come next."""
@@ -42,17 +39,17 @@ class StreamModel(nn.Module):
         self,
         inputs: Tensor,  # [N] packed
         batch_sizes: Tensor,  # [T] on the CPU
-        origins: Tensor,  # [S] the stream each sequence continues, -1 for none
+        origins: Tensor,  # [S] the stream that each sequence continues, -1 for none
         last_sequences: Tensor,  # [B] the sequence whose last state each stream keeps
         targets: Tensor,  # [N] the token after each
         *,
         label_smoothing: float = 0.0,
     ) -> Tensor:
         """Summed cross-entropy of the targets in nats."""
+        before = self.begin(origins)
         loss, state = self.language_model.loss(
-            inputs, batch_sizes, targets, state=self.begin(origins),
-            label_smoothing=label_smoothing,
-        )  # fmt: skip
+            inputs, batch_sizes, targets, state=before, label_smoothing=label_smoothing
+        )
         self.keep(state, last_sequences)
         return loss
 

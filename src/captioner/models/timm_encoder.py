@@ -6,7 +6,6 @@ Letters: B images, F image feature, h w the grid's sides.
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 from typing import Any
@@ -14,74 +13,41 @@ from typing import Any
 from torch import Tensor, nn
 
 from captioner.errors import ConfigError
-from captioner.models.encoder import Encoder
+from captioner.models.encoder import Trunk
 from captioner.models.transforms import ImageTransform, Resize
 from captioner.models.weights import (
     load_weights,
+    nearest,
     read_state_dict,
     registry_weights,
     rename_efficientnet_lite,
+    weights_file,
 )
 
 
-def timm_encoder(
-    name: str,
-    *,
-    weights: str = "timm",
-    output: str = "pooled",
-    grid_size: int | None = None,
-    size: int | None = None,
-    resize: Resize | None = None,
-) -> Encoder:
-    """Build the network `name` of timm, cut before its classifier.
-
-    `weights`: "timm" (its own, downloaded), "random" (torch's generator), or a .pth or .safetensors
-    file. The transform is the network's data configuration; `size` and `resize` change it. Raises
-    ConfigError without timm, for an unknown name and for a failed download, CheckpointError for a
-    file that does not fit.
-    """
+def timm_trunk(name: str, *, weights: str, output: str) -> Trunk:
+    """The network `name` of timm and its data configuration; `weights`, errors as
+    `make_encoder`."""
     network = _network(name, pretrained=weights == "timm")
-    if weights not in ("timm", "random"):
-        if not Path(weights).is_file():
-            raise ConfigError(
-                f'encoder weights must be "timm", "random" or a file; there is no {weights}'
-            )
-        _load(network, Path(weights))
-    transform = _transform(network).adjusted(size=size, resize=resize)
-    pooled = output != "grid"
-    chosen: dict[str, Any] = {} if pooled else {"features": _feature_map}
-    return Encoder(
-        network, name=name, transform=transform, output=output, grid_size=grid_size, **chosen
-    )
+    file = weights_file(weights, "timm")
+    if file is not None:
+        _load(network, file)
+    features = {} if output != "grid" else {"features": _feature_map}
+    return Trunk(network, name, _transform(network), **features)
 
 
-def efficientnet_lite(
-    which: str,
-    *,
-    weights: str = "registry",
-    output: str = "pooled",
-    grid_size: int | None = None,
-    size: int | None = None,
-    resize: Resize | None = None,
-) -> Encoder:
-    """Build EfficientNet-lite "lite0", "lite1" or "lite2": 1280 features, 224, 240 or 260 pixels.
+def efficientnet_lite_trunk(name: str, *, weights: str, output: str) -> Trunk:
+    """EfficientNet-lite "lite0", "lite1" or "lite2": 1280 features, 224, 240 or 260 pixels.
 
-    `weights`: "registry" (ImageNet, from the installed package), or as for `timm_encoder`. Images
-    are normalised to -1..1, which these weights need: ImageNet's constants cost them 11 points.
+    `weights`: "registry" (ImageNet), or as for `timm_trunk`. Images are normalised to -1..1, which
+    these weights need: ImageNet's constants cost them 11 points.
     """
-    if which not in ("lite0", "lite1", "lite2"):
-        raise ConfigError(f"EfficientNet-lite comes as lite0, lite1 and lite2, not as {which}")
+    if name not in ("lite0", "lite1", "lite2"):
+        raise ConfigError(f"EfficientNet-lite comes as lite0, lite1 and lite2, not as {name}")
     _import_timm()
     if weights == "registry":
-        weights = str(registry_weights(which))
-    return timm_encoder(
-        f"tf_efficientnet_{which}",
-        weights=weights,
-        output=output,
-        grid_size=grid_size,
-        size=size,
-        resize=resize,
-    )
+        weights = str(registry_weights(name))
+    return timm_trunk(f"tf_efficientnet_{name}", weights=weights, output=output)
 
 
 def _import_timm() -> Any:
@@ -96,12 +62,11 @@ def _network(name: str, *, pretrained: bool) -> nn.Module:
     """The network without its classifier."""
     timm = _import_timm()
     if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"; the nearest are {', '.join(near)}" if near else ""
-        raise ConfigError(f'timm has no network "{name}"{hint}')
+        hint = nearest(name, timm.list_models())
+        raise ConfigError(f'timm has no network "{name}"{"; " if hint else ""}{hint}')
     try:
         network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except Exception as error:  # of the hub's client, which has dozens of kinds
+    except Exception as error:  # the hub's client raises dozens of kinds
         if not pretrained:
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -130,12 +95,10 @@ def _transform(network: nn.Module) -> ImageTransform:
     data = resolve_model_data_config(network)
     size = data["input_size"][-1]
     squashed = data["crop_mode"] == "squash"
+    resize: Resize = "squash" if squashed else math.floor(size / data["crop_pct"])
+    mean, std = tuple(data["mean"]), tuple(data["std"])
     return ImageTransform(
-        size=size,
-        resize="squash" if squashed else math.floor(size / data["crop_pct"]),
-        interpolation=data["interpolation"],
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
+        size=size, resize=resize, interpolation=data["interpolation"], mean=mean, std=std
     )
 
 

@@ -1,15 +1,12 @@
 """Any classification network of torchvision as an encoder.
 
-Two cuts serve them all. Pooled: the last linear layer becomes the identity, so that the features
-are exactly what the classifier would have seen (4096 for VGG). Grid: the network's children run in
-order up to the pooling or the classifier.
+Pooled: the last linear layer becomes the identity, so that the features are the classifier's input
+(4096 for VGG). Grid: the network's children run in order up to the pooling or the classifier.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import torchvision
@@ -17,43 +14,34 @@ from torch import nn
 from torchvision.models import DenseNet, VisionTransformer
 
 from captioner.errors import ConfigError
-from captioner.models.encoder import Encoder
-from captioner.models.transforms import ImageTransform, Resize
-from captioner.models.weights import load_weights, read_state_dict, rename_densenet
+from captioner.models.encoder import Trunk
+from captioner.models.transforms import ImageTransform
+from captioner.models.weights import (
+    load_weights,
+    nearest,
+    read_state_dict,
+    rename_densenet,
+    weights_file,
+)
 
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
 _TAIL = ("classifier", "fc", "head", "heads")
 
 
-def torchvision_encoder(
-    name: str,
-    *,
-    weights: str = "torchvision",
-    output: str = "pooled",
-    grid_size: int | None = None,
-    size: int | None = None,
-    resize: Resize | None = None,
-) -> Encoder:
-    """Build the network `name` of torchvision, cut before its classifier.
-
-    `weights`: "torchvision" (its best, downloaded), "random" (torch's generator), or a .pth or
-    .safetensors file. The transform is that of the weights; `size` and `resize` change it.
-    Raises ConfigError for an unknown name or a failed download, CheckpointError for a file that
-    does not fit.
-    """
+def torchvision_trunk(name: str, *, weights: str, output: str) -> Trunk:
+    """The network `name` of torchvision; `weights`, errors as `make_encoder`."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(known)}"
+        hint = nearest(name, known) or f"there are {', '.join(known)}"
         raise ConfigError(f'torchvision has no classification network "{name}"; {hint}')
     network = _network(name, weights)
-    transform = _transform(name).adjusted(size=size, resize=resize)
-    trunk = _grid_trunk(name, network) if output == "grid" else _pooled_trunk(network)
-    return Encoder(trunk, name=name, transform=transform, output=output, grid_size=grid_size)
+    cut = _grid_trunk(name, network) if output == "grid" else _pooled_trunk(network)
+    return Trunk(cut, name, _transform(name))
 
 
 def _network(name: str, weights: str) -> nn.Module:
     """The whole network with its weights, without auxiliary classifiers."""
+    file = weights_file(weights, "torchvision")
     if weights == "torchvision":
         network: Any = _downloaded(name)
     else:
@@ -65,14 +53,9 @@ def _network(name: str, weights: str) -> nn.Module:
         if hasattr(network, auxiliary):
             setattr(network, auxiliary, None)
             network.aux_logits = False
-            # Their own change of the images' normalisation; `_transform` does it at once.
-            network.transform_input = False
-    if weights not in ("torchvision", "random"):
-        if not Path(weights).is_file():
-            raise ConfigError(
-                f'encoder weights must be "torchvision", "random" or a file; there is no {weights}'
-            )
-        state = read_state_dict(weights)
+            network.transform_input = False  # a change of the normalisation; see `_transform`
+    if file is not None:
+        state = read_state_dict(file)
         if isinstance(network, DenseNet):
             state = rename_densenet(state)
         ignore = (_head_name(network), *_AUXILIARY)
@@ -92,17 +75,13 @@ def _downloaded(name: str) -> nn.Module:
 
 
 def _transform(name: str) -> ImageTransform:
-    """The transform that torchvision gives with the network's best weights."""
+    """The transform of torchvision's best weights of the network."""
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    normalised = {"mean": tuple(preset.mean), "std": tuple(preset.std)}
-    if name in ("googlenet", "inception_v3"):  # what their transform_input makes of it
-        normalised = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    return ImageTransform(
-        size=preset.crop_size[0],
-        resize=preset.resize_size[0],
-        interpolation=preset.interpolation.value,
-        **normalised,
-    )
+    mean, std = tuple(preset.mean), tuple(preset.std)
+    if name in ("googlenet", "inception_v3"):  # as their transform_input does
+        mean = std = (0.5, 0.5, 0.5)
+    (size,), (resize,), how = preset.crop_size, preset.resize_size, preset.interpolation.value
+    return ImageTransform(size=size, resize=resize, interpolation=how, mean=mean, std=std)
 
 
 def _head_name(network: nn.Module) -> str:

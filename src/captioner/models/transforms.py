@@ -1,6 +1,6 @@
-"""An image becomes a tensor: resizing, cropping and normalising, described in full by its text.
+"""An image becomes a tensor: resizing, cropping and normalising.
 
-Letters: S the side of the square tensor.
+Letters: S side of the square tensor.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ class ImageTransform:
     """RGB image -> float32 tensor [3, S, S], (value / 255 - mean) / std for each channel.
 
     `resize` is the short side in pixels before the centre crop to `size`, or "squash": the whole
-    image is brought to `size` x `size`, its proportions lost. `str()` of a transform names every
-    setting, so that two transforms are equal exactly when their texts are. Raises ConfigError for
-    settings that contradict each other.
+    image is resized to `size` x `size`, whatever its proportions. Two transforms are equal exactly
+    when their `str()` are. Raises ConfigError for settings that contradict each other.
     """
 
     size: int
@@ -58,16 +57,20 @@ class ImageTransform:
         return dataclasses.replace(self, size=new_size, resize=kept)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return [3, S, S]; the strides are channels-last, as the pixels lie."""
+        """[3, S, S], with channels-last strides, as the pixels lie."""
         return self.normalise(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> Tensor:
         """The image resized and cropped, as uint8 [S, S, 3]."""
         image = image if image.mode == "RGB" else image.convert("RGB")
-        return torch.from_numpy(np.array(self._square(image)))
+        sides, left, top = self.scaled(*image.size)
+        image = image.resize(sides, Image.Resampling[self.interpolation.upper()])
+        if sides != (self.size, self.size):
+            image = image.crop((left, top, left + self.size, top + self.size))
+        return torch.from_numpy(np.array(image))
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """One or several images' pixels [..., S, S, 3] -> [..., 3, S, S], channels-last."""
+        """Pixels [..., S, S, 3] of one or several images -> [..., 3, S, S], channels-last."""
         # One multiplication and one addition instead of /255, -mean, /std; by whole rows of the
         # image, which is several times faster than by three channels.
         std = torch.tensor(self.std, dtype=torch.float64)
@@ -77,21 +80,11 @@ class ImageTransform:
         return rows.view(pixels.shape).movedim(-1, -3)
 
     def scaled(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
-        """What an image of these sides is resized to (width, height), and the crop's left and top.
-
-        Rounded as torchvision's presets do it.
-        """
+        """The (width, height) that an image is resized to, and the crop's left and top, rounded as
+        in torchvision's presets."""
         if isinstance(self.resize, str):
             return (self.size, self.size), 0, 0
         short = min(width, height)
         sides = (int(self.resize * width / short), int(self.resize * height / short))
         left, top = (round((side - self.size) / 2) for side in sides)
         return sides, left, top
-
-    def _square(self, image: Image.Image) -> Image.Image:
-        """The image at S x S."""
-        sides, left, top = self.scaled(*image.size)
-        image = image.resize(sides, Image.Resampling[self.interpolation.upper()])
-        if sides == (self.size, self.size):
-            return image
-        return image.crop((left, top, left + self.size, top + self.size))

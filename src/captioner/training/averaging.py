@@ -82,7 +82,7 @@ def average_checkpoints(paths: Sequence[Path]) -> Checkpoint:
     vocabulary than the first.
     """
     first = load_checkpoint(paths[0])
-    sums = {name: _wide(tensor) for name, tensor in first.model.items()}
+    sums = {k: x.double() if x.is_floating_point() else x for k, x in first.model.items()}
     for path in paths[1:]:
         other = load_checkpoint(path)
         same_shapes = {k: v.shape for k, v in other.model.items()} == {
@@ -98,7 +98,3 @@ def average_checkpoints(paths: Sequence[Path]) -> Checkpoint:
         for name, tensor in first.model.items()
     }
     return Checkpoint(means, first.texts)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor

@@ -124,10 +124,7 @@ class World:
         gradients, statistics = (dist.new_group(backend="nccl" if on_gpu else "gloo") for _ in "gs")
         share_batch_norms(model, statistics)
         return DistributedDataParallel(
-            loss,
-            process_group=gradients,
-            find_unused_parameters=True,
-            gradient_as_bucket_view=True,
+            loss, process_group=gradients, find_unused_parameters=True, gradient_as_bucket_view=True
         )
 
 

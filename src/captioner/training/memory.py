@@ -1,4 +1,4 @@
-"""Memory on the CPU that stays with the process from step to step."""
+"""Freed memory on the CPU is kept for the next step's tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Ask glibc to keep what tensors free, for the next step's tensors; whether it agreed.
 
     A step allocates tens of megabytes of activations. By default glibc gives such blocks back, and
-    the kernel hands them out anew page by page, each filled with zeros: 500 to 7,000 page faults a
+    the kernel maps them again page by page, each filled with zeros: 500 to 7,000 page faults a
     step were measured, now none. For the whole process; elsewhere than on glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):

@@ -24,12 +24,8 @@ from captioner.training.checkpoint import Checkpoint, load_checkpoint
 
 FORMAT = "captioner-model"
 VERSION = 1
-WEIGHTS, VOCABULARY, CONFIG, CARD = (
-    "model.safetensors",
-    "vocabulary.json",
-    "config.json",
-    "README.md",
-)
+WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
+CONFIG, CARD = "config.json", "README.md"
 ENCODER = "encoder."  # how the names of an encoder's tensors begin
 # Of the machine that trained, not of the model.
 _LOCAL = ("run_dir", "resume", "device", "threads", "cache_dir")

@@ -16,23 +16,30 @@ class Randomness:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._generator = torch.default_generator
 
     def state(self) -> dict[str, Tensor]:
         """What `load` needs to continue with the same numbers."""
-        states = {"random_state": torch.get_rng_state()}
+        states = {"random_state": self._generator.get_state()}
         if self.device.type == "cuda":
-            states["cuda_random_state"] = torch.cuda.get_rng_state(self.device)
+            states["cuda_random_state"] = self._cuda_state()
         return states
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` gave; KeyError where something of it is missing."""
-        torch.set_rng_state(state["random_state"].cpu())
+        self._generator.set_state(state["random_state"].cpu())
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random_state"].cpu(), self.device)
+            self._load_cuda_state(state["cuda_random_state"].cpu())
 
     def used(self) -> AbstractContextManager[None]:
         """A context around whatever draws for the run."""
         return nullcontext()
+
+    def _cuda_state(self) -> Tensor:
+        return torch.cuda.get_rng_state(self.device)
+
+    def _load_cuda_state(self, state: Tensor) -> None:
+        torch.cuda.set_rng_state(state, self.device)
 
 
 class OwnRandomness(Randomness):
@@ -45,36 +52,25 @@ class OwnRandomness(Randomness):
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self._generator = torch.Generator()
-        self.load(super().state())
+        self.load(Randomness(device).state())
 
-    def state(self) -> dict[str, Tensor]:
-        """What `load` needs to continue with the same numbers."""
-        states = {"random_state": self._generator.get_state()}
-        if self.device.type == "cuda":
-            states["cuda_random_state"] = self._on_gpu
-        return states
+    def _cuda_state(self) -> Tensor:
+        return self._on_gpu
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` gave; KeyError where something of it is missing."""
-        self._generator.set_state(state["random_state"].cpu())
-        if self.device.type == "cuda":
-            self._on_gpu = state["cuda_random_state"].cpu()
+    def _load_cuda_state(self, state: Tensor) -> None:
+        self._on_gpu = state
 
     @contextmanager
     def used(self) -> Iterator[None]:
         """A context around whatever draws for the run."""
-        with drawing_from(self._generator), self._with_the_gpus():
-            yield
-
-    @contextmanager
-    def _with_the_gpus(self) -> Iterator[None]:
-        if self.device.type != "cuda":
-            yield
-            return
-        others = torch.cuda.get_rng_state(self.device)
-        torch.cuda.set_rng_state(self._on_gpu, self.device)
-        try:
-            yield
-        finally:
-            self._on_gpu = torch.cuda.get_rng_state(self.device)
-            torch.cuda.set_rng_state(others, self.device)
+        with drawing_from(self._generator):
+            if self.device.type != "cuda":
+                yield
+                return
+            others = torch.cuda.get_rng_state(self.device)
+            torch.cuda.set_rng_state(self._on_gpu, self.device)
+            try:
+                yield
+            finally:
+                self._on_gpu = torch.cuda.get_rng_state(self.device)
+                torch.cuda.set_rng_state(others, self.device)

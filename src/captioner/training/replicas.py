@@ -34,7 +34,7 @@ TURN = 8
 
 @dataclass
 class Replica:
-    """A trainer and what tells it from the others (key -> value); `failure` ends it alone."""
+    """A trainer and the settings in which it differs (key -> value); `failure` ends it alone."""
 
     trainer: Trainer
     differs: dict[str, Any]

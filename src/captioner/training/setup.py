@@ -50,7 +50,7 @@ class TrainerSettings(StepSettings):
     epochs: passes over the data; best_metric is maximised unless `lower_is_better`; patience:
     validations without a better score before stopping; checkpoint_minutes, checkpoint_steps: how
     often last.pt is written inside an epoch (it always is at an epoch's end); log_steps: how often
-    the loss is read and a step taken apart for timing.json; profile: write trace.json too; ema:
+    the loss is read, and a step's parts timed for timing.json; profile: write trace.json too; ema:
     decay of the moving average of the weights, which is then what is validated and kept as best.pt;
     keep_epochs: of how many epochs, counted from the last, the weights are kept as epoch_N.pt.
     """

@@ -47,10 +47,7 @@ class StepSettings:
     def rate_factor(self, step: int, total_steps: int) -> float:
         """The learning rate's multiple at `step`, from 0."""
         return schedule_factor(
-            step,
-            total_steps=total_steps,
-            warmup_steps=self.warmup_steps,
-            schedule=self.schedule,
+            step, total_steps=total_steps, warmup_steps=self.warmup_steps, schedule=self.schedule
         )
 
 

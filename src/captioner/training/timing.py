@@ -1,10 +1,11 @@
-"""Where a run's time goes: timing.json, TensorBoard's charts, and a profiler's trace on request."""
+"""A run's times: timing.json, TensorBoard's charts, and a profiler's trace on request."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -22,9 +23,9 @@ REST = "rest"
 
 
 class StepClock:
-    """Takes a step apart: each part lasts from the end of the one before it to its own end.
+    """Times the parts of a step, each from the end of the one before it to its own end.
 
-    On CUDA the times are the device's own, from events that are read long after the step.
+    On CUDA the times are the device's, from events that are read long after the step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -49,13 +50,13 @@ class StepClock:
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each part, and of the host for the whole step where a GPU computes."""
-        parts: dict[str, float] = {}
+        parts: defaultdict[str, float] = defaultdict(float)
         for (_, before, first), (name, now, last) in zip(self.marks, self.marks[1:], strict=False):
             taken = now - before
             if self.on_cuda:
                 last.synchronize()
                 taken = first.elapsed_time(last) / 1e3
-            parts[name] = parts.get(name, 0.0) + taken
+            parts[name] += taken
         if self.on_cuda:
             parts["host, all launches"] = self.marks[-1][1] - self.marks[0][1]
         return parts
@@ -81,11 +82,11 @@ class Ranges:
 
 
 class Timing:
-    """Seconds of an epoch by what they went for, and of a step by its parts.
+    """Seconds of an epoch by activity, and of a step by its parts.
 
-    Waiting for data, steps, saving and validation are always timed; of every `every` steps the last
-    one is taken apart. `profile` also writes trace.json, the steps FIRST to LAST of the first epoch
-    that has them, for Perfetto (ui.perfetto.dev) or chrome://tracing.
+    Waiting for data, steps, saving and validation are always timed; the parts of every `every`th
+    step. `profile` also writes trace.json, the steps FIRST to LAST of the first epoch that has
+    them, for Perfetto (ui.perfetto.dev) or chrome://tracing.
     """
 
     FIRST, LAST = 6, 10
@@ -138,7 +139,7 @@ class Timing:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """One step: taken apart, traced or only counted."""
+        """One step: its parts timed, traced or only counted."""
         self.taken += 1
         with self.during("steps"), self._listening():
             yield
@@ -153,10 +154,10 @@ class Timing:
             self._wants_trace = False
         if self._profiler is not None:
             return listening(Ranges(self.device))
-        return self._taken_apart() if self.taken % self.every == 0 else nullcontext()
+        return self._timing_parts() if self.taken % self.every == 0 else nullcontext()
 
     @contextmanager
-    def _taken_apart(self) -> Iterator[None]:
+    def _timing_parts(self) -> Iterator[None]:
         clock = StepClock(self.device)
         with listening(clock):
             yield
@@ -198,9 +199,9 @@ class Timing:
         self.start_epoch()
 
     def _parts(self) -> dict[str, float]:
-        """Mean seconds of each part over the steps that were taken apart."""
-        sums: dict[str, float] = {}
+        """Mean seconds of each part over the steps whose parts were timed."""
+        totals: defaultdict[str, float] = defaultdict(float)
         for clock in self.clocks:
             for part, seconds in clock.seconds().items():
-                sums[part] = sums.get(part, 0.0) + seconds
-        return {part: total / len(self.clocks) for part, total in sums.items()}
+                totals[part] += seconds
+        return {part: total / len(self.clocks) for part, total in totals.items()}

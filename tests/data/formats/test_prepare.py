@@ -83,7 +83,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_download_goes_on_after_cuts(tmp_path: Path, server: Server) -> None:
+def test_download_continues_after_cuts(tmp_path: Path, server: Server) -> None:
     server.cuts = [100_000, 200_000, 50_000]
     path = download(f"{server.url}/a.bin", tmp_path / "new/a.bin", sha256=sha256(CONTENT))
     assert path.read_bytes() == CONTENT
@@ -91,7 +91,7 @@ def test_download_goes_on_after_cuts(tmp_path: Path, server: Server) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["a.bin"]
 
 
-def test_a_later_call_goes_on_from_the_part(tmp_path: Path, server: Server) -> None:
+def test_a_later_call_continues_the_part(tmp_path: Path, server: Server) -> None:
     server.cuts = [1000, 0]
     path = tmp_path / "a.bin"
     with pytest.raises(DataError, match=r"1000 bytes are kept in .*a\.bin\.part"):
@@ -243,11 +243,13 @@ def test_prepare_leaves_files_that_are_there_alone(tmp_path: Path, flickr8k: Ser
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_no_network_and_no_download_explain_the_way_by_hand(tmp_path: Path, server: Server) -> None:
+def test_without_network_or_download_manual_steps_are_explained(
+    tmp_path: Path, server: Server
+) -> None:
     by_hand = r"To do it by hand, fetch https://.*Flickr8k_Dataset\.zip.*put both in .*Kaggle"
     with pytest.raises(DataError, match=by_hand):
         prepare_flickr8k(root=tmp_path, download=False)
-    closed = "http://127.0.0.1:9/x.zip"  # nobody listens on the discard port
+    closed = "http://127.0.0.1:9/x.zip"  # the discard port is closed
     with pytest.raises(DataError, match=f"cannot download {closed}.*{by_hand}"):
         prepare_flickr8k(root=tmp_path, text_url=closed)
 

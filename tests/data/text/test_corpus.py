@@ -1,4 +1,4 @@
-"""Encoding by characters, bytes and words, there and back, and the files that keep it."""
+"""Encoding and decoding by characters, bytes and words, and the cached files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows against a loop: what each packed sequence reads, goes on from, and hands on."""
+"""Windows against a loop: what each packed sequence reads, continues, and leaves to the next."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sequences(batch: WindowBatch) -> list[tuple[list[int], list[int]]]:
 
 
 def by_loop(tokens: Tensor, fresh: bool) -> list[tuple[list[int], list[int], int, bool]]:
-    """Of each sequence: inputs, targets, the stream it goes on from, whether it is the last."""
+    """Of each sequence: inputs, targets, the stream it continues, whether it is the last."""
     expected = []
     for stream, row in enumerate(tokens.tolist()):
         pieces: list[tuple[list[int], list[int], int]] = []
@@ -79,7 +79,7 @@ def test_windows_read_every_token_of_every_stream_once() -> None:
     assert 3 * windows.length >= 1000 - 2 * 7 - 3
 
 
-def test_an_epoch_may_be_any_number_of_windows_and_goes_on_where_the_last_ended() -> None:
+def test_an_epoch_may_be_any_number_of_windows_and_continues_where_the_last_ended() -> None:
     whole = WindowOrder(5)
     assert len(whole) == 5 and list(whole) == [(0, k) for k in range(5)]
     order = WindowOrder(5, epoch_windows=3)

@@ -45,9 +45,9 @@ class CaptionFiles:
 def load_flickr8k(root: Path | str, *, layout: str = "auto", seed: int = 0) -> CaptionData:
     """Read Flickr8k below `root`; notes say which layout was taken and what was left out.
 
-    Without split lists a split in the official proportions (6000 : 1000 : 1000) is drawn from
-    `seed`. DataError when a file is missing or not as expected; the images of a split are looked
-    for when that split is asked for. ConfigError for an unknown layout.
+    Without split lists a split in the official proportions is drawn from `seed`. DataError when a
+    file is missing or not as expected (images: when their split is asked for), ConfigError for an
+    unknown layout.
     """
     root = Path(root)
     files = find_captions(root, layout)
@@ -88,8 +88,7 @@ def find_captions(root: Path, layout: str = "auto") -> CaptionFiles:
         raise ConfigError(
             f"Flickr8k has no layout {layout!r}; expected auto, {', '.join(CAPTION_FILES)}"
         )
-    found = {key: _find_file(root, name) for key, name in CAPTION_FILES.items()}
-    there = {key: path for key, path in found.items() if path is not None}
+    there = {key: path for key, name in CAPTION_FILES.items() if (path := _find_file(root, name))}
     chosen = next(iter(there), None) if layout == "auto" else layout
     if chosen is None or chosen not in there:
         wanted = list(CAPTION_FILES.values()) if layout == "auto" else [CAPTION_FILES[layout]]

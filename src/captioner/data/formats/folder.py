@@ -27,31 +27,24 @@ def load_folder(
 ) -> CaptionData:
     """Read a file with the columns image (relative to `image_root`), caption and optionally split.
 
-    One row a caption. Without a split column the splits are drawn by `split_fractions` (0.8 train,
-    0.1 dev, 0.1 test) and `seed`. DataError names file and line for wrong columns, wrong encoding,
-    broken rows, unknown splits and an image in two splits.
+    Without a split column the splits are drawn by `split_fractions` (DEFAULT_FRACTIONS) and `seed`.
+    DataError names file and line of wrong columns, encodings, rows and splits.
     """
     captions_file, image_root = Path(captions_file), Path(image_root)
     check_image_root(image_root, captions_file)
     rows = _read_rows(captions_file)
-    with_split = any("split" in row for _, row in rows)
     captions, notes = _captions(captions_file, rows)
-    if with_split:
+    if any("split" in row for _, row in rows):
         splits = _named_splits(captions_file, rows)
     else:
         fractions = DEFAULT_FRACTIONS if split_fractions is None else split_fractions
         splits = draw_splits(captions, fractions=fractions, seed=seed)
         notes.append(f"{captions_file} has no split column: splits drawn with seed {seed}")
+    images = {n: CaptionedImage(n, image_root / n, tuple(c), n) for n, c in captions.items()}
     return assemble(
         name=f"folder {image_root}",
         source=captions_file,
-        splits={
-            split: [
-                CaptionedImage(name, image_root / name, tuple(captions[name]), name)
-                for name in names
-            ]
-            for split, names in splits.items()
-        },
+        splits={split: [images[name] for name in names] for split, names in splits.items()},
         notes=[f"folder of images {image_root}, captions from {captions_file}", *notes],
     )
 

@@ -18,10 +18,9 @@ def load_karpathy(
 ) -> CaptionData:
     """Read a Karpathy JSON file; images lie in `image_root`, for COCO in its `filepath` below it.
 
-    val becomes dev. COCO's restval (30,504 images that most papers train on) joins train when
-    `restval_in_train` is set and is left out otherwise; a note says which. The image_id is `cocoid`
-    where there is one, else the file name, so that Flickr8k's ids agree between its layouts.
-    DataError names the file and the entry that is not as expected.
+    val becomes dev; COCO's restval (30,504 images that most papers train on) joins train or is left
+    out, with a note. The image_id is `cocoid` where there is one, else the file name, so that
+    Flickr8k's ids agree between its layouts. DataError names the file and the entry.
     """
     json_path, image_root = Path(json_path), Path(image_root)
     check_image_root(image_root, json_path)

@@ -5,30 +5,21 @@ from __future__ import annotations
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from captioner.data.captions import CaptionData
 from captioner.data.download import check_digests, check_recorded, record_sum
 from captioner.data.download import download as fetch
-from captioner.data.formats.flickr8k import (
-    CAPTION_FILES,
-    IMAGE_FOLDERS,
-    CaptionFiles,
-    find_captions,
-    find_images,
-    load_flickr8k,
-    read_captions,
-    read_split_lists,
-)
+from captioner.data.formats import flickr8k
 from captioner.errors import DataError
-from captioner.files import atomic_write
+from captioner.files import atomic_write, disk_errors
 
 _MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 IMAGES_URL = f"{_MIRROR}/Flickr8k_Dataset.zip"
 TEXT_URL = f"{_MIRROR}/Flickr8k_text.zip"
-# Nobody publishes sha256 sums of these two archives. These md5 sums stand in the R package
+# No sha256 sums of these two archives are published. These md5 sums are in the R package
 # torchvision (mlverse/torchvision, R/dataset-flickr.R) and, the same, in other public projects.
 PUBLISHED_MD5 = {
     IMAGES_URL: "f18a1e2920de5bd84dae7cf08ec78978",
@@ -64,16 +55,15 @@ def prepare_flickr8k(
 ) -> str:
     """Bring Flickr8k into `root` and return a report of what was done and counted.
 
-    Archives already lying in `root` are used; missing ones are downloaded, with resume. Each is
-    checked against the sha256 given here, or else the md5 published for the default address; its
-    sha256 is recorded in SHA256SUMS once it has been unpacked, and checked from then on. Unpacking
-    checks each file's CRC. DataError when a checksum, a caption or split count is wrong, when a
-    split has lost some of its images, and, with instructions to do it by hand, without a network.
+    Archives in `root` are used; missing ones are downloaded, with resume. Each is checked against
+    the sha256 given, or else the md5 published for the default address, each file against its CRC;
+    then the sha256 is recorded in SHA256SUMS and checked from then on. DataError when a checksum or
+    count is wrong, images are missing, or (with instructions to do it by hand) there is no network.
     """
     root = Path(root)
     archives = (
-        _Archive(root / "Flickr8k_text.zip", text_url, text_sha256, find_captions),
-        _Archive(root / "Flickr8k_Dataset.zip", images_url, images_sha256, find_images),
+        _Archive(root / "Flickr8k_text.zip", text_url, text_sha256, flickr8k.find_captions),
+        _Archive(root / "Flickr8k_Dataset.zip", images_url, images_sha256, flickr8k.find_images),
     )
     needed = [one for one in archives if one.path.exists() or not _unpacked(one, root)]
     lines = [line for archive in needed for line in _provide(archive, root, download)]
@@ -83,15 +73,19 @@ def prepare_flickr8k(
 def verify_flickr8k(root: Path | str) -> list[str]:
     """Count captions, splits and images below `root`; the lines of a report.
 
-    DataError listing all counts that are not Flickr8k's. A split with no image at all is reported
-    and is no error, since a test split may be kept elsewhere on purpose.
+    DataError listing the counts that are not Flickr8k's. A split without any image is only
+    reported: a test split may be kept elsewhere on purpose.
     """
     root = Path(root)
-    data = load_flickr8k(root)
-    files = find_captions(root)
+    data = flickr8k.load_flickr8k(root)
+    files = flickr8k.find_captions(root)
     checks = _count_captions(files, data)
-    if files.layout == "karpathy" or read_split_lists(root):  # a drawn split has other sizes
-        checks += _count_splits(data)
+    # A drawn split has other sizes.
+    if files.layout == "karpathy" or flickr8k.read_split_lists(root):
+        checks += [
+            (f"images in split {split}", len(data.splits.get(split, ())), expected)
+            for split, expected in EXPECTED_SPLITS.items()
+        ]
     wrong = [
         f"{what}: found {found}, expected {want}" for what, found, want in checks if found != want
     ]
@@ -104,11 +98,12 @@ def verify_flickr8k(root: Path | str) -> list[str]:
 
 def manual_instructions(root: Path) -> str:
     """How to get the files by hand and where to put them."""
+    files, folder = flickr8k.CAPTION_FILES, flickr8k.IMAGE_FOLDERS[0]
     return (
         f"To do it by hand, fetch {IMAGES_URL} (1.1 GB) and {TEXT_URL} (2 MB) where there is a "
         f"network, put both in {root} as they are, and run this again. Or unpack Kaggle's dataset "
-        f"adityajn105/flickr8k ({CAPTION_FILES['kaggle']} and Images/) there, or Karpathy's "
-        f"{CAPTION_FILES['karpathy']} beside a folder of images named {IMAGE_FOLDERS[0]}."
+        f"adityajn105/flickr8k ({files['kaggle']} and Images/) there, or Karpathy's "
+        f"{files['karpathy']} beside a folder of images named {folder}."
     )
 
 
@@ -145,8 +140,8 @@ def _unpack(archive: Path, root: Path) -> int:
     """Unpack what is not there yet in its full size; the number of files written."""
     written = 0
     try:
-        with zipfile.ZipFile(archive) as zipped:
-            for member in _wanted(zipped.infolist()):
+        with disk_errors(f"unpack {archive} into {root}"), zipfile.ZipFile(archive) as zipped:
+            for member in list(_wanted(zipped.infolist())):
                 target = root / member.filename
                 if target.is_file() and target.stat().st_size == member.file_size:
                     continue
@@ -155,44 +150,31 @@ def _unpack(archive: Path, root: Path) -> int:
                 written += 1
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{archive} is damaged: {error}; remove it and run this again") from error
-    except OSError as error:
-        raise DataError(
-            f"cannot unpack {archive} into {root}: {error.strerror or error}"
-        ) from error
     return written
 
 
-def _wanted(members: Iterable[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+def _wanted(members: Iterable[zipfile.ZipInfo]) -> Iterator[zipfile.ZipInfo]:
     """The files without those that macOS adds (__MACOSX/, .DS_Store, ._name)."""
-    wanted = []
     for member in members:
         parts = PurePosixPath(member.filename).parts
         if ".." in parts or member.filename.startswith("/"):
             raise DataError(f"{member.filename!r} in the archive points outside the folder")
         if not (member.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith(".")):
-            wanted.append(member)
-    return wanted
+            yield member
 
 
 Check = tuple[str, int, int]  # what was counted, found, expected
 
 
-def _count_captions(files: CaptionFiles, data: CaptionData) -> list[Check]:
+def _count_captions(files: flickr8k.CaptionFiles, data: CaptionData) -> list[Check]:
     if files.layout == "karpathy":
         images = [image for split in data.splits.values() for image in split]
         counts = (len(images), sum(len(image.captions) for image in images))
     else:
-        captions = read_captions(files)
+        captions = flickr8k.read_captions(files)
         counts = (len(captions), sum(map(len, captions.values())))
     what = (f"images named in {files.captions.name}", f"captions in {files.captions.name}")
     return list(zip(what, counts, EXPECTED_CAPTIONS[files.layout], strict=True))
-
-
-def _count_splits(data: CaptionData) -> list[Check]:
-    return [
-        (f"images in split {split}", len(data.splits.get(split, ())), expected)
-        for split, expected in EXPECTED_SPLITS.items()
-    ]
 
 
 def _count_images(root: Path, data: CaptionData) -> tuple[list[str], list[str]]:
@@ -201,15 +183,12 @@ def _count_images(root: Path, data: CaptionData) -> tuple[list[str], list[str]]:
     for split, images in data.splits.items():
         missing = data.missing_images(split)
         if images and len(missing) == len(images):
-            lines.append(
-                f"split {split}: NONE of its {len(images)} images is there; it cannot be used"
-            )
+            what = f"NONE of its {len(images)} images is there; it cannot be used"
+            lines.append(f"split {split}: {what}")
         elif missing:
-            lost.append(
-                f"split {split}: {len(missing)} of {len(images)} images are missing, "
-                f"the first: {missing[0].name}"
-            )
-    folder = find_images(root)
+            what = f"{len(missing)} of {len(images)} images are missing"
+            lost.append(f"split {split}: {what}, the first: {missing[0].name}")
+    folder = flickr8k.find_images(root)
     there = sum(path.suffix == ".jpg" for path in folder.iterdir())
     lines.append(f"images in {folder}: {there} of {EXPECTED_IMAGES}")
     return lines, lost

@@ -1,7 +1,4 @@
-"""Names grouped into splits: as a data set lists them, or drawn where it does not.
-
-A draw is the same for a seed on every machine, whatever the order of the names.
-"""
+"""Names grouped into splits: as a data set lists them, or drawn, the same for a seed everywhere."""
 
 from __future__ import annotations
 
@@ -24,11 +21,10 @@ def check_image_root(root: Path, source: Path | str) -> None:
 def draw_splits(
     names: Iterable[str], *, fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[str]]:
-    """Distribute the names over the splits named in `fractions`.
+    """Distribute the names, ordered by a hash of seed and name, over the splits in `fractions`.
 
-    Names are ordered by a hash of seed and name, so that no version of a random generator matters.
-    A fraction of 0 leaves its split out. ConfigError when a fraction is negative or they do not
-    add up to 1; DataError when there are too few names for each split.
+    A fraction of 0 leaves its split out. ConfigError for fractions that are negative or do not add
+    up to 1; DataError when there are too few names for each split.
     """
     _check_fractions(fractions)
     ordered = sorted(set(names), key=lambda n: hashlib.sha256(f"{seed}/{n}".encode()).digest())

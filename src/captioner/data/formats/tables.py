@@ -10,16 +10,15 @@ from pathlib import Path
 
 from captioner.data.captions import duplicates
 from captioner.errors import DataError
+from captioner.files import disk_errors
 
 Row = tuple[int, dict[str, str]]  # the line number, counted from 1, and the columns
 
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file (with or without a byte order mark), lines ended by a line feed."""
-    try:
+    with disk_errors(f"read {path}"):
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

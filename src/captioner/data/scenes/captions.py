@@ -1,4 +1,4 @@
-"""What a drawn scene says: its eight slots, the grammar that captions it, the parser that reads it.
+"""Captions of drawn scenes: the eight slots of a scene, its caption grammar, and their parser.
 
 The grammar and the parser share the tables below, so every word that can be written can be read.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from captioner.data.tokenize import tokenize
 
-# Ways to say one thing with how often each is used: the shares sum to one, the commonest is first.
+# Wordings of one thing with the frequency of each, which sum to one; the most frequent is first.
 Wording = tuple[tuple[str, float], ...]
 
 
@@ -73,10 +73,8 @@ _OBJECT_TABLES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
 
 
 def turned_round(slots: Mapping[str, str]) -> dict[str, str]:
-    """The same told from the other object: "Y right of X" for "X left of Y".
-
-    As true as the first telling when both are single objects. An absent slot stays absent.
-    """
+    """The same described from the other object, as true when both are single ones: "Y right of X"
+    for "X left of Y". Absent slots stay absent."""
     other = {slot: slot + "2" for slot in _OBJECT_TABLES}
     other |= {second: first for first, second in other.items()}
     turned = {other.get(slot, slot): value for slot, value in slots.items()}
@@ -148,12 +146,11 @@ _OBJECT_WORDS = {
 
 
 def parse_caption(caption: str) -> dict[str, str]:
-    """Read a caption into the slots it states; one that is missing or contradicts itself is absent.
+    """The slots that a caption states, without those that contradict themselves.
 
-    Where the relation's word stands says which object is placed: between the two it places the
-    first ("X left of Y"), before or after both the second ("left of Y there is X", "Y with X to its
-    left"). Several equal objects are always the group: "Y right of two X" is "two X left of Y". A
-    caption of more than two objects or groups describes no scene and states nothing.
+    A relation between the two objects places the first ("X left of Y"), before or after both the
+    second ("left of Y there is X", "Y with X to its left"). Several equal objects are always the
+    group: "Y right of two X" is "two X left of Y". More than two objects or groups state nothing.
     """
     phrases, places = _phrases(caption)
     if len(phrases) > 2:

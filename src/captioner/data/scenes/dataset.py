@@ -81,11 +81,9 @@ def draw_scenes(
         truth[name] = scene.slots()
     if not (folder / _TRUTH).exists():
         write_json(folder / _TRUTH, {"parameters": parameters, "scenes": truth})
-    return CaptionData(
-        name=f"scenes, format {FORMAT_VERSION}",
-        splits={split: tuple(images) for split, images in splits.items()},
-        notes=(f"{size} pixels, seed {seed}; no scene occurs twice, in one split or in two",),
-    )
+    note = f"{size} pixels, seed {seed}; no scene occurs twice, in one split or in two"
+    drawn = {split: tuple(images) for split, images in splits.items()}
+    return CaptionData(f"scenes, format {FORMAT_VERSION}", drawn, (note,))
 
 
 def load_scene_truth(folder: Path | str) -> dict[str, Scene]:
@@ -97,20 +95,18 @@ def load_scene_truth(folder: Path | str) -> dict[str, Scene]:
     try:
         return {name: Scene(**slots) for name, slots in read_json(path)["scenes"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} does not list scenes as draw_scenes writes them: {error}"
-        ) from error
+        what = "does not list scenes as draw_scenes writes them"
+        raise DataError(f"{path} {what}: {error}") from error
 
 
 def _check(counts: dict[str, int], *, size: int, seed: int) -> None:
     for split, number in counts.items():
         if number < 0:
             raise ConfigError(f"scenes: {split} must be a number of images, got {number}")
-    if sum(counts.values()) > len(all_scenes()):
-        raise ConfigError(
-            f"scenes: {sum(counts.values())} images asked for, "
-            f"but there are only {len(all_scenes())} different scenes"
-        )
+    wanted, there = sum(counts.values()), len(all_scenes())
+    if wanted > there:
+        what = f"{wanted} images asked for, but there are only {there} different scenes"
+        raise ConfigError(f"scenes: {what}")
     if size < SMALLEST_SIZE:
         raise ConfigError(f"scenes: size must be at least {SMALLEST_SIZE} pixels, got {size}")
     if seed < 0:

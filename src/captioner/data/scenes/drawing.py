@@ -1,7 +1,6 @@
-"""Drawing one scene: where its objects stand, their shapes and colours, the noisy ground.
+"""Drawing one scene: the places, shapes and colours of its objects, and the noisy background.
 
-Positions and radii are in units of the image's side, x to the right and y down; a radius is that
-of the circle around an object.
+Positions and radii (of the circle around an object) are in units of the image's side, y down.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _JITTER = 0.015  # each object of a group; neighbours 0.38 apart still clear two
 # Along the line of the relation, one side and, mirrored, the other.
 _DEPTH = (0.19, 0.29)
 # Across it: how far the whole scene moves without leaving the image, and the other object alone.
-_SHIFT = {"one": 0.12, "two": 0.12}
+_SHIFT = 0.12
 _STRAY = 0.08
 _SUPERSAMPLING = 4
 _NOISE = 5.0  # grey levels, to either side
@@ -59,19 +58,14 @@ def draw_scene(scene: Scene, generator: np.random.Generator, *, size: int) -> Im
 
 
 def place_objects(scene: Scene, generator: np.random.Generator) -> tuple[list[Point], Point]:
-    """The centres of the group's objects and of the other object.
-
-    The group lines up across the line of the relation, so that its every member stands in it.
-    """
-    middle = 0.5 + _between(generator, -1, 1) * _SHIFT[scene.count]
+    """The centres of the group's objects, all of them in the relation, and of the other object."""
+    middle = 0.5 + _between(generator, -1, 1) * _SHIFT
     depth = _between(generator, *_DEPTH)
-    placed = [
-        (
-            depth + _between(generator, -_JITTER, _JITTER),
-            middle + offset + _between(generator, -_JITTER, _JITTER),
-        )
-        for offset in _GROUP[scene.count]
-    ]
+
+    def jitter() -> float:
+        return _between(generator, -_JITTER, _JITTER)
+
+    placed = [(depth + jitter(), middle + offset + jitter()) for offset in _GROUP[scene.count]]
     placed.append((1 - _between(generator, *_DEPTH), middle + _between(generator, -_STRAY, _STRAY)))
     if scene.relation in ("right", "below"):
         placed = [(1 - along, across) for along, across in placed]
@@ -96,14 +90,9 @@ def _draw_shape(
         pen.polygon(outline, fill=fill)
 
 
-def _rectangle(half_width: float, half_height: float) -> list[Point]:
-    x, y = half_width, half_height
-    return [(-x, -y), (x, -y), (x, y), (-x, y)]
-
-
-# Shapes that differ in more than their corners: a small image's network soon tells them apart.
+# Shapes that differ in more than their corners: networks soon distinguish them in small images.
 _OUTLINES: dict[str, list[Point]] = {
-    "square": _rectangle(0.8, 0.8),
-    "bar": _rectangle(0.95, 0.36),
+    "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
+    "bar": [(-0.95, -0.36), (0.95, -0.36), (0.95, 0.36), (-0.95, 0.36)],
     "triangle": [(0.0, -1.0), (math.sqrt(0.75), 0.5), (-math.sqrt(0.75), 0.5)],
 }

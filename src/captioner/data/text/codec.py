@@ -1,7 +1,7 @@
-"""Text as token numbers and back: by characters, by bytes, or by words.
+"""Text to token ids and back: by characters, by bytes, or by words.
 
-A stream begins every document with `<bos>`, which therefore is also what follows a document's last
-token. Words are what spaces separate, and `<eos>` ends every line.
+A stream begins every document with `<bos>`, which therefore also follows its last token. Words are
+separated by spaces, and `<eos>` ends every line.
 """
 
 from __future__ import annotations
@@ -21,16 +21,12 @@ _SHOWN = 5  # unknown tokens that a message lists
 
 
 def build_vocabulary(documents: Sequence[Document], *, unit: str, min_count: int) -> Vocabulary:
-    """The tokens of the training text seen at least `min_count` times; all 256 for bytes.
-
-    DataError when none is left.
-    """
+    """The tokens of the training text seen at least `min_count` times (DataError without any); all
+    256 for bytes."""
     if unit == "byte":
-        counts = sum(
-            (np.bincount(np.frombuffer(block, np.uint8), minlength=256)
-             for document in documents for block in document.blocks()),
-            start=np.zeros(256, dtype=np.int64),
-        )  # fmt: skip
+        counts = np.zeros(256, dtype=np.int64)
+        for block in (block for document in documents for block in document.blocks()):
+            counts += np.bincount(np.frombuffer(block, np.uint8), minlength=256)
         vocabulary = Vocabulary([chr(k) for k in range(256)], counts=[0] * 4 + counts.tolist())
     elif unit == "word":
         lines = (line.split() for document in documents for line in _lines(document.pieces()))
@@ -54,19 +50,19 @@ class TextCodec:
         self.unit, self.vocabulary = unit, vocabulary
 
     def encode_document(self, document: Document) -> Iterator[np.ndarray]:
-        """Its token numbers, int64, in parts, without the `<bos>` before it."""
+        """Its token ids, int64, in parts, without the `<bos>` before it."""
         if self.unit == "byte":
             yield from (np.frombuffer(b, np.uint8).astype(np.int64) + 4 for b in document.blocks())
         elif self.unit == "word":
-            yield from (self._words(line) for line in _lines(document.pieces()))
+            for line in _lines(document.pieces()):
+                ids = self.vocabulary.encode(line.split())
+                yield np.array([*ids, self.vocabulary.eos], dtype=np.int64)
         else:
-            yield from map(self._characters, document.pieces())
+            for text in document.pieces():
+                yield self._by_point[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
 
     def encode(self, text: str) -> list[int]:
-        """The numbers of a prompt; DataError names what the vocabulary does not have.
-
-        Its last line, unfinished, gets no `<eos>`.
-        """
+        """The ids of a prompt, whose last line gets no `<eos>`; DataError names unknown tokens."""
         if self.unit == "byte":
             return [4 + byte for byte in text.encode("utf-8")]
         tokens: list[str] = [*text]
@@ -83,33 +79,23 @@ class TextCodec:
         return self.vocabulary.encode(tokens)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token numbers; `<pad>` and `<bos>` are left out."""
+        """The text of token ids; `<pad>` and `<bos>` are left out."""
         text = "".join(self.pieces(ids))
-        if self.unit == "byte":
-            return text.encode("latin-1").decode("utf-8", "replace")
-        return text
+        return text.encode("latin-1").decode("utf-8", "replace") if self.unit == "byte" else text
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """What each token adds to the text: a byte as the character of that number (latin-1)."""
         vocabulary = self.vocabulary
         silent = (vocabulary.pad, vocabulary.bos)
         texts = ["" if number in silent else vocabulary.tokens[number] for number in ids]
-        if self.unit == "word":
-            end = vocabulary.tokens[vocabulary.eos]
-            return ["\n" if text == end else f"{text} " for text in texts]
-        return texts
-
-    def _words(self, line: str) -> np.ndarray:
-        ids = self.vocabulary.encode(line.split())
-        return np.array([*ids, self.vocabulary.eos], dtype=np.int64)
-
-    def _characters(self, text: str) -> np.ndarray:
-        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        return self._by_point[points]
+        if self.unit != "word":
+            return texts
+        end = vocabulary.tokens[vocabulary.eos]
+        return ["\n" if text == end else f"{text} " for text in texts]
 
     @cached_property
     def _by_point(self) -> np.ndarray:
-        """Token numbers by code point: a lookup for all characters at once."""
+        """Token ids by code point: a lookup for all characters at once."""
         table = np.full(0x110000, self.vocabulary.unk, dtype=np.int64)
         for number, token in enumerate(self.vocabulary.tokens):
             if len(token) == 1:

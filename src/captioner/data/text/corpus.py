@@ -1,15 +1,12 @@
-"""A text as token numbers in files that are mapped, not loaded: larger than memory is no matter.
-
-The files are made once and kept under a fingerprint of everything that they depend on.
-"""
+"""A text as token ids in memory-mapped files, made once for a fingerprint of text and settings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +17,13 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
 from captioner.files import alone, atomic_write, read_json, write_json
 
-log = logging.getLogger(__name__)
-VERSION = 1  # of the files' form
+VERSION = 1  # of the files' format
 
 
 @dataclass(frozen=True)
 class TokenStream:
-    """A split's documents end to end, `<bos>` before each; `tokens` is mapped from its file.
-
-    `characters` counts those of the text (with unit byte, those that begin in it), `unknown` the
-    tokens that are `<unk>`.
-    """
+    """A split's documents end to end, `<bos>` before each: `tokens` [N], mapped from its file, and
+    how many of the text's characters and of `<unk>` there are."""
 
     tokens: np.ndarray
     documents: int
@@ -72,35 +65,27 @@ def encode_corpus(
     cache_dir: Path | str,
     vocabulary: Vocabulary | None = None,
 ) -> TextCorpus:
-    """Encode every split, or map what an earlier call with the same text and settings left.
+    """Encode every split, or map the files of an earlier call with the same text and settings.
 
-    Of several processes at once one encodes, and the others wait for it. The vocabulary is that of
-    the train split unless one is given. DataError when a file cannot be read, is not UTF-8 (unit
-    byte takes any), or leaves no vocabulary.
+    Of several processes one encodes, and the others wait for it. The vocabulary is that of the
+    train split unless one is given. DataError when a file cannot be read, is not UTF-8 (unit byte
+    takes any), or leaves no vocabulary.
     """
-    key = _fingerprint(splits, unit, min_count, vocabulary)
-    folder = Path(cache_dir) / key
-    if not (folder / "text.json").exists():
+    folder = Path(cache_dir) / _fingerprint(splits, unit, min_count, vocabulary)
+    content = folder / "text.json"
+    if not content.exists():
         with alone(folder / "lock"):
-            if not (folder / "text.json").exists():  # nobody else has done it meanwhile
-                _encode(folder, splits, unit, min_count, vocabulary)
+            if not content.exists():  # no other process has written it meanwhile
+                if vocabulary is None:
+                    vocabulary = build_vocabulary(splits["train"], unit=unit, min_count=min_count)
+                _encode(folder, splits, TextCodec(unit, vocabulary))
     return _mapped(folder, name, unit)
 
 
-def _encode(
-    folder: Path,
-    splits: Mapping[str, Sequence[Document]],
-    unit: str,
-    min_count: int,
-    vocabulary: Vocabulary | None,
-) -> None:
-    vocabulary = vocabulary or build_vocabulary(splits["train"], unit=unit, min_count=min_count)
-    codec = TextCodec(unit, vocabulary)
-    dtype = np.min_scalar_type(len(vocabulary) - 1)
-    found = {s: _write(folder / f"{s}.bin", d, codec, dtype) for s, d in splits.items()}
-    content = {
-        "vocabulary": vocabulary.to_json(), "dtype": np.dtype(dtype).name, "splits": found
-    }  # fmt: skip
+def _encode(folder: Path, splits: Mapping[str, Sequence[Document]], codec: TextCodec) -> None:
+    dtype = np.dtype(np.min_scalar_type(len(codec.vocabulary) - 1))
+    counts = {s: _write(folder / f"{s}.bin", d, codec, dtype) for s, d in splits.items()}
+    content = {"vocabulary": codec.vocabulary.to_json(), "dtype": dtype.name, "splits": counts}
     write_json(folder / "text.json", content)  # last: it says that the rest is whole
 
 
@@ -108,39 +93,30 @@ def _write(
     path: Path, documents: Sequence[Document], codec: TextCodec, dtype: np.dtype
 ) -> dict[str, int]:
     """One split's tokens as raw numbers; what `TokenStream` says of it, and their count."""
-    vocabulary = codec.vocabulary
     counts = {"documents": len(documents), "tokens": 0, "characters": 0, "unknown": 0}
+    bos = np.array([codec.vocabulary.bos])
     with atomic_write(path) as file:
         for document in documents:
-            file.write(np.array([vocabulary.bos], dtype=dtype).tobytes())
-            counts["tokens"] += 1
-            for ids in codec.encode_document(document):
+            for ids in chain([bos], codec.encode_document(document)):
                 file.write(ids.astype(dtype).tobytes())
                 counts["tokens"] += len(ids)
-                counts["unknown"] += int((ids == vocabulary.unk).sum())
-            counts["characters"] += _characters(document)
+                counts["unknown"] += int((ids == codec.vocabulary.unk).sum())
+            for block in document.blocks():  # UTF-8 characters that begin in it
+                first = np.frombuffer(block, np.uint8) & 0xC0 != 0x80
+                counts["characters"] += int(first.sum())
     return counts
-
-
-def _characters(document: Document) -> int:
-    """UTF-8 characters that begin in a document."""
-    blocks = (np.frombuffer(block, np.uint8) for block in document.blocks())
-    return sum(int((block & 0xC0 != 0x80).sum()) for block in blocks)
 
 
 def _mapped(folder: Path, name: str, unit: str) -> TextCorpus:
     content = read_json(folder / "text.json")
+    dtype = np.dtype(content["dtype"])
     streams = {}
-    for split, found in content["splits"].items():
+    for split, counts in content["splits"].items():
         path = folder / f"{split}.bin"
-        dtype = np.dtype(content["dtype"])
-        size, expected = path.stat().st_size, found["tokens"] * dtype.itemsize
+        size, expected = path.stat().st_size, counts.pop("tokens") * dtype.itemsize
         if size != expected:
             raise DataError(f"{path} has {size} bytes, expected {expected}; delete {folder}")
-        tokens = np.memmap(path, dtype=dtype, mode="r")
-        streams[split] = TokenStream(
-            tokens, found["documents"], found["characters"], found["unknown"]
-        )
+        streams[split] = TokenStream(np.memmap(path, dtype=dtype, mode="r"), **counts)
     return TextCorpus(name, TextCodec(unit, Vocabulary.from_json(content["vocabulary"])), streams)
 
 
@@ -151,13 +127,11 @@ def _fingerprint(
     vocabulary: Vocabulary | None,
 ) -> str:
     """Of files, their sizes and dates (a text may be too large to read for this), and settings."""
-    files = {
-        split: [
-            (str(one.path.resolve()), one.start, one.stop, one.path.stat().st_mtime_ns)
-            for one in documents
-        ]
-        for split, documents in splits.items()
-    }
+
+    def identity(one: Document) -> tuple[str, int, int, int]:
+        return str(one.path.resolve()), one.start, one.stop, one.path.stat().st_mtime_ns
+
+    files = {split: list(map(identity, documents)) for split, documents in splits.items()}
     given = None if vocabulary is None else vocabulary.to_json()
     everything = json.dumps([VERSION, unit, min_count, given, files])
     return hashlib.sha256(everything.encode()).hexdigest()[:20]

@@ -1,16 +1,19 @@
-"""Where a language model's text lies: files, the bytes of them that are read, and their splits."""
+"""A language model's text on disk: documents (byte ranges of files) and their splits."""
 
 from __future__ import annotations
 
+import codecs
 import random
 import re
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from captioner.data.download import check_digests, download
 from captioner.errors import DataError
+from captioner.files import disk_errors
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -38,40 +41,27 @@ class Document:
 
     def blocks(self) -> Iterator[bytes]:
         """The bytes, a megabyte at a time; DataError when the file cannot be read."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.start)
-                left = self.size
-                while left and (block := file.read(min(_CHUNK, left))):
-                    left -= len(block)
-                    yield block
-        except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+        with disk_errors(f"read {self.path}"), self.path.open("rb") as file:
+            file.seek(self.start)
+            left = self.size
+            while left and (block := file.read(min(_CHUNK, left))):
+                left -= len(block)
+                yield block
 
     def pieces(self) -> Iterator[str]:
         """The text, a megabyte at a time; DataError names the offset of a byte that is no UTF-8."""
-        rest, at = b"", self.start
-        for block in self.blocks():
-            data = rest + block
-            whole = self._whole(data, at)
-            yield data[:whole].decode("utf-8")
-            rest, at = data[whole:], at + whole
-        if rest:
-            raise _not_utf8(self.path, at, rest[0])
-
-    def _whole(self, data: bytes, at: int) -> int:
-        """How many bytes of `data` are whole characters: the last may be cut by the block's end."""
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            if error.reason == "unexpected end of data":
-                return error.start
-            raise _not_utf8(self.path, at + error.start, data[error.start]) from None
-        return len(data)
-
-
-def _not_utf8(path: Path, offset: int, byte: int) -> DataError:
-    return DataError(f"{path} is not UTF-8: byte {offset} is {byte:#04x}")
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        at = self.start
+        for block in chain(self.blocks(), [b""]):
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                # error.object begins with what was left of the blocks before.
+                offset = at + len(block) - len(error.object) + error.start
+                byte = error.object[error.start]
+                raise DataError(f"{self.path} is not UTF-8: byte {offset} is {byte:#04x}") from None
+            at += len(block)
+            yield text
 
 
 Splits = dict[str, list[Document]]
@@ -88,35 +78,38 @@ def find_text(
 ) -> Splits:
     """The documents of a text, in the splits train, dev and test.
 
-    A file is cut by size, the first part to train on, at a character or, with `whole_lines`, at a
-    line. Of a folder, files named for their splits (ptb.train.txt, wiki.valid.tokens, test.txt)
-    are taken as they are; otherwise every file below it that matches `pattern` is one document,
-    and whole files are dealt out, drawn from `seed`. A fraction of 0 leaves a split out. DataError
-    when nothing is there, a file is empty, or a split would be.
+    A file is cut by size, at a character or, with `whole_lines`, at a line. Of a folder, files
+    named for their splits (ptb.train.txt, wiki.valid.tokens, test.txt) are taken as they are;
+    otherwise every file below it that matches `pattern` is a document, and documents are drawn for
+    the splits from `seed`. A fraction of 0 leaves a split out. DataError when a text, file or split
+    is empty.
     """
     path = Path(path)
+    fractions = {"dev": dev_fraction, "test": test_fraction}
     if path.is_file():
-        splits = _cut(_document(path), dev_fraction, test_fraction, whole_lines)
-    elif path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        splits = _named_splits(path, files) or _dealt_out(
-            [_document(file) for file in files if file.match(pattern)],
-            dev_fraction, test_fraction, seed, f"{path} (files {pattern})", whole_lines,
-        )  # fmt: skip
-    else:
+        return _cut(_document(path), fractions, whole_lines)
+    if not path.is_dir():
         raise DataError(f"there is no text at {path}: expected a file or a folder")
-    return splits
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    named = _named_splits(path, files)
+    if named is not None:
+        return named
+    documents = [_document(file) for file in files if file.match(pattern)]
+    if len(documents) == 1:
+        return _cut(documents[0], fractions, whole_lines)
+    return _draw_splits(documents, fractions, seed, f"{path} (files {pattern})")
 
 
 def python_library(*, dev_fraction: float, test_fraction: float, seed: int = 0) -> Splits:
     """The modules of Python's own standard library, text that every installation has."""
     folder = Path(sysconfig.get_paths()["stdlib"])
-    files = [_document(file) for file in sorted(folder.glob("*.py")) if file.stat().st_size]
-    return _dealt_out(files, dev_fraction, test_fraction, seed, str(folder), False)
+    documents = [_document(file) for file in sorted(folder.glob("*.py")) if file.stat().st_size]
+    fractions = {"dev": dev_fraction, "test": test_fraction}
+    return _draw_splits(documents, fractions, seed, str(folder))
 
 
 def tiny_shakespeare(path: Path | str | None, *, cache_dir: Path | str) -> Path:
-    """The file: `path`, held against its checksum, or downloaded into `cache_dir`."""
+    """The file: `path`, checked against its sha256, or downloaded into `cache_dir`."""
     if path is None:
         target = Path(cache_dir) / "tiny_shakespeare.txt"
         return download(SHAKESPEARE_URL, target, sha256=SHAKESPEARE_SHA256)
@@ -151,25 +144,28 @@ def _named_splits(folder: Path, files: Iterable[Path]) -> Splits | None:
     return {split: [_document(named[split][0])] for split in SPLITS if split in named}
 
 
-def _cut(document: Document, dev: float, test: float, whole_lines: bool) -> Splits:
+def _cut(document: Document, fractions: Mapping[str, float], whole_lines: bool) -> Splits:
     """One document cut in three; what a split leaves out begins the next one."""
-    path, size = document.path, document.size
-    ends = [int(size * (1 - dev - test)), int(size * (1 - test))]
-    first, second = (_next_break(document, document.start + end, whole_lines) for end in ends)
+    dev, test = fractions["dev"], fractions["test"]
+    kept = (int(document.size * (1 - dev - test)), int(document.size * (1 - test)))
+    first, second = (_next_break(document, document.start + end, whole_lines) for end in kept)
     if test == 0:
         second = document.stop
-    bounds = {
-        "train": (document.start, first), "dev": (first, second), "test": (second, document.stop)
-    }  # fmt: skip
-    wanted = {"train": True, "dev": dev > 0, "test": test > 0}
-    for split, (start, stop) in bounds.items():
-        if wanted[split] and start >= stop:
-            raise DataError(f"{path} has {size} bytes, which leaves none for the split {split!r}")
-    return {s: [Document(path, *bounds[s])] for s in SPLITS if wanted[s]}
+    ends = {"train": (document.start, first), "dev": (first, second)}
+    ends["test"] = (second, document.stop)
+    splits = {}
+    for split, (start, stop) in ends.items():
+        if fractions.get(split) == 0:
+            continue
+        if start >= stop:
+            where = f"{document.path} has {document.size} bytes"
+            raise DataError(f"{where}, which leaves none for the split {split!r}")
+        splits[split] = [Document(document.path, start, stop)]
+    return splits
 
 
 def _next_break(document: Document, offset: int, whole_lines: bool) -> int:
-    """The first place at or after `offset` where a character or a line begins."""
+    """The first offset at or after `offset` where a character or a line begins."""
     with document.path.open("rb") as file:
         file.seek(max(document.start, offset - 1))
         if whole_lines and offset > document.start:
@@ -181,24 +177,20 @@ def _next_break(document: Document, offset: int, whole_lines: bool) -> int:
     return min(offset + inside, document.stop)
 
 
-def _dealt_out(
-    documents: list[Document], dev: float, test: float, seed: int, where: str, whole_lines: bool
+def _draw_splits(
+    documents: list[Document], fractions: Mapping[str, float], seed: int, where: str
 ) -> Splits:
-    """Whole documents to each split, until it has its share of the bytes."""
+    """Whole documents for each split, until it has its fraction of the bytes."""
     if not documents:
         raise DataError(f"there is no text in {where}")
-    if len(documents) == 1:
-        return _cut(documents[0], dev, test, whole_lines)
     drawn = documents.copy()
     random.Random(seed).shuffle(drawn)
     total = sum(document.size for document in documents)
-    shares = {"dev": dev * total, "test": test * total, "train": float("inf")}
+    wanted = {split: fraction * total for split, fraction in fractions.items() if fraction}
     splits: Splits = {}
-    for split, share in shares.items():
-        if share == 0:
-            continue
+    for split, size in {**wanted, "train": float("inf")}.items():
         taken: list[Document] = []
-        while drawn and sum(one.size for one in taken) < share:
+        while drawn and sum(one.size for one in taken) < size:
             taken.append(drawn.pop())
         if not taken:
             raise DataError(f"{where}: {len(documents)} files leave none for the split {split!r}")

@@ -9,7 +9,7 @@ state of zeros. Without such places all sequences have equal length, and nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captioner.data.packed import TensorBatch, packed_order
 from captioner.errors import DataError
 
 
 @dataclass(frozen=True)
-class WindowBatch:
-    """One window of every stream: inputs [N], targets [N] int64 packed; batch_sizes [T] on the CPU.
-
-    origins: [S] int64, the stream whose state a sequence continues, or -1 for zeros.
-    last_sequences: [B] int64, the sequence whose last state each stream keeps for the next window.
-    """
+class WindowBatch(TensorBatch):
+    """One window of every stream: inputs, targets [N] int64 packed; batch_sizes [T] on the CPU;
+    origins [S] int64, the stream whose state a sequence continues, or -1 for zeros; last_sequences
+    [B] int64, the sequence whose last state each stream keeps for the next window."""
 
     inputs: Tensor
     targets: Tensor
@@ -38,20 +37,6 @@ class WindowBatch:
     def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the model's forward takes."""
         return self.inputs, self.batch_sizes, self.origins, self.last_sequences
-
-    def to(self, device: torch.device) -> WindowBatch:
-        """The same batch with its tensors, but batch_sizes, on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> WindowBatch:
-        """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> WindowBatch:
-        return WindowBatch(
-            change(self.inputs), change(self.targets), self.batch_sizes, change(self.origins),
-            change(self.last_sequences),
-        )  # fmt: skip
 
 
 def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
@@ -72,29 +57,23 @@ def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
     stream, first = cut.nonzero(as_tuple=True)
     starts = stream * length + first
     ends = torch.cat([starts[1:], torch.tensor([streams * length])])
-    lengths, order = (ends - starts).sort(descending=True, stable=True)
-    steps = torch.arange(int(lengths[0])).unsqueeze(1)
-    alive = steps < lengths
-    where = (steps + starts[order])[alive]
+    where, batch_sizes, order = packed_order(starts, ends - starts)
     zeros = begins[stream, first] | (fresh & (first == 0))
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))  # where each sequence has gone
     last = torch.searchsorted(stream, rows, right=True) - 1
     return WindowBatch(
         inputs=inputs.reshape(-1)[where],
         targets=targets.reshape(-1)[where],
-        batch_sizes=alive.sum(1),
+        batch_sizes=batch_sizes,
         origins=torch.where(zeros, -1, stream)[order],
-        last_sequences=place[last],
+        last_sequences=order.argsort()[last],
     )
 
 
 class TextWindows(Dataset[WindowBatch]):
     """A stream of tokens as windows, indexed by (pass, window); the last window may be shorter.
 
-    Each pass cuts the text at places of its own, drawn from `seed`; what is left over at the ends
-    is less than a window, and a token for each stream. `streams` are those of the `batch_size` that
-    this process reads, by default all. DataError when a stream would be shorter than a window.
+    Each pass over the text cuts it at an offset of its own, drawn from `seed`. `streams`: those of
+    the `batch_size` that this process reads. DataError when a stream is shorter than a window.
     """
 
     def __init__(
@@ -139,9 +118,8 @@ class TextWindows(Dataset[WindowBatch]):
 
 
 class WindowOrder:
-    """The windows one after another, resumable anywhere; the text begins again where it ends.
+    """The windows of pass after pass over the text; an epoch is `epoch_windows` of them, or a pass.
 
-    An epoch is `epoch_windows` of them, or the whole text when None; validation comes after each.
     The state of a run is (epoch, position), which the trainer keeps and sets.
     """
 
