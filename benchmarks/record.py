@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Spread
-from captioner import __version__
 from captioner.files import atomic_write
+from captioner.version import __version__
 
 Axes = dict[str, int | str]
 PACKAGES = ("torchvision", "timm", "numpy", "pillow")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from captioner.commands.cli import run_command
 from captioner.config import AverageConfig, checkpoint_paths
 from captioner.training.averaging import average_checkpoints
 from captioner.training.checkpoint import save_checkpoint
 
 
-def main(config: AverageConfig) -> None:
+def main(config: AverageConfig) -> str:
     """Write the averaged checkpoint, which every script reads like any other."""
     paths = checkpoint_paths(config.checkpoint)
     save_checkpoint(config.out, average_checkpoints(paths))
-    print(f"the mean of {len(paths)} checkpoints: {config.out}")
+    return f"the mean of {len(paths)} checkpoints: {config.out}"
 
 
 if __name__ == "__main__":
-    run_command(main, name="average", configs=Path(__file__).parents[1] / "configs")
+    run_command(main, __file__)

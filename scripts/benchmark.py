@@ -20,4 +20,4 @@ def main(config: BenchmarkConfig) -> None:
 
 if __name__ == "__main__":
     register_command("benchmark", BenchmarkConfig)
-    run_command(main, name="benchmark", configs=ROOT / "configs")
+    run_command(main, __file__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from captioner.commands.cli import run_command
 from captioner.commands.demo import open_page
@@ -11,11 +10,11 @@ from captioner.config import DemoConfig
 
 
 def main(config: DemoConfig) -> None:
-    """Open the page and say where it is, until it is stopped."""
+    """Open the page and print where it is, until it is stopped."""
     with open_page(config) as address:
         print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
 
 
 if __name__ == "__main__":
-    run_command(main, name="demo", configs=Path(__file__).parents[1] / "configs")
+    run_command(main, __file__)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 
 from captioner.commands.cli import run_command
 from captioner.config import PrepareConfig
 from captioner.data.formats.prepare import prepare_flickr8k
 
 
-def main(config: PrepareConfig) -> None:
-    """Download what is missing, verify it, and print the report."""
-    print(
-        prepare_flickr8k(
-            root=Path(config.root),
-            download=config.download,
-            images_url=config.images_url,
-            text_url=config.text_url,
-            images_sha256=config.images_sha256,
-            text_sha256=config.text_sha256,
-        )
-    )
+def main(config: PrepareConfig) -> str:
+    """Download what is missing and verify it; the report."""
+    return prepare_flickr8k(**dataclasses.asdict(config))
 
 
 if __name__ == "__main__":
-    run_command(main, name="prepare_flickr8k", configs=Path(__file__).parents[1] / "configs")
+    run_command(main, __file__)

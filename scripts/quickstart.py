@@ -1,7 +1,7 @@
-"""The whole way on the embedded scenes, in minutes and without a download: `make demo`.
+"""All of it on the embedded scenes, in minutes and without a download: `make demo`.
 
-Trains a captioner (or goes on where it was stopped), captions scenes that it has never seen, and
-prints captions beside what people would say, with the scores.
+Trains a captioner (or continues a run that was stopped), captions scenes that it has never seen,
+and prints captions, references and scores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     """Train, evaluate on the test scenes, show."""
     argparse.ArgumentParser(
         description=__doc__,
-        epilog="python scripts/quickstart.py      trains, or goes on, in outputs/demo",
+        epilog="python scripts/quickstart.py      trains, or continues, in outputs/demo",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -41,7 +41,7 @@ def main() -> None:
     print("\nscenes never seen in training, five references, beam search:")
     for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "attribute_accuracy", "all_attributes"):
         print(f"  {name:20} {evaluation.scores[name]:6.2f}")
-    print(f"\npictures with their captions: {evaluation.folder / 'report.html'}")
+    print(f"\nimages with their captions: {evaluation.folder / 'report.html'}")
     print(f"try it on a page: python scripts/demo.py checkpoint={RUN / 'best.pt'}")
 
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 from captioner.commands.cli import run_command
-from captioner.commands.text import sample_text
+from captioner.commands.sample import sample_text
 from captioner.config import SampleConfig
 
 
-def main(config: SampleConfig) -> None:
+def main(config: SampleConfig) -> Iterator[str]:
     """Print the first text while it is written, then the others."""
-    written = 0
+    written = False
 
     def show(number: int, text: str) -> None:
         nonlocal written
         if number == 0:
             # The prompt comes first, once it is known that it can be encoded.
             print(text if written else config.prompt + text, end="", flush=True)
-            written += 1
+            written = True
 
     prompt, samples = sample_text(config, show)
-    print("" if written else prompt)
+    yield "" if written else prompt
     for number, one in enumerate(samples[1:], 2):
-        print(f"\n--- {number} of {len(samples)} ---\n{prompt}{one.text}")
+        yield f"\n--- {number} of {len(samples)} ---\n{prompt}{one.text}"
 
 
 if __name__ == "__main__":
-    configs = Path(__file__).parents[1] / "configs"
-    run_command(main, name="sample", configs=configs, literal=("prompt", "stop"))
+    run_command(main, __file__, literal=("prompt", "stop"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from captioner.commands.cli import run_command
 from captioner.commands.train import train
 from captioner.config import TrainConfig
@@ -16,16 +14,15 @@ def main(config: TrainConfig) -> float | None:
         outcome = train(config)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped; nothing finished is lost. Go on with the same command and "
+            f"stopped; nothing finished is lost. Continue with the same command and "
             f"run_dir={config.run_dir} resume=true"
         ) from None
     if world().main:
-        whose = "" if outcome.replica is None else f" of replica {outcome.replica}"
-        where = f"epoch {outcome.epoch}{whose}; {config.run_dir}/best.pt"
+        replica = "" if outcome.replica is None else f" of replica {outcome.replica}"
+        where = f"epoch {outcome.epoch}{replica}; {config.run_dir}/best.pt"
         print(f"best {outcome.metric} {outcome.best:.4g} in {where}")
     return outcome.best
 
 
 if __name__ == "__main__":
-    configs = Path(__file__).parents[1] / "configs"
-    run_command(main, name="train", configs=configs, processes=True)
+    run_command(main, __file__, processes=True)

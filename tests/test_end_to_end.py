@@ -1,4 +1,4 @@
-"""The commands as a user types them: train, stop, go on, evaluate, caption; killed anywhere."""
+"""The commands as a user types them: train, stop, resume, evaluate, caption; killed at any time."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_help_of_a_command(tmp_path: Path) -> None:
         assert key in done.stdout
 
 
-# A bare GPU machine's benchmark; the other suites need data, pictures and configuration.
+# A bare GPU machine's benchmark; the other suites need data, images and configuration.
 BENCHMARK = ",".join(f"benchmarks.{name}" for name in ("gpu_check", "lstm_small_case"))
 
 
@@ -205,9 +205,23 @@ def test_makefile_documents_its_targets() -> None:
     )
     assert done.returncode == 0, done.stderr
     targets = (
-        "demo", "train", "evaluate", "caption", "sample", "compare", "sweep", "leaderboard",
-        "flickr8k", "test", "lint", "format", "check", "benchmark", "gpu-check", "clean",
-    )  # fmt: skip
+        "demo",
+        "train",
+        "evaluate",
+        "caption",
+        "sample",
+        "compare",
+        "sweep",
+        "leaderboard",
+        "flickr8k",
+        "test",
+        "lint",
+        "format",
+        "check",
+        "benchmark",
+        "gpu-check",
+        "clean",
+    )
     for target in targets:
         assert re.search(rf"make {target}\s+\w", done.stdout), f"make help is silent on {target}"
 

@@ -31,9 +31,13 @@ def checkout(tmp_path: Path) -> Path:
 def run(checkout: Path, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "CAPTIONER_CUDA"}
     return subprocess.run(
-        command, cwd=checkout, env={**kept, **environment}, capture_output=True, text=True,
+        command,
+        cwd=checkout,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
         timeout=300,
-    )  # fmt: skip
+    )
 
 
 def backend(checkout: Path) -> str:

@@ -1,4 +1,4 @@
-"""Checks of configuration values: each error names the key, what was found and what may be."""
+"""Checks of configuration values: each error names the key, the value and the allowed values."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def in_range(key: str, value: float | None, low: float, high: float = float("inf
     if value is not None and not low <= value <= high:
         bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise ConfigError(f"{key} must be {bounds}, got {value:g}")
+
+
+def each_in_range(
+    group: str, config: object, keys: str, low: float, high: float = float("inf")
+) -> None:
+    """`in_range` for each of the `keys`, separated by blanks, of a group of the configuration."""
+    for key in keys.split():
+        in_range(f"{group}.{key}", getattr(config, key), low, high)
 
 
 def positive(key: str, value: float | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class CaptionerError(Exception):
-    """Something the user can mend; the message says what was found and what was expected."""
+    """An error of input or settings; the message says what was found and what was expected."""
 
 
 class ConfigError(CaptionerError):
@@ -16,7 +16,7 @@ class DataError(CaptionerError):
 
 
 class ImageError(DataError):
-    """A picture that cannot be read."""
+    """An image that cannot be read."""
 
 
 class CheckpointError(CaptionerError):

@@ -1,10 +1,13 @@
-"""Hydra's way to captioner.sweeps: it only takes sweepers from the package hydra_plugins.
+"""Hydra's entry to captioner.sweeps: it only takes sweepers from the package hydra_plugins.
 
 Every command imports this file while it looks for plugins, so it imports what it needs late.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
@@ -13,7 +16,10 @@ from omegaconf import DictConfig
 
 
 class _CaptionerSweeper(Sweeper):
-    """What both have: the launcher, and where the runs lie."""
+    """`settings`: those of config.GridSweepConfig or config.StudySweepConfig."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = SimpleNamespace(**settings)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -27,26 +33,32 @@ class _CaptionerSweeper(Sweeper):
         )
 
     def _sweep(self, fixed: list[str]) -> Any:
+        from captioner.commands.cli import explain
+        from captioner.config import parse
         from captioner.sweeps.sweep import Sweep
 
         assert self.config is not None and self.launcher is not None
-        return Sweep(self.config, self.context, self.launcher, fixed)
+        return Sweep(
+            self.config,
+            self.context,
+            self.launcher,
+            fixed,
+            check=lambda composed: dataclasses.asdict(parse(composed)),
+            explain=partial(explain, name="train"),
+        )
 
 
 class GridSweeper(_CaptionerSweeper):
     """hydra/sweeper=grid: every combination of values, `max_batch_size` launched at a time."""
 
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
-        self.max_batch_size, self.params = max_batch_size, params
-
     def sweep(self, arguments: list[str]) -> None:
         """Run what is not finished of the grid; SweepFailed when a run failed."""
         from captioner.sweeps.grid import combinations, split_overrides
 
-        fixed, swept = split_overrides(self.params, arguments)
+        fixed, swept = split_overrides(self.settings.params, arguments)
         sweep = self._sweep(fixed)
         jobs = [sweep.job(one) for one in combinations(swept)]
-        size = max(1, self.max_batch_size or len(jobs))
+        size = max(1, self.settings.max_batch_size or len(jobs))
         for start in range(0, len(jobs), size):
             sweep.run(jobs[start : start + size])
         sweep.close()
@@ -58,38 +70,26 @@ class StudySweeper(_CaptionerSweeper):
     See captioner.sweeps.study; `storage` null is study.db in the sweep's folder.
     """
 
-    def __init__(
-        self,
-        n_trials: int,
-        n_jobs: int,
-        storage: str | None,
-        study_name: str | None,
-        sampler: str,
-        seed: int,
-        params: dict[str, str] | None,
-    ) -> None:
-        self.n_trials, self.n_jobs, self.storage = n_trials, n_jobs, storage
-        self.study_name, self.sampler, self.seed, self.params = study_name, sampler, seed, params
-
     def sweep(self, arguments: list[str]) -> None:
         """Bring the study to its number of trials; SweepFailed when a run failed."""
         from captioner.config import TEXT_METRICS
         from captioner.sweeps.grid import split_overrides
         from captioner.sweeps.study import Study
 
-        fixed, swept = split_overrides(self.params, arguments)
+        settings = self.settings
+        fixed, swept = split_overrides(settings.params, arguments)
         sweep = self._sweep(fixed)
         study = Study(
             swept,
-            storage=self.storage or f"sqlite:///{sweep.folder.resolve()}/study.db",
-            name=self.study_name or sweep.folder.name,
-            n_trials=self.n_trials,
+            storage=settings.storage or f"sqlite:///{sweep.folder.resolve()}/study.db",
+            name=settings.study_name or sweep.folder.name,
+            n_trials=settings.n_trials,
             lower_is_better=sweep.config.trainer.best_metric in TEXT_METRICS,
-            sampler=self.sampler,
-            seed=self.seed,
+            sampler=settings.sampler,
+            seed=settings.seed,
             lock=sweep.folder / "study.lock",
         )
-        while trials := study.next_trials(max(1, self.n_jobs)):
+        while trials := study.next_trials(max(1, settings.n_jobs)):
             jobs = [sweep.job(overrides) for _, overrides in trials]
             outcomes = sweep.run(jobs)
             for (trial, _), outcome in zip(trials, outcomes, strict=True):

@@ -101,7 +101,7 @@ def some_job(device: torch.device, what: str) -> list[Any]:
     return [what, str(device), os.getpid()]
 
 
-def jobs_in(*names: str, seconds: float = 120, noted: list[int] | None = None) -> JobResults:
+def jobs_in(*names: str, seconds: float = 900, noted: list[int] | None = None) -> JobResults:
     jobs = {name: {"what": name, "alone": name == "alone"} for name in names}
     found: list[int] = [] if noted is None else noted
     return run_jobs(

@@ -13,7 +13,8 @@ import torch
 from captioner.build.checkpoint import load_captioner, load_language_model
 from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config, quote
-from captioner.commands.text import evaluate_text, sample_text
+from captioner.commands.evaluate_text import evaluate_text
+from captioner.commands.sample import sample_text
 from captioner.errors import CheckpointError, ConfigError, DataError
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.trainer import Trainer

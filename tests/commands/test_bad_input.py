@@ -14,8 +14,8 @@ from PIL import Image
 
 from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
+from captioner.commands.caption import caption_files, find_images
 from captioner.commands.cli import compose_config
-from captioner.commands.evaluate import caption_files, find_pictures
 from captioner.errors import CheckpointError, ConfigError, DataError, ImageError
 from captioner.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -28,13 +28,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """best.pt of a tiny captioner on features of a frozen random network."""
     folder = tmp_path_factory.mktemp("bad")
     overrides = [
-        f"run_dir={folder}/run", f"data.root={folder}/scenes", f"encoder.cache_dir={folder}/cache",
-        "data.train=8", "data.dev=4", "data.test=4", "data.size=32", "vocabulary.min_count=1",
-        "encoder=torchvision", "encoder.name=resnet18", "encoder.weights=random",
-        "encoder.size=32", "encoder.resize=squash", "encoder.workers=0",
-        "model.embedding_dim=8", "model.hidden_size=8", "trainer.epochs=1",
-        "trainer.progress=false", "generation.max_length=5",
-    ]  # fmt: skip
+        f"run_dir={folder}/run",
+        f"data.root={folder}/scenes",
+        f"encoder.cache_dir={folder}/cache",
+        "data.train=8",
+        "data.dev=4",
+        "data.test=4",
+        "data.size=32",
+        "vocabulary.min_count=1",
+        "encoder=torchvision",
+        "encoder.name=resnet18",
+        "encoder.weights=random",
+        "encoder.size=32",
+        "encoder.resize=squash",
+        "encoder.workers=0",
+        "model.embedding_dim=8",
+        "model.hidden_size=8",
+        "trainer.epochs=1",
+        "trainer.progress=false",
+        "generation.max_length=5",
+    ]
     build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()
     return folder / "run" / "best.pt"
 
@@ -61,10 +74,10 @@ def test_a_truncated_photo_is_named(checkpoint: Path, tmp_path: Path) -> None:
 def test_photos_that_are_not_there(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"nothing\.jpg"):
         caption(checkpoint, tmp_path / "nothing.jpg")
-    with pytest.raises(DataError, match="holds no pictures"):
-        find_pictures(str(tmp_path))
+    with pytest.raises(DataError, match="holds no images"):
+        find_images(str(tmp_path))
     with pytest.raises(DataError, match="no file matches"):
-        find_pictures(f"{tmp_path}/*.png")
+        find_images(f"{tmp_path}/*.png")
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5000])
@@ -101,18 +114,24 @@ def test_pictures_missing_from_a_split_are_counted(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *rows]))
     photo(tmp_path / "Images").rename(tmp_path / "Images" / "3.jpg")
     overrides = [
-        "data=folder", f"data.captions={tmp_path}/captions.csv", f"data.images={tmp_path}/Images",
+        "data=folder",
+        f"data.captions={tmp_path}/captions.csv",
+        f"data.images={tmp_path}/Images",
         f"run_dir={tmp_path}/run",
-    ]  # fmt: skip
+    ]
     with pytest.raises(DataError, match=r"train.*[78] of 8 images are missing, the first"):
         build_trainer(compose_config("train", overrides, configs=CONFIGS))
 
 
 def test_a_vocabulary_that_leaves_nothing(tmp_path: Path) -> None:
     overrides = [
-        f"data.root={tmp_path}/scenes", "data.train=4", "data.dev=2", "data.test=2",
-        "vocabulary.min_count=1000", f"run_dir={tmp_path}/run",
-    ]  # fmt: skip
+        f"data.root={tmp_path}/scenes",
+        "data.train=4",
+        "data.dev=2",
+        "data.test=2",
+        "vocabulary.min_count=1000",
+        f"run_dir={tmp_path}/run",
+    ]
     with pytest.raises(DataError, match="min_count=1000"):
         build_trainer(compose_config("train", overrides, configs=CONFIGS))
 

@@ -107,8 +107,11 @@ def test_completion_installs_in_bash() -> None:
     install = f'eval "$({sys.executable} scripts/train.py -sc install=bash)"'
     done = subprocess.run(
         [bash, "--norc", "-c", f"{install} && complete -p"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"-F hydra_bash_completion .*python", done.stdout)
 
@@ -134,8 +137,11 @@ def test_arguments_without_a_key_are_a_list(
     Path("lr=1,h=2").mkdir()
     arguments = ["a b", "samples=9", "lr=1,h=2", "--cfg", "job"]
     assert gather_list(arguments, "runs") == [
-        "samples=9", "--cfg", "job", "runs=['a b','lr=1,h=2']"
-    ]  # fmt: skip
+        "samples=9",
+        "--cfg",
+        "job",
+        "runs=['a b','lr=1,h=2']",
+    ]
     assert gather_list(["samples=9"], "runs") == ["samples=9"]
 
 

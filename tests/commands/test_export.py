@@ -1,4 +1,4 @@
-"""Models that leave the house: folders that load elsewhere, cards, ONNX files that are proved."""
+"""Exported models: folders that load elsewhere, cards, ONNX files checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from PIL import Image
 import captioner
 from captioner.api import CaptionModel, TextModel
 from captioner.build.trainer import build_trainer
+from captioner.commands.caption import caption_files
 from captioner.commands.cli import compose_config
-from captioner.commands.evaluate import caption_files
 from captioner.commands.export import export, export_folder, export_onnx
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, DataError
 from captioner.export.onnx_check import Comparison
@@ -32,14 +32,26 @@ from captioner.training.model_folder import open_checkpoint, results_folder
 CONFIGS = Path(__file__).parents[2] / "configs"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SCENES = [
-    "data.train=24", "data.dev=6", "data.test=2", "data.size=32", "vocabulary.min_count=1",
-    "model.embedding_dim=16", "model.hidden_size=16", "trainer.epochs=2",
-    "trainer.progress=false", "generation.max_length=8", "optimizer.lr=0.02",
-]  # fmt: skip
+    "data.train=24",
+    "data.dev=6",
+    "data.test=2",
+    "data.size=32",
+    "vocabulary.min_count=1",
+    "model.embedding_dim=16",
+    "model.hidden_size=16",
+    "trainer.epochs=2",
+    "trainer.progress=false",
+    "generation.max_length=8",
+    "optimizer.lr=0.02",
+]
 FROZEN = [
-    "encoder=torchvision", "encoder.name=squeezenet1_1", "encoder.weights=random",
-    "encoder.size=32", "encoder.resize=squash", "model.tie_embeddings=true",
-]  # fmt: skip
+    "encoder=torchvision",
+    "encoder.name=squeezenet1_1",
+    "encoder.weights=random",
+    "encoder.size=32",
+    "encoder.resize=squash",
+    "model.tie_embeddings=true",
+]
 TRAINED = ["encoder.name=plain_small", "encoder.size=32", "encoder.grid_size=2"]
 
 
@@ -67,11 +79,20 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     (folder / "a.txt").write_text("the cat sat on the mat and saw the hat.\n" * 80)
     settings = [
-        "data=text", "encoder=none", f"data.path={folder}/a.txt", f"data.cache_dir={folder}/text",
-        f"run_dir={folder}/run", "vocabulary.min_count=1", "model.embedding_dim=8",
-        "model.hidden_size=8", "trainer.batch_size=4", "trainer.window=16", "trainer.epochs=1",
-        "trainer.best_metric=loss", "trainer.progress=false",
-    ]  # fmt: skip
+        "data=text",
+        "encoder=none",
+        f"data.path={folder}/a.txt",
+        f"data.cache_dir={folder}/text",
+        f"run_dir={folder}/run",
+        "vocabulary.min_count=1",
+        "model.embedding_dim=8",
+        "model.hidden_size=8",
+        "trainer.batch_size=4",
+        "trainer.window=16",
+        "trainer.epochs=1",
+        "trainer.best_metric=loss",
+        "trainer.progress=false",
+    ]
     build_trainer(compose_config("train", settings, configs=CONFIGS)).run()
     return folder / "run" / "best.pt"
 
@@ -94,8 +115,11 @@ def test_a_folder_captions_as_its_checkpoint_does(
     checkpoint = request.getfixturevalue(which)
     out = export_folder(config(checkpoint, tmp_path / "my_model"))
     assert {p.name for p in out.iterdir()} == {
-        "model.safetensors", "vocabulary.json", "config.json", "README.md",
-    }  # fmt: skip
+        "model.safetensors",
+        "vocabulary.json",
+        "config.json",
+        "README.md",
+    }
     shutil.move(out, tmp_path / "elsewhere")
     paths = [*map(str, scenes(checkpoint))]
     before, after = captioner.load(checkpoint, "cpu"), captioner.load(tmp_path / "elsewhere", "cpu")
@@ -157,9 +181,12 @@ def test_three_lines_in_a_fresh_process(trained: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": str(CONFIGS.parent / "src"), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == captioner.load(trained, "cpu").caption(photo)
 
@@ -198,10 +225,15 @@ def test_an_encoder_that_nobody_else_has_is_included(frozen: Path, tmp_path: Pat
 def test_the_card(trained: Path, tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
     evaluation = {
-        "BLEU-4": 20.5, "intervals": {"BLEU-4": [18.25, 22.75]},
-        "protocol": {"data": "drawn scenes", "split": "test", "protocol": "coco",
-                     "generation": {"method": "beam", "beam_size": 5}},
-    }  # fmt: skip
+        "BLEU-4": 20.5,
+        "intervals": {"BLEU-4": [18.25, 22.75]},
+        "protocol": {
+            "data": "drawn scenes",
+            "split": "test",
+            "protocol": "coco",
+            "generation": {"method": "beam", "beam_size": 5},
+        },
+    }
     (tmp_path / "scores.json").write_text(json.dumps(evaluation))
     scores = f"scores={tmp_path}/scores.json"
     out = export_folder(config(trained, tmp_path / "my_model", scores, "license=mit"))
@@ -285,9 +317,16 @@ def test_the_command_proves_its_onnx_file(run_script: Run, trained: Path, tmp_pa
     pytest.importorskip("onnxscript")
     photos = scenes(trained)
     done = run_script(
-        tmp_path, "export", f"checkpoint={trained}", "format=onnx", "out=m.onnx", "generation=beam",
-        f"images={photos[0].parent}", "pictures=5", "generation.max_length=8",
-    )  # fmt: skip
+        tmp_path,
+        "export",
+        f"checkpoint={trained}",
+        "format=onnx",
+        "out=m.onnx",
+        "generation=beam",
+        f"images={photos[0].parent}",
+        "pictures=5",
+        "generation.max_length=8",
+    )
     assert done.returncode == 0, done.stderr
     assert "5 of 5 images have the same captions" in done.stdout
     record = json.loads((tmp_path / "m.check.json").read_text())

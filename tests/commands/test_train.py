@@ -16,10 +16,18 @@ from captioner.runs.outcome import read_outcome
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [
-    "experiment=words", "data.unit=character", "vocabulary.min_count=1", "model.embedding_dim=8",
-    "model.hidden_size=8", "model.num_layers=1", "trainer.epochs=2", "trainer.batch_size=4",
-    "trainer.window=8", "trainer.epoch_windows=10", "trainer.progress=false",
-]  # fmt: skip
+    "experiment=words",
+    "data.unit=character",
+    "vocabulary.min_count=1",
+    "model.embedding_dim=8",
+    "model.hidden_size=8",
+    "model.num_layers=1",
+    "trainer.epochs=2",
+    "trainer.batch_size=4",
+    "trainer.window=8",
+    "trainer.epoch_windows=10",
+    "trainer.progress=false",
+]
 
 
 def overrides(folder: Path) -> list[str]:

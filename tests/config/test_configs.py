@@ -1,4 +1,4 @@
-"""Every YAML is found, composed and built; what is wrong is refused with the key's name."""
+"""Every YAML is found, composed and built; wrong keys and values are refused by name."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_yaml_files_are_found() -> None:
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=str)
 def test_every_yaml_composes_and_builds(path: Path) -> None:
-    """Every choice of every group gives a model, an optimiser, trainer settings and a decoder."""
+    """Every choice of every group gives a model, an optimiser, trainer settings and a method."""
     choice = str(path.with_suffix(""))
     group, name = choice.split("/")
     overrides = [f"{group}={name}", *NEEDED.get(choice, [])]

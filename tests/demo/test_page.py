@@ -28,9 +28,14 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SECONDS = 60  # until something is a hang, on a busy machine
 
 
@@ -42,8 +47,10 @@ def address(checkpoints: Any) -> Iterator[str]:
     given = f"checkpoint=[{checkpoints.one},{checkpoints.two},{checkpoints.text}]"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts/demo.py"), given, "port=null", "max_mb=0.1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+/", line)
@@ -130,10 +137,10 @@ def test_an_example_is_captioned(page: Any) -> None:
 
 
 def test_a_broken_upload_gets_one_sentence(page: Any) -> None:
-    upload(page, {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
+    upload(page, {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no image"})
     page.wait_for_selector("#captions .problem")
     said = page.inner_text("#captions .problem")
-    assert said.startswith("broken.jpg is not a picture (JPEG, PNG") and "Traceback" not in said
+    assert said.startswith("broken.jpg is not an image (JPEG, PNG") and "Traceback" not in said
     assert str(Path("/tmp")) not in said
 
 

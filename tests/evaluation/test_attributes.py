@@ -55,7 +55,7 @@ def test_single_objects_may_be_told_from_either(scene: Scene, caption: str, righ
     assert attribute_accuracy({0: scene}, {0: caption})["accuracy"] == right / 8
 
 
-def test_unknown_pictures_and_no_captions_are_errors() -> None:
+def test_unknown_images_and_no_captions_are_errors() -> None:
     with pytest.raises(DataError, match="'b'"):
         attribute_accuracy({"a": GROUP}, {"b": "two rings"})
     with pytest.raises(DataError, match="no captions"):

@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 
 from captioner.commands.cli import compose_config
-from captioner.commands.scoring import (
-    compare_command,
-    evaluate_files,
-    evaluate_humans,
-    format_scores,
-)
+from captioner.commands.compare import compare
+from captioner.commands.scoring import evaluate_files, evaluate_humans, format_scores
 from captioner.errors import ConfigError, DataError
 from captioner.evaluation.coco_format import write_references, write_results
 from captioner.evaluation.compare import compare_runs, format_comparison, format_seeds, seed_table
@@ -120,6 +116,6 @@ def test_the_commands_score_and_compare_without_a_checkpoint(tmp_path: Path, run
     assert "b - a" in done.stdout and (tmp_path / "ab.html").is_file()
     runs = [f"{tmp_path}/{name}" for name in ("a", "b", "a")]
     three = compose_config("compare", [f"runs=[{','.join(runs)}]"], configs=CONFIGS)
-    assert "3 runs" in compare_command(three)
+    assert "3 runs" in compare(three)
     with pytest.raises(ConfigError, match="two runs or more, got 1"):
         compose_config("compare", [f"runs=[{runs[0]}]"], configs=CONFIGS)

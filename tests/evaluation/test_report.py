@@ -55,11 +55,11 @@ class Page(HTMLParser):
 def make_run(folder: Path, name: str, captions: list[str]) -> RunRecord:
     images = []
     for number, (caption, references) in enumerate(zip(captions, REFERENCES, strict=True)):
-        picture = folder / f'picture "{number}" <x>.png'
-        Image.new("RGB", (600, 300), (200, 30, 30 * number)).save(picture)
+        file = folder / f'image "{number}" <x>.png'
+        Image.new("RGB", (600, 300), (200, 30, 30 * number)).save(file)
         words = [(word, 0.05 + 0.1 * place) for place, word in enumerate(caption.split())]
         shown = [ShownCaption(caption, words, -1.25), ShownCaption(HOSTILE, [], -7.5)]
-        images.append(ImageRecord(f"i{number}", shown, references, str(picture)))
+        images.append(ImageRecord(f"i{number}", shown, references, str(file)))
     measured = measure(REFERENCES, captions)
     by_id = {i.image_id: i.references for i in images}
     hypotheses = {i.image_id: i.captions[0].text for i in images}
@@ -129,11 +129,19 @@ def shown(path: Path, choice: str = "") -> tuple[list[int], str]:
         pytest.skip(f"the page's script needs a browser: none of {', '.join(BROWSERS)} is here")
     done = subprocess.run(
         [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-            f"--user-data-dir={path.parent / 'browser'}", f"{path.as_uri()}{choice}",
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--dump-dom",
+            f"--user-data-dir={path.parent / 'browser'}",
+            f"{path.as_uri()}{choice}",
         ],
-        capture_output=True, text=True, timeout=240, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
     page = Page(done.stdout)
     articles = [a for tag, a in page.tags if tag == "article"]
     return [int(str(a["data-number"])) for a in articles if "hidden" not in a], done.stdout

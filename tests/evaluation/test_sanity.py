@@ -116,16 +116,16 @@ def test_copies_are_counted_on_words() -> None:
 
 def test_the_same_image_is_found_by_file_and_by_look(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    pictures = []
+    files = []
     for number in range(6):
         rough = Image.fromarray(draw.integers(0, 255, (9, 9, 3), np.uint8))
         rough.resize((200, 160), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.png")
-        pictures.append(tmp_path / f"{number}.png")
+        files.append(tmp_path / f"{number}.png")
     copy = tmp_path / "copy.png"
-    copy.write_bytes(pictures[0].read_bytes())
+    copy.write_bytes(files[0].read_bytes())
     smaller = tmp_path / "smaller.jpg"
-    with Image.open(pictures[1]) as picture:
-        picture.resize((120, 100)).save(smaller, quality=80)
-    found = find_leakage([copy, smaller, pictures[2]], [pictures[0], pictures[1], *pictures[3:]])
+    with Image.open(files[1]) as image:
+        image.resize((120, 100)).save(smaller, quality=80)
+    found = find_leakage([copy, smaller, files[2]], [files[0], files[1], *files[3:]])
     assert found.same_file == (("copy.png", "0.png"),)
     assert found.same_look == (("smaller.jpg", "1.png"),)

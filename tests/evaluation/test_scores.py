@@ -148,8 +148,14 @@ def test_coco_captions_cider_has_both_names_and_every_metric_an_interval() -> No
     scores = score(REFERENCES, HYPOTHESES, samples=50)
     assert scores["CIDEr"] == scores["CIDEr-D"] > 0
     assert scores["intervals"].keys() == {
-        "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "CIDEr-unclipped"
-    }  # fmt: skip
+        "BLEU-1",
+        "BLEU-2",
+        "BLEU-3",
+        "BLEU-4",
+        "ROUGE-L",
+        "CIDEr-D",
+        "CIDEr-unclipped",
+    }
     assert "intervals" not in score(REFERENCES, HYPOTHESES, samples=0)
 
 

@@ -108,7 +108,7 @@ def check(path: Path, model: Captioner, encoder: Encoder | None, **search: Any) 
 )
 def test_searches_of_a_frozen_encoder(tmp_path: Path, search: dict[str, Any]) -> None:
     found = check(tmp_path / "m.onnx", make_captioner(), make_encoder("pooled"), **search)
-    assert len({round(float(one[0].score), 4) for one in found}) == 3, "pictures make no difference"
+    assert len({round(float(one[0].score), 4) for one in found}) == 3, "images make no difference"
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh"])

@@ -17,7 +17,7 @@ BOS, EOS = 1, 2
 
 @dataclass(frozen=True)
 class Rules:
-    """The constraints of a decoding, written again in plain Python."""
+    """The constraints of a generation, written again in plain Python."""
 
     max_length: int
     min_length: int = 0

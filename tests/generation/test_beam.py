@@ -61,7 +61,7 @@ def test_stopping_early_changes_nothing(
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kind", ["distinct", "tied"])
-def test_an_image_decodes_the_same_alone_and_in_a_batch(tiny, kind, groups):
+def test_an_image_gets_the_same_alone_and_in_a_batch(tiny, kind, groups):
     model = tiny(vocab_size=9, images=12, seed=5)
     if kind == "tied":
         # a handful of distinct values: ties inside a beam, between beams and at the beam's edge
@@ -186,7 +186,7 @@ def test_nothing_allowed_gives_what_there_is(constant):
     assert [[(one.token_ids, one.score, one.finished) for one in image] for image in found] == [
         [((), 0.0, False)]
     ] * 2
-    # each word once, then no way on: what there is, though shorter than asked for
+    # each word once, then no continuation: what there is, though shorter than min_length
     step = constant([-0.6, -0.8, -9.0])
     stuck = beam_search(step, None, no_repeat_ngram=1, min_length=4, **arguments)
     assert [one.token_ids for one in stuck[0]] == [(0, 1), (1, 0)]

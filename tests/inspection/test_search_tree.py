@@ -33,8 +33,10 @@ def test_the_tree_holds_the_beam_of_every_step() -> None:
     ]
     tree = search_tree(found)
     assert {prefix: round(math.exp(p), 2) for prefix, p in tree.items()} == {
-        (2,): 0.6, (3,): 0.4, (2, 3): 0.7,
-    }  # fmt: skip
+        (2,): 0.6,
+        (3,): 0.4,
+        (2, 3): 0.7,
+    }
     assert all(prefix[:-1] in tree for prefix in tree if len(prefix) > 1)
 
 

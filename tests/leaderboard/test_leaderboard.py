@@ -29,9 +29,11 @@ def make_run(folder: Path, scores: list[float], *, metric: str = "BLEU-4", **set
         else {"kind": "text", "source": "python", "unit": "byte"}
     )
     config = {
-        "trainer": {"best_metric": metric, "epochs": 3}, "data": kind,
-        "optimizer": {"lr": 0.001, **settings}, "generation": {"method": "greedy"},
-    }  # fmt: skip
+        "trainer": {"best_metric": metric, "epochs": 3},
+        "data": kind,
+        "optimizer": {"lr": 0.001, **settings},
+        "generation": {"method": "greedy"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     history = [{"epoch": at, "seconds": 10.0, metric: s} for at, s in enumerate(scores, 1)]
     (folder / "history.json").write_text(json.dumps(history))
@@ -50,11 +52,14 @@ def outputs(tmp_path: Path) -> Path:
     evaluated = top / "s" / "b" / "dev_greedy"
     evaluated.mkdir()
     scores = {
-        "BLEU-4": 8.5, "intervals": {"BLEU-4": [7.5, 9.5]},
+        "BLEU-4": 8.5,
+        "intervals": {"BLEU-4": [7.5, 9.5]},
         "protocol": {
-            "split": "dev", "generation": {"method": "greedy"}, "checkpoint": "b/best.pt 0",
+            "split": "dev",
+            "generation": {"method": "greedy"},
+            "checkpoint": "b/best.pt 0",
         },
-    }  # fmt: skip
+    }
     (evaluated / "scores.json").write_text(json.dumps(scores))
     return top
 
@@ -110,8 +115,10 @@ def test_a_run_in_another_process_is_running(outputs: Path) -> None:
     )
     process = subprocess.Popen(
         [sys.executable, "-c", hold, str(folder)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     states = {run.folder.name: run.state for run in gather([outputs]).runs}
     process.kill()

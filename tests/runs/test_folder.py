@@ -1,4 +1,4 @@
-"""A run goes on only as it began; settings that came later say nothing against it."""
+"""A run is resumed only with its own settings; those that came later have defaults."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def test_a_run_of_version_0_1_goes_on_under_todays_names(tmp_path: Path) -> None
     now = {"model": {"hidden_size": 8, "backend": "cluster"}, "generation": {"beam_size": 3}}
     check_same_run(tmp_path, {**NOW, **now})
     with pytest.raises(
-        FolderTaken, match=r"otherwise than it began: generation.beam_size was 3, now 5$"
+        FolderTaken, match=r"with other settings: generation.beam_size was 3, now 5$"
     ):
         check_same_run(tmp_path, {**NOW, **now, "generation": {"beam_size": 5}})

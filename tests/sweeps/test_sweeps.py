@@ -1,4 +1,4 @@
-"""Sweeps that are killed and go on, runs that fail, and studies that are kept: real processes."""
+"""Sweeps that are killed and resumed, runs that fail, and stored studies: real processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,22 @@ from captioner.sweeps.study import Study
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TINY = (
-    "experiment=words", "data.path=text.txt", "data.unit=character", "vocabulary.min_count=1",
-    "model.embedding_dim=8", "model.hidden_size=8", "model.num_layers=1",
+    "experiment=words",
+    "data.path=text.txt",
+    "data.unit=character",
+    "vocabulary.min_count=1",
+    "model.embedding_dim=8",
+    "model.hidden_size=8",
+    "model.num_layers=1",
     "model.tie_embeddings=false",
-    "trainer.epochs=3", "trainer.batch_size=4", "trainer.window=8", "trainer.epoch_windows=60",
-    "trainer.checkpoint_steps=5", "trainer.progress=false", "data.cache_dir=cache",
-)  # fmt: skip
+    "trainer.epochs=3",
+    "trainer.batch_size=4",
+    "trainer.window=8",
+    "trainer.epoch_windows=60",
+    "trainer.checkpoint_steps=5",
+    "trainer.progress=false",
+    "data.cache_dir=cache",
+)
 
 
 @pytest.fixture
@@ -123,9 +133,11 @@ def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path) -> None:
 def test_a_killed_study_counts_every_trial_once(folder: Path) -> None:
     pytest.importorskip("optuna", minversion="4", reason="the extra [sweeps] is not installed")
     study = (
-        "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4",
-        "optimizer.lr=tag(log, interval(1e-3, 1e-1))", "model.hidden_size=8,16",
-    )  # fmt: skip
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=4",
+        "optimizer.lr=tag(log, interval(1e-3, 1e-1))",
+        "model.hidden_size=8,16",
+    )
     process = start(folder, *study)
     kill_when(process, lambda: under_way(folder))
     before = outcomes(folder)
@@ -180,9 +192,15 @@ def test_a_study_of_version_0_1_goes_on_with_its_trials(tmp_path: Path) -> None:
     drawn = before.ask().suggest_float("decoder.init_scale", 0.01, 0.5, log=True)  # killed here
     _, space = split_overrides(None, ["model.init_scale=tag(log,interval(0.01,0.5))"])
     study = Study(
-        space, storage=storage, name="first", n_trials=2, lower_is_better=True, sampler="random",
-        seed=0, lock=tmp_path / "lock",
-    )  # fmt: skip
+        space,
+        storage=storage,
+        name="first",
+        n_trials=2,
+        lower_is_better=True,
+        sampler="random",
+        seed=0,
+        lock=tmp_path / "lock",
+    )
     (_, first), (_, second) = study.next_trials(2)
     assert first == [f"model.init_scale={drawn}"]
     assert second[0].startswith("model.init_scale=")

@@ -1,4 +1,4 @@
-"""The frame of every command: compose, check, run; one clear sentence when something is wrong."""
+"""What every command does: compose, check, run; one clear sentence when something is wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -29,49 +29,50 @@ from captioner.training import distributed
 
 log = logging.getLogger(__name__)
 # Hydra's own options that take the next argument.
-WITH_VALUE = {
-    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i", "--shell-completion", "-sc",
-}  # fmt: skip
+WITH_VALUE = re.compile(
+    "--(cfg|package|config-path|config-name|config-dir|experimental-rerun|info|shell-completion)"
+    "|-(c|p|cp|cn|cd|i|sc)"
+)
 
 
 def run_command(
     task: Callable[[Any], Any],
+    script: str,
     *,
-    name: str,
-    configs: Path,
     literal: Sequence[str] = (),
     positional: str | None = None,
     processes: bool = False,
 ) -> None:
-    """Run `task` with the configuration `configs/<name>.yaml` and the command line's overrides.
+    """Run `task` with configs/<name of the script>.yaml and the command line's overrides.
 
-    What the user can mend ends in a message on standard error and exit status 1, what is wrong with
-    the configuration itself in status 2, an interruption in 130; never in a traceback, unless
+    `script` is the script's __file__; the text, or the texts, that `task` returns are printed.
+    An error of the user's ends in a message on standard error and exit status 1, one in the
+    configuration itself in status 2, an interruption in 130; never in a traceback, unless
     CAPTIONER_TRACEBACK=1. The keys in `literal` take any text as it is, without Hydra's quotes.
     Arguments without a key become the list `positional`. Of the processes that torchrun starts,
-    where a command takes such `processes`, the first reads the command line and hands the
-    configuration on; the first to fail says why.
+    where a command takes such `processes`, the first reads the command line and sends the
+    configuration to the others; the first to fail says why.
     """
+    name, configs = Path(script).stem, Path(script).absolute().parents[1] / "configs"
     if distributed.started_together() > 1 and not processes:
         distributed.refuse(f"{name}.py")
     arguments = sys.argv[1:] if positional is None else gather_list(sys.argv[1:], positional)
     sys.argv[1:] = [quote(argument, literal) for argument in arguments]
     register_schemas()
     register_resolver()
-    _describe(task, configs / f"{name}.yaml")
+    _describe(name, configs / f"{name}.yaml")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
 
-    handed_on = False
+    sent = False
 
     def checked(config: DictConfig) -> Any:
-        nonlocal handed_on
+        nonlocal sent
         hydra_config = HydraConfig.get()
         in_sweep = hydra_config.mode is RunMode.MULTIRUN
-        # Inside, too: Hydra reports a task's errors in its own way. A sweep has to see them.
+        # Inside as well, because Hydra reports a task's errors itself; a sweep has to see them.
         with contextlib.nullcontext() if in_sweep else _one_sentence(name):
             settings = parse(config)
-            handed_on = True
+            sent = True
             threads = threads_in_sweep(hydra_config.launcher) if in_sweep else None
             return _begin(task, world.from_main(lambda: settings), threads)
 
@@ -85,7 +86,7 @@ def run_command(
                 raise ConfigError("torchrun trains one run; start a sweep (-m) without it")
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
         finally:
-            if not handed_on:  # --help, or something is wrong with the configuration
+            if not sent:  # --help, or an error in the configuration
                 world.from_main(lambda: None)
 
 
@@ -98,30 +99,32 @@ def _follow(task: Callable[[Any], Any], world: distributed.World) -> None:
 
 
 def _begin(task: Callable[[Any], Any], settings: Any, threads: int | None = None) -> Any:
-    """Run the task with the threads that its settings ask for, or else `threads`."""
+    """Run the task with the threads that its settings ask for, otherwise `threads`."""
     threads = getattr(settings, "threads", None) or threads
     if threads:
         torch.set_num_threads(threads)
     with distributed.failing_once():
-        return task(settings)
+        result = task(settings)
+        texts = [result] if isinstance(result, str) else result
+        for text in texts if isinstance(texts, Iterable) else ():
+            print(text, flush=True)
+        return result
 
 
-def _describe(task: Callable[[Any], Any], config: Path) -> None:
+def _describe(name: str, config: Path) -> None:
     """Give --help its text: the script's first line, and the examples at the head of its YAML."""
-    script = Path(sys.argv[0]).name
-    about = (sys.modules[task.__module__].__doc__ or "").split("\n")[0]
+    about = (sys.modules["__main__"].__doc__ or "").split("\n")[0]
     head = takewhile(lambda line: line.startswith("#"), config.read_text("utf-8").splitlines())
     text = "\n".join([about, "", *(line[1:].rstrip() for line in head)])
     # Hydra fills the template in, and takes "$" for the beginning of a name.
     OmegaConf.register_new_resolver("about", lambda: text.replace("$", "$$"), replace=True)
-    OmegaConf.register_new_resolver("script", lambda: f"scripts/{script}", replace=True)
+    OmegaConf.register_new_resolver("script", lambda: f"scripts/{name}.py", replace=True)
 
 
 def quote(argument: str, literal: Sequence[str] = ()) -> str:
-    """A text for one of the keys `literal` in the quotes that Hydra asks for, nothing interpolated.
+    """A text for one of the keys `literal` in Hydra's quotes, so that nothing is interpolated.
 
-    So is any value with "=" in it that is plainly a text, such as a path below a sweep's folder:
-    without quotes Hydra takes none.
+    Quoted also: any value with "=" that is plainly a text, such as a path in a sweep's folder.
     """
     key, equals, text = argument.partition("=")
     plain_path = "=" in text and not argument.startswith("-") and not re.search(r"[\[({'\"]", text)
@@ -145,13 +148,13 @@ def refuse_old_names(arguments: Sequence[str]) -> None:
 def gather_list(arguments: Sequence[str], key: str) -> list[str]:
     """Arguments that are no override and no option, together as the list `key`, after the others.
 
-    What exists as a path is none, whatever its name.
+    A path that exists is no override, whatever its name.
     """
     lists: list[str] = []
     others: list[str] = []
     for before, one in zip(["", *arguments], arguments, strict=False):
         override = "=" in one and not Path(one).exists()
-        is_other = override or before in WITH_VALUE or one.startswith(("-", "+", "~"))
+        is_other = override or WITH_VALUE.fullmatch(before) or one.startswith(("-", "+", "~"))
         (others if is_other else lists).append(one)
     if not lists:
         return others
@@ -159,22 +162,18 @@ def gather_list(arguments: Sequence[str], key: str) -> list[str]:
 
 
 def threads_in_sweep(launcher: Any) -> int | None:
-    """A run's torch threads beside others of its sweep: its share of the cores; None for all."""
+    """A run's torch threads when runs of a sweep share the machine; None for all cores."""
     if "cpus_per_task" in launcher:  # submitit: what the run asks the cluster for
         return launcher.cpus_per_task or None
-    jobs = launcher.get("n_jobs", 1)
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    jobs, cores = launcher.get("n_jobs", 1), os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     # As joblib counts: -1 is one job a core, -2 one fewer.
     return None if jobs == 1 else max(1, cores // (jobs if jobs > 0 else max(1, cores + 1 + jobs)))
 
 
 def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -> Any:
-    """The checked configuration `configs/<name>.yaml`, for notebooks and tests.
-
-    Raises ConfigError for whatever is wrong with it.
-    """
+    """The checked configuration `configs/<name>.yaml`; ConfigError for an error in it."""
     register_schemas()
     register_resolver()
     refuse_old_names(overrides)
@@ -187,15 +186,13 @@ def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -
 
 @contextlib.contextmanager
 def _one_sentence(name: str) -> Iterator[None]:
-    """Turn what the user can mend into a message and an exit status."""
+    """Turn an error of the user's into a message and an exit status."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         _stop(explain(error, name), status=2)
-    except ConfigError as error:
-        _stop(str(error), status=2)
     except CaptionerError as error:
-        _stop(str(error), status=1)
+        _stop(str(error), status=2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
         _stop(f"{error.filename or 'input or output'}: {error.strerror or error}", status=1)
     except KeyboardInterrupt as error:
@@ -225,7 +222,7 @@ def explain(error: Exception, name: str) -> str:
         choices = [x.strip() for x in lines if re.fullmatch(r"\t\w+", x) and "_schema" not in x]
         near = difflib.get_close_matches(wanted, choices, n=1, cutoff=0.4)
         there = f"there is no {group or 'configuration'} {wanted!r}, but {', '.join(choices)}"
-        return there + _did_you_mean(near)
+        return there + (f"; did you mean {near[0]!r}?" if near else "")
     # A file of the user's own: "override /decode: greedy" in its defaults, or a key "decoder:".
     named = re.search(r"(?:Could not override|full_key:|Key) '?/?([\w.]+)", text)
     if named and (sentence := old_name(named[1])) is not None:
@@ -233,18 +230,13 @@ def explain(error: Exception, name: str) -> str:
     noise = ("To append", "object_type", "reference_type", "full_key", "Set the environment")
     kept = [x.strip() for x in lines if x.strip() and not x.strip().startswith(noise)]
     wrong = re.search(r"Could not override '([^']+)'", text)
-    near = _nearest_key(wrong.group(1), name) if wrong else []
-    return "; ".join(dict.fromkeys(kept)) + _did_you_mean(near)
+    key = nearest(wrong[1], [*known_keys(COMMANDS[name]), *GROUPS]) if wrong else None
+    return "; ".join(dict.fromkeys(kept)) + (f"; did you mean {key!r}?" if key else "")
 
 
-def _nearest_key(wrong: str, name: str) -> list[str]:
-    """The known key nearest to a wrong one: as a whole, or by its last part."""
-    keys = [*known_keys(COMMANDS[name]), *GROUPS]
+def nearest(wrong: str, keys: Sequence[str]) -> str | None:
+    """The key nearest to a wrong one: as a whole, or by its last part."""
     by_last = {key.split(".")[-1]: key for key in keys}
     last = difflib.get_close_matches(wrong.split(".")[-1], by_last, n=1)
     near = difflib.get_close_matches(wrong, keys, n=1, cutoff=0.6) or [by_last[k] for k in last]
-    return [key for key in near if key != wrong]
-
-
-def _did_you_mean(near: list[str]) -> str:
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return near[0] if near and near[0] != wrong else None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from captioner.build.components import pick_device
@@ -36,11 +36,11 @@ def open_page(config: DemoConfig) -> Iterator[str]:
             raise ConfigError("the page needs gradio: pip install 'captioner[page]'") from error
         models = load_models(config.checkpoint, device=pick_device(config.device))
         examples = example_images(models, Path(folder) / "scenes")
-        demo = build_demo(
+        page = build_demo(
             models,
             defaults=dataclasses.asdict(config.generation),
-            configure=functools.partial(dataclasses.replace, config.generation),
+            configure=partial(dataclasses.replace, config.generation),
             examples=examples,
         )
-        with serve(demo, host=config.host, port=config.port, max_mb=config.max_mb) as address:
+        with serve(page, host=config.host, port=config.port, max_mb=config.max_mb) as address:
             yield address

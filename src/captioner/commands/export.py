@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner import __version__
 from captioner import config as schema
-from captioner.build.checkpoint import TrainedCaptioner, load_captioner, task_of
+from captioner.build.checkpoint import TrainedCaptioner, load_captioner, load_trained, task_of
 from captioner.build.components import build_generation, load_data
-from captioner.commands.evaluate import find_pictures
+from captioner.commands.caption import find_images
 from captioner.data.images import load_image
-from captioner.data.vocabulary import SPECIAL, Vocabulary
+from captioner.data.vocabulary import SPECIAL
 from captioner.errors import CaptionerError, ConfigError
 from captioner.export.card import CardFacts, model_card
 from captioner.export.loop import CaptioningLoop
@@ -29,10 +27,10 @@ from captioner.files import read_json, write_json
 from captioner.inference.captions import Caption
 from captioner.models.encoder import Encoder
 from captioner.runs.upgrade import upgrade
-from captioner.training.checkpoint import Checkpoint
 from captioner.training.model_folder import ENCODER, open_checkpoint, save_folder, weights_file
+from captioner.version import __version__
 
-log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 # Encoder weights that others can get, too, and where from.
 PUBLIC = {
     "torchvision": "torchvision's download",
@@ -42,27 +40,24 @@ PUBLIC = {
 
 
 def export_folder(config: schema.ExportConfig) -> Path:
-    """Write a checkpoint as a model folder with its card; where it lies."""
+    """Write a checkpoint as a model folder with its card, at the path that is returned."""
     checkpoint = open_checkpoint(config.checkpoint)
     tree = upgrade(json.loads(checkpoint.texts["config"]))
     checkpoint = dataclasses.replace(
         checkpoint, texts={**checkpoint.texts, "config": json.dumps(tree)}
     )
-    sentence = None
-    if task_of(checkpoint) == "captions":
-        device = torch.device("cpu")
-        trained = load_captioner(config.checkpoint, device=device, checkpoint=checkpoint)
-        checkpoint = _with_encoder(checkpoint, trained, tree, always=config.include_encoder)
-        sentence = _about_encoder(checkpoint, tree)
+    trained = load_trained(config.checkpoint, device=CPU, checkpoint=checkpoint)
+    weights, about = ENCODERS[trained.task](trained, tree["encoder"], config.include_encoder)
+    checkpoint = dataclasses.replace(checkpoint, model={**checkpoint.model, **weights})
     out = Path(config.out)
     facts = CardFacts(
-        task=task_of(checkpoint),
         name=out.resolve().name,
+        task=trained.task,
         license=config.license,
         config=tree,
         parameters=sum(x.numel() for x in checkpoint.model.values() if x.is_floating_point()),
-        vocabulary=len(Vocabulary.from_json(checkpoint.texts["vocabulary"])),
-        encoder=sentence,
+        vocabulary=len(trained.vocabulary),
+        encoder=about,
         scores=checkpoint.scores,
         evaluations=_evaluations(config),
     )
@@ -70,34 +65,36 @@ def export_folder(config: schema.ExportConfig) -> Path:
     return out
 
 
-def _with_encoder(
-    checkpoint: Checkpoint, trained: TrainedCaptioner, tree: Mapping[str, Any], *, always: bool
-) -> Checkpoint:
-    """The checkpoint with the frozen encoder's weights, where nobody else has them or `always`."""
-    encoder = trained.features.encoder
-    if encoder is None or trained.features.trained:
-        return checkpoint
-    if not always and tree["encoder"]["weights"] in PUBLIC:
-        return checkpoint
-    weights = {f"{ENCODER}{name}": tensor for name, tensor in encoder.state_dict().items()}
-    return dataclasses.replace(checkpoint, model={**checkpoint.model, **weights})
+def _encoder(
+    trained: TrainedCaptioner, encoder: Mapping[str, Any], include: bool
+) -> tuple[dict[str, Tensor], str]:
+    """Weights of a frozen encoder that have to go with the model, and a sentence on the encoder.
 
-
-def _about_encoder(checkpoint: Checkpoint, tree: Mapping[str, Any]) -> str:
-    identity = json.loads(checkpoint.texts["encoder"])
+    They do where there is no public source of them, or with `include`.
+    """
+    identity = json.loads(trained.checkpoint.texts["encoder"])
     if identity["kind"] == "features":
-        return "It takes features of your own making; the network that made them is not part of it."
+        return {}, "It takes features of your own; the network that made them is not part of it."
     if identity["kind"] == "trained":
-        return (
-            f"The picture network, {identity['name']}, was trained with it and is in the weights."
+        return {}, (
+            f"The image encoder, {identity['name']}, was trained with it and is in the weights."
         )
-    there = any(name.startswith(ENCODER) for name in checkpoint.model)
-    source = PUBLIC.get(tree["encoder"]["weights"])
-    where = "in the weights" if there else f"not in the weights: it comes from {source}"
-    return (
-        f"The picture network is {identity['name']}, frozen, and {where}. It is checked when the "
+    module, source = trained.features.encoder, PUBLIC.get(encoder["weights"])
+    weights = {}
+    if module is not None and (include or source is None):
+        weights = {f"{ENCODER}{name}": tensor for name, tensor in module.state_dict().items()}
+    inside = any(name.startswith(ENCODER) for name in (*trained.checkpoint.model, *weights))
+    where = "in the weights" if inside else f"not in the weights: it comes from {source}"
+    return weights, (
+        f"The image encoder is {identity['name']}, frozen, and {where}. It is checked when the "
         f"model is loaded: fingerprint {identity['fingerprint']}."
     )
+
+
+ENCODERS: dict[str, Callable[..., tuple[dict[str, Tensor], str | None]]] = {
+    "captions": _encoder,
+    "text": lambda *_: ({}, None),
+}
 
 
 def _evaluations(config: schema.ExportConfig) -> list[dict[str, Any]]:
@@ -111,7 +108,7 @@ def _evaluations(config: schema.ExportConfig) -> list[dict[str, Any]]:
 
 
 def export_onnx(config: schema.ExportConfig) -> Comparison:
-    """Write a captioner with its search as an ONNX file, and what its check gave beside it.
+    """Write a captioner with its search as an ONNX file, and the result of its check as JSON.
 
     ConfigError for a language model, own features, or a missing extra.
     """
@@ -120,20 +117,19 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
     if out.exists() and not config.overwrite:
         raise ConfigError(f"{out} is there already; take another, or add overwrite=true")
     checkpoint = open_checkpoint(config.checkpoint)
-    if task_of(checkpoint) == "text":
+    if task_of(checkpoint) != "captions":
         raise ConfigError(
             f"{config.checkpoint} is a language model of text: format=onnx exports captioners; "
             "format=folder takes both"
         )
-    device = torch.device("cpu")
-    trained = load_captioner(config.checkpoint, device=device, checkpoint=checkpoint)
+    trained = load_captioner(config.checkpoint, device=CPU, checkpoint=checkpoint)
     encoder = trained.features.encoder
     if encoder is None:
         raise ConfigError(
             f"{config.checkpoint} was trained on your own features: without the network that made "
             "them there is no graph from pixels"
         )
-    pictures = _pictures(config, trained, encoder)
+    images = _images(config, trained, encoder)
     # The settings that build_generation fills in are the graph's, too.
     searched = getattr(build_generation(config.generation, trained.vocabulary), "keywords", {})
     plain = {key: value for key, value in searched.items() if key not in ("groups", "diversity")}
@@ -145,7 +141,7 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
     metadata = _metadata(config, trained, encoder)
     write_onnx(out, loop, size=encoder.transform.size, metadata=metadata)
     found = compare_captions(
-        pictures,
+        images,
         _captions_of_pixels(trained, encoder, config.generation),
         OnnxCaptioner(out, trained.vocabulary, threads=torch.get_num_threads()),
         batch_size=config.generation.batch_size,
@@ -158,7 +154,7 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
 def _metadata(
     config: schema.ExportConfig, trained: TrainedCaptioner, encoder: Encoder
 ) -> dict[str, str]:
-    """What a user needs without this package: words, special tokens, the way to the pixels."""
+    """What a user needs without this package: words, special tokens, the transform to pixels."""
     return {
         "format": "captioner-onnx 1",
         "tokens": json.dumps(trained.vocabulary.tokens, ensure_ascii=False),
@@ -171,12 +167,12 @@ def _metadata(
     }
 
 
-def _pictures(
+def _images(
     config: schema.ExportConfig, trained: TrainedCaptioner, encoder: Encoder
 ) -> list[tuple[str, Tensor]]:
-    """The first pictures to compare on, by name, as the encoder takes them."""
+    """The first images to compare on, by name, as the encoder takes them."""
     if config.images is not None:
-        paths = find_pictures(config.images)
+        paths = find_images(config.images)
     else:
         data = load_data(config.data if config.data is not None else trained.data)
         paths = [image.path for image in data.split(config.split)]
@@ -187,7 +183,7 @@ def _pictures(
 def _captions_of_pixels(
     trained: TrainedCaptioner, encoder: Encoder, generation: schema.GenerationConfig
 ) -> Callable[[Tensor], list[list[Caption]]]:
-    """PyTorch's captions of pictures [B, 3, S, S]."""
+    """PyTorch's captions of images [B, 3, S, S]."""
     generator = trained.generator(generation)
 
     @torch.inference_mode()

@@ -1,9 +1,10 @@
-"""What evaluate.py and compare.py do with captions, wherever these come from."""
+"""How evaluate.py scores captions: of a model, of a results file, or of people."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,38 @@ from captioner import config as schema
 from captioner.build.components import load_data
 from captioner.evaluation.cider import DocumentFrequencies
 from captioner.evaluation.coco_format import ImageId, read_references
-from captioner.evaluation.compare import compare_runs, format_comparison, format_seeds, seed_table
 from captioner.evaluation.metrics import FAST, ScoringOptions
-from captioner.evaluation.records import ImageRecord, RunRecord, load_record, make_record
+from captioner.evaluation.records import ImageRecord, RunRecord, make_record
 from captioner.evaluation.report import write_report
 from captioner.evaluation.sanity import TrainingSet, check_sanity
 from captioner.evaluation.scores import human_scores, measure_matched, present, score_files
 from captioner.files import write_json
-from captioner.runs.upgrade import upgrade
 
 # Shown with four digits: ratios near 1, and a language model's figures.
-FINE = (
-    "brevity_penalty", "length_ratio", "loss", "perplexity", "bits_per_character", "bits_per_byte",
-)  # fmt: skip
+FINE = {"brevity_penalty", "length_ratio", "loss", "perplexity"}
+
+
+def scoring_options(config: schema.ScoringConfig) -> ScoringOptions:
+    """Metrics, protocol and bootstrap as configured, the document frequencies read."""
+    path = config.document_frequencies
+    return ScoringOptions(
+        metrics=config.metrics,
+        protocol=config.protocol,
+        brevity_penalty=config.brevity_penalty,
+        table=None if path is None else DocumentFrequencies.load(path),
+        samples=config.samples,
+    )
+
+
+def checkpoint_card(paths: Iterable[Path]) -> str:
+    """The files that were scored, each with the start of its sha256."""
+    return ", ".join(
+        f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}" for path in paths
+    )
 
 
 def score_split(
-    config: schema.EvaluateConfig,
+    options: ScoringOptions,
     images: Sequence[ImageRecord],
     *,
     name: str,
@@ -36,10 +52,9 @@ def score_split(
     training: TrainingSet | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> RunRecord:
-    """Score the best caption of each image, with baselines beside it where `training` is given."""
+    """Score the best caption of each image; with `training`, also baselines and warnings."""
     references: dict[ImageId, Sequence[str]] = {i.image_id: i.references for i in images}
     best = {image.image_id: image.captions[0].text for image in images}
-    options = _options(config)
     measured = measure_matched(references, best, options)
     scores = present(measured, references, best, options, card=card)
     if training is not None:
@@ -69,8 +84,8 @@ def _sanity(
 
 
 def evaluate_files(config: schema.EvaluateConfig) -> RunRecord:
-    """Score a COCO results file; with `out`, write scores, images and a page beside it."""
-    options = _options(config)
+    """Score a COCO results file; with `out`, also write scores, images and a page."""
+    options = scoring_options(config)
     record = score_files(
         results=str(config.results),
         references=str(config.references),
@@ -94,42 +109,11 @@ def evaluate_humans(config: schema.EvaluateConfig) -> dict[str, Any]:
         data = load_data(config.data)
         references = {i.image_id: list(i.captions) for i in data.splits[config.split]}
         card = {"data": data.name, "split": config.split}
-    options = dataclasses.replace(_options(config), table=None)
+    options = dataclasses.replace(scoring_options(config), table=None)
     scores = human_scores(references, options, card=card)
     if config.out is not None:
         write_json(config.out, scores)
     return scores
-
-
-def compare_command(config: schema.CompareConfig) -> str:
-    """The table of two runs' differences, or of several runs; written to `out` if given."""
-    loaded = [load_record(path) for path in config.runs]
-    runs = [dataclasses.replace(run, scores=upgrade(run.scores)) for run in loaded]
-    if len(runs) > 2:
-        table = seed_table(runs)
-        if config.out is not None:
-            write_json(config.out, {"runs": [run.name for run in runs], "metrics": table})
-        return format_seeds(table, runs)
-    found = compare_runs(
-        *_named_apart(runs, config.runs), metric=config.metric, shown=config.shown,
-        samples=config.samples, seed=config.seed,
-    )  # fmt: skip
-    if config.out is not None:
-        write_json(config.out, found.as_json())
-    if config.report is not None:
-        write_report(
-            config.report,
-            _named_apart(runs, config.runs),
-            title=f"{found.names[0]} and {found.names[1]}",
-        )
-    return format_comparison(found)
-
-
-def _named_apart(runs: Sequence[RunRecord], paths: Sequence[str]) -> list[RunRecord]:
-    """Runs of the same name take the names of their files."""
-    if len({run.name for run in runs}) == len(runs):
-        return list(runs)
-    return [dataclasses.replace(run, name=path) for run, path in zip(runs, paths, strict=True)]
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:
@@ -139,7 +123,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         if isinstance(value, (int, float)):
             low_high = scores.get("intervals", {}).get(name)
             bounds = f"   95 % [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""
-            digits = 4 if name in FINE else 2
+            digits = 4 if name in FINE or name.startswith("bits_per_") else 2
             lines.append(f"{name:20} {value:8.{digits}f}{bounds}")
     lines += [f"{name}: not computed: {why}" for name, why in scores.get("unavailable", {}).items()]
     sanity = scores.get("sanity", {})
@@ -148,14 +132,3 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         lines.append(f"beside it, {name}: {values}")
     lines += [f"warning: {warning}" for warning in sanity.get("warnings", [])]
     return "\n".join(lines)
-
-
-def _options(config: schema.ScoringConfig) -> ScoringOptions:
-    path = config.document_frequencies
-    return ScoringOptions(
-        metrics=config.metrics,
-        protocol=config.protocol,
-        brevity_penalty=config.brevity_penalty,
-        table=None if path is None else DocumentFrequencies.load(path),
-        samples=config.samples,
-    )

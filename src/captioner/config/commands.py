@@ -1,4 +1,4 @@
-"""Schemas of the scripts, one each."""
+"""Schemas of the scripts, one each; that of train.py is in training.py."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ from typing import Any
 from omegaconf import MISSING
 
 from captioner.checks import in_range, one_of, positive
-from captioner.config.data import TextData, VocabularyConfig
-from captioner.config.model import EncoderConfig, GenerationConfig, ModelConfig, RnnConfig
-from captioner.config.training import (
-    TEXT_METRICS,
-    OptimizerConfig,
-    ReplicasConfig,
-    TrainerConfig,
-)
-from captioner.data.formats.prepare import IMAGES_URL, TEXT_URL
+from captioner.config.model import GenerationConfig
 from captioner.errors import ConfigError
-from captioner.evaluation.metrics import FAST, METRICS
-from captioner.evaluation.protocol import PROTOCOLS
+
+METRICS = ("BLEU", "ROUGE-L", "CIDEr", "METEOR-py", "METEOR", "SPICE")
+PROTOCOLS = ("coco", "neuraltalk")
+_MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 
 
 def checkpoint_paths(given: Any) -> list[Path]:
@@ -44,89 +38,23 @@ class RunConfig:
 
 
 @dataclass
-class TrainConfig(RunConfig):
-    """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there.
-
-    sweep_dir: with -m, the folder of all runs; given again, the sweep goes on where it was stopped.
-    """
-
-    name: str = MISSING
-    seed: int = 0
-    run_dir: str = MISSING
-    sweep_dir: str = ""
-    resume: bool = False
-    data: Any = MISSING
-    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
-    encoder: EncoderConfig = MISSING
-    rnn: RnnConfig = field(default_factory=RnnConfig)
-    model: ModelConfig = MISSING
-    optimizer: OptimizerConfig = MISSING
-    trainer: TrainerConfig = MISSING
-    replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
-    generation: GenerationConfig = MISSING
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_text()
-        self._check_replicas()
-        trained = self.encoder.train_from is not None
-        if trained and self.model.feature_norm == "standardise":
-            raise ConfigError(
-                "model.feature_norm=standardise needs features that stay as they are, but "
-                f"encoder.train_from={self.encoder.train_from} trains the encoder; take none or l2"
-            )
-        if trained and self.encoder.kind == "features":
-            raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")
-
-    def _check_replicas(self) -> None:
-        """As many values as replicas, and the same images' features for all of them."""
-        count = self.trainer.replicas
-        for key, values in self.replicas.given().items():
-            if len(values) != count:
-                raise ConfigError(
-                    f"replicas.{key} must have a value for each of trainer.replicas={count}, got "
-                    f"{len(values)}"
-                )
-        drawn = self.encoder.weights == "random" and self.encoder.train_from is None
-        if count > 1 and drawn and self.encoder.kind not in ("none", "features"):
-            raise ConfigError(
-                "replicas share the features of a frozen encoder, but with encoder.weights=random "
-                "each seed has its own; take other weights, or train them (encoder.train_from)"
-            )
-
-    def _check_text(self) -> None:
-        """What a language model of text alone cannot have, and a captioner must."""
-        text = isinstance(self.data, TextData)
-        if text != (self.encoder.kind == "none"):
-            raise ConfigError(
-                f"text goes with encoder=none and pictures with another, got data.kind="
-                f"{self.data.kind} and encoder.kind={self.encoder.kind}"
-            )
-        if text and self.trainer.best_metric not in TEXT_METRICS:
-            raise ConfigError(
-                f"trainer.best_metric must be one of {', '.join(TEXT_METRICS)} for text, got "
-                f"{self.trainer.best_metric!r}"
-            )
-
-
-@dataclass
 class ScoringConfig(RunConfig):
     """How captions are scored. metrics: of evaluation.metrics.METRICS; METEOR and SPICE need Java.
 
     brevity_penalty null is the protocol's own; samples: of the bootstrap, 0 for none;
-    document_frequencies: a saved table for CIDEr; report: pictures in report.html, 0 for none.
+    document_frequencies: a saved table for CIDEr; report: images in report.html, 0 for none.
     """
 
     protocol: str = "coco"
     brevity_penalty: bool | None = None
-    metrics: list[str] = field(default_factory=lambda: [*FAST, "METEOR-py"])
+    metrics: list[str] = field(default_factory=lambda: [*METRICS[:4]])
     samples: int = 1000
     document_frequencies: str | None = None
     report: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("protocol", self.protocol, tuple(PROTOCOLS))
+        one_of("protocol", self.protocol, PROTOCOLS)
         for name in self.metrics:
             one_of("metrics", name, METRICS)
         in_range("samples", self.samples, 0)
@@ -135,16 +63,14 @@ class ScoringConfig(RunConfig):
 
 @dataclass
 class EvaluateConfig(ScoringConfig):
-    """scripts/evaluate.py: checkpoints on a split, anybody's results file, or people themselves.
+    """scripts/evaluate.py: checkpoints on a split, a results file, or human captions.
 
-    checkpoint: one, or a list that captions together as an ensemble.
-
-    out: the folder of a checkpoint's scores, or the file of the others'; subset allows results
-    for only some of the annotated images; human scores one reference against the others, of
-    `references` or of a split of `data`. sanity adds baselines and warnings, leakage also compares
-    all pictures with the training set's. A language model of text is scored on `split` of its data
-    or of data=text (all: the whole of it); page: an HTML file that shows how unexpected each of the
-    first page_tokens tokens was.
+    checkpoint: one, or a list that captions together as an ensemble. out: the folder of a
+    checkpoint's scores, or the file of the others'; subset allows results for only some of the
+    annotated images; human scores one reference against the others, of `references` or of a split
+    of `data`. sanity adds baselines and warnings, leakage also compares all images with the
+    training set's. A language model of text is scored on `split` of its data or of data=text (all:
+    the whole of it); page: an HTML file with the losses of the first page_tokens tokens.
     """
 
     checkpoint: Any = None
@@ -200,7 +126,7 @@ class CompareConfig:
         in_range("samples", self.samples, 1)
         in_range("shown", self.shown, 0)
         if self.report is not None and len(self.runs) != 2:
-            raise ConfigError(f"report= shows two runs side by side, got {len(self.runs)}")
+            raise ConfigError(f"report= compares two runs, got {len(self.runs)}")
 
 
 @dataclass
@@ -282,7 +208,7 @@ class DemoConfig(RunConfig):
     """scripts/demo.py: a page on host:port (null: the first free one from 7860) to try checkpoints.
 
     checkpoint: one or a list; of captioners at most two, which are compared, of language models
-    one. generation: what the page begins with. max_mb: the largest picture that may be uploaded.
+    one. generation: the settings at first. max_mb: the largest image that may be uploaded.
     """
 
     checkpoint: Any = None
@@ -300,8 +226,7 @@ class DemoConfig(RunConfig):
                 "the page needs a checkpoint: `make demo` trains one in minutes, then python "
                 "scripts/demo.py checkpoint=outputs/demo/best.pt"
             )
-        given = [self.checkpoint] if isinstance(self.checkpoint, str) else list(self.checkpoint)
-        self.checkpoint = [str(path) for path in given]
+        self.checkpoint = [str(path) for path in checkpoint_paths(self.checkpoint)]
 
 
 @dataclass
@@ -309,12 +234,48 @@ class PrepareConfig:
     """scripts/prepare_flickr8k.py: where the data set is or shall be, and where it comes from.
 
     A sha256 given here is what the archive must have; without one the mirror's md5, or the sum
-    recorded at the first download, is held against it.
+    recorded at the first download, is compared.
     """
 
     root: str = "data/flickr8k"
     download: bool = True
-    images_url: str = IMAGES_URL
-    text_url: str = TEXT_URL
+    images_url: str = f"{_MIRROR}/Flickr8k_Dataset.zip"
+    text_url: str = f"{_MIRROR}/Flickr8k_text.zip"
     images_sha256: str | None = None
     text_sha256: str | None = None
+
+
+@dataclass
+class ExportConfig(RunConfig):
+    """scripts/export.py: a checkpoint as a model folder to publish, or as one ONNX graph.
+
+    overwrite: replaces an earlier export at `out`. folder: include_encoder puts a frozen encoder's
+    weights into it that a package or a download has as well (others always are); scores: files or
+    folders of evaluations for the card (null: those in the run's folder); license: of the weights.
+    onnx: `generation` is the search in the graph; it must give the same captions as PyTorch on the
+    first `pictures` of `split`, of the checkpoint's data or of `data`, or of `images` (files,
+    folders, globs), in batches of `generation.batch_size`.
+    """
+
+    checkpoint: str = MISSING
+    format: str = "folder"
+    out: str = MISSING
+    overwrite: bool = False
+    include_encoder: bool = False
+    scores: Any = None
+    license: str = "other"
+    generation: GenerationConfig = MISSING
+    data: Any = None
+    split: str = "dev"
+    images: Any = None
+    pictures: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("format", self.format, ("folder", "onnx"))
+        in_range("pictures", self.pictures, 1)
+        if self.format == "onnx" and self.generation.method == "sample":
+            raise ConfigError("in an ONNX graph generation must be greedy or beam, got sample")
+        if self.format == "onnx" and self.generation.groups > 1:
+            groups = self.generation.groups
+            raise ConfigError(f"in an ONNX graph generation.groups must be 1, got {groups}")

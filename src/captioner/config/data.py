@@ -6,25 +6,25 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from captioner.checks import in_range, one_of
-from captioner.data.text.codec import UNITS
-from captioner.data.vocabulary import RARE
+from captioner.checks import each_in_range, in_range, one_of
 from captioner.errors import ConfigError
 
 SPLITS = ("train", "dev", "test")
 TEXT_SOURCES = ("path", "python", "tiny_shakespeare")
+UNITS = ("character", "byte", "word")
+RARE = ("unk", "drop")
 
 
 @dataclass
 class DataConfig:
-    """Captioned pictures; `kind` says in which format (each has a schema below)."""
+    """Captioned images; `kind` is their format (each has a schema below)."""
 
     kind: str = MISSING
 
 
 @dataclass
 class ScenesData(DataConfig):
-    """Pictures that the package draws itself: numbers of pictures a split, side in pixels."""
+    """Images that the package draws itself: their number in each split, their size in pixels."""
 
     kind: str = "scenes"
     root: str = ".cache/scenes"
@@ -35,8 +35,7 @@ class ScenesData(DataConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for split in SPLITS:
-            in_range(f"data.{split}", getattr(self, split), 1)
+        each_in_range("data", self, "train dev test", 1)
         in_range("data.size", self.size, 32, 1024)
 
 
@@ -54,7 +53,7 @@ class Flickr8kData(DataConfig):
 
 @dataclass
 class KarpathyData(DataConfig):
-    """Any Karpathy JSON (Flickr8k, Flickr30k, COCO) and the folder of its pictures."""
+    """Any Karpathy JSON (Flickr8k, Flickr30k, COCO) and the folder of its images."""
 
     kind: str = "karpathy"
     json: str = MISSING
@@ -64,7 +63,7 @@ class KarpathyData(DataConfig):
 
 @dataclass
 class CocoData(DataConfig):
-    """COCO caption annotations, a file and a folder of pictures a split (test may be null)."""
+    """COCO caption annotations, a file and a folder of images for each split (test may be null)."""
 
     kind: str = "coco"
     train_annotations: str = MISSING
@@ -75,9 +74,14 @@ class CocoData(DataConfig):
     test_images: str | None = None
 
 
+def _leave_some(taken: float) -> None:
+    if taken >= 1:
+        raise ConfigError("data.dev_fraction + data.test_fraction must leave some for training")
+
+
 @dataclass
 class FolderData(DataConfig):
-    """A folder of pictures with a CSV or JSON Lines file (image, caption, perhaps split)."""
+    """A folder of images with a CSV or JSON Lines file (image, caption, perhaps split)."""
 
     kind: str = "folder"
     captions: str = MISSING
@@ -87,21 +91,19 @@ class FolderData(DataConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        in_range("data.dev_fraction", self.dev_fraction, 0, 1)
-        in_range("data.test_fraction", self.test_fraction, 0, 1)
-        if self.dev_fraction + self.test_fraction >= 1:
-            raise ConfigError("data.dev_fraction + data.test_fraction must leave some for training")
+        each_in_range("data", self, "dev_fraction test_fraction", 0, 1)
+        _leave_some(self.dev_fraction + self.test_fraction)
 
 
 @dataclass
 class TextData(DataConfig):
-    """Text for a language model, with no pictures: encoder=none.
+    """Text for a language model, with no images: encoder=none.
 
-    source: path (a UTF-8 file, or a folder: its files named train, valid and test, or else whatever
-    matches pattern, each a document), python (the standard library's own source), or
+    source: path (a UTF-8 file, or a folder: its files named train, valid and test, otherwise all
+    that match pattern, each a document), python (the standard library's own source), or
     tiny_shakespeare (at path, or downloaded). unit: character, byte or word, of which
     vocabulary.min_count keeps the frequent. The fractions are the shares of the dev and test splits
-    where files do not say; seed deals out a folder's files.
+    where files do not say; seed decides which files of a folder go to which split.
     """
 
     kind: str = "text"
@@ -119,10 +121,12 @@ class TextData(DataConfig):
         one_of("data.unit", self.unit, UNITS)
         in_range("data.dev_fraction", self.dev_fraction, 0.001, 0.9)
         in_range("data.test_fraction", self.test_fraction, 0, 0.9)
-        if self.dev_fraction + self.test_fraction >= 1:
-            raise ConfigError("data.dev_fraction + data.test_fraction must leave some for training")
+        _leave_some(self.dev_fraction + self.test_fraction)
         if self.source == "path" and not self.path:
             raise ConfigError("data.path must name a text file or a folder of them")
+
+
+KINDS = (ScenesData, Flickr8kData, KarpathyData, CocoData, FolderData, TextData)
 
 
 @dataclass
@@ -134,6 +138,5 @@ class VocabularyConfig:
     max_length: int = 50
 
     def __post_init__(self) -> None:
-        in_range("vocabulary.min_count", self.min_count, 1)
-        in_range("vocabulary.max_length", self.max_length, 1)
+        each_in_range("vocabulary", self, "min_count max_length", 1)
         one_of("vocabulary.rare", self.rare, RARE)

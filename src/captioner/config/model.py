@@ -7,29 +7,30 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from captioner.checks import in_range, one_of, positive
+from captioner.checks import each_in_range, in_range, one_of, positive
 from captioner.errors import ConfigError
-from captioner.models.captioner import FEATURE_NORMS
-from captioner.models.rnn import RNN_KINDS
-from captioner.ops import BACKENDS
 
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
 READERS = ("auto", "pil", "torchvision")
+FEATURE_NORMS = ("standardise", "l2", "none")
+RNN_KINDS = ("lstm", "gru", "rnn_tanh")
+BACKENDS = ("auto", "reference", "torch", "fused", "plain", "persistent", "cluster")
 
 
 @dataclass
 class EncoderConfig:
-    """The picture network.
+    """The image encoder.
 
-    kind: torchvision, timm, efficientnet_lite, plain (for small pictures), features (your own, in
+    kind: torchvision, timm, efficientnet_lite, plain (for small images), features (your own, in
     `path`), or none for a language model of text alone. weights: torchvision, timm or registry (the
-    kind's own), random, or a file. output: pooled or grid; grid_size pools the grid to that side.
-    size: the side in pixels; resize: the short side before the centre crop, or squash for the whole
-    picture; null takes the network's own. train_from: a stage's name trains it and all after it
-    with learning rate lr; null freezes the network and caches its features in cache_dir, batch_size
-    pictures at a time. reader: pil; torchvision, which decodes, resizes and crops on the device and
-    encodes in bfloat16; or auto, which says what it takes. workers: processes (torchvision:
-    threads) that read pictures for a GPU; on a CPU each thread reads its own.
+    kind's own), random, or a file. output: pooled or grid, which grid_size pools to grid_size x
+    grid_size regions. size: height and width in pixels; resize: the shorter of both before the
+    centre crop, or squash for the whole image; null takes the network's own. train_from: a stage's
+    name trains it and all after it with learning rate lr; null freezes the network and caches its
+    features in cache_dir, batch_size images at a time. reader: pil; torchvision, which decodes,
+    resizes and crops on the device and encodes in bfloat16; or auto, which logs its choice.
+    workers: processes (torchvision: threads) that read images for a GPU; on a CPU each thread reads
+    its own.
     """
 
     kind: str = MISSING
@@ -60,10 +61,9 @@ class EncoderConfig:
             raise ConfigError(
                 f"encoder.resize must be squash, a number of pixels or null, got {self.resize!r}"
             )
-        in_range("encoder.grid_size", self.grid_size, 1)
+        each_in_range("encoder", self, "grid_size batch_size", 1)
         in_range("encoder.size", self.size, 16)
         positive("encoder.lr", self.lr)
-        in_range("encoder.batch_size", self.batch_size, 1)
         in_range("encoder.workers", self.workers, 0)
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
@@ -103,10 +103,9 @@ class ModelConfig:
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        for key in ("embedding_dim", "hidden_size", "num_layers"):
-            in_range(f"model.{key}", getattr(self, key), 1)
-        for key in ("input_dropout", "output_dropout", "layer_dropout", "feature_dropout"):
-            in_range(f"model.{key}", getattr(self, key), 0, 0.999)
+        dropouts = "input_dropout output_dropout layer_dropout feature_dropout"
+        each_in_range("model", self, "embedding_dim hidden_size num_layers", 1)
+        each_in_range("model", self, dropouts, 0, 0.999)
         positive("model.init_scale", self.init_scale)
         one_of("model.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
         one_of("model.init", self.init, ("uniform", "xavier"))
@@ -120,7 +119,7 @@ class ModelConfig:
 
 @dataclass
 class GenerationConfig:
-    """How captions are searched or drawn; see decoding/. Lengths are in words."""
+    """How captions are searched or drawn; see generation/. Lengths are in words."""
 
     method: str = "beam"
     beam_size: int = 3
@@ -141,18 +140,9 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         one_of("generation.method", self.method, ("greedy", "beam", "sample"))
-        for key in (
-            "beam_size",
-            "groups",
-            "samples",
-            "n_best",
-            "max_length",
-            "batch_size",
-            "top_k",
-        ):
-            in_range(f"generation.{key}", getattr(self, key), 1)
-        for key in ("diversity", "length_penalty", "min_length", "no_repeat_ngram"):
-            in_range(f"generation.{key}", getattr(self, key), 0)
+        counts = "beam_size groups samples n_best max_length batch_size top_k"
+        each_in_range("generation", self, counts, 1)
+        each_in_range("generation", self, "diversity length_penalty min_length no_repeat_ngram", 0)
         positive("generation.temperature", self.temperature)
         positive("generation.top_p", self.top_p)
         in_range("generation.top_p", self.top_p, 0, 1)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from captioner import __version__
 from captioner.errors import DataError
 from captioner.evaluation.bleu import brevity_penalty, length_ratio
 from captioner.evaluation.coco_format import ImageId, read_references, read_results
@@ -20,6 +19,7 @@ from captioner.evaluation.records import (
     save_record,
 )
 from captioner.evaluation.sanity import describe_captions
+from captioner.version import __version__
 
 References = Mapping[ImageId, Sequence[str]]
 # References, hypotheses and their scores -> baselines and warnings (sanity.check_sanity).

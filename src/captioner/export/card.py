@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from captioner import __version__
+from captioner.version import __version__
 
 # Shown of an evaluation, and what the Hub calls it.
 METRICS = {

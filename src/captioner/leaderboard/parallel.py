@@ -54,7 +54,9 @@ def _axis(name: str, values: Sequence[Any], *, linear: bool = False, write: Any 
     if len(shown) > 6:
         spaced = np.geomspace if scale is math.log else np.linspace
         shown = [low, *spaced(low, high, 5)[1:-1].tolist(), high]
-    write = write or (number if linear or any(isinstance(v, float) for v in numbers) else str)
+    write = write or (
+        number if linear or any(isinstance(v, float) for v in numbers) else "{:g}".format
+    )
     ticks: list[tuple[float, str]] = []
     for one in shown:
         if not ticks or place(one) - ticks[-1][0] > 0.05:  # else the labels would overlap

@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, and what may go on in it."""
+"""The folder of a training run: which run owns it, and whether a run may continue in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from captioner.files import atomic_write, read_json, write_json
 from captioner.runs.upgrade import upgrade
 
 CONFIG = "config.json"
-# What may differ when a run goes on: nothing that decides its result.
+# What may differ when a run is resumed: nothing that decides its result.
 FREE = (
     "resume",
     "run_dir",
@@ -21,9 +21,7 @@ FREE = (
     "trainer.checkpoint_minutes",
     "trainer.log_steps",
 )
-
-
-# Settings that came later, and what says the same as a run that was begun without them.
+# Later settings, with the values that a run which began without them is taken to have.
 LATER = {"trainer.graph": "auto", "encoder.reader": "auto"}
 
 
@@ -43,8 +41,7 @@ def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) ->
         return
     if not resume:
         raise FolderTaken(
-            f"{folder} already holds a run; add resume=true to go on with it, or take another "
-            "run_dir"
+            f"{folder} already holds a run; add resume=true to continue it, or take another run_dir"
         )
     check_same_run(folder, resolved)
 
@@ -61,7 +58,7 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
         if before.get(key) != now.get(key) and key not in FREE
     ]
     if differing:
-        raise FolderTaken(f"{folder} cannot go on otherwise than it began: {'; '.join(differing)}")
+        raise FolderTaken(f"{folder} cannot be resumed with other settings: {'; '.join(differing)}")
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -76,7 +73,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    """The run's vocabulary in vocabulary.json, for whoever wants to read it."""
+    """The run's vocabulary in vocabulary.json, to be read by people."""
     with atomic_write(folder / "vocabulary.json", "w") as handle:
         handle.write(vocabulary.to_json())
 

@@ -12,12 +12,12 @@ from captioner.runs.upgrade import first_name
 
 _LONGEST_VALUE = 24
 _LONGEST_NAME = 100
-# They say where things lie or how a run is watched, not what it is.
+# Paths, and settings that change no result.
 _LEFT_OUT = ("experiment", "name", "run_dir", "sweep_dir", "resume", "device", "threads")
 
 
 def run_name(values: Mapping[str, str]) -> str:
-    """What a run differs in, such as `hidden_size=256,lr=0.001`, in the order of the full keys.
+    """The settings that differ, such as `hidden_size=256,lr=0.001`, in the order of the full keys.
 
     Each key is as short as it can be without two being the same. A name that had to be shortened
     or cleaned ends in a digest of the whole, so that no two runs ever share one.
@@ -51,7 +51,7 @@ def _safe(value: str) -> str:
 
 
 def values_of(overrides: Sequence[str]) -> dict[str, str]:
-    """Hydra's overrides as values by key, each number and truth value in one way of writing it."""
+    """Hydra's overrides as values by key; equal numbers and booleans are written alike."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -66,15 +66,12 @@ def _plain(value: object) -> str:
 
 
 def suffix(overrides: Sequence[str]) -> str:
-    """`_lr=0.01`, what a single run's folder says beside its date; "" where nothing differs.
+    """`_lr=0.01`, the end of a single run's folder name after its date; "" where nothing differs.
 
-    Paths are left out: they say where the data lies.
+    Paths are left out.
     """
-    given = {
-        key: value
-        for key, value in values_of(overrides).items()
-        if key not in _LEFT_OUT and "/" not in value
-    }
+    values = values_of(overrides).items()
+    given = {key: value for key, value in values if key not in _LEFT_OUT and "/" not in value}
     return f"_{run_name(given)}" if given else ""
 
 

@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run was trained to its end."""
         return self.state == "finished"
 
     def save(self, folder: Path) -> None:

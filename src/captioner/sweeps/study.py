@@ -1,6 +1,6 @@
-"""An Optuna study that survives its process: trials are stored, and unfinished ones taken up again.
+"""An Optuna study that can be resumed: trials are stored, and unfinished ones run again.
 
-A trial is drawn from its number and what the study holds, so that a study that was killed goes on
+A trial is drawn from its number and the stored trials, so that a study that was killed continues
 with the trials that it would have had.
 """
 
@@ -26,17 +26,13 @@ SAMPLERS = ("tpe", "random")
 
 def import_optuna() -> Any:
     """The library; ConfigError that names the extra when it is missing or too old."""
+    needed = "hydra/sweeper=optuna needs Optuna 4 or newer: pip install 'captioner[sweeps]'"
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError(
-            "hydra/sweeper=optuna needs Optuna: pip install 'captioner[sweeps]'"
-        ) from error
+        raise ConfigError(needed) from error
     if int(optuna.__version__.split(".")[0]) < 4:
-        raise ConfigError(
-            f"hydra/sweeper=optuna needs Optuna 4 or newer, here is {optuna.__version__}: "
-            "pip install 'captioner[sweeps]'"
-        )
+        raise ConfigError(f"{needed}; here is {optuna.__version__}")
     optuna.logging.set_verbosity(logging.WARNING)
     return optuna
 
@@ -79,7 +75,7 @@ class Study:
             )
         except Exception as error:  # SQLAlchemy's and Optuna's, of many kinds
             raise ConfigError(f"cannot open the study {name} in {storage}: {error}") from error
-        # What the process before this one left: nobody else can be at them.
+        # Left by an earlier process; the lock excludes another.
         running = self.optuna.trial.TrialState.RUNNING
         trials = self.study.get_trials(deepcopy=False)
         self._stored = {name for one in trials for name in one.params}
@@ -89,7 +85,7 @@ class Study:
         ]
 
     def next_trials(self, most: int) -> list[tuple[Any, list[str]]]:
-        """At most so many trials to run now, each with its overrides; none when all are told."""
+        """At most `most` trials to run now, each with its overrides; none when all have a score."""
         trials: list[tuple[Any, list[str]]] = []
         while len(trials) < most and (self.unfinished or self._count() < self.n_trials):
             trial = self.unfinished.pop(0) if self.unfinished else self._ask()

@@ -1,16 +1,15 @@
 """A sweep: its runs' folders, what is left to do in them, and how each of them ended.
 
-All that a sweep knows lies in its runs' folders, so that it can be killed anywhere: the same
-command finds finished runs finished and hands the others to the launcher, which go on where their
-last checkpoints are.
+The state of a sweep lies in its runs' folders, so that it can be killed at any time: the same
+command skips finished runs and gives the others to the launcher, to resume from their last
+checkpoints.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,18 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from captioner.commands.cli import explain
-from captioner.config import parse
-from captioner.errors import ConfigError, DataError
+from captioner.errors import CaptionerError, ConfigError, DataError
+from captioner.leaderboard.gather import gather
+from captioner.leaderboard.table import format_boards, make_boards
 from captioner.runs.folder import FolderTaken, check_same_run
 from captioner.runs.name import run_name, values_of
 from captioner.runs.outcome import Outcome, failure, read_outcome
-from captioner.sweeps.summary import SweepFailed, summary
 
 log = logging.getLogger(__name__)
+
+
+class SweepFailed(CaptionerError):
+    """Some runs of a sweep failed; the others came to their end."""
 
 
 @dataclass(frozen=True)
@@ -44,30 +46,35 @@ class Job:
 class Sweep:
     """The runs of one command, in the folder `sweep_dir`.
 
-    `fixed` are the overrides that all runs share.
+    `fixed` are the overrides that all runs share. `check` gives a composed configuration's values,
+    or raises ConfigError; `explain` says an error of Hydra's in a sentence.
     """
 
     def __init__(
-        self, config: DictConfig, context: HydraContext, launcher: Launcher, fixed: Sequence[str]
+        self,
+        config: DictConfig,
+        context: HydraContext,
+        launcher: Launcher,
+        fixed: Sequence[str],
+        *,
+        check: Callable[[DictConfig], dict[str, Any]],
+        explain: Callable[[Exception], str],
     ) -> None:
         self.config, self.context, self.launcher = config, context, launcher
+        self.check, self.explain = check, explain
         self.folder = Path(config.hydra.sweep.dir)
         self.fixed = tuple(one for one in fixed if not one.startswith("sweep_dir="))
         self.launched = 0
         self.outcomes: dict[Path, Outcome] = {}
         if any(one.startswith(("run_dir=", "resume=")) for one in fixed):
-            raise ConfigError(
-                "the runs of a sweep lie in sweep_dir=... and are resumed by themselves"
-            )
+            raise ConfigError("the runs of a sweep lie in sweep_dir=..., which resumes them")
 
     def job(self, swept: Sequence[str]) -> Job:
         """The run that differs from the others in the overrides `swept`."""
         name = run_name(values_of(swept))
         folder = self.folder / name
-        own = [
-            f"hydra.sweep.dir={quoted(self.folder)}", f"hydra.sweep.subdir={quoted(name)}",
-            f"sweep_dir={quoted(self.folder)}", f"run_dir={quoted(folder)}", "resume=true",
-        ]  # fmt: skip
+        own = [f"{key}={quoted(self.folder)}" for key in ("hydra.sweep.dir", "sweep_dir")]
+        own += [f"hydra.sweep.subdir={quoted(name)}", f"run_dir={quoted(folder)}", "resume=true"]
         alone = type(self.launcher).__name__ == "BasicLauncher"
         if not alone and not any(one.startswith("trainer.progress=") for one in self.fixed):
             own.append("trainer.progress=false")  # bars of several runs would mix
@@ -81,18 +88,22 @@ class Sweep:
         """
         distinct = list({job.folder: job for job in jobs}.values())
         ended = self._refuse(distinct)
-        ended |= {job.folder: one for job in distinct if (one := _finished(job.folder))}
+        found = {job.folder: read_outcome(job.folder) for job in distinct}
+        ended |= {folder: one for folder, one in found.items() if one and one.finished}
         waiting = [job for job in distinct if job.folder not in ended]
         log.info("%s: %d of %d runs to do", self.folder, len(waiting), len(distinct))
         self.outcomes |= ended | self._launch(waiting)
         return [self.outcomes[job.folder] for job in jobs]
 
     def close(self) -> None:
-        """Print what came of the sweep; SweepFailed when one of its runs failed."""
-        print(summary(self.folder))
+        """Print the leaderboard of the sweep's folder; SweepFailed when one of its runs failed."""
+        gathered = gather([self.folder])  # with the runs of earlier commands
+        print(format_boards(make_boards(gathered.runs), gathered.notes))
         failed = {folder: one for folder, one in self.outcomes.items() if not one.finished}
         if failed:
-            raise SweepFailed(failed, len(self.outcomes))
+            lines = [f"  {folder.name}: {outcome.reason}" for folder, outcome in failed.items()]
+            failures = f"{len(failed)} of {len(self.outcomes)} runs failed"
+            raise SweepFailed("\n".join([failures, *lines]))
 
     def _refuse(self, jobs: Sequence[Job]) -> dict[Path, Outcome]:
         """The jobs with a value that cannot be, each with the reason kept in its folder."""
@@ -101,14 +112,14 @@ class Sweep:
             composed = None
             try:
                 composed = self._compose(job)
-                check_same_run(job.folder, dataclasses.asdict(parse(composed)))
+                check_same_run(job.folder, self.check(composed))
             except FolderTaken:
                 raise
             except (ConfigError, HydraException, OmegaConfBaseException) as error:
                 if "Could not override" in str(error):  # no such key, so no run can have it
                     raise
-                reason = error if isinstance(error, ConfigError) else explain(error, "train")
-                refused[job.folder] = failure(ConfigError(str(reason)), _plain(composed))
+                reason = str(error) if isinstance(error, ConfigError) else self.explain(error)
+                refused[job.folder] = failure(ConfigError(reason), _plain(composed))
         for folder, outcome in refused.items():
             log.warning("%s: %s", folder, outcome.reason)
             outcome.save(folder)
@@ -123,7 +134,7 @@ class Sweep:
         return composed
 
     def _launch(self, waiting: Sequence[Job]) -> dict[Path, Outcome]:
-        """Run the jobs and say how each ended, whatever becomes of the launcher."""
+        """Run the jobs; how each ended, also where the launcher fails."""
         if not waiting:
             return {}
         returns: Sequence[JobReturn | None] = [None] * len(waiting)
@@ -134,7 +145,7 @@ class Sweep:
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                "stopped; nothing finished is lost. Go on with the same command and "
+                "stopped; nothing finished is lost. Continue with the same command and "
                 f"sweep_dir={self.folder}"
             ) from None
         except Exception as error:  # a killed worker, a lost node: the folders know what finished
@@ -144,11 +155,6 @@ class Sweep:
         return {
             job.folder: _ending(job, one, lost) for job, one in zip(waiting, returns, strict=True)
         }
-
-
-def _finished(folder: Path) -> Outcome | None:
-    outcome = read_outcome(folder)
-    return outcome if outcome is not None and outcome.finished else None
 
 
 def _ending(job: Job, returned: JobReturn | None, lost: Exception) -> Outcome:
@@ -173,5 +179,5 @@ def _plain(composed: DictConfig | None) -> dict[str, Any] | None:
 
 
 def quoted(text: Path | str) -> str:
-    """A text as Hydra takes it whatever stands in it."""
+    """A text in Hydra's quotes."""
     return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from captioner import __version__
 from captioner.errors import CheckpointError, DataError
 from captioner.files import atomic_folder, read_json, write_json
 from captioner.models.weights import read_state_dict
 from captioner.training.checkpoint import Checkpoint, load_checkpoint
+from captioner.version import __version__
 
 FORMAT = "captioner-model"
 VERSION = 1

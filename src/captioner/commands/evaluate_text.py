@@ -1,9 +1,8 @@
-"""What evaluate.py and sample.py do with a language model, for notebooks and tests as well."""
+"""What evaluate.py does with a language model of text."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Any
 
 import torch
 
-from captioner import __version__
 from captioner import config as schema
 from captioner.build.checkpoint import TrainedLanguageModel, load_language_model
 from captioner.build.components import pick_device
 from captioner.build.language_modeling import load_text, text_validator
-from captioner.data.text.codec import TextCodec
+from captioner.commands.scoring import checkpoint_card
 from captioner.errors import ConfigError
 from captioner.files import write_json
-from captioner.inference.text import Listener, Sample, TextGenerator
 from captioner.inspection.surprise import write_surprise_page
 from captioner.training.model_folder import results_folder, weights_file
 from captioner.validation.text import stream_losses
+from captioner.version import __version__
 
 log = logging.getLogger(__name__)
 END = "\N{PILCROW SIGN}"  # shown where a document ends
@@ -32,7 +30,7 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
     """Score a language model's checkpoint on a split of its text, or of `data`.
 
     The figures, with what they are averaged over, go into scores.json in `out`, by default a folder
-    beside the checkpoint named for the split; the page of surprises where `page` says.
+    of the run named after the split; `page` gets the page of surprises.
     """
     given, *others = schema.checkpoint_paths(config.checkpoint)
     if others:
@@ -42,10 +40,11 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
         )
     path = weights_file(given)
     trained = load_language_model(given, device=pick_device(config.device))
-    data = _data(config, trained)
-    vocabulary = trained.codec.vocabulary
     corpus = load_text(
-        data, min_count=trained.min_count, vocabulary=vocabulary, whole=config.split == "all"
+        _data(config, trained),
+        min_count=trained.min_count,
+        vocabulary=trained.vocabulary,
+        whole=config.split == "all",
     )
     validator = text_validator(trained.model, corpus, config.split)
     scores: dict[str, Any] = {k: round(v, 6) for k, v in validator(0).items()}
@@ -54,7 +53,7 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
         "split": config.split,
         "averaged over": validator.averaged_over(),
         "read as": "one stream, the state carried over to its end and reset where documents begin",
-        "checkpoint": f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}",
+        "checkpoint": checkpoint_card([path]),
         "captioner": __version__,
         "torch": torch.__version__,
     }
@@ -66,7 +65,7 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
         write_surprise_page(
             config.page,
             title=f"What {path.name} did not expect of {corpus.name}",
-            tokens=surprises(trained, tokens),
+            tokens=_surprises(trained, tokens),
             facts={**scores, **scores["protocol"], "protocol": f"first {len(tokens) - 1} tokens"},
         )
         log.info("surprises: %s", config.page)
@@ -85,38 +84,10 @@ def _data(config: schema.EvaluateConfig, trained: TrainedLanguageModel) -> schem
     return dataclasses.replace(config.data, unit=trained.codec.unit)
 
 
-def surprises(trained: TrainedLanguageModel, tokens: Any) -> Iterator[tuple[str, float]]:
+def _surprises(trained: TrainedLanguageModel, tokens: Any) -> Iterator[tuple[str, float]]:
     """Each token's text with its loss in nats, from the second token on."""
-    codec: TextCodec = trained.codec
-    bos = codec.vocabulary.bos
+    bos = trained.vocabulary.bos
     for targets, losses in stream_losses(trained.model, tokens, bos=bos):
         ids = targets.tolist()
-        texts = codec.pieces(ids)
-        for number, text, loss in zip(ids, texts, losses.tolist(), strict=True):
+        for number, text, loss in zip(ids, trained.codec.pieces(ids), losses.tolist(), strict=True):
             yield (f"{END}\n" if number == bos else text), loss
-
-
-def sample_text(
-    config: schema.SampleConfig, listener: Listener | None = None
-) -> tuple[str, list[Sample]]:
-    """The prompt as the model reads it, and what it writes after it; also into `out` as JSON.
-
-    `listener` is called with a sample's number and its text as it grows.
-    """
-    trained = load_language_model(config.checkpoint, device=pick_device(config.device))
-    codec = trained.codec
-    prompt = codec.decode(codec.encode(config.prompt))
-    found = TextGenerator(trained.model, codec, listener=listener).samples(
-        config.prompt,
-        length=config.length,
-        n=config.n,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        seed=config.seed,
-        stop=config.stop,
-    )
-    if config.out is not None:
-        settings = {**dataclasses.asdict(config), "prompt": prompt}
-        write_json(config.out, {**settings, "samples": [dataclasses.asdict(s) for s in found]})
-    return prompt, found

@@ -1,0 +1,32 @@
+"""What sample.py does: texts of a language model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from captioner import config as schema
+from captioner.build.checkpoint import load_language_model
+from captioner.build.components import pick_device
+from captioner.files import write_json
+from captioner.inference.text import Listener, Sample, TextGenerator
+
+
+def sample_text(
+    config: schema.SampleConfig, listener: Listener | None = None
+) -> tuple[str, list[Sample]]:
+    """The prompt as the model reads it, and what it writes after it; also into `out` as JSON.
+
+    `listener` is called with a sample's number and its text as it grows.
+    """
+    trained = load_language_model(config.checkpoint, device=pick_device(config.device))
+    codec = trained.codec
+    prompt = codec.decode(codec.encode(config.prompt))
+    settings = dataclasses.asdict(config)
+    own = ("device", "threads", "checkpoint", "prompt", "out")  # the others are the generator's
+    options = {key: value for key, value in settings.items() if key not in own}
+    generator = TextGenerator(trained.model, codec, listener=listener)
+    found = generator.samples(config.prompt, **options)
+    if config.out is not None:
+        samples = [dataclasses.asdict(one) for one in found]
+        write_json(config.out, {**settings, "prompt": prompt, "samples": samples})
+    return prompt, found

@@ -1,0 +1,88 @@
+"""Which schema stands for which group and command, and how a composed tree is checked."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from captioner.checks import one_of
+from captioner.config import commands, data, model, training
+from captioner.errors import ConfigError
+
+GROUPS: dict[str, dict[str, type]] = {
+    "data": {one.kind: one for one in data.KINDS},
+    "encoder": {"base": model.EncoderConfig},
+    "model": {"base": model.ModelConfig},
+    "optimizer": {"base": training.OptimizerConfig},
+    "trainer": {"base": training.TrainerConfig},
+    "generation": {"base": model.GenerationConfig},
+}
+COMMANDS: dict[str, type] = {
+    "train": training.TrainConfig,
+    "evaluate": commands.EvaluateConfig,
+    "average": commands.AverageConfig,
+    "compare": commands.CompareConfig,
+    "leaderboard": commands.LeaderboardConfig,
+    "caption": commands.CaptionConfig,
+    "sample": commands.SampleConfig,
+    "export": commands.ExportConfig,
+    "demo": commands.DemoConfig,
+    "prepare_flickr8k": commands.PrepareConfig,
+}
+SWEEPERS = {"grid": training.GridSweepConfig, "optuna": training.StudySweepConfig}
+
+
+def register_command(name: str, schema: type) -> None:
+    """Let `run_command` run a command of another package, with `<name>_schema` in its YAML."""
+    COMMANDS[name] = schema
+
+
+def register_schemas() -> None:
+    """Tell Hydra the schemas; each YAML names its own first in its defaults list."""
+    store = ConfigStore.instance()
+    for group, schemas in GROUPS.items():
+        for name, schema in schemas.items():
+            store.store(group=group, name=f"{name}_schema", node=schema)
+    for name, schema in COMMANDS.items():
+        store.store(name=f"{name}_schema", node=schema)
+    Plugins.instance()  # first: another package's sweeper may be called optuna, too
+    for name, sweeper in SWEEPERS.items():
+        store.store(group="hydra/sweeper", name=name, node=sweeper, provider="captioner")
+
+
+def parse(config: DictConfig) -> Any:
+    """The composed configuration as dataclasses, every value checked; ConfigError otherwise."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} must be given") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).replace("\n", "; ")) from error
+
+
+def data_config(tree: dict[str, Any]) -> data.DataConfig:
+    """The data schema of a plain dict that a checkpoint or config.yaml holds."""
+    one_of("data.kind", tree.get("kind", ""), tuple(GROUPS["data"]))
+    schema = GROUPS["data"][tree["kind"]]
+    return schema(**tree)
+
+
+def known_keys(schema: Any, prefix: str = "") -> list[str]:
+    """Every key of a schema instance or class, nested ones with dots."""
+    keys = []
+    for item in fields(schema):
+        key = f"{prefix}{item.name}"
+        keys.append(key)
+        own = [] if item.name in GROUPS else [item.default_factory]
+        for inner in (*GROUPS.get(item.name, {}).values(), *own):
+            if is_dataclass(inner):
+                keys += known_keys(inner, f"{key}.")
+    return sorted(set(keys))
