@@ -273,8 +273,8 @@ def test_gemms_are_those_of_the_batches() -> None:
 
 def test_a_failure_is_told_by_the_other_process() -> None:
     one = training(StepSettings(hidden_size=4, batch_size=2), images=2)
-    worker = Worker(TimedSteps, "no such backend", one, 1, threads=1)
-    with worker, pytest.raises(CaptionerError, match="no such backend"):
+    worker = Worker(TimedSteps, "no-such-backend", one, 1, threads=1)
+    with worker, pytest.raises(CaptionerError, match="no-such-backend"):
         worker.call("seconds", 1)
 
 

@@ -447,7 +447,10 @@ def test_both_readers_of_images_are_measured(monkeypatch: pytest.MonkeyPatch) ->
     assert json.loads(json.dumps(part)) == part and not part["failed"]
     names = {one["implementation"] for one in part["figures"]}
     assert {"pil", "torchvision", "bare encoder"} < names
-    assert "images a second: " in part["summary"] and not part["details"]["features"]["nvjpeg"]
+    assert (
+        "images a second: " in part["summary"]
+        and not part["details"]["features"]["settings"]["nvjpeg"]
+    )
 
 
 def test_without_torchvision_the_readers_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
