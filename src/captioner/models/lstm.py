@@ -84,7 +84,7 @@ class LSTM(nn.LSTM):
         `data`, or row n where `input_rows` is not given: tokens that read the same row share its
         product with the first layer's weights. `between` changes the rows between two layers, in
         the place of dropout. `capacity` as in `lstm_packed`: `state` must then be given, whose B is
-        the room for sequences, and one direction is all there is; ValueError otherwise.
+        the capacity for sequences, and the LSTM has one direction; ValueError otherwise.
         """
         if capacity and (state is None or self.bidirectional):
             raise ValueError("capacity needs a state, and an LSTM of one direction")
