@@ -4,8 +4,6 @@ Shapes: B sequences, T longest length, N packed tokens, U rows of input, E input
 size, L layers, D directions (2 when bidirectional).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,7 +82,7 @@ class LSTM(nn.LSTM):
         `data`, or row n where `input_rows` is not given: tokens that read the same row share its
         product with the first layer's weights. `between` changes the rows between two layers, in
         the place of dropout. `capacity` as in `lstm_packed`: `state` must then be given, whose B is
-        the room for sequences, and one direction is all there is; ValueError otherwise.
+        the capacity for sequences, and the LSTM has one direction; ValueError otherwise.
         """
         if capacity and (state is None or self.bidirectional):
             raise ValueError("capacity needs a state, and an LSTM of one direction")

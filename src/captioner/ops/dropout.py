@@ -1,7 +1,5 @@
 """Dropout whose random numbers cost less on a CPU."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +34,7 @@ def dropout(input: Tensor, p: float, training: bool) -> Tensor:
     """torch.nn.functional.dropout; on a CPU p is rounded to a multiple of 1/65536.
 
     There torch draws a 53-bit number for each element, one after another on one thread: a tenth of
-    a training step was measured to go that way. Sixteen random bits an element decide as well, and
+    a training step, as measured. Sixteen random bits an element decide as well, and
     one draw of torch's generator has four times as many. What is kept is scaled by the reciprocal
     of the rounded probability, so the mean stays exact. Raises ValueError unless 0 <= p <= 1.
     """
