@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` measures: one module a suite, each side by side with its peer."""
+"""What scripts/benchmark.py and scripts/gpu_check.py measure; run from a checkout."""

@@ -1,45 +1,97 @@
-"""From the benchmark's configuration to a suite, its tables and its record."""
+"""scripts/benchmark.py: its configuration, and from there to a suite, its tables and its record."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from omegaconf import MISSING
 
-from benchmarks.beam import beam_suite
-from benchmarks.epoch import epoch_suite
-from benchmarks.features import features_suite
-from benchmarks.kinds import kinds_suite
-from benchmarks.lstm import lstm_suite
-from benchmarks.lstm_plot import import_pyplot, plot_lstm
-from benchmarks.lstm_table import format_lstm
-from benchmarks.metrics import metrics_suite
+from benchmarks.beam import BeamBenchmark, beam_suite
+from benchmarks.epoch import EpochBenchmark, epoch_suite
+from benchmarks.features import FeaturesBenchmark, features_suite
+from benchmarks.kinds import KindsBenchmark, kinds_suite
+from benchmarks.lstm import SHOWN, LstmBenchmark, lstm_suite
+from benchmarks.metrics import MetricsBenchmark, metrics_suite
+from benchmarks.plots import import_pyplot, plot_lstm, plot_scale
 from benchmarks.record import (
     SuiteResult,
     describe_machine,
     format_record,
     make_record,
+    write_record,
 )
-from benchmarks.replicas import replicas_suite
-from benchmarks.scale import scale_suite
-from benchmarks.scale_plot import plot_scale
-from benchmarks.schema import BenchmarkConfig
-from benchmarks.windows import windows_suite
+from benchmarks.replicas import ReplicasBenchmark, replicas_suite
+from benchmarks.scale import ScaleBenchmark, scale_suite
+from benchmarks.settings import Run
+from benchmarks.windows import WindowsBenchmark, windows_suite
 from captioner.build.components import pick_device
-from captioner.files import write_json
+from captioner.checks import in_range, one_of
+from captioner.config import RunConfig
+from captioner.errors import ConfigError
+
+SUITES: dict[str, Callable[[Any, Run], SuiteResult]] = {
+    "features": features_suite,
+    "epoch": epoch_suite,
+    "replicas": replicas_suite,
+    "scale": scale_suite,
+    "beam": beam_suite,
+    "lstm": lstm_suite,
+    "windows": windows_suite,
+    "kinds": kinds_suite,
+    "metrics": metrics_suite,
+}
+
+
+@dataclass
+class BenchmarkConfig(RunConfig):
+    """scripts/benchmark.py: one suite, its implementations measured in turn `repeats` times.
+
+    data_root: Flickr8k's folder, for its captions and images; null draws ones like them. out: the
+    JSON record. plot: an image of suite=lstm or suite=scale, such as lstm.png.
+    """
+
+    suite: str = MISSING
+    threads: int | None = 2
+    repeats: int = 7
+    seed: int = 0
+    data_root: str | None = None
+    out: str | None = None
+    plot: str | None = None
+    features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
+    epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
+    replicas: ReplicasBenchmark = field(default_factory=ReplicasBenchmark)
+    scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
+    beam: BeamBenchmark = field(default_factory=BeamBenchmark)
+    lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
+    windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
+    kinds: KindsBenchmark = field(default_factory=KindsBenchmark)
+    metrics: MetricsBenchmark = field(default_factory=MetricsBenchmark)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("suite", self.suite, tuple(SUITES))
+        if self.plot is not None and self.suite not in ("lstm", "scale"):
+            raise ConfigError(f"plot draws suite=lstm and suite=scale, got suite={self.suite}")
+        in_range("repeats", self.repeats, 1)
+        in_range("seed", self.seed, 0)
 
 
 def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """Run the suite and return its record, which is also written to `out` and drawn to `plot`."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = pick_device(config.device)
     if config.plot is not None:
         import_pyplot()  # before minutes of measuring, not after
+    device = pick_device(config.device)
     machine = describe_machine(device)
-    record = make_record(config.suite, _run_suite(config, device), machine=machine)
+    run = Run(repeats=config.repeats, device=device, seed=config.seed, data_root=config.data_root)
+    result = SUITES[config.suite](getattr(config, config.suite), run)
+    record = make_record(config.suite, result, machine=machine)
     if config.out is not None:
-        write_json(config.out, record)
+        write_record(config.out, record)
     if config.plot is not None:
         (plot_lstm if config.suite == "lstm" else plot_scale)(record, config.plot)
     return record
@@ -47,26 +99,4 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
 
 def format_suite(record: dict[str, Any]) -> str:
     """The record as tables for the terminal."""
-    return format_lstm(record) if record["suite"] == "lstm" else format_record(record)
-
-
-def _run_suite(config: BenchmarkConfig, device: torch.device) -> SuiteResult:
-    every: dict[str, Any] = {"repeats": config.repeats, "device": device, "seed": config.seed}
-    on_data = {**every, "data_root": config.data_root}
-    if config.suite == "features":
-        return features_suite(**vars(config.features), **on_data)
-    if config.suite == "epoch":
-        return epoch_suite(**vars(config.epoch), **on_data)
-    if config.suite == "replicas":
-        return replicas_suite(**vars(config.replicas), **on_data)
-    if config.suite == "scale":
-        return scale_suite(**vars(config.scale), **on_data)
-    if config.suite == "metrics":
-        return metrics_suite(**vars(config.metrics), **on_data)
-    if config.suite == "beam":
-        return beam_suite(**vars(config.beam), **on_data)
-    if config.suite == "windows":
-        return windows_suite(**vars(config.windows), **every)
-    if config.suite == "kinds":
-        return kinds_suite(**vars(config.kinds))
-    return lstm_suite(**vars(config.lstm), **on_data)
+    return format_record(record, SHOWN if record["suite"] == "lstm" else ())

@@ -1,179 +1,140 @@
-"""suite=epoch: one pass over the training captions, this package's step beside the plain loop.
+"""suite=epoch: an epoch over the training captions, this package's step beside the plain loop.
 
 Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.epoch_settings import ASKED, CASES, StepSettings
-from benchmarks.epoch_sides import (
-    COMPILED,
-    PLAIN,
-    PRODUCTS,
-    Workload,
-    build_side,
-)
-from benchmarks.record import Axes, Figure, Requirement, SuiteResult
-from benchmarks.side_process import SideProcess
-from benchmarks.timing import Spread, paired_ratio, shown
+from benchmarks.captions import Workload, captioned_images, load_workload
+from benchmarks.record import Axes, SuiteResult
+from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.timing import Spread, in_turn, paired_ratio
 from benchmarks.train_memory import peak_memory_of_training
-from benchmarks.workload import MAX_LENGTH, captioned_images
-from captioner.data.tokenize import tokenize
-from captioner.errors import CaptionerError
+from benchmarks.training import CASES, GEMMS, PLAIN, TimedSteps, Training
+from benchmarks.worker import Worker
+from captioner.ops import BACKENDS
 
+# How many times the plain loop's speed is asked for.
+ASKED = {"adam_256": 2.0, "adam_512": 1.8, "neuraltalk": 2.0, "neon": 1.8, "nic": 1.8}
 MEMORY_LIMIT = 1.5e9  # bytes
 SAME_LOSS = 2e-3  # nats a token: float32 and an optimiser that blows roundings up
 WARM_UP = 3  # steps
 
 
-def epoch_suite(
-    *,
-    images: int,
-    feature_dim: int,
-    cases: Sequence[str],
-    backends: Sequence[str],
-    compiled: bool,
-    steps: int,
-    memory: bool,
-    repeats: int,
-    device: torch.device,
-    data_root: str | None,
-    seed: int,
-) -> SuiteResult:
-    """Time blocks of `steps` steps of every side of each case; peak memory of a run on a CPU."""
-    workload = Workload(
-        images=images, feature_dim=feature_dim, data_root=data_root, seed=seed, device=device
-    )
-    captioned = captioned_images(images, data_root=data_root, seed=seed)
-    captions = [tokenize(caption) for image in captioned for caption in image.captions]
-    tokens = sum(min(len(words), MAX_LENGTH) + 1 for words in captions)
-    names = [PLAIN, *([COMPILED] if compiled else []), PRODUCTS, *backends]
-    result = SuiteResult(
-        {
-            "images": images,
-            "captions": len(captions),
-            "tokens": tokens,
-            "data": "synthetic" if data_root is None else "flickr8k",
-            "feature_dim": feature_dim,
-            "steps_a_repeat": steps,
-            "cases": {case: vars(CASES[case]) for case in cases},
-            "seed": seed,
-        },
-        [],
-        [],
-    )
-    for case in cases:
-        measured = Measured(case, names, workload, len(captions), tokens)
-        measured.take(steps=steps, repeats=repeats)
-        result.settings.setdefault("left_out", {}).update(measured.left_out)
-        result.figures.extend(measured.figures())
-        result.requirements.extend(measured.requirements(backends))
-    if memory and device.type == "cpu":
-        peak = peak_memory_of_training(captioned, data_root=data_root, seed=seed) / 1e6
-        _add_memory(result, Spread((peak,)))
+@dataclass
+class TrainingBenchmark(SuiteSettings):
+    """What suite=epoch and suite=replicas share."""
+
+    images: int = 6000
+    feature_dim: int = 1280
+    cases: list[str] = setting([*CASES], choices=tuple(CASES))
+    steps: int = 10
+
+    def workload(self, run: Run) -> Workload:
+        """The data of all cases."""
+        return Workload(self.images, self.feature_dim, data_root=run.data_root, seed=run.seed)
+
+    def described(self, run: Run) -> dict[str, Any]:
+        """For a record."""
+        sizes = {"images": self.images, "feature_dim": self.feature_dim}
+        cases = {case: vars(CASES[case]) for case in self.cases}
+        common = {"steps_a_repeat": self.steps, "data": run.data, "seed": run.seed}
+        return {**sizes, **common, "cases": cases}
+
+
+@dataclass
+class EpochBenchmark(TrainingBenchmark):
+    """suite=epoch. cases: by name, of benchmarks/training.py; `steps` a repeat; `memory` also
+    measures the peak of a whole run, which takes minutes."""
+
+    suite: ClassVar[str] = "epoch"
+    feature_dim: int = 4096
+    backends: list[str] = setting(["auto"], choices=BACKENDS)
+    memory: bool = True
+
+
+def take_in_turn(workers: Mapping[str, Worker], *, steps: int, repeats: int) -> dict[str, Spread]:
+    """Seconds a step of what each worker holds, blocks of `steps` steps taken in turn."""
+    timed = {name: partial(worker.call, "seconds", steps) for name, worker in workers.items()}
+    return in_turn(timed, repeats=repeats)
+
+
+def start(stack: ExitStack, name: str, training: Training) -> Worker:
+    """A worker that holds TimedSteps, with this process's number of threads."""
+    worker = Worker(TimedSteps, name, training, WARM_UP, threads=torch.get_num_threads())
+    return stack.enter_context(worker)
+
+
+def epoch_suite(settings: EpochBenchmark, run: Run) -> SuiteResult:
+    """Time blocks of `steps` steps of every implementation of each case, each in a process of its
+    own; peak memory of a run on a CPU."""
+    workload = settings.workload(run)
+    data = load_workload(workload)
+    counts = {"captions": len(data.dataset), "tokens": data.tokens}
+    result = SuiteResult({**settings.described(run), **counts})
+    for case in settings.cases:
+        _measure_case(result, case, settings, workload, run)
+    if settings.memory and run.device.type == "cpu":
+        images = captioned_images(settings.images, data_root=run.data_root, seed=run.seed)
+        peak = peak_memory_of_training(images, data_root=run.data_root, seed=run.seed) / 1e6
+        result.add("peak memory of a run", "captioner", "MB", peak)
+        result.require("peak memory", "MB", peak, at_most=MEMORY_LIMIT / 1e6)
     return result
 
 
-class Measured:
-    """One case: each side in a process of its own, a few steps in turn."""
-
-    def __init__(
-        self, case: str, names: Sequence[str], workload: Workload, captions: int, tokens: int
-    ) -> None:
-        self.case, self.names, self.workload = case, names, workload
-        self.captions, self.tokens = captions, tokens
-        self.settings: StepSettings = CASES[case]
-        self.axes: Axes = {"case": case, "H": self.settings.hidden_size,
-                           "B": self.settings.batch_size}  # fmt: skip
-        self.left_out: dict[str, str] = {}
-        self.seconds: dict[str, Spread] = {}
-        self.losses: dict[str, list[float]] = {}
-        self.peaks: dict[str, int] = {}
-
-    def take(self, *, steps: int, repeats: int) -> None:
-        """Start all sides, then take `steps` of each in turn."""
-        with ExitStack() as stack:
-            sides = {name: stack.enter_context(self._process(name)) for name in self.names}
-            for name in self.names:
-                self._warm_up(name, sides)
-            taken: dict[str, list[float]] = {name: [] for name in sides}
-            for _ in shown(repeats, f"{self.case}: {' | '.join(sides)}"):
-                for name, side in sides.items():
-                    taken[name].append(side.seconds(steps) / steps)
-            self.seconds = {name: Spread(tuple(values)) for name, values in taken.items()}
-            self.losses = {name: side.losses() for name, side in sides.items()}
-            self.peaks = {name: side.peak_bytes() for name, side in sides.items()}
-
-    def _process(self, name: str) -> SideProcess:
-        return SideProcess(
-            build_side, name, self.workload, self.settings,
-            threads=torch.get_num_threads(), device=self.workload.device,
-        )  # fmt: skip
-
-    def _warm_up(self, name: str, sides: dict[str, SideProcess]) -> None:
-        """First steps; torch.compile's side may fail, and is then left out aloud."""
-        try:
-            sides[name].seconds(WARM_UP)
-        except CaptionerError as error:
-            if name != COMPILED:
-                raise
-            self.left_out[f"{name}, {self.case}"] = str(error)
-            del sides[name]
-
-    def figures(self) -> list[Figure]:
-        """Each side's step, pass, rate of tokens and peak memory."""
-        a_pass = -(-self.captions // self.settings.batch_size)
-        found = []
-
-        def rate(seconds: float) -> float:
-            return self.tokens / (a_pass * seconds)
-
-        for side, step in self.seconds.items():
-            found += [
-                Figure("a step", side, "ms", step.map(lambda s: 1e3 * s), self.axes),
-                Figure("a pass", side, "s", step.map(lambda s: a_pass * s), self.axes),
-                Figure(
-                    "tokens a second",
-                    side,
-                    "tokens/s",
-                    step.map(lambda s: self.tokens / (a_pass * s)),
-                    self.axes,
-                ),
-            ]
-            if self.workload.device.type == "cpu":
-                peak = Spread((self.peaks[side] / 1e6,))
-                found.append(Figure("peak memory of the process", side, "MB", peak, self.axes))
-        return found
-
-    def requirements(self, backends: Sequence[str]) -> list[Requirement]:
-        """Speed to the plain loop, share of the products; equal losses where nothing is drawn."""
-        found = []
-        for backend in backends:
-            ratio = paired_ratio(self.seconds[PLAIN], self.seconds[backend])
-            asked = ASKED[self.case] if backend == "auto" else 1.0
-            what = f"speed of {backend} to plain PyTorch"
-            found.append(Requirement(what, "times", ratio, at_least=asked, axes=self.axes))
-            share = paired_ratio(self.seconds[PRODUCTS], self.seconds[backend])
-            what = f"products alone, share of {backend}'s step"
-            found.append(Requirement(what, "times", share, at_least=0.7, axes=self.axes))
-            if not (self.settings.input_dropout or self.settings.output_dropout):
-                found.append(self._same_losses(backend, self.losses))
-        return found
-
-    def _same_losses(self, backend: str, losses: Mapping[str, list[float]]) -> Requirement:
-        apart = [abs(a - b) for a, b in zip(losses[PLAIN][:100], losses[backend], strict=False)]
-        return Requirement(
-            f"losses of {backend} apart from plain PyTorch's, {len(apart)} steps",
-            "nats a token", Spread((max(apart),)), at_most=SAME_LOSS, axes=self.axes,
-        )  # fmt: skip
+def _measure_case(
+    result: SuiteResult, case: str, settings: EpochBenchmark, workload: Workload, run: Run
+) -> None:
+    own = CASES[case]
+    training = Training(workload=workload, settings=own, device=run.device)
+    names = [PLAIN, GEMMS, *settings.backends]
+    with ExitStack() as stack:
+        workers = {name: start(stack, name, training) for name in names}
+        for worker in workers.values():
+            worker.call("result")  # once all are ready
+        taken = take_in_turn(workers, steps=settings.steps, repeats=run.repeats)
+        found = {name: worker.call("result") for name, worker in workers.items()}
+    axes: Axes = {"case": case, "H": own.hidden_size, "B": own.batch_size}
+    steps, tokens = training.steps_an_epoch, training.data.tokens
+    for name, step in taken.items():
+        result.add("a step", name, "ms", step.map(lambda s: 1e3 * s), axes=axes)
+        result.add("an epoch", name, "s", step.map(lambda s: steps * s), axes=axes)
+        rate = step.map(lambda s: tokens / (steps * s))
+        result.add("tokens a second", name, "tokens/s", rate, axes=axes)
+        if run.device.type == "cpu":
+            peak = found[name][1] / 1e6
+            result.add("peak memory of the process", name, "MB", peak, axes=axes)
+    for backend in settings.backends:
+        losses = {name: found[name][0] for name in (PLAIN, backend)}
+        _require(result, case, backend, taken, losses, axes)
 
 
-def _add_memory(result: SuiteResult, peak: Spread) -> None:
-    """The peak of a whole run: reading, training, validation and checkpoints."""
-    result.figures.append(Figure("peak memory of a run", "captioner", "MB", peak))
-    result.requirements.append(Requirement("peak memory", "MB", peak, at_most=MEMORY_LIMIT / 1e6))
+def _require(
+    result: SuiteResult,
+    case: str,
+    backend: str,
+    taken: dict[str, Spread],
+    losses: dict[str, list[float]],
+    axes: Axes,
+) -> None:
+    """Speed to the plain loop, share of the GEMMs; equal losses where nothing is dropped out."""
+    asked = ASKED[case] if backend == "auto" else 1.0
+    speed = paired_ratio(taken[PLAIN], taken[backend])
+    what = f"speed of {backend} to plain PyTorch"
+    result.require(what, "times", speed, at_least=asked, axes=axes)
+    share = paired_ratio(taken[GEMMS], taken[backend])
+    what = f"GEMMs alone, share of {backend}'s step"
+    result.require(what, "times", share, at_least=0.7, axes=axes)
+    if not (CASES[case].input_dropout or CASES[case].output_dropout):
+        pairs = zip(losses[PLAIN][:100], losses[backend], strict=False)
+        apart = [abs(a - b) for a, b in pairs]
+        what = f"losses of {backend} apart from plain PyTorch's, {len(apart)} steps"
+        result.require(what, "nats a token", max(apart), at_most=SAME_LOSS, axes=axes)

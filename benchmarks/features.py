@@ -1,98 +1,122 @@
-"""suite=features: features from JPEG files to the cache, beside the bare encoder's forward.
+"""suite=features: image files to features in the cache, beside the bare encoder's forward.
 
 The bare encoder runs twice: on batches as large as the extraction's blocks, and on batches of the
 size at which it is fastest here, so that no badly chosen size flatters the extraction.
-Shapes: B pictures a batch, S picture side, R regions, F image feature.
+Shapes: n images, B images a batch, R regions, F image feature.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
+import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from benchmarks.drawn_pictures import draw_pictures
-from benchmarks.record import Figure, Requirement, SuiteResult
-from benchmarks.timing import Spread, interleaved, paired_ratio
-from benchmarks.workload import captioned_images
+from benchmarks.captions import captioned_images
+from benchmarks.record import SuiteResult
+from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.timing import interleaved, paired_ratio
 from captioner.build.components import build_encoder
+from captioner.checks import one_of
 from captioner.config import EncoderConfig
+from captioner.data.captions import CaptionedImage
 from captioner.data.images import load_image
-from captioner.features.encoding import encoded_blocks
-from captioner.features.extraction import extract_features
+from captioner.errors import ConfigError
+from captioner.features.device_images import has_nvjpeg
 from captioner.features.source import ImageFeatures
 from captioner.models.encoder import Encoder
 
 SHARE = 0.9
-SAME = 1e-5  # of the largest feature
+READERS = ("pil", "torchvision")
+# Of the largest feature. CLOSE: TF32 or bfloat16 through fifty layers, pixels a level apart.
+SAME, CLOSE = 1e-5, 0.05
 BARE, FASTEST = "bare encoder", "bare encoder at its fastest"
-SIZES, TRIED = (2, 4, 8, 16), 64  # batch sizes to find that in; pictures each is tried on
+SIZES, TRIED = (2, 4, 8, 16), 64  # batch sizes to find that in; images each is tried on
+DRAWN = 512  # different image files at most
 LITE0, FALLBACK = "efficientnet_lite/lite0", "torchvision/mobilenet_v2"
 
 
-def features_suite(
-    *,
-    encoder: str,
-    pictures: int,
-    picture_side: int,
-    batch_size: int,
-    workers: int,
-    repeats: int,
-    device: torch.device,
-    data_root: str | None,
-    seed: int,
-) -> SuiteResult:
-    """Time both sides over the same pictures; `encoder` is KIND/NAME, or auto."""
-    kind, _, name = _chosen(encoder).partition("/")
-    config = EncoderConfig(kind=kind, name=name, weights="random")
-    network = build_encoder(config, seed=seed).to(device).eval()
-    way = ImageFeatures(encoder=network, device=device, workers=workers)
-    workers = way.reading_processes
-    with tempfile.TemporaryDirectory() as folder:
-        if data_root is None:
-            files = draw_pictures(Path(folder), pictures, side=picture_side, seed=seed)
-        else:
-            images = captioned_images(pictures, data_root=data_root, seed=seed)
-            files = [(image.name, image.path) for image in images]
-        sides = _Sides(network, files, batch_size=batch_size, workers=workers, device=device)
-        sides.warm_up()
-        calls = {BARE: sides.bare, FASTEST: sides.bare_fastest, "extraction": sides.extraction}
-        taken = interleaved(calls, repeats=repeats, device=device, warmup=0)
-    figures = [
-        Figure("features", side, "images/s", spread.map(lambda seconds: pictures / seconds))
-        for side, spread in taken.items()
-    ]
-    requirements = [
-        *(
-            Requirement(
-                f"rate of extraction to the {side}'s", "times",
-                paired_ratio(taken[side], taken["extraction"]), at_least=SHARE,
+@dataclass
+class FeaturesBenchmark(SuiteSettings):
+    """suite=features. encoder: KIND/NAME as in the group encoder, or auto; readers: pil,
+    torchvision; picture_side: of drawn images, in pixels; batch_size and workers as a training
+    run's encoder has them."""
+
+    suite: ClassVar[str] = "features"
+    encoder: str = "auto"
+    readers: list[str] = setting(["pil"], choices=READERS)
+    pictures: int = 512
+    picture_side: int = setting(224, least=32)
+    batch_size: int = 32
+    workers: int = setting(2, least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind, slash, name = self.encoder.partition("/")
+        if self.encoder != "auto" and not (slash and name):
+            raise ConfigError(
+                "features.encoder must be auto or KIND/NAME, such as torchvision/resnet50, got "
+                f"{self.encoder!r}"
             )
-            for side in (BARE, FASTEST)
-        ),
-        Requirement(
-            "largest difference of a feature, to the largest feature", "times",
-            Spread((sides.difference(),)), at_most=SAME,
-        ),
-    ]  # fmt: skip
-    settings = {
-        "encoder": f"{kind}/{name}, random weights",
-        "size": network.transform.size,
-        "transform": str(network.transform),
-        "data": "drawn" if data_root is None else "flickr8k",
-        "picture_side": picture_side if data_root is None else None,
-        "pictures": pictures,
-        "batch_size": batch_size,
-        "fastest_batch_size": sides.fastest_size,
-        "workers": workers,
-        "seed": seed,
-    }
-    return SuiteResult(settings, figures, requirements)
+        if self.encoder != "auto":
+            one_of("features.encoder", kind, ("torchvision", "timm", "efficientnet_lite"))
+
+
+def features_suite(settings: FeaturesBenchmark, run: Run) -> SuiteResult:
+    """Images a second of each reader and of the bare encoder, all over the same images."""
+    kind, _, name = _chosen(settings.encoder).partition("/")
+    config = EncoderConfig(kind=kind, name=name, weights="random")
+    encoder = build_encoder(config, seed=run.seed).to(run.device).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        if run.data_root is None:
+            images = draw_images(
+                Path(folder), settings.pictures, size=settings.picture_side, seed=run.seed
+            )
+        else:
+            images = captioned_images(settings.pictures, data_root=run.data_root, seed=run.seed)
+        cache = Path(folder) / "cache"
+        measured = _Measured(encoder, images, settings, run.device, cache)
+        for reader in settings.readers:
+            measured.extract(reader, settings.batch_size)  # a first block
+        calls = {BARE: measured.bare, FASTEST: measured.bare_fastest}
+        calls |= {one: functools.partial(measured.extract, one) for one in settings.readers}
+        taken = interleaved(calls, repeats=run.repeats, device=run.device, warmup=0)
+    result = SuiteResult(
+        {
+            "encoder": f"{kind}/{name}, random weights",
+            "transform": str(encoder.transform),
+            "data": "drawn" if run.data_root is None else "flickr8k",
+            **{key: getattr(settings, key) for key in ("pictures", "picture_side", "batch_size")},
+            "fastest_batch_size": measured.fastest_size,
+            "workers": measured.reading["pil"].reading_processes,
+            "nvjpeg": run.device.type == "cuda" and has_nvjpeg(run.device),
+            "seed": run.seed,
+        }
+    )
+    for one, spread in taken.items():
+        rate = spread.map(lambda seconds: settings.pictures / seconds)
+        result.add("features", one, "images/s", rate)
+    for reader in settings.readers:
+        for bare in (BARE, FASTEST) if run.device.type == "cpu" else ():
+            what, ratio = (
+                f"rate of {reader} to the {bare}'s",
+                paired_ratio(taken[bare], taken[reader]),
+            )
+            result.require(what, "times", ratio, at_least=SHARE)
+        what = f"largest difference of a feature by {reader}, to the largest feature"
+        most = SAME if reader == "pil" and run.device.type == "cpu" else CLOSE
+        result.require(what, "times", measured.difference(reader), at_most=most)
+    return result
 
 
 def _chosen(encoder: str) -> str:
@@ -101,67 +125,72 @@ def _chosen(encoder: str) -> str:
     return LITE0 if importlib.util.find_spec("timm") is not None else FALLBACK
 
 
-class _Sides:
-    """The encoder on pictures that already lie in memory, and on the same pictures in files."""
+def draw_images(folder: Path, count: int, *, size: int, seed: int) -> list[CaptionedImage]:
+    """`count` images of at most DRAWN square JPEG files, which have a photograph's coarse shapes
+    and some grain."""
+    generator = np.random.default_rng([seed, 3])
+    paths = [folder / f"{row}.jpg" for row in range(min(count, DRAWN))]
+    for path in paths:
+        coarse = generator.integers(0, 256, (size // 16, size // 16, 3), np.uint8)
+        smooth = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
+        grain = generator.normal(0, 6, (size, size, 3))
+        pixels = np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path, quality=90)
+    chosen = itertools.islice(itertools.cycle(paths), count)
+    return [CaptionedImage(f"{row}.jpg", path, (), row) for row, path in enumerate(chosen)]
+
+
+class _Measured:
+    """The encoder on images that already lie in memory, and on the same images in files."""
 
     def __init__(
         self,
         encoder: Encoder,
-        files: Sequence[tuple[str, Path]],
-        *,
-        batch_size: int,
-        workers: int,
+        images: Sequence[CaptionedImage],
+        settings: FeaturesBenchmark,
         device: torch.device,
+        cache: Path,
     ) -> None:
-        self.encoder, self.files, self.device = encoder, files, device
-        self.batch_size, self.workers = batch_size, workers
-        tensors = torch.stack([encoder.transform(load_image(path)) for _, path in files])
-        self.pictures = tensors.to(device).contiguous(memory_format=torch.channels_last)
-        self.fastest_size = batch_size
+        self.encoder, self.images, self.settings = encoder, images, settings
+        by_path = {path: encoder.transform(load_image(path)) for path in {x.path for x in images}}
+        tensors = torch.stack([by_path[image.path] for image in images]).to(device)
+        self.tensors = tensors.contiguous(memory_format=torch.channels_last)
+        self.cache = cache
+        self.reading = {
+            reader: ImageFeatures(
+                encoder=encoder,
+                device=device,
+                cache_dir=str(cache),
+                batch_size=settings.batch_size,
+                workers=settings.workers,
+                reader=reader,
+            )
+            for reader in READERS
+        }
         self.found: dict[str, Tensor] = {}
-
-    def warm_up(self) -> None:
-        """One block by extraction; the bare encoder in every batch size, to find its best."""
-        self._extract(self.files[: self.batch_size])
-        sizes = {size for size in SIZES if size < self.batch_size} | {self.batch_size}
-        tried = self.pictures[:TRIED]
+        sizes = {size for size in SIZES if size < settings.batch_size} | {settings.batch_size}
+        tried = self.tensors[:TRIED]
         calls = {str(size): functools.partial(self._forward, tried, size) for size in sizes}
-        taken = interleaved(calls, repeats=2, device=self.device)
+        taken = interleaved(calls, repeats=2, device=device)
         self.fastest_size = min(sizes, key=lambda size: taken[str(size)].low)
 
     @torch.inference_mode()
-    def _forward(self, pictures: Tensor, batch_size: int) -> Tensor:
-        return torch.cat([self.encoder(batch) for batch in pictures.split(batch_size)])
+    def _forward(self, tensors: Tensor, batch_size: int) -> Tensor:
+        return torch.cat([self.encoder(batch) for batch in tensors.split(batch_size)])
 
     def bare(self) -> None:
-        self.found["bare"] = self._forward(self.pictures, self.batch_size)
+        self.found[BARE] = self._forward(self.tensors, self.settings.batch_size)
 
     def bare_fastest(self) -> None:
-        self._forward(self.pictures, self.fastest_size)
+        self._forward(self.tensors, self.fastest_size)
 
-    def extraction(self) -> None:
-        self.found["extraction"] = self._extract(self.files)
+    def extract(self, reader: str, count: int | None = None) -> None:
+        """The features [n, R, F] of the first images, into a cache that is empty before."""
+        shutil.rmtree(self.cache, ignore_errors=True)
+        images = self.images[:count]
+        self.found[reader] = self.reading[reader].source(images)(torch.arange(len(images)))
 
-    def _extract(self, files: Sequence[tuple[str, Path]]) -> Tensor:
-        """The features [n, R, F] by way of a cache that is new each time."""
-        with tempfile.TemporaryDirectory() as cache:
-            store = extract_features(
-                key="benchmark",
-                encoded=functools.partial(
-                    encoded_blocks,
-                    transform=self.encoder.transform,
-                    encode=lambda batch: self.encoder(batch.to(self.device)),
-                    num_workers=self.workers,
-                ),
-                shape=(self.encoder.regions, self.encoder.feature_dim),
-                images=files,
-                cache_dir=cache,
-                batch_size=self.batch_size,
-                progress=False,
-            )
-            return store.gather(torch.arange(len(files)))
-
-    def difference(self) -> float:
-        """The largest difference between the two sides' features, to the largest feature."""
-        bare, extracted = self.found["bare"].cpu(), self.found["extraction"]
+    def difference(self, reader: str) -> float:
+        """The largest difference to the bare encoder's features, to the largest feature."""
+        bare, extracted = self.found[BARE].cpu().float(), self.found[reader].float()
         return float((bare - extracted).abs().max() / bare.abs().max())

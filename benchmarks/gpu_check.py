@@ -21,42 +21,38 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_benchmark import run_benchmark_stage
 from benchmarks.gpu_counters import run_counters, run_latency
-from benchmarks.gpu_epoch import (
-    EPOCH_SECONDS,
-    epoch_jobs,
-    format_epoch,
-    run_epoch_stage,
-    timed_run,
-)
-from benchmarks.gpu_features import format_features, run_features_stage
+from benchmarks.gpu_epoch import epoch_jobs, run_epoch_stage
+from benchmarks.gpu_lstm import run_lstm_stage
 from benchmarks.gpu_stages import (
     Checkout,
     Part,
     build_extension,
+    format_jobs,
+    run_features_stage,
     run_sanitizer,
     run_tests,
 )
-from benchmarks.lstm_table import format_lstm
+from benchmarks.lstm import SHOWN
 from benchmarks.processes import ROOT
-from benchmarks.record import describe_machine, versions
+from benchmarks.record import REDUCED, describe_machine, versions, write_record
 from captioner.errors import CaptionerError
 from captioner.files import read_json, write_json
 from captioner.ops.algorithms import check_table
 
-PATHS_TABLE = Path("src", "captioner", "ops", "algorithms.json")
+TABLE = Path("src", "captioner", "ops", "algorithms.json")
 STAGES = (
-    "build", "tests", "sanitizer", "latency", "benchmark", "counters", "epoch", "features",
-)  # fmt: skip
+    *("build", "tests", "sanitizer", "latency"),
+    *("benchmark", "counters", "epoch", "features"),
+)
 Stage = Callable[[Callable[[Part], None]], Part]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every stage passed (or was skipped), 1 when one failed, 2 without a GPU."""
     options = _parser().parse_args(arguments)
-    if options.fill_paths:
-        fill_paths(Path(options.fill_paths), ROOT / PATHS_TABLE)
+    if options.fill_algorithms:
+        fill_algorithms(Path(options.fill_algorithms), ROOT / TABLE)
         return 0
     if not torch.cuda.is_available():
         print(
@@ -73,21 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "build": lambda note: build_extension(checkout),
         "tests": lambda note: run_tests(checkout),
         "sanitizer": lambda note: run_sanitizer(checkout),
-        "benchmark": lambda note: run_benchmark_stage(
-            checkout, seconds=60 * options.minutes, note=note
-        ),
-        # Pictures of the time line go beside the record.
-        "epoch": lambda note: run_epoch_stage(
-            checkout,
-            (timed_run(), epoch_jobs(out.absolute().with_suffix(""))),
-            seconds=EPOCH_SECONDS,
-            note=note,
-        ),
         "latency": lambda note: run_latency(checkout),
+        "benchmark": lambda note: run_lstm_stage(seconds=60 * options.minutes, note=note),
         "counters": lambda note: run_counters(checkout),
-        "features": lambda note: run_features_stage(checkout),
+        # Traces of the time line go beside the record.
+        "epoch": lambda note: run_epoch_stage(
+            epoch_jobs(out.absolute().with_suffix("")), note=note
+        ),
+        "features": lambda note: run_features_stage(),
     }
-    stages = {name: every[name] for name in STAGES if name in options.stages}
+    stages = {name: stage for name, stage in every.items() if name in options.stages}
     try:
         record = run_check(stages, head=record_head(ROOT, machine), out=out)
     except CaptionerError as error:
@@ -116,16 +107,17 @@ def _parser() -> argparse.ArgumentParser:
         "--architecture", help="as in TORCH_CUDA_ARCH_LIST, such as 9.0a (this GPU's)"
     )
     parser.add_argument(
-        "--fill-paths", metavar="RECORD",
-        help=f"instead of checking, put what RECORD measured into {PATHS_TABLE}",
-    )  # fmt: skip
+        *("--fill-algorithms", "--fill-paths"),
+        metavar="RECORD",
+        help=f"instead of checking, put what RECORD measured into {TABLE}",
+    )
     return parser
 
 
-def fill_paths(record: Path, table: Path) -> None:
-    """Put the times of a record into the table by which the fused LSTM chooses its path; what the
-    table has of other devices stays."""
-    measured = read_json(record)["stages"]["benchmark"]["paths"]
+def fill_algorithms(record: Path, table: Path) -> None:
+    """Put the times of a record into the table by which the fused LSTM chooses its algorithm; what
+    the table has of other devices stays."""
+    measured = read_json(record)["stages"]["benchmark"]["algorithms"]
     write_json(table, check_table({**read_json(table), **measured}))
     print(f"{table}: {', '.join(measured)}")
 
@@ -133,24 +125,24 @@ def fill_paths(record: Path, table: Path) -> None:
 def run_check(stages: Mapping[str, Stage], *, head: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Run all `stages`, whatever becomes of each, and write the record after every one."""
     record: dict[str, Any] = {**head, "finished": False, "stages": {}}
-    write_json(out, record)
+    write_record(out, record)
     for name, stage in stages.items():
         print(f"{name} ...", flush=True)
         started = time.monotonic()
 
         def note(part: Part, name: str = name) -> None:
             record["stages"][name] = {**part, "status": "running"}
-            write_json(out, record)
+            write_record(out, record)
 
         try:
             part = stage(note)
         except Exception as error:
             part = {"status": "failed", "summary": f"{type(error).__name__}: {error}"}
         record["stages"][name] = {**part, "seconds": round(time.monotonic() - started, 1)}
-        write_json(out, record)
+        write_record(out, record)
         print(f"{name}: {part['status']}: {part['summary']}", flush=True)
     record["finished"] = True
-    write_json(out, record)
+    write_record(out, record)
     return record
 
 
@@ -164,6 +156,7 @@ def record_head(root: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
         "sources": digest_of_sources(root),
         "machine": dict(machine),
         "versions": versions(),
+        "spread": REDUCED,
     }
 
 
@@ -222,14 +215,10 @@ def format_check(record: Mapping[str, Any]) -> str:
     """The benchmark's tables, every failed test, and a line a stage."""
     stages = record["stages"]
     lines = []
-    measured = stages.get("benchmark", {}).get("record")
-    if measured is not None:
-        lines += [format_lstm(measured), ""]
-    lines += format_epoch(stages.get("epoch", {})) + format_features(stages.get("features", {}))
-    for path, part in stages.get("tests", {}).get("files", {}).items():
-        lines += [f"FAILED {one['test']} ({path})" for one in part.get("failures", ())]
-    for cell, why in stages.get("benchmark", {}).get("failed", {}).items():
-        lines.append(f"FAILED {cell}: {why.splitlines()[0]}")
+    for name in ("benchmark", "epoch", "features"):
+        lines += format_jobs(name, stages.get(name, {}), SHOWN if name == "benchmark" else ())
+    for part in stages.get("tests", {}).get("files", {}).values():
+        lines += part.get("failures", ())
     if stages.get("benchmark", {}).get("skipped"):
         lines.append("left out: " + "; ".join(stages["benchmark"]["skipped"]))
     machine = record["machine"]

@@ -1,4 +1,4 @@
-"""The stages `latency` and `counters` of `make gpu-check`: what the kernels on the chip wait for.
+"""The stages `latency` and `counters` of `make gpu-check`: what the persistent kernels wait for.
 
 `latency` compiles benchmarks/latency.cu with nvcc and runs it: the time of a barrier among the
 blocks of a group, and of exchanging rows, by flags and by clusters. `counters` asks Nsight Compute
@@ -11,16 +11,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_stages import Checkout, Part
-from benchmarks.processes import run_process
+from benchmarks.gpu_stages import Checkout, Part, find_in_toolkit
+from benchmarks.processes import Finished, run_process
 
 SECONDS = 120.0
 SOURCE = Path("benchmarks") / "latency.cu"
@@ -31,44 +29,34 @@ METRICS = {
     "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum": "wavefronts of shared memory",
     "gpu__time_duration.sum": "nanoseconds",
 }
-CASE = ("-m", "benchmarks.lstm_counted_case")
+CASE = ("-m", "benchmarks.lstm_small_case")
 
 
-def find_in_toolkit(program: str) -> str | None:
-    """A program on the path or in CUDA's folders."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    folders = [str(Path(home) / "bin") for home in homes if home]
-    return shutil.which(program, path=os.pathsep.join(folders)) or shutil.which(program)
+def compile_latency(checkout: Checkout, nvcc: str, out: Path) -> Finished:
+    """Compile benchmarks/latency.cu for the GPU."""
+    include = str(Path(torch.__file__).parent / "include")
+    flags = ("-std=c++17", "-O3", f"-arch=sm_{checkout.architecture.replace('.', '')}")
+    folders = ("-isystem", include, "-I", str(checkout.root / "csrc" / "cuda"))
+    return _run(checkout, nvcc, *flags, *folders, "-o", str(out), str(checkout.root / SOURCE))
 
 
-def compile_latency(checkout: Checkout, nvcc: str, out: Path) -> str | None:
-    """Compile benchmarks/latency.cu for the GPU; what the compiler said if it failed."""
-    architecture = checkout.architecture.replace(".", "")
-    include = Path(torch.__file__).parent / "include"
-    done = run_process(
-        [
-            *(nvcc, "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-isystem", str(include)),
-            *("-I", str(checkout.root / "csrc" / "cuda"), "-o", str(out)),
-            str(checkout.root / SOURCE),
-        ],
-        folder=checkout.root, environment=checkout.environment, timeout=SECONDS,
-    )  # fmt: skip
-    return None if done.code == 0 else done.output
+def _run(checkout: Checkout, *command: str) -> Finished:
+    environment = checkout.environment
+    return run_process(command, folder=checkout.root, environment=environment, timeout=SECONDS)
 
 
 def run_latency(checkout: Checkout) -> Part:
-    """Microseconds of a barrier and of an exchange, by way and group."""
+    """Microseconds of a barrier and of an exchange, by algorithm and group."""
     nvcc = find_in_toolkit("nvcc")
     if nvcc is None:
         return {"status": "skipped", "summary": "nvcc is not installed"}
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "latency"
-        said = compile_latency(checkout, nvcc, program)
-        if said is not None:
-            return {"status": "failed", "summary": "latency.cu does not compile", "output": said}
-        done = run_process(
-            [str(program)], folder=checkout.root, environment=checkout.environment, timeout=SECONDS
-        )
+        done = compile_latency(checkout, nvcc, program)
+        if done.code != 0:
+            wrong = "latency.cu does not compile"
+            return {"status": "failed", "summary": wrong, "output": done.output}
+        done = _run(checkout, str(program))
     return judge_latency(done.code, done.output)
 
 
@@ -91,18 +79,13 @@ def judge_latency(code: int | None, output: str) -> Part:
 
 
 def run_counters(checkout: Checkout) -> Part:
-    """Nsight Compute's counters of the kernels on the chip at E = H = 512, B = 64."""
+    """Nsight Compute's counters of the persistent kernels at E = H = 512, B = 64."""
     program = find_in_toolkit("ncu")
     if program is None:
         return {"status": "skipped", "summary": "ncu (Nsight Compute) is not installed"}
-    done = run_process(
-        [
-            *(program, "--csv", "--metrics", ",".join(METRICS)),
-            *("--kernel-name", "regex:(forward|backward)_steps", "--launch-count", "8"),
-            *(checkout.python, *CASE),
-        ],
-        folder=checkout.root, environment=checkout.environment, timeout=SECONDS,
-    )  # fmt: skip
+    options = ("--kernel-name", "regex:(forward|backward)_steps", "--launch-count", "8")
+    metrics = ("--csv", "--metrics", ",".join(METRICS))
+    done = _run(checkout, program, *metrics, *options, checkout.python, *CASE)
     if "ERR_NVGPUCTRPERM" in done.output:
         return {"status": "skipped", "summary": "this user may not read the GPU's counters"}
     kernels = read_counters(done.output)

@@ -8,16 +8,21 @@ in a folder of its own under `folder` and goes on from there when the suite is s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.record import Axes, Figure, SuiteResult
+from benchmarks.processes import ROOT
+from benchmarks.record import Axes, SuiteResult
+from benchmarks.settings import Run, SuiteSettings, setting
 from benchmarks.timing import Spread
 from captioner import config as schema
 from captioner.build.components import build_language_model
 from captioner.build.trainer import build_trainer
+from captioner.commands.cli import compose_config
 from captioner.files import read_json, write_json
 
 EPOCHS = 5  # validations in a run
@@ -26,56 +31,52 @@ VOCABULARY = 69  # of tiny Shakespeare, for the width
 KINDS = ("rnn_tanh", "gru", "lstm")
 
 
-def kinds_suite(
-    *,
-    path: str | None,
-    folder: str,
-    hidden_size: int,
-    num_layers: int,
-    minutes: float,
-    seeds: list[int],
-    lrs: list[float],
-    batch_size: int,
-    window: int,
-    dropout: float,
-) -> SuiteResult:
+@dataclass
+class KindsBenchmark(SuiteSettings):
+    """suite=kinds: minutes of training each; path: tiny Shakespeare, null downloads it; folder:
+    where the runs lie; hidden_size: the LSTM's, whose parameters all have."""
+
+    suite: ClassVar[str] = "kinds"
+    path: str | None = None
+    folder: str = "outputs/kinds"
+    hidden_size: int = 256
+    num_layers: int = 2
+    minutes: float = 5.0
+    seeds: list[int] = setting([0, 1, 2], least=0)
+    lrs: list[float] = setting([1e-3, 2e-3, 4e-3])
+    batch_size: int = 64
+    window: int = 64
+    dropout: float = setting(0.2, least=0)
+
+
+def kinds_suite(settings: KindsBenchmark, run: Run | None = None) -> SuiteResult:
     """Validation loss of every kind, one value a seed, with its parameters, time and rate."""
-    figures: list[Figure] = []
-    for kind, width in equal_widths(hidden_size, num_layers).items():
-        run = _Runs(
-            kind, width, num_layers, path, Path(folder), batch_size, window, dropout, minutes
-        )
-        lr = min(lrs, key=lambda rate: run(seeds[0], rate, 0.25)["loss"])
-        found = [run(seed, lr, 1.0) for seed in seeds]
-        axes: Axes = {
-            "H": width,
-            "L": num_layers,
-            "parameters": parameters(kind, width, num_layers),
-        }
-
-        def spread(name: str, found: list[dict[str, float]] = found) -> Spread:
-            return Spread(tuple(one[name] for one in found))
-
-        figures += [
-            Figure("validation loss", kind, "nats a character", spread("loss"), axes),
-            Figure("training", kind, "s", spread("seconds"), axes),
-            Figure("characters read", kind, "characters", spread("characters"), axes),
-            Figure("learning rate", kind, "", Spread((lr,)), axes),
-        ]
-    settings = {
-        "text": "tiny Shakespeare, last 10 % for validation", "minutes": minutes, "seeds": seeds,
-        "lrs": lrs, "B": batch_size, "T": window, "dropout": dropout,
-    }  # fmt: skip
-    return SuiteResult(settings, figures, [])
+    sizes = {"B": settings.batch_size, "T": settings.window}
+    kept = ("minutes", "seeds", "lrs", "dropout")
+    text = "tiny Shakespeare, last 10 % for validation"
+    same = {name: getattr(settings, name) for name in kept}
+    result = SuiteResult({"text": text, **same, **sizes})
+    layers = settings.num_layers
+    for kind, width in equal_widths(settings.hidden_size, layers).items():
+        train = partial(_train, settings, kind, width)
+        lr = min(settings.lrs, key=lambda rate: train(settings.seeds[0], rate, 0.25)["loss"])
+        found = [train(seed, lr, 1.0) for seed in settings.seeds]
+        axes: Axes = {"H": width, "L": layers, "parameters": parameters(kind, width, layers)}
+        for what, name, unit in (
+            ("validation loss", "loss", "nats a character"),
+            ("training", "seconds", "s"),
+            ("characters read", "characters", "characters"),
+        ):
+            result.add(what, kind, unit, Spread(tuple(one[name] for one in found)), axes)
+        result.add("learning rate", kind, "", lr, axes)
+    return result
 
 
 def parameters(kind: str, hidden_size: int, num_layers: int) -> int:
     """How many parameters a model of that width has."""
-    decoder = schema.ModelConfig(embedding_dim=64, hidden_size=hidden_size, num_layers=num_layers)
+    config = schema.ModelConfig(embedding_dim=64, hidden_size=hidden_size, num_layers=num_layers)
     with torch.device("meta"):
-        model = build_language_model(
-            decoder, vocab_size=VOCABULARY, rnn=schema.RnnConfig(kind=kind)
-        )
+        model = build_language_model(config, vocab_size=VOCABULARY, rnn=schema.RnnConfig(kind=kind))
     return sum(one.numel() for one in model.parameters())
 
 
@@ -89,62 +90,48 @@ def equal_widths(lstm_hidden: int, num_layers: int) -> dict[str, int]:
     }
 
 
-class _Runs:
-    """Training runs of one kind: called with seed, learning rate and share of the time."""
+def _train(
+    settings: KindsBenchmark, kind: str, width: int, seed: int, lr: float, share: float
+) -> dict[str, float]:
+    """The best validation loss of a run of a `share` of the time, its seconds of training, and the
+    characters it read."""
+    seconds = _seconds_a_window(settings, kind, width)
+    windows = max(1, int(60 * settings.minutes * share / seconds / EPOCHS))
+    name = f"{kind}_{seed}_{lr:g}_{share:g}"
+    run = (f"seed={seed}", f"optimizer.lr={lr}", f"trainer.epochs={EPOCHS}")
+    history = _trainer(settings, kind, width, name, windows, *run).run()
+    return {
+        "loss": min(one["loss"] for one in history),
+        "seconds": sum(one["seconds"] for one in history),
+        "characters": float(EPOCHS * windows * settings.batch_size * settings.window),
+    }
 
-    def __init__(
-        self, kind: str, width: int, num_layers: int, path: str | None, folder: Path,
-        batch_size: int, window: int, dropout: float, minutes: float,
-    ) -> None:  # fmt: skip
-        self.kind, self.width, self.num_layers, self.path = kind, width, num_layers, path
-        self.folder, self.batch_size, self.window = folder, batch_size, window
-        self.dropout, self.minutes = dropout, minutes
 
-    def __call__(self, seed: int, lr: float, share: float) -> dict[str, float]:
-        """The run's best validation loss, its seconds of training, and the characters it read."""
-        windows = max(1, int(60 * self.minutes * share / self.seconds_a_window() / EPOCHS))
-        name = f"{self.kind}_{seed}_{lr:g}_{share:g}"
-        history = build_trainer(self._config(name, seed, lr, EPOCHS, windows)).run()
-        return {
-            "loss": min(one["loss"] for one in history),
-            "seconds": sum(one["seconds"] for one in history),
-            "characters": float(EPOCHS * windows * self.batch_size * self.window),
-        }
+def _seconds_a_window(settings: KindsBenchmark, kind: str, width: int) -> float:
+    """Measured once and kept, so that a run that is taken up again is the same run."""
+    record = Path(settings.folder) / f"{kind}_speed.json"
+    if not record.exists():
+        name = f"{kind}_speed"
+        trainer = _trainer(settings, kind, width, name, TIMED_WINDOWS, "trainer.epochs=1")
+        (only,) = trainer.run()
+        write_json(record, only["seconds"] / TIMED_WINDOWS)
+    return float(read_json(record))
 
-    def seconds_a_window(self) -> float:
-        """Measured once and kept, so that a run that is taken up again is the same run."""
-        record = self.folder / f"{self.kind}_speed.json"
-        if not record.exists():
-            config = self._config(f"{self.kind}_speed", 0, 1e-3, 1, TIMED_WINDOWS)
-            (only,) = build_trainer(config).run()
-            write_json(record, only["seconds"] / TIMED_WINDOWS)
-        return float(read_json(record))
 
-    def _config(
-        self, name: str, seed: int, lr: float, epochs: int, windows: int
-    ) -> schema.TrainConfig:
-        data = schema.TextData(source="tiny_shakespeare", path=self.path)
-        decoder: dict[str, Any] = {
-            "layer_dropout": self.dropout, "output_dropout": self.dropout, "init": "xavier"
-        }  # fmt: skip
-        return schema.TrainConfig(
-            name="kinds",
-            seed=seed,
-            run_dir=str(self.folder / name),
-            resume=True,
-            data=data,
-            vocabulary=schema.VocabularyConfig(min_count=1),
-            encoder=schema.EncoderConfig(kind="none", name="none", weights="none"),
-            rnn=schema.RnnConfig(kind=self.kind),
-            model=schema.ModelConfig(
-                embedding_dim=64, hidden_size=self.width, num_layers=self.num_layers, **decoder
-            ),
-            optimizer=schema.OptimizerConfig(
-                lr=lr, schedule="cosine", warmup_steps=50, clip_norm=1.0
-            ),
-            trainer=schema.TrainerConfig(
-                epochs=epochs, batch_size=self.batch_size, window=self.window,
-                epoch_windows=windows, best_metric="loss", progress=False,
-            ),
-            generation=schema.GenerationConfig(),
-        )  # fmt: skip
+def _trainer(
+    settings: KindsBenchmark, kind: str, width: int, name: str, windows: int, *more: str
+) -> Any:
+    path = [] if settings.path is None else [f"data.path={settings.path}"]
+    dropout = settings.dropout
+    overrides = [
+        *("encoder=none", "resume=true", "name=kinds", "data=tiny_shakespeare", *path),
+        *(f"run_dir={Path(settings.folder) / name}", f"rnn.kind={kind}", "model.init=xavier"),
+        *("model.embedding_dim=64", f"model.hidden_size={width}"),
+        *(f"model.num_layers={settings.num_layers}", f"model.layer_dropout={dropout}"),
+        *(f"model.output_dropout={dropout}", "optimizer.schedule=cosine"),
+        *("optimizer.warmup_steps=50", "optimizer.clip_norm=1", "trainer.best_metric=loss"),
+        *(f"trainer.batch_size={settings.batch_size}", f"trainer.window={settings.window}"),
+        *(f"trainer.epoch_windows={windows}", "trainer.progress=false"),
+        *("vocabulary.min_count=1", *more),
+    ]
+    return build_trainer(compose_config("train", overrides, configs=ROOT / "configs"))

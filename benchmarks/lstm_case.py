@@ -37,10 +37,8 @@ class Cell:
     @property
     def axes(self) -> Axes:
         """As figures and requirements carry them."""
-        return {
-            "lengths": self.lengths, "dtype": self.dtype, "H": self.hidden_size,
-            "B": self.batch_size,
-        }  # fmt: skip
+        sizes: Axes = {"H": self.hidden_size, "B": self.batch_size}
+        return {"lengths": self.lengths, "dtype": self.dtype, **sizes}
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.axes.items())

@@ -1,8 +1,9 @@
-"""A small ragged batch through the fused LSTM, for a sanitizer to watch: forward and backward.
+"""A small ragged batch through the fused LSTM, for a sanitizer, or a larger one for a profiler.
 
 Run as `python -m benchmarks.lstm_small_case DEVICE DTYPE[:BACKEND]...`, such as
-`cuda float32 bfloat16:persistent`; it fails where a result is not the reference's. What a device
-does not hold is left out, aloud.
+`cuda float32 bfloat16:persistent`; it fails where a result is not the reference's. What does not
+fit a device is left out, aloud. As `python -m benchmarks.lstm_small_case` it is a batch of captions
+through the persistent kernels on a GPU: E = H = 512, B = 64.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import sys
 
 import torch
 
-from benchmarks.lstm import TOLERANCE, products_of
-from benchmarks.lstm_case import DTYPES
-from benchmarks.lstm_sides import ON_CHIP
+from benchmarks.lstm import TOLERANCE
+from benchmarks.lstm_case import DTYPES, Cell, make_case
+from benchmarks.lstm_implementations import IMPLEMENTATIONS, PERSISTENT, takes
+from benchmarks.settings import float32_products
 from captioner.models.lstm import LSTM
 from captioner.ops.algorithms import Algorithm, fits
 
@@ -31,7 +33,7 @@ def run_small_case(device: str, dtype: str, *, backend: str = "fused") -> float:
     drawn = torch.randn(sum(BATCH_SIZES), INPUT_SIZE).to(device, DTYPES[dtype])
     grad_output = torch.randn(sum(BATCH_SIZES), HIDDEN_SIZE).to(device, DTYPES[dtype])
     found = []
-    with products_of(dtype):
+    with float32_products(tf32=dtype == "tf32"):
         for module in (layer, twin):
             rows = drawn.clone().requires_grad_()
             output, _ = module.forward_packed(rows, batch_sizes)
@@ -41,22 +43,35 @@ def run_small_case(device: str, dtype: str, *, backend: str = "fused") -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
-def held(device: str, dtype: str, backend: str) -> bool:
+def fits_device(device: str, dtype: str, backend: str) -> bool:
     """Whether the device can run this case."""
-    if backend not in ON_CHIP:
+    if backend not in PERSISTENT:
         return True
     weight = torch.empty(4 * HIDDEN_SIZE, HIDDEN_SIZE, device=device, dtype=DTYPES[dtype])
     return fits(weight, BATCH_SIZES[0], Algorithm[backend])
 
 
+def run_captions() -> None:
+    """Forward and backward of each persistent algorithm that the GPU holds."""
+    device, cell = torch.device("cuda"), Cell("flickr8k", "bfloat16", 512, 64)
+    case = make_case(cell, device=device, seed=0)
+    for name in PERSISTENT:
+        if takes(name, cell, device):
+            IMPLEMENTATIONS[name](case).both()
+    torch.cuda.synchronize()
+
+
 def main(arguments: list[str]) -> int:
     """Run each type and backend; 1 where one is apart from the reference."""
+    if not arguments:
+        run_captions()
+        return 0
     device, *cases = arguments
     wrong = 0
     for case in cases:
         dtype, _, backend = case.partition(":")
         backend = backend or "fused"
-        if not held(device, dtype, backend):
+        if not fits_device(device, dtype, backend):
             print(f"{case}: not on this device")
             continue
         apart = run_small_case(device, dtype, backend=backend)

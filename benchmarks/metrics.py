@@ -1,19 +1,21 @@
 """suite=metrics: our metrics beside pycocoevalcap's, and their memory at many images.
 
-Both sides tokenise raw captions themselves: pycocoevalcap with Stanford's tokeniser in Java.
+Both tokenise raw captions themselves: pycocoevalcap with Stanford's tokeniser in Java.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import tracemalloc
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
-
-from benchmarks.record import Figure, Requirement, SuiteResult
-from benchmarks.timing import Spread, interleaved, paired_ratio
-from benchmarks.workload import captioned_images
+from benchmarks.captions import captioned_images
+from benchmarks.record import Axes, SuiteResult
+from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.timing import interleaved, paired_ratio
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu
@@ -23,63 +25,56 @@ from captioner.evaluation.ngrams import encode
 from captioner.evaluation.rouge import rouge_l
 
 TIMES_FASTER, SECONDS, SAME = 5.0, 2.0, 1e-9
+OURS, ONCE, THEIRS = "captioner", "captioner, once tokenised", "pycocoevalcap"
 Captions = list[str]
 
 
-def metrics_suite(
-    *,
-    images: int,
-    memory_images: list[int],
-    repeats: int,
-    device: torch.device,
-    data_root: str | None,
-    seed: int,
-) -> SuiteResult:
-    """BLEU, ROUGE-L and CIDEr-D of `images` images with five references each, both ways."""
-    references, hypotheses = _captions(images, data_root=data_root, seed=seed)
-    sides = _Sides(references, hypotheses)
-    calls = {"captioner": sides.ours, "captioner, once tokenised": sides.tokenised}
-    if sides.theirs_available():
-        calls["pycocoevalcap"] = sides.theirs
-    taken = interleaved(calls, repeats=repeats, device=device, warmup=1)
-    figures = [
-        Figure("BLEU, ROUGE-L, CIDEr-D", side, "s", spread) for side, spread in taken.items()
-    ]
-    once = taken["captioner, once tokenised"]
-    requirements = [Requirement("time once tokenised", "s", once, at_most=SECONDS)]
-    if "pycocoevalcap" in taken:
-        ratio = paired_ratio(taken["pycocoevalcap"], taken["captioner"])
-        apart = Spread((sides.difference(),))
-        requirements += [
-            Requirement(
-                "speed of captioner to pycocoevalcap", "times", ratio, at_least=TIMES_FASTER
-            ),
-            Requirement("largest difference of a score", "of 1", apart, at_most=SAME),
-        ]
-    for count in memory_images:
+@dataclass
+class MetricsBenchmark(SuiteSettings):
+    """suite=metrics: images to score both ways, and at how many images memory is measured."""
+
+    suite: ClassVar[str] = "metrics"
+    images: int = setting(1000, least=2)
+    memory_images: list[int] = setting([1000, 10000, 40000])
+
+
+def metrics_suite(settings: MetricsBenchmark, run: Run) -> SuiteResult:
+    """BLEU, ROUGE-L and CIDEr-D of so many images with five references each, both ways."""
+    references, hypotheses = _captions(settings.images, run)
+    measured = _Measured(references, hypotheses)
+    calls = {OURS: measured.ours, ONCE: measured.tokenised}
+    if importlib.util.find_spec("pycocoevalcap") and shutil.which("java"):
+        calls[THEIRS] = measured.theirs
+    taken = interleaved(calls, repeats=run.repeats, device=run.device)
+    result = SuiteResult({**vars(settings), "references": 5, "seed": run.seed})
+    for name, spread in taken.items():
+        result.add("BLEU, ROUGE-L, CIDEr-D", name, "s", spread)
+    result.require("time once tokenised", "s", taken[ONCE], at_most=SECONDS)
+    if THEIRS in taken:
+        speed = paired_ratio(taken[THEIRS], taken[OURS])
+        result.require(f"speed of {OURS} to {THEIRS}", "times", speed, at_least=TIMES_FASTER)
+        # From 0 to 1; CIDEr to 10.
+        apart = max(abs(value - measured.own[name]) for name, value in measured.other.items())
+        result.require("largest difference of a score", "of 1", apart, at_most=SAME)
+    for count in settings.memory_images:
         captions, peak = _memory(references, hypotheses, count)
-        axes: dict[str, int | str] = {"images": count}
-        figures += [
-            Figure("captions in memory", "captioner", "MB", Spread((captions,)), axes),
-            Figure("peak beyond the captions", "captioner", "MB", Spread((peak,)), axes),
-        ]
-    settings = {"images": images, "references": 5, "memory_images": memory_images, "seed": seed}
-    return SuiteResult(settings, figures, requirements)
+        axes: Axes = {"images": count}
+        result.add("captions in memory", OURS, "MB", captions, axes)
+        result.add("peak beyond the captions", OURS, "MB", peak, axes)
+    return result
 
 
-def _captions(images: int, *, data_root: str | None, seed: int) -> tuple[list[Captions], Captions]:
+def _captions(images: int, run: Run) -> tuple[list[Captions], Captions]:
     """Five references an image, and as its hypothesis one caption of it or of another."""
-    captioned = [
-        one for one in captioned_images(images + images // 5 + 1, data_root=data_root, seed=seed)
-        if len(one.captions) == 5
-    ]  # fmt: skip
+    found = captioned_images(images + images // 5 + 1, data_root=run.data_root, seed=run.seed)
+    captioned = [one for one in found if len(one.captions) == 5]
     rows = captioned[:images]
     return [list(one.captions) for one in rows], [
         captioned[(row + row % 2) % len(captioned)].captions[row % 5] for row in range(len(rows))
     ]
 
 
-class _Sides:
+class _Measured:
     """The same scores by our package and by pycocoevalcap."""
 
     def __init__(self, references: list[Captions], hypotheses: Captions) -> None:
@@ -99,14 +94,6 @@ class _Sides:
         for metric in (*bleu(self.corpus), rouge_l(self.corpus), *cider(self.corpus)):
             _ = metric.value
 
-    @staticmethod
-    def theirs_available() -> bool:
-        """Whether pycocoevalcap and Java are here; said aloud by the sides that are listed."""
-        import importlib.util
-        import shutil
-
-        return bool(importlib.util.find_spec("pycocoevalcap") and shutil.which("java"))
-
     def theirs(self) -> None:
         """From raw captions, its tokeniser's two Java processes included."""
         from pycocoevalcap.bleu.bleu import Bleu
@@ -121,10 +108,6 @@ class _Sides:
         self.other = {f"BLEU-{order}": value for order, value in enumerate(scores, start=1)}
         self.other["ROUGE-L"] = Rouge().compute_score(references, hypotheses)[0]
         self.other["CIDEr-D"] = Cider().compute_score(references, hypotheses)[0]
-
-    def difference(self) -> float:
-        """The largest difference between the two sides' corpus scores (0 to 1; CIDEr to 10)."""
-        return float(max(abs(value - self.own[name]) for name, value in self.other.items()))
 
 
 def _entries(captions: Sequence[Captions]) -> dict[int, list[dict[str, Any]]]:

@@ -1,5 +1,5 @@
-"""The peer: the training loop in plain PyTorch that everybody writes. Nothing of this package's own
-model, loss, batches or trainer is in it.
+"""The baseline: the training loop in plain PyTorch that everybody writes. Nothing of this
+package's own model, loss, batches or trainer is in it.
 
 Shapes: B captions, T longest, N packed tokens, E embedding, H hidden, V vocabulary, F image
 feature.
@@ -7,7 +7,7 @@ feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,23 +47,16 @@ def collate(items: list[Item]) -> Batch:
 class PlainCaptioner(nn.Module):
     """Show and Tell on torch.nn.LSTM: the projected feature is the first input."""
 
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        feature_dim: int,
-        embedding_dim: int,
-        hidden_size: int,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], dropout: tuple[float, float]) -> None:
         super().__init__()
+        embedding_dim, feature_dim = weights["projection.weight"].shape
+        vocab_size, hidden_size = weights["output.weight"].shape
         self.projection = nn.Linear(feature_dim, embedding_dim)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.lstm = nn.LSTM(embedding_dim, hidden_size, batch_first=True)
         self.output = nn.Linear(hidden_size, vocab_size)
-        self.input_dropout = nn.Dropout(input_dropout)
-        self.output_dropout = nn.Dropout(output_dropout)
+        self.input_dropout, self.output_dropout = map(nn.Dropout, dropout)
+        self.load_state_dict(weights)
 
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Tensor:
         """Logits [N, V] after each word of captions [B, T]; not after the image alone."""
@@ -75,42 +68,28 @@ class PlainCaptioner(nn.Module):
         return self.output(self.output_dropout(hidden.data[len(captions) :]))
 
 
-class PlainLoop:
-    """The loop, taken a few steps at a time; `losses` collects the mean loss of each step."""
-
-    def __init__(
-        self,
-        model: PlainCaptioner,
-        dataset: PlainCaptions,
-        batch_sampler: Iterable[list[int]],
-        *,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        clip_norm: float | None,
-        clip_value: float | None,
-        device: torch.device,
-        compiled: bool = False,
-    ) -> None:
-        self.model, self.device = model.to(device).train(), device
-        self.clip_norm, self.clip_value = clip_norm, clip_value
-        self.run = torch.compile(self.model, dynamic=True) if compiled else self.model
-        self.loader = DataLoader(dataset, batch_sampler=batch_sampler, collate_fn=collate)
-        self.optimizer = optimizer(model.parameters())
-        self.batches = iter(self.loader)
-        self.losses: list[float] = []
-
-    def steps(self, count: int) -> None:
-        """Take `count` optimiser steps."""
-        for _ in range(count):
-            features, captions, lengths = next(self.batches)
-            features, captions = features.to(self.device), captions.to(self.device)
-            targets = pack_padded_sequence(captions[:, 1:], lengths - 1, batch_first=True).data
-            self.optimizer.zero_grad()
-            logits = self.run(features, captions[:, :-1], lengths - 1)
-            loss = F.cross_entropy(logits, targets)
-            loss.backward()
-            if self.clip_value is not None:
-                clip_grad_value_(self.model.parameters(), self.clip_value)
-            if self.clip_norm is not None:
-                clip_grad_norm_(self.model.parameters(), self.clip_norm)
-            self.optimizer.step()
-            self.losses.append(loss.item())
+def plain_steps(
+    model: PlainCaptioner,
+    optimizer: torch.optim.Optimizer,
+    captions: PlainCaptions,
+    batch_sampler: Iterable[list[int]],
+    *,
+    clip_norm: float | None,
+    clip_value: float | None,
+) -> Iterator[float]:
+    """The loop: the loss of one optimiser step after another."""
+    device = model.output.weight.device
+    loader = DataLoader(captions, batch_sampler=batch_sampler, collate_fn=collate)
+    for features, words, lengths in loader:
+        features, words = features.to(device), words.to(device)
+        targets = pack_padded_sequence(words[:, 1:], lengths - 1, batch_first=True).data
+        optimizer.zero_grad()
+        logits = model(features, words[:, :-1], lengths - 1)
+        loss = F.cross_entropy(logits, targets)
+        loss.backward()
+        if clip_value is not None:
+            clip_grad_value_(model.parameters(), clip_value)
+        if clip_norm is not None:
+            clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+        yield loss.item()

@@ -1,4 +1,4 @@
-"""Other programs, run to their end or to a limit, with what they printed."""
+"""Programs, run to their end or to a limit, with what they printed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 KEPT = 20_000  # characters of a program's output that go into a record
+
+
+def python_path(root: Path = ROOT) -> str:
+    """The PYTHONPATH by which a child process imports both packages of the checkout `root`."""
+    paths = [str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(path for path in paths if path)
+
+
+def ending(code: int) -> str:
+    """An exit status in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
 @dataclass(frozen=True)
@@ -29,62 +40,38 @@ class Finished:
         """In words, such as "exit status 1"."""
         if self.code is None:
             return f"ended after {self.seconds:.0f} s, its limit"
-        if self.code < 0:
-            return f"killed by {signal.Signals(-self.code).name}"
-        return f"exit status {self.code}"
-
-
-def python_path(root: Path = ROOT) -> str:
-    """The PYTHONPATH by which a child process imports both packages of the checkout `root`."""
-    paths = [str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")]
-    return os.pathsep.join(path for path in paths if path)
+        return ending(self.code)
 
 
 def run_process(
-    command: Sequence[str],
-    *,
-    folder: Path,
-    environment: Mapping[str, str],
-    timeout: float,
-    while_running: Callable[[], None] = lambda: None,
+    command: Sequence[str], *, folder: Path, environment: Mapping[str, str], timeout: float
 ) -> Finished:
-    """Run `command` in `folder`, its environment extended; it and its children end by `timeout`.
-
-    `while_running` is called every second.
-    """
+    """Run `command` in `folder`, its environment extended; it and its children end by `timeout`."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
-                command, cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                command,
+                cwd=folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         except OSError as error:
             return Finished(127, f"{command[0]}: {error.strerror}", 0.0)
+        code = None
         try:
-            code = _wait(process, started + timeout, while_running)
-        finally:
-            _end(process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(timeout)
+        finally:  # the whole group: what the program started itself too
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     return Finished(code, shortened(text), time.monotonic() - started)
-
-
-def _wait(
-    process: subprocess.Popen[bytes], deadline: float, while_running: Callable[[], None]
-) -> int | None:
-    while (left := deadline - time.monotonic()) > 0:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(min(left, 1.0))
-        while_running()
-    return process.poll()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the program's whole group: what it started itself too."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def shortened(text: str, kept: int = KEPT) -> str:

@@ -1,13 +1,15 @@
-"""What a suite found, as a table for the terminal and as a record for a file."""
+"""What a suite found: a table for the terminal and a record for a file."""
 
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import shlex
+import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,33 +18,29 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Spread
+from captioner.files import atomic_write
 from captioner.version import __version__
 
 Axes = dict[str, int | str]
 PACKAGES = ("torchvision", "timm", "numpy", "pillow")
+REDUCED = "repeats are reduced to median, min and max, four or more to quartiles q1 and q3 too"
+LINE = 400  # characters of a record's value that stand on one line
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured quantity of one side; `axes` says for which sizes, `unit` is of the values."""
+    """A quantity of one implementation, with the bounds that its median must keep, if any.
+
+    `axes` says for which sizes it was measured.
+    """
 
     what: str
-    side: str
+    implementation: str
     unit: str
     spread: Spread
     axes: Axes = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """What the median must reach, at least or at most."""
-
-    what: str
-    unit: str
-    spread: Spread
     at_least: float | None = None
     at_most: float | None = None
-    axes: Axes = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -51,14 +49,70 @@ class Requirement:
         enough = self.at_least is None or value >= self.at_least
         return enough and (self.at_most is None or value <= self.at_most)
 
+    def as_json(self, *, required: bool) -> dict[str, Any]:
+        """An entry of a record's `figures`, or where it is `required` of its `requirements`."""
+        bounds = {"at_least": self.at_least, "at_most": self.at_most, "met": self.met}
+        which = {"implementation": self.implementation}
+        named = {"what": self.what, "axes": self.axes, "unit": self.unit}
+        return {**named, **(bounds if required else which), **reduce(self.spread.values)}
+
 
 @dataclass(frozen=True)
 class SuiteResult:
     """All that a suite found, and `settings`: what it ran on."""
 
-    settings: dict[str, Any]
-    figures: list[Figure]
-    requirements: list[Requirement]
+    settings: dict[str, Any] = field(default_factory=dict)
+    figures: list[Figure] = field(default_factory=list)
+    requirements: list[Figure] = field(default_factory=list)
+
+    def add(
+        self,
+        what: str,
+        implementation: str,
+        unit: str,
+        values: Spread | float,
+        axes: Axes | None = None,
+    ) -> None:
+        """One figure more."""
+        self.figures.append(Figure(what, implementation, unit, _spread(values), axes or {}))
+
+    def require(
+        self,
+        what: str,
+        unit: str,
+        values: Spread | float,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        axes: Axes | None = None,
+    ) -> None:
+        """One requirement more."""
+        spread = _spread(values)
+        self.requirements.append(Figure(what, "", unit, spread, axes or {}, at_least, at_most))
+
+    def extend(self, other: SuiteResult) -> None:
+        """All that another found."""
+        self.figures.extend(other.figures)
+        self.requirements.extend(other.requirements)
+
+    def as_json(self) -> dict[str, Any]:
+        """A record's `figures` and `requirements`."""
+        return {
+            "figures": [one.as_json(required=False) for one in self.figures],
+            "requirements": [one.as_json(required=True) for one in self.requirements],
+        }
+
+
+def _spread(values: Spread | float) -> Spread:
+    return values if isinstance(values, Spread) else Spread((float(values),))
+
+
+def reduce(values: Sequence[float]) -> dict[str, Any]:
+    """How many values there are and how they spread: see REDUCED."""
+    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    if len(values) > 3:
+        found["q1"], _, found["q3"] = statistics.quantiles(values, n=4, method="inclusive")
+    return {"repeats": len(values), **{name: float(f"{v:.6g}") for name, v in found.items()}}
 
 
 def make_record(suite: str, result: SuiteResult, *, machine: dict[str, Any]) -> dict[str, Any]:
@@ -69,35 +123,29 @@ def make_record(suite: str, result: SuiteResult, *, machine: dict[str, Any]) -> 
         "machine": machine,
         "versions": versions(),
         "command": shlex.join(["python", *sys.argv]),
+        "spread": REDUCED,
         "settings": result.settings,
-        **measured(result.figures, result.requirements),
+        **result.as_json(),
     }
 
 
-def measured(
-    figures: Sequence[Figure], requirements: Sequence[Requirement]
-) -> dict[str, list[dict[str, Any]]]:
-    """A record's `figures` and `requirements`, as JSON has them."""
-    return {
-        "figures": [{**_common(one), "side": one.side} for one in figures],
-        "requirements": [
-            {**_common(one), "at_least": one.at_least, "at_most": one.at_most, "met": one.met}
-            for one in requirements
-        ],
-    }
+def write_record(path: Path | str, record: Mapping[str, Any]) -> None:
+    """Write JSON for people too: a figure a line."""
+    with atomic_write(path, "w") as handle:
+        handle.write(_lines(record) + "\n")
 
 
-def _common(one: Figure | Requirement) -> dict[str, Any]:
-    spread = one.spread
-    return {
-        "what": one.what,
-        "axes": one.axes,
-        "unit": one.unit,
-        "median": spread.median,
-        "min": spread.low,
-        "max": spread.high,
-        "values": list(spread.values),
-    }
+def _lines(value: Any, indent: str = "") -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or (indent and len(text) <= LINE) or not value:
+        return text
+    inner = indent + " "
+    if isinstance(value, list):
+        parts, (begin, end) = [_lines(one, inner) for one in value], "[]"
+    else:
+        named = ((json.dumps(name, ensure_ascii=False), one) for name, one in value.items())
+        parts, (begin, end) = [f"{name}: {_lines(one, inner)}" for name, one in named], "{}"
+    return begin + ",".join(f"\n{inner}{part}" for part in parts) + f"\n{indent}{end}"
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -140,55 +188,40 @@ def versions() -> dict[str, str]:
     return found
 
 
-def format_record(record: dict[str, Any]) -> str:
-    """The record as two tables: what was measured, and what was required."""
-    lines = [format_head(record), "", *format_figures(record), "", *format_requirements(record)]
-    return "\n".join(lines)
-
-
-def format_figures(record: dict[str, Any]) -> list[str]:
-    """The lines of the first table."""
-    found = [("measured", "sizes", "side", "median", "min", "max", "unit")]
-    for one in record["figures"]:
-        found.append((one["what"], _sizes(one), one["side"], *_numbers(one), one["unit"]))
-    return aligned(found)
-
-
-def format_head(record: dict[str, Any]) -> str:
-    """Which suite ran, on what."""
+def format_record(record: dict[str, Any], shown: Sequence[str] = ()) -> str:
+    """Which suite ran, on what, what was left out, and the two tables."""
     machine = record["machine"]
-    return (
-        f"suite {record['suite']}: {machine['device']}, {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['threads']} threads, "
-        f"torch {record['versions']['torch']}"
+    head = (
+        f"suite {record['suite']}: {machine['device']}, {machine['cpu']}, {machine['cores']} cores,"
+        f" {machine['threads']} threads, torch {record['versions']['torch']}"
     )
+    skipped = record["settings"].get("skipped", {}).items()
+    absent = [f"{name} is skipped: {why}" for name, why in skipped]
+    return "\n".join([head, *absent, "", *format_tables(record, shown)])
 
 
-def format_requirements(record: dict[str, Any]) -> list[str]:
-    """The lines of the second table."""
-    required = [("required", "sizes", "", "median", "min", "max", "unit")]
-    for one in record["requirements"]:
-        verdict = f"{_bounds(one)}: {'met' if one['met'] else 'NOT MET'}"
-        required.append((one["what"], _sizes(one), verdict, *_numbers(one), one["unit"]))
-    return aligned(required)
+def format_tables(part: Mapping[str, Any], shown: Sequence[str] = ()) -> list[str]:
+    """The lines of both tables of a record or of a stage's part of one: what was measured, all or
+    what is `shown`, and what was required."""
+    heads = ("sizes", "implementation", "median", "min", "max", "unit")
+    rows: list[tuple[str, ...]] = [("measured", *heads)]
+    figures = [one for one in part["figures"] if not shown or one["what"] in shown]
+    rows += [_row(one, one["implementation"]) for one in figures]
+    required: list[tuple[str, ...]] = [("required", "sizes", "", *heads[2:])]
+    for one in part["requirements"]:
+        required.append(_row(one, f"{_bounds(one)}: {'met' if one['met'] else 'NOT MET'}"))
+    return [*aligned(rows), "", *aligned(required)]
 
 
-def _sizes(one: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in one["axes"].items())
-
-
-def _numbers(one: dict[str, Any]) -> tuple[str, str, str]:
-    low, middle, high = (f"{one[key]:,.4g}" for key in ("min", "median", "max"))
-    return middle, low, high
+def _row(one: dict[str, Any], middle: str) -> tuple[str, ...]:
+    sizes = ", ".join(f"{name} {value}" for name, value in one["axes"].items())
+    numbers = (f"{one[key]:,.4g}" for key in ("median", "min", "max"))
+    return one["what"], sizes, middle, *numbers, one["unit"]
 
 
 def _bounds(one: dict[str, Any]) -> str:
-    bounds = [
-        f"{word} {one[key]:g}"
-        for key, word in (("at_least", "at least"), ("at_most", "at most"))
-        if one[key] is not None
-    ]
-    return " and ".join(bounds)
+    named = (("at_least", "at least"), ("at_most", "at most"))
+    return " and ".join(f"{word} {one[key]:g}" for key, word in named if one[key] is not None)
 
 
 def aligned(rows: Sequence[tuple[str, ...]], left: Sequence[int] = (0, 1, 2, 6)) -> list[str]:

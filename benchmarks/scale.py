@@ -5,65 +5,66 @@ Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding),
 
 from __future__ import annotations
 
+import operator
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
-from benchmarks.epoch_settings import StepSettings
-from benchmarks.epoch_sides import Workload, build_side
-from benchmarks.record import Axes, Figure, Requirement, SuiteResult
-from benchmarks.side_process import SideProcess
-from benchmarks.timing import Spread, shown
-from benchmarks.workload import CAPTIONS_EACH
+from benchmarks.captions import CAPTIONS_EACH, Workload
+from benchmarks.epoch import start, take_in_turn
+from benchmarks.record import Axes, SuiteResult
+from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.training import StepSettings, Training
 
 AXES = ("images", "batch_size", "vocabulary", "hidden_size")
+MEMORY = "memory of the process"
+QUANTITIES = {axis: ("an epoch" if axis == "images" else "a step", MEMORY) for axis in AXES}
 BASE = StepSettings(hidden_size=256, batch_size=100, clip_norm=5.0)
 BASE_IMAGES = 6000
 BENT = 0.15  # of the value: what a point may lie off the line through all of them
 WORDS_READ = 12.8  # tokens that the LSTM reads of a caption, its image included
-WARM_UP = 3  # steps
 
 
-def scale_suite(
-    *,
-    images: Sequence[int],
-    batch_sizes: Sequence[int],
-    vocabularies: Sequence[int],
-    hidden_sizes: Sequence[int],
-    feature_dim: int,
-    steps: int,
-    repeats: int,
-    device: torch.device,
-    data_root: str | None,
-    seed: int,
-) -> SuiteResult:
+@dataclass
+class ScaleBenchmark(SuiteSettings):
+    """suite=scale: the values of each size, the others staying at LSTM 256, batch 100 and 6,000
+    images; from an eighth of Flickr8k to as many images as COCO has."""
+
+    suite: ClassVar[str] = "scale"
+    images: list[int] = setting([750, 1500, 3000, 6000, 24000, 113287])
+    batch_sizes: list[int] = setting([25, 50, 100, 200])
+    vocabularies: list[int] = setting([2560, 5120, 10240, 20480])
+    hidden_sizes: list[int] = setting([128, 256, 512, 768])
+    feature_dim: int = 1280
+    steps: int = 10
+
+
+def scale_suite(settings: ScaleBenchmark, run: Run) -> SuiteResult:
     """Vary one size at a time around BASE; features lie in a memory-mapped file."""
-    points = dict(zip(AXES, (images, batch_sizes, vocabularies, hidden_sizes), strict=True))
-    settings = {"base": vars(BASE), "base_images": BASE_IMAGES, "feature_dim": feature_dim,
-                "steps_a_repeat": steps, "data": "synthetic", "seed": seed, **points}  # fmt: skip
-    result = SuiteResult(settings, [], [])
+    values = (settings.images, settings.batch_sizes, settings.vocabularies, settings.hidden_sizes)
+    points = dict(zip(AXES, values, strict=True))
+    common = {"steps_a_repeat": settings.steps, "data": "synthetic", "seed": run.seed}
+    sizes = {"base_images": BASE_IMAGES, "feature_dim": settings.feature_dim}
+    result = SuiteResult({"base": vars(BASE), **sizes, **common, **points})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.npy"
-        _write_features(path, max([*images, BASE_IMAGES]), feature_dim, seed=seed)
-        base = Workload(
-            images=BASE_IMAGES, feature_dim=feature_dim, data_root=None, seed=seed, device=device,
-            features=str(path),
-        )  # fmt: skip
-        for axis, values in points.items():
-            for value, (step, memory) in _measure(axis, values, base, steps, repeats).items():
-                _add(result, axis, value, step, memory)
-    for axis in points:
-        result.requirements.extend(_straight(result, axis))
+        _write_features(path, max([*settings.images, BASE_IMAGES]), settings.feature_dim, run.seed)
+        workload = Workload(BASE_IMAGES, settings.feature_dim, seed=run.seed, features=str(path))
+        base = Training(workload=workload, settings=BASE, device=run.device)
+        for axis in AXES:
+            _measure(result, axis, points[axis], base, settings.steps, run)
+    for axis in AXES:
+        _require_straight(result, axis)
     return result
 
 
-def _write_features(path: Path, images: int, feature_dim: int, *, seed: int) -> None:
+def _write_features(path: Path, images: int, feature_dim: int, seed: int) -> None:
     shape = (images, 1, feature_dim)
     written = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     generator = np.random.default_rng(seed)
@@ -74,57 +75,42 @@ def _write_features(path: Path, images: int, feature_dim: int, *, seed: int) -> 
 
 
 def _measure(
-    axis: str, values: Sequence[int], base: Workload, steps: int, repeats: int
-) -> dict[int, tuple[Spread, int]]:
-    """Seconds a step and bytes of memory at each value, all points of an axis in turn."""
+    result: SuiteResult, axis: str, values: Sequence[int], base: Training, steps: int, run: Run
+) -> None:
+    """Time of a step and memory at each value, all points of an axis in turn."""
     with ExitStack() as stack:
-        sides = {}
-        for value in values:
-            process = SideProcess(
-                build_side, "auto", *_point(axis, value, base),
-                threads=torch.get_num_threads(), device=base.device,
-            )  # fmt: skip
-            sides[value] = stack.enter_context(process)
-            sides[value].seconds(WARM_UP)
-        taken: dict[int, list[float]] = {value: [] for value in values}
-        for _ in shown(repeats, f"{axis}: {', '.join(map(str, values))}"):
-            for value, side in sides.items():
-                taken[value].append(side.seconds(steps) / steps)
-        return {v: (Spread(tuple(taken[v])), side.own_bytes()) for v, side in sides.items()}
+        trainings = {str(value): _point(axis, value, base) for value in values}
+        workers = {value: start(stack, "auto", one) for value, one in trainings.items()}
+        for worker in workers.values():
+            worker.call("result")  # once all are ready
+        taken = take_in_turn(workers, steps=steps, repeats=run.repeats)
+        memory = {value: one.call("result")[2] / 1e6 for value, one in workers.items()}
+    for value, step in taken.items():
+        axes: Axes = {axis: int(value)}
+        result.add("a step", "captioner", "ms", step.map(lambda s: 1e3 * s), axes=axes)
+        if axis == "images":
+            batches = -(-int(value) * CAPTIONS_EACH // BASE.batch_size)
+            epoch = step.map(partial(operator.mul, batches))
+            result.add("an epoch", "captioner", "s", epoch, axes=axes)
+        result.add(MEMORY, "captioner", "MB", memory[value], axes=axes)
 
 
-def _point(axis: str, value: int, base: Workload) -> tuple[Workload, StepSettings]:
-    if axis == "images":
-        return replace(base, images=value), BASE
-    if axis == "vocabulary":
-        return replace(base, vocabulary=value), BASE
+def _point(axis: str, value: int, base: Training) -> Training:
     changed: dict[str, Any] = {axis: value}
-    return base, replace(BASE, **changed)
+    if axis in ("images", "vocabulary"):
+        return replace(base, workload=replace(base.workload, **changed))
+    return replace(base, settings=replace(base.settings, **changed))
 
 
-def _add(result: SuiteResult, axis: str, value: int, step: Spread, memory: int) -> None:
-    axes: Axes = {axis: value}
-    result.figures.append(Figure("a step", axis, "ms", step.map(lambda s: 1e3 * s), axes))
-    if axis == "images":
-        batches = -(-value * CAPTIONS_EACH // BASE.batch_size)
-        result.figures.append(Figure("a pass", axis, "s", step.map(lambda s: batches * s), axes))
-    held = Spread((memory / 1e6,))
-    result.figures.append(Figure("memory of the process", axis, "MB", held, axes))
-
-
-def _straight(result: SuiteResult, axis: str) -> list[Requirement]:
-    """How far the points lie off a straight line."""
-    found = []
-    what = "a pass" if axis == "images" else "a step"
-    for quantity in (what, "memory of the process"):
-        figures = [f for f in result.figures if f.what == quantity and f.side == axis]
-        x = [_work(axis, figure.axes) for figure in figures]
-        y = [figure.spread.median for figure in figures]
-        if len(x) < 3:
-            continue
-        named = f"{quantity} over {axis}, off a straight line"
-        found.append(Requirement(named, "share", Spread((bent(x, y),)), at_most=BENT))
-    return found
+def _require_straight(result: SuiteResult, axis: str) -> None:
+    """How far the points may lie off a straight line."""
+    for quantity in QUANTITIES[axis]:
+        figures = [one for one in result.figures if one.what == quantity and axis in one.axes]
+        x = [_work(axis, float(one.axes[axis])) for one in figures]
+        y = [one.spread.median for one in figures]
+        if len(x) >= 3:
+            named = f"{quantity} over {axis}, off a straight line"
+            result.require(named, "share", bent(x, y), at_most=BENT)
 
 
 def bent(x: Sequence[float], y: Sequence[float]) -> float:
@@ -134,9 +120,8 @@ def bent(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.abs((line - y) * weights).max())
 
 
-def _work(axis: str, axes: Mapping[str, Any]) -> float:
-    """What a step grows with: the size itself, or for H its products, which have H squared."""
-    value = float(axes[axis])
+def _work(axis: str, value: float) -> float:
+    """What a step grows with: the size itself, or for H its GEMMs, which have H squared."""
     if axis != "hidden_size":
         return value
     return value * (16 * value * WORDS_READ + 2 * 2544 * WORDS_READ)

@@ -1,4 +1,4 @@
-"""Times of several sides taken in turn, so that what disturbs the machine disturbs all alike."""
+"""Times of several implementations taken in turn: what disturbs the machine disturbs all alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_PREPARED = 32  # calls in succession: what each needs beforehand lies in me
 
 @dataclass(frozen=True)
 class Spread:
-    """One value a repeat, in the order taken; reported as median, smallest and largest."""
+    """One value a repeat, in the order taken."""
 
     values: tuple[float, ...]
 
@@ -42,37 +42,46 @@ class Spread:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A side whose `call` takes what `prepare` made anew for it, outside the time that is taken."""
+    """Something to time whose `call` takes what `prepare` made anew for it, which is not timed."""
 
     prepare: Callable[[], Any]
     call: Callable[[Any], object]
 
 
+def in_turn(timed: Mapping[str, Callable[[], float]], *, repeats: int) -> dict[str, Spread]:
+    """What each callable says of its own time, taken in turn: A B A B ..."""
+    taken: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in _shown(repeats, " | ".join(timed)):
+        for name, seconds in timed.items():
+            taken[name].append(seconds())
+    return {name: Spread(tuple(values)) for name, values in taken.items()}
+
+
 def interleaved(
-    sides: Mapping[str, Callable[[], object] | Prepared],
+    implementations: Mapping[str, Callable[[], object] | Prepared],
     *,
     repeats: int,
     device: torch.device,
     warmup: int = 1,
     min_seconds: float = 0.0,
 ) -> dict[str, Spread]:
-    """Seconds a call of each side, taken in turn: A B A B ..., after `warmup` calls of each.
+    """Seconds a call of each, taken in turn after `warmup` calls of each.
 
-    A side that the warm-up shows to be short is called as often in succession as fills
-    `min_seconds`, and the mean of these calls is one repeat's value.
+    One that the warm-up shows to be short is called as often in succession as fills `min_seconds`,
+    and the mean of these calls is one repeat's value.
     """
-    calls = dict.fromkeys(sides, 1)
-    for name, side in sides.items():
+    calls = dict.fromkeys(implementations, 1)
+    for name, one in implementations.items():
         for _ in range(warmup):
-            once = _seconds(side, 1, device)
+            once = _seconds(one, 1, device)
             calls[name] = max(1, math.ceil(min_seconds / max(once, 1e-9)))
-            if isinstance(side, Prepared):
+            if isinstance(one, Prepared):
                 calls[name] = min(calls[name], MOST_PREPARED)
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in shown(repeats, " | ".join(sides)):
-        for name, side in sides.items():
-            taken[name].append(_seconds(side, calls[name], device))
-    return {name: Spread(tuple(values)) for name, values in taken.items()}
+
+    def timed(name: str) -> Callable[[], float]:
+        return lambda: _seconds(implementations[name], calls[name], device)
+
+    return in_turn({name: timed(name) for name in implementations}, repeats=repeats)
 
 
 def paired_ratio(numerator: Spread, denominator: Spread) -> Spread:
@@ -81,34 +90,53 @@ def paired_ratio(numerator: Spread, denominator: Spread) -> Spread:
     return Spread(tuple(a / b for a, b in pairs))
 
 
-def highest(spreads: Iterable[Spread]) -> Spread:
-    """Each repeat's largest value: the highest of several floors."""
-    return Spread(tuple(map(max, zip(*(spread.values for spread in spreads), strict=True))))
+def seconds_a_call(
+    call: Callable[[], object], device: torch.device, *, calls: int = 20, repeats: int = 5
+) -> float:
+    """The least seconds a call of several rounds; the device is never idle between two calls.
+
+    On a GPU the calls of a round are one CUDA graph: the host takes longer to launch a small
+    kernel than it runs.
+    """
+
+    def many() -> None:
+        for _ in range(calls):
+            call()
+
+    run: Callable[[], object] = many
+    if device.type == "cuda":
+        call()  # libraries take their memory now
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            many()
+        run = graph.replay
+    return min([_seconds(run, 1, device) / calls for _ in range(repeats + 1)][1:])
 
 
-def _seconds(side: Callable[[], object] | Prepared, calls: int, device: torch.device) -> float:
-    if isinstance(side, Prepared):
-        made = [side.prepare() for _ in range(calls)]
-        return _timed(lambda: side.call(made.pop()), calls, device)
-    return _timed(side, calls, device)
+def _seconds(one: Callable[[], object] | Prepared, calls: int, device: torch.device) -> float:
+    call: Callable[[], object]
+    if isinstance(one, Prepared):
+        prepared, made = one, [one.prepare() for _ in range(calls)]
 
-
-def _timed(call: Callable[[], object], calls: int, device: torch.device) -> float:
-    _wait(device)
+        def call() -> object:
+            return prepared.call(made.pop())
+    else:
+        call = one
+    synchronize(device)
     started = time.perf_counter()
     for _ in range(calls):
         call()
-    _wait(device)
+    synchronize(device)
     return (time.perf_counter() - started) / calls
 
 
-def _wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """A GPU works on after a call returns; its time is only known once it has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def shown(repeats: int, title: str) -> Iterable[int]:
+def _shown(repeats: int, title: str) -> Iterable[int]:
     """The repeats behind a bar, or without one where tqdm is not installed."""
     try:
         from tqdm import tqdm

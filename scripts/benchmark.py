@@ -8,8 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is no part of what is installed
 
-from benchmarks.command import format_suite, run_benchmark  # noqa: E402
-from benchmarks.schema import BenchmarkConfig  # noqa: E402
+from benchmarks.command import BenchmarkConfig, format_suite, run_benchmark  # noqa: E402
 from captioner.commands.cli import run_command  # noqa: E402
 from captioner.config import register_command  # noqa: E402
 

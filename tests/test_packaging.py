@@ -138,9 +138,7 @@ def test_help_of_a_command(tmp_path: Path) -> None:
 
 
 # A bare GPU machine's benchmark; the other suites need data, images and configuration.
-BENCHMARK = ",".join(
-    f"benchmarks.{name}" for name in ("gpu_check", "lstm_small_case", "epoch_jobs")
-)
+BENCHMARK = ",".join(f"benchmarks.{name}" for name in ("gpu_check", "lstm_small_case"))
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,25 @@ __device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
 
+// Adds to `counter` with release semantics: after a warp or block barrier it covers the stores of
+// all threads of the warp or block.
+__device__ __forceinline__ void add_release(uint32_t* counter, uint32_t value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
+}
+
+// Starts to copy 16 bytes from global to shared memory, past the first-level cache.
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
+
+// Waits for all copies that this thread has started; a barrier makes them visible to the block.
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 // ---- clusters: sm_90 and later; a launch of one is refused elsewhere
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900

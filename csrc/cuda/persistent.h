@@ -35,11 +35,12 @@ namespace captioner::cuda {
 // same units, each over a slice of K (split-K).
 struct WorkPartition {
   Algorithm algorithm;
+  bool tiled;            // whether the kernels of tiled.h run
   int groups;            // P
   int blocks;            // G, of a group
   int k_slices;          // warps of a warp group
   int warp_groups;       // of a block
-  int warp_group_units;  // 8, or 16 in backward
+  int warp_group_units;  // 8, or 16 in backward; 4 in the forward of tiled.h
   int units;             // U, of a block
 };
 

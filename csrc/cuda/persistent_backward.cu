@@ -4,6 +4,7 @@
 #include "../lstm_cell.h"
 #include "exchange.h"
 #include "launch.h"
+#include "tiled.h"
 
 namespace captioner::cuda {
 
@@ -177,6 +178,9 @@ auto kernel_of(const WorkPartition& partition) {
 template <typename Scalar>
 cudaError_t launch_persistent_backward(const PersistentBackward<Scalar>& params,
                                        cudaStream_t stream) {
+  if constexpr (sizeof(Scalar) == 2) {
+    if (params.partition.tiled) return launch_tiled_backward(params, stream);
+  }
   const auto kernel = params.partition.algorithm == Algorithm::persistent
                           ? kernel_of<Scalar, FlagExchange>(params.partition)
                           : kernel_of<Scalar, ClusterExchange>(params.partition);

@@ -4,6 +4,7 @@
 #include "../lstm_cell.h"
 #include "exchange.h"
 #include "launch.h"
+#include "tiled.h"
 
 namespace captioner::cuda {
 
@@ -140,6 +141,9 @@ __global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForwar
 template <typename Scalar>
 cudaError_t launch_persistent_forward(const PersistentForward<Scalar>& params,
                                       cudaStream_t stream) {
+  if constexpr (sizeof(Scalar) == 2) {
+    if (params.partition.tiled) return launch_tiled_forward(params, stream);
+  }
   const auto kernel = params.partition.algorithm == Algorithm::persistent
                           ? forward_steps<Scalar, FlagExchange>
                           : forward_steps<Scalar, ClusterExchange>;

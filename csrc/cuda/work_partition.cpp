@@ -49,6 +49,7 @@ WorkPartition partition_work(const Requirements& needs, Algorithm algorithm) {
   const int64_t groups = std::min<int64_t>(resident, (needs.batch + kTile - 1) / kTile);
   if (groups == 0) return kNone;
   const WorkPartition partition{algorithm,
+                                false,
                                 static_cast<int>(groups),
                                 static_cast<int>(blocks),
                                 static_cast<int>(k_slices),
@@ -59,10 +60,37 @@ WorkPartition partition_work(const Requirements& needs, Algorithm algorithm) {
   return shared_bytes(partition, needs.gemm, needs.batch, needs.bytes) <= most ? partition : kNone;
 }
 
+// Likewise for the kernels of tiled.h, without groups where they do not fit.
+template <typename Bytes>
+WorkPartition partition_tiles(int64_t batch, int64_t hidden, const TileShape& shape,
+                              int warp_group_units, const Bytes& bytes) {
+  const int warp_groups = kMaxWarps / shape.slices, units = warp_groups * warp_group_units;
+  const int64_t blocks = (hidden + units - 1) / units;
+  const int64_t resident = device_attribute(cudaDevAttrMultiProcessorCount) / blocks;
+  const int64_t groups = std::min<int64_t>(resident, (batch + kTile - 1) / kTile);
+  if (groups == 0 || hidden % 8 != 0 || hidden > kTiledMaxHidden) return {};
+  const WorkPartition partition{Algorithm::persistent,    true,         static_cast<int>(groups),
+                                static_cast<int>(blocks), shape.slices, warp_groups,
+                                warp_group_units,         units};
+  const size_t most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return bytes(partition, hidden, batch, kSizesInShared) <= most ? partition : WorkPartition{};
+}
+
+template <typename Scalar>
+bool may_tile(Algorithm algorithm) {
+  return sizeof(Scalar) == 2 && algorithm == Algorithm::persistent;
+}
+
 }  // namespace
 
 template <typename Scalar>
 WorkPartition partition_forward(int64_t batch, int64_t hidden_size, Algorithm algorithm) {
+  if (may_tile<Scalar>(algorithm)) {
+    const WorkPartition partition =
+        partition_tiles(batch, hidden_size, forward_tile_shape(hidden_size), kTiledForwardUnits,
+                        tiled_forward_bytes);
+    if (partition.groups > 0) return partition;
+  }
   return partition_work({batch, hidden_size, forward_gemm(hidden_size), sizeof(Scalar),
                          kForwardUnits, kHeldWords / 4},
                         algorithm);
@@ -70,6 +98,12 @@ WorkPartition partition_forward(int64_t batch, int64_t hidden_size, Algorithm al
 
 template <typename Scalar>
 WorkPartition partition_backward(int64_t batch, int64_t hidden_size, Algorithm algorithm) {
+  if (may_tile<Scalar>(algorithm)) {
+    const WorkPartition partition =
+        partition_tiles(batch, hidden_size, backward_tile_shape(hidden_size), kTiledBackwardUnits,
+                        tiled_backward_bytes);
+    if (partition.groups > 0) return partition;
+  }
   // A warp that has 8 units holds twice as much of each as one that has 16.
   WorkPartition partition{};
   for (const int64_t units : {16, 8}) {

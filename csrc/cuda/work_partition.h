@@ -67,6 +67,57 @@ CAPTIONER_HOST_AND_DEVICE size_t shared_bytes(const WorkPartition& partition, co
          double_buffer_bytes(partition, batch, gemm.length, number_bytes);
 }
 
+// ---- the kernels of tiled.h
+
+constexpr int kTiledForwardUnits = 4;    // of a warp group: four gates of each
+constexpr int kTiledBackwardUnits = 16;  // of a warp group
+constexpr int64_t kTiledMaxHidden = 1024;
+constexpr int kSizesInShared = 1024;  // batch_sizes of so many steps are read from shared memory
+
+// How a row of K half numbers is cut: `slices` warps have `chunks` chunks each.
+struct TileShape {
+  int chunks, slices;
+};
+
+CAPTIONER_HOST_AND_DEVICE TileShape forward_tile_shape(int64_t hidden_size) {
+  return {hidden_size <= 256 ? 8 : 16, hidden_size <= 512 ? 1 : 2};
+}
+CAPTIONER_HOST_AND_DEVICE TileShape backward_tile_shape(int64_t hidden_size) {
+  return {hidden_size <= 256 ? 8 : 16, hidden_size <= 512 ? 4 : 8};
+}
+
+// The stride keeps the 16-byte loads of a warp, from eight rows, free of bank conflicts.
+CAPTIONER_HOST_AND_DEVICE constexpr int tile_row_stride(int chunks, int slices) {
+  return chunks * slices * kChunkBytes + 64;
+}
+
+CAPTIONER_HOST_AND_DEVICE int64_t tiles_of_a_group(const WorkPartition& partition, int64_t batch) {
+  return (rows_of_a_group(partition, batch) + kTile - 1) / kTile;
+}
+
+// The dynamic shared memory of a block: two buffers of rows, partial sums, cells, batch_sizes.
+CAPTIONER_HOST_AND_DEVICE size_t tiled_bytes(const WorkPartition& partition, const TileShape& shape,
+                                             int64_t partial_sums, int64_t batch, int64_t steps) {
+  const int64_t cells = tiles_of_a_group(partition, batch) * kTile * partition.units;
+  return 2 * kTile * tile_row_stride(shape.chunks, shape.slices) +
+         sizeof(float) * (partial_sums + cells) +
+         sizeof(int64_t) * (steps <= kSizesInShared ? steps : 0);
+}
+CAPTIONER_HOST_AND_DEVICE size_t tiled_forward_bytes(const WorkPartition& partition,
+                                                     int64_t hidden_size, int64_t batch,
+                                                     int64_t steps) {
+  const TileShape shape = forward_tile_shape(hidden_size);
+  const int64_t partial_sums = (shape.slices - 1) * partition.warp_groups * 4 * kWarp;
+  return tiled_bytes(partition, shape, partial_sums, batch, steps);
+}
+CAPTIONER_HOST_AND_DEVICE size_t tiled_backward_bytes(const WorkPartition& partition,
+                                                      int64_t hidden_size, int64_t batch,
+                                                      int64_t steps) {
+  const TileShape shape = backward_tile_shape(hidden_size);
+  const int64_t partial_sums = int64_t{shape.slices} * partition.units * (kTile + 1);
+  return tiled_bytes(partition, shape, partial_sums, batch, steps);
+}
+
 #undef CAPTIONER_HOST_AND_DEVICE
 
 }  // namespace captioner::cuda

@@ -1,7 +1,5 @@
 """Trained models as a notebook uses them: `captioner.load("my_model").caption("photo.jpg")`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks of configuration values: each error names the key, the value and the allowed values."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 

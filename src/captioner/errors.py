@@ -1,7 +1,5 @@
 """Errors a user can cause: one clear sentence each, shown without a traceback by the scripts."""
 
-from __future__ import annotations
-
 
 class CaptionerError(Exception):
     """An error of input or settings; the message says what was found and what was expected."""

@@ -1,7 +1,5 @@
 """Files and folders that are whole or absent: written to a temporary name, then renamed."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -3,8 +3,6 @@
 Models mark where a part begins and ends, which without a listener costs one comparison a part.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

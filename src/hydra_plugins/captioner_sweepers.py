@@ -3,8 +3,6 @@
 Every command imports this file while it looks for plugins, so it imports what it needs late.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
 from types import SimpleNamespace

@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from benchmarks import (
-    gpu_benchmark,
-    gpu_check,
-    gpu_counters,
-    gpu_stages,
-    lstm_sides,
+from benchmarks import gpu_check, gpu_counters, gpu_lstm, gpu_stages, lstm_implementations
+from benchmarks.gpu_lstm import gpu_grid, run_lstm_stage
+from benchmarks.gpu_stages import (
+    Checkout,
+    build_extension,
+    judge,
+    read_summary,
+    run_features_stage,
+    run_tests,
 )
-from benchmarks.gpu_benchmark import gpu_grid, run_benchmark_stage
-from benchmarks.gpu_stages import Checkout, build_extension, read_junit, run_tests
 from benchmarks.lstm_case import Cell
-from benchmarks.lstm_sides import BOTH
+from benchmarks.lstm_implementations import BOTH
+from benchmarks.lstm_kernels import kernel_times, require_of_kernels
 from benchmarks.lstm_small_case import run_small_case
-from benchmarks.lstm_steps import kernel_times, promises_on_chip
-from benchmarks.lstm_table import format_lstm
 from benchmarks.processes import run_process, shortened
-from benchmarks.record import Figure
-from benchmarks.timing import Spread
+from benchmarks.record import SuiteResult
+from benchmarks.worker import JobResults
 from captioner.errors import CaptionerError
 from captioner.files import read_json
 from captioner.ops.algorithms import check_table, nearest
@@ -62,9 +62,12 @@ def program(path: Path, source: str) -> str:
 def test_without_a_gpu_it_says_so_and_exits_with_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--out", "record.json"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: gpu-check needs a CUDA GPU, and PyTorch")
     assert len(done.stderr.splitlines()) == 1 and not done.stdout
@@ -76,10 +79,20 @@ def test_make_runs_it_with_a_bare_interpreter(tmp_path: Path) -> None:
     if make is None:
         pytest.skip("no make here")
     done = subprocess.run(
-        [make, "-n", "-C", str(ROOT), "gpu-check", "PYTHON=python9", "GPU=--minutes 4",
-         f"VENV={tmp_path}"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            make,
+            "-n",
+            "-C",
+            str(ROOT),
+            "gpu-check",
+            "PYTHON=python9",
+            "GPU=--minutes 4",
+            f"VENV={tmp_path}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     lines = [line for line in done.stdout.splitlines() if "make" not in line]
     assert lines == ["PYTHONPATH=src python9 scripts/gpu_check.py --minutes 4"]
 
@@ -207,8 +220,8 @@ def test_tests_are_counted_and_failures_named(tmp_path: Path) -> None:
     )
     some = part["files"]["test_some.py"]
     (failure,) = some["failures"]
-    assert failure["test"] == "test_some::test_wrong_on_cuda"
-    assert "one is not two" in failure["message"]
+    assert failure.startswith("FAILED test_some.py::test_wrong_on_cuda")
+    assert "one is not two" in failure
     assert some["why"] == "exit status 1" and "one is not two" in some["output"]
     assert "no cuda" in some["skip_reasons"][0]
     assert part["files"]["test_absent.py"]["why"] == "there is no such file"
@@ -234,14 +247,14 @@ def test_a_crash_leaves_no_report(tmp_path: Path) -> None:
     )
     part = run_tests(Checkout(tmp_path, sys.executable, "9.0"), (("test_crash.py", None),))
     assert part["files"]["test_crash.py"]["why"] == "killed by SIGKILL"
-    assert read_junit(tmp_path / "none.xml") is None
+    assert read_summary("")["passed"] == 0
 
 
 # -- the sanitizer ------------------------------------------------------------------------------
 
 
 def test_without_a_sanitizer_the_record_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_stages, "find_sanitizer", lambda: None)
+    monkeypatch.setattr(gpu_stages, "find_in_toolkit", lambda program: None)
     part = gpu_stages.run_sanitizer(HERE)
     assert part == {"status": "skipped", "summary": "compute-sanitizer is not installed"}
 
@@ -253,7 +266,7 @@ def test_the_sanitizer_is_found_in_cudas_folder(
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     (tmp_path / "cuda" / "bin").mkdir(parents=True)
     there = program(tmp_path / "cuda" / "bin" / "compute-sanitizer", "")
-    assert gpu_stages.find_sanitizer() == there
+    assert gpu_stages.find_in_toolkit("compute-sanitizer") == there
 
 
 def test_what_the_sanitizer_finds_fails_the_stage(tmp_path: Path) -> None:
@@ -286,9 +299,10 @@ NCU = """==PROF== Connected
 
 def test_counters_are_read_from_the_profilers_table() -> None:
     forward = {
-        "kernel": "forward_steps", "bytes through the second-level cache": 1048576.0,
+        "kernel": "forward_steps",
+        "bytes through the second-level cache": 1048576.0,
         "nanoseconds": 52000.0,
-    }  # fmt: skip
+    }
     backward = {"kernel": "backward_steps", "bytes through the second-level cache": 2000.0}
     assert gpu_counters.read_counters(NCU) == [forward, backward]
     assert gpu_counters.read_counters("==ERROR== nothing") == []
@@ -318,16 +332,17 @@ def test_a_stage_without_its_program_is_skipped_aloud(
     assert part["status"] == "skipped" and "is not installed" in part["summary"]
 
 
-def test_a_record_fills_the_table_of_paths(tmp_path: Path) -> None:
+def test_a_record_fills_the_table_of_algorithms(tmp_path: Path) -> None:
     cell = {"hidden_size": 512, "batch_size": 64, "milliseconds": {"plain": 3.0, "cluster": 1.0}}
     table, record = tmp_path / "paths.json", tmp_path / "record.json"
     table.write_text(json.dumps({"old": {"float16": [cell]}, "new": {}}))
     measured = {"new": {"bfloat16": [cell]}}
-    record.write_text(json.dumps({"stages": {"benchmark": {"paths": measured}}}))
-    gpu_check.fill_paths(record, table)
+    record.write_text(json.dumps({"stages": {"benchmark": {"algorithms": measured}}}))
+    gpu_check.fill_algorithms(record, table)
     assert json.loads(table.read_text()) == {
-        "old": {"float16": [cell]}, "new": {"bfloat16": [cell]}
-    }  # fmt: skip
+        "old": {"float16": [cell]},
+        "new": {"bfloat16": [cell]},
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -339,70 +354,112 @@ def test_the_small_case_compares_with_the_reference(dtype: str) -> None:
 # -- the benchmark ------------------------------------------------------------------------------
 
 
-def test_the_benchmark_measures_every_cell_and_notes_each() -> None:
+def test_the_benchmark_measures_every_cell_and_notes_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_lstm, "CELL_SECONDS", 600.0)  # other tests may run beside it
     noted: list[int] = []
     wrong = dataclasses.replace(TINY[0], dtype="float31")
-    part = run_benchmark_stage(
-        HERE, seconds=300, cells=[TINY[0], wrong, TINY[1]], device="cpu",
+    part = run_lstm_stage(
+        seconds=300,
+        cells=[TINY[0], wrong, TINY[1]],
+        device="cpu",
         note=lambda part: noted.append(len(part["skipped"])),
-    )  # fmt: skip
-    assert [one["B"] for one in part["record"]["settings"]["batches"]] == [1, 2]
-    assert part["failed"] == {str(wrong): "KeyError: 'float31'"}
-    assert part["status"] == "failed" and "2 cells measured, 1 failed" in part["summary"]
-    assert not part["skipped"] and noted == sorted(noted, reverse=True)
-    assert "H 4, B 2" in format_lstm(part["record"])
+    )
+    assert [one["B"] for one in part["settings"]["batches"]] == [1, 2]
+    assert part["failed"][str(wrong)] == "KeyError: 'float31'"
+    absent = "is for CUDA devices"  # the kernels, which are missed aloud
+    assert absent in part["failed"][f"{TINY[0]}, plain"]
+    assert part["status"] == "failed" and "2 jobs done" in part["summary"]
+    assert not part["skipped"] and noted == sorted(noted, reverse=True) and len(noted) == 3
+    assert "H 4, B 2" in "\n".join(gpu_stages.format_jobs("benchmark", part))
 
 
 def test_no_cell_is_begun_after_the_deadline() -> None:
-    part = run_benchmark_stage(HERE, seconds=0, cells=TINY, device="cpu")
+    part = run_lstm_stage(seconds=0, cells=TINY, device="cpu")
     assert part["status"] == "failed" and part["summary"].endswith("no time was left")
     assert part["skipped"] == [str(cell) for cell in TINY]
 
 
 def test_the_verdict_on_a_benchmark() -> None:
     what = "forward and backward, speed to torch"
-    figures = [{"what": what, "side": "persistent", "median": median} for median in (2.0, 8.0)]
-    record = {
-        "figures": figures, "requirements": [{"met": True}],
-        "settings": {"batches": [{}, {}], "skipped": {}},
-    }  # fmt: skip
-    part = {"failed": {}, "skipped": [], "record": record}
-    good = gpu_benchmark._judged(part)
-    assert good["status"] == "passed"
+    axes = {"lengths": "equal", "dtype": "float32", "H": 4, "B": 1}
+
+    def cell(median: float, **other: Any) -> dict[str, Any]:
+        figure = {"what": what, "implementation": "persistent", "median": median, "unit": "times"}
+        figures = [{**figure, "axes": axes}]
+        return {"figures": figures, "requirements": [{"met": True}], "batch": {}, **other}
+
+    good = gpu_lstm.judge_cells(JobResults({"a": cell(2.0), "b": cell(8.0)}), "some GPU")
+    assert good["status"] == "passed" and good["algorithms"] == {"some GPU": {}}
     assert good["summary"] == (
-        "2 cells measured; persistent is 4.00 times as fast as packed nn.LSTM (geometric mean)"
+        "2 jobs done; 2 of 2 requirements met; "
+        "persistent is 4.00 times as fast as packed nn.LSTM (geometric mean)"
     )
-    late = gpu_benchmark._judged({**part, "skipped": ["a cell"]})
-    assert late["status"] == "passed" and "1 left out for want of time" in late["summary"]
-    apart = {**record, "requirements": [{"met": False}]}
-    assert gpu_benchmark._judged({**part, "record": apart})["status"] == "failed"
-    absent = {**record, "settings": {"batches": [{}], "skipped": {"fused": "not built"}}}
-    without = gpu_benchmark._judged({**part, "record": absent})
-    assert without["status"] == "failed" and "fused is absent: not built" in without["summary"]
 
 
-def test_the_measured_paths_are_the_operators_table() -> None:
-    def figure(side: str, median: float, batch: int, **other: Any) -> dict[str, Any]:
+def test_a_stage_fails_where_a_job_does() -> None:
+    good = {"figures": [], "requirements": [{"met": True}]}
+    assert judge(JobResults({"a": good}), {})["status"] == "passed"
+    missed = {"figures": [], "requirements": [{"met": False}]}
+    part = judge(JobResults({"a": good, "b": missed}, skipped=["c"]), {})
+    assert part["status"] == "failed"
+    assert part["summary"] == "2 jobs done, 1 left out for want of time; 1 of 2 requirements met"
+    absent = judge(JobResults({"a": {**good, "absent": {"fused": "not built"}}}), {})
+    assert absent["status"] == "failed" and absent["failed"] == {"a, fused": "not built"}
+    broken = judge(JobResults({"a": good}, failed={"b": "CUDA error\nmore"}), {})
+    assert broken["status"] == "failed"
+    assert gpu_stages.format_jobs("epoch", broken) == ["FAILED b: CUDA error"]
+    assert judge(JobResults(), {})["status"] == "failed"
+    assert gpu_stages.format_jobs("epoch", {}) == []
+
+
+def test_the_measured_times_are_the_operators_table() -> None:
+    def figure(name: str, median: float, batch: int, **other: Any) -> dict[str, Any]:
         axes = {"lengths": "flickr8k", "dtype": "bfloat16", "H": 512, "B": batch}
-        one = {"what": BOTH, "unit": "ms", "side": side, "median": median, "axes": axes}
-        return {**one, **other}
+        one = {"what": BOTH, "unit": "ms", "implementation": name, "median": median}
+        return {**one, "axes": axes, **other}
 
+    equal = {**figure("", 0, 64)["axes"], "lengths": "equal"}
     figures = [
-        figure("plain", 3.0, 64), figure("persistent", 1.0, 64), figure("torch", 9.0, 64),
+        figure("plain", 3.0, 64),
+        figure("persistent", 1.0, 64),
+        figure("torch", 9.0, 64),
         figure("plain", 5.0, 1024),  # too large for the other
         figure("persistent", 0.1, 64, what="forward"),
-        figure("plain", 7.0, 64, axes={**figure("", 0, 64)["axes"], "lengths": "equal"}),
+        figure("plain", 7.0, 64, axes=equal),
         figure("persistent", 80.0, 64, unit="tokens/s"),
-    ]  # fmt: skip
-    record = {"machine": {"device": "NVIDIA H100"}, "figures": figures}
-    table = gpu_benchmark.measured_paths(record)
+    ]
+    table = gpu_lstm.measured_algorithms(figures, "NVIDIA H100")
     times = {"plain": 3.0, "persistent": 1.0}
     cell = {"hidden_size": 512, "batch_size": 64, "milliseconds": times}
     assert table == {"NVIDIA H100": {"bfloat16": [cell]}}
     assert nearest(check_table(table), "NVIDIA H100", torch.bfloat16, 512, 64)[0] == times
 
 
-def test_persistent_sides_leave_out_cells_that_they_do_not_take(
+def test_both_readers_of_images_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_stages, "FEATURES_SECONDS", 600.0)  # other tests may run beside it
+    part = run_features_stage(
+        device="cpu",
+        encoder="torchvision/shufflenet_v2_x0_5",
+        pictures=6,
+        picture_side=64,
+        batch_size=4,
+    )
+    assert json.loads(json.dumps(part)) == part and not part["failed"]
+    names = {one["implementation"] for one in part["figures"]}
+    assert {"pil", "torchvision", "bare encoder"} < names
+    assert (
+        "images a second: " in part["summary"]
+        and not part["details"]["features"]["settings"]["nvjpeg"]
+    )
+
+
+def test_without_torchvision_the_readers_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_stages.importlib.util, "find_spec", lambda name: None)
+    part = run_features_stage()
+    assert part == {"status": "skipped", "summary": "torchvision is not installed"}
+
+
+def test_persistent_kernels_leave_out_cells_that_they_do_not_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[tuple[int, ...], int]] = []
@@ -413,11 +470,11 @@ def test_persistent_sides_leave_out_cells_that_they_do_not_take(
         return batch < 1000
 
     operators = SimpleNamespace(lstm_algorithm_fits=fits)
-    monkeypatch.setattr(lstm_sides.torch.ops, "captioner", operators)
+    monkeypatch.setattr(lstm_implementations.torch.ops, "captioner", operators)
     cpu = torch.device("cpu")
 
     def taken(dtype: str, batch: int, name: str = "persistent") -> bool:
-        return lstm_sides.takes(name, Cell("equal", dtype, 4, batch), cpu)
+        return lstm_implementations.takes(name, Cell("equal", dtype, 4, batch), cpu)
 
     assert taken("bfloat16", 64) and not taken("bfloat16", 1024) and not taken("float32", 64)
     assert asked == [((16, 4), 64), ((16, 4), 1024)]
@@ -432,27 +489,25 @@ class Event(NamedTuple):
 def test_a_time_step_is_a_kernels_time_through_the_steps() -> None:
     events = [
         Event("void captioner::cuda::forward_steps<float, ByFlags>(...)", 60.0),
-        Event("ampere_gemm", 500.0), Event("void captioner::cuda::backward_steps<float>()", 90.0),
+        Event("ampere_gemm", 500.0),
+        Event("void captioner::cuda::backward_steps<float>()", 90.0),
         Event("void captioner::cuda::forward_steps<float, ByFlags>(...)", 66.0),
-    ]  # fmt: skip
+    ]
     assert kernel_times(events, 30) == {"forward": [2.0, 2.2], "backward": [3.0]}
     assert kernel_times(events[1:2], 30) == {}
 
 
 @pytest.mark.parametrize(("batch", "count"), [(64, 4), (256, 2), (16, 0)])
-def test_what_the_kernels_on_the_chip_promise(batch: int, count: int) -> None:
-    def figure(side: str, median: float, what: str = BOTH, unit: str = "ms") -> Figure:
-        return Figure(what, side, unit, Spread((median,)))
-
-    figures = [
-        figure("torch", 9.0), figure("padded", 3.9), figure("plain", 5.0),
-        figure("persistent", 5.0), figure("cluster", 4.0),
-        figure("cluster", 2.9, "forward, a time step", "us"),
-        figure("cluster", 4.1, "backward, a time step", "us"),
-    ]  # fmt: skip
-    found = promises_on_chip(figures, Cell("flickr8k", "bfloat16", 512, batch))
-    assert len(found) == count
-    met = {one.what: one.met for one in found}
+def test_what_the_persistent_kernels_promise(batch: int, count: int) -> None:
+    result = SuiteResult()
+    times = {"torch": 9.0, "padded": 3.9, "plain": 5.0, "persistent": 5.0, "cluster": 4.0}
+    for name, median in times.items():
+        result.add(BOTH, name, "ms", median)
+    result.add("forward, a time step", "cluster", "us", 2.9)
+    result.add("backward, a time step", "cluster", "us", 4.1)
+    require_of_kernels(result, Cell("flickr8k", "bfloat16", 512, batch))
+    met = {one.what: one.met for one in result.requirements}
+    assert len(met) == count
     if count:
         assert met[f"{BOTH}, speed of cluster to torch"]  # 2.25 times
         assert not met[f"{BOTH}, speed of cluster to padded"]
@@ -481,14 +536,10 @@ def test_a_process_ends_at_its_limit_with_its_children(tmp_path: Path) -> None:
         "print('begun', flush=True)\n"
         "time.sleep(60)\n"
     )
-    ticks: list[None] = []
     started = time.monotonic()
-    done = run_process(
-        [sys.executable, "-c", source], folder=tmp_path, environment={}, timeout=1.5,
-        while_running=lambda: ticks.append(None),
-    )  # fmt: skip
+    done = run_process([sys.executable, "-c", source], folder=tmp_path, environment={}, timeout=1.5)
     assert time.monotonic() - started < 10
-    assert done.code is None and done.output == "begun\n" and len(ticks) in (1, 2)
+    assert done.code is None and done.output == "begun\n"
     assert done.ending.endswith("its limit")
     time.sleep(3)
     assert not marker.exists()

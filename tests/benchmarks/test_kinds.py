@@ -26,14 +26,21 @@ def test_every_kind_is_trained_with_every_seed(
     path.write_text("to be or not to be\n" * 200)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(text_files, "SHAKESPEARE_SHA256", file_digest(path, "sha256"))
-    settings = {
-        "path": str(path), "folder": str(tmp_path / "runs"), "hidden_size": 8, "num_layers": 1,
-        "minutes": 0.002, "seeds": [0, 1], "lrs": [1e-2, 1e-3], "batch_size": 4, "window": 8,
-        "dropout": 0.0,
-    }  # fmt: skip
-    result = kinds.kinds_suite(**settings)  # type: ignore[arg-type]
+    settings = kinds.KindsBenchmark(
+        path=str(path),
+        folder=str(tmp_path / "runs"),
+        hidden_size=8,
+        num_layers=1,
+        minutes=0.002,
+        seeds=[0, 1],
+        lrs=[1e-2, 1e-3],
+        batch_size=4,
+        window=8,
+        dropout=0.0,
+    )
+    result = kinds.kinds_suite(settings)
     losses = [one for one in result.figures if one.what == "validation loss"]
-    assert [one.side for one in losses] == list(kinds.KINDS)
+    assert [one.implementation for one in losses] == list(kinds.KINDS)
     assert all(len(set(one.spread.values)) == 2 and one.spread.high < 5 for one in losses)
     monkeypatch.setattr(torch.optim.Adam, "step", None)  # nothing is trained again
-    assert kinds.kinds_suite(**settings).figures == result.figures  # type: ignore[arg-type]
+    assert kinds.kinds_suite(settings).figures == result.figures

@@ -1,4 +1,4 @@
-"""suite=lstm on tiny sizes: its sides agree, its floors and promises are what they say."""
+"""suite=lstm on tiny sizes: implementations agree, roofline and promises are what they say."""
 
 from __future__ import annotations
 
@@ -14,13 +14,24 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import lstm, lstm_plot, lstm_sides, schema
-from benchmarks.command import format_suite, run_benchmark
+from benchmarks import lstm, lstm_implementations, plots
+from benchmarks.command import BenchmarkConfig, format_suite, run_benchmark
+from benchmarks.lstm import GEMMS, LstmBenchmark
 from benchmarks.lstm_case import Case, Cell, make_case
-from benchmarks.lstm_sides import BACKWARD, BOTH, DISTINCT, FORWARD, FUSED, PEER, SIDES
+from benchmarks.lstm_implementations import (
+    BACKWARD,
+    BASELINE,
+    BOTH,
+    DISTINCT,
+    FORWARD,
+    FUSED,
+    IMPLEMENTATIONS,
+    Layer,
+)
 from benchmarks.memory import peak_allocated
-from benchmarks.record import Figure
-from benchmarks.timing import Prepared, Spread, highest, interleaved
+from benchmarks.record import SuiteResult
+from benchmarks.settings import float32_products
+from benchmarks.timing import Prepared, Spread, interleaved
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 
@@ -44,60 +55,59 @@ def no_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(requested: str, device_type: str) -> str:
         raise ConfigError(f"LSTM backend {requested!r} is not built")
 
-    monkeypatch.setattr(lstm_sides, "choose_backend", choose)
+    monkeypatch.setattr(lstm_implementations, "choose_backend", choose)
 
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference in the fused backend's place: both of its sides run everywhere."""
+    """The reference in the fused backend's place: both of its implementations run everywhere."""
 
-    def distinct(case: Case) -> lstm_sides.Side:
+    def distinct(case: Case) -> Layer:
         layer = LSTM(case.hidden_size, case.hidden_size, backend="reference", dtype=torch.float64)
         layer.load_state_dict(case.layer.state_dict())
         table = case.table.clone().requires_grad_()
-        return lstm_sides.Side(
+        return Layer(
             forward=lambda: layer.forward_packed(table[case.input_rows], case.batch_sizes)[0],
             grad_output=case.grad_output,
             leaves=(table, *layer.parameters()),
-            packed=lambda output: output,
             distinct=lambda gradient: gradient,
         )
 
-    monkeypatch.setitem(SIDES, FUSED, SIDES["reference"])
-    monkeypatch.setitem(SIDES, DISTINCT, distinct)
+    monkeypatch.setitem(IMPLEMENTATIONS, FUSED, IMPLEMENTATIONS["reference"])
+    monkeypatch.setitem(IMPLEMENTATIONS, DISTINCT, distinct)
     monkeypatch.setattr(lstm, "why_absent", lambda name, device: None)
 
 
 def run(**settings: Any) -> dict[str, Any]:
-    part = schema.LstmBenchmark(
+    part = LstmBenchmark(
         **{"batch_sizes": [3, 5], "hidden_sizes": [8], "dtypes": ["float64"], **settings}
     )
     return run_benchmark(
-        schema.BenchmarkConfig(suite="lstm", device="cpu", threads=1, repeats=2, lstm=part)
+        BenchmarkConfig(suite="lstm", device="cpu", threads=1, repeats=2, lstm=part)
     )
 
 
-def found(record: dict[str, Any], what: str, side: str) -> list[dict[str, Any]]:
-    return [x for x in record["figures"] if (x["what"], x["side"]) == (what, side)]
+def found(record: dict[str, Any], what: str, name: str) -> list[dict[str, Any]]:
+    return [x for x in record["figures"] if (x["what"], x["implementation"]) == (what, name)]
 
 
 # -- the suite ----------------------------------------------------------------------------------
 
 
-def test_every_side_is_measured_on_the_whole_grid(stand_in: None) -> None:
+def test_every_implementation_is_measured_on_the_whole_grid(stand_in: None) -> None:
     record = run(lengths=["flickr8k", "equal", "outlier"])
     assert json.loads(json.dumps(record)) == record
-    sides = {PEER, "reference", "padded", FUSED, DISTINCT}
-    assert {one["side"] for one in record["figures"]} == {*sides, "products"}
+    names = {BASELINE, "reference", "padded", FUSED, DISTINCT}
+    assert {one["implementation"] for one in record["figures"]} == {*names, GEMMS}
     cells = {tuple(one["axes"].values()) for one in record["figures"]}
     assert len(cells) == 3 * 2
-    for side in sides:
+    for name in names:
         for what in (FORWARD, BACKWARD, BOTH):
-            units = [one["unit"] for one in found(record, what, side)]
+            units = [one["unit"] for one in found(record, what, name)]
             assert sorted(units) == ["ms"] * 6 + ["tokens/s"] * 6
-            assert len(found(record, f"{what}, share of the floor", side)) == 6
-            assert len(found(record, f"{what}, speed to torch", side)) == 6 * (side != PEER)
-        assert len(found(record, "peak memory", side)) == 6
+            assert len(found(record, f"{what}, share of the roofline", name)) == 6
+            assert len(found(record, f"{what}, speed to torch", name)) == 6 * (name != BASELINE)
+        assert len(found(record, "peak memory", name)) == 6
     assert len(found(record, f"{BOTH}, speed to fused", DISTINCT)) == 6
     assert len(found(record, f"{BOTH}, speed to padded", FUSED)) == 6
     batches = record["settings"]["batches"]
@@ -117,71 +127,69 @@ def test_what_is_not_built_is_skipped_aloud(
         record = run(batch_sizes=[2])
     assert "fused is skipped: LSTM backend 'fused' is not built" in caplog.text
     assert set(record["settings"]["skipped"]) == {FUSED, DISTINCT}
-    assert {one["side"] for one in record["figures"]} == {PEER, "reference", "padded", "products"}
+    assert {one["implementation"] for one in record["figures"]} == {
+        BASELINE,
+        "reference",
+        "padded",
+        GEMMS,
+    }
     assert "fused is skipped: LSTM backend 'fused' is not built" in format_suite(record)
 
 
-@pytest.mark.parametrize("side", ["reference", "padded", FUSED, DISTINCT])
-def test_sides_differ_where_a_weight_does(side: str, stand_in: None) -> None:
+def difference(layers: dict[str, Layer]) -> bool:
+    result = SuiteResult()
+    lstm._require_agreement(result, layers, TINY)
+    (only,) = result.requirements
+    return only.met
+
+
+@pytest.mark.parametrize("name", ["reference", "padded", FUSED, DISTINCT])
+def test_implementations_differ_where_a_weight_does(name: str, stand_in: None) -> None:
     case = make_case(TINY, device=CPU, seed=0)
-    sides = {name: SIDES[name](case) for name in (PEER, side)}
-    (same,) = lstm._differences(case, sides, TINY)
-    assert same.met
+    layers = {one: IMPLEMENTATIONS[one](case) for one in (BASELINE, name)}
+    assert difference(layers)
     changed = make_case(TINY, device=CPU, seed=0)
     with torch.no_grad():
         changed.layer.weight_ih_l0[0, 0] += 1e-3
-    sides[side] = SIDES[side](changed)
-    (apart,) = lstm._differences(case, sides, TINY)
-    assert not apart.met
+    assert not difference({**layers, name: IMPLEMENTATIONS[name](changed)})
 
 
-def test_sides_differ_where_one_gradient_does() -> None:
+def test_implementations_differ_where_one_gradient_does() -> None:
     case = make_case(TINY, device=CPU, seed=0)
-    sides = {name: SIDES[name](case) for name in (PEER, "reference")}
-    rows = sides["reference"].leaves[0]
+    layers = {name: IMPLEMENTATIONS[name](case) for name in (BASELINE, "reference")}
+    rows = layers["reference"].leaves[0]
     rows.register_hook(lambda gradient: gradient * (1 + 1e-6))
-    (apart,) = lstm._differences(case, sides, TINY)
-    assert not apart.met
+    assert not difference(layers)
 
 
-# -- the floor ----------------------------------------------------------------------------------
+# -- the roofline -------------------------------------------------------------------------------
 
 
-def test_the_products_are_the_layers_own() -> None:
+def test_the_gemms_are_the_layers_own() -> None:
     """Counted by the profiler: as many multiplications as the formulas have."""
     case = make_case(TINY, device=CPU, seed=0)
     work = case.tokens * 4 * 8 * (8 + 8)  # N rows, 4H columns, E and H to sum over
     for what, times in ((FORWARD, 1), (BACKWARD, 2), (BOTH, 3)):
         with torch.profiler.profile(with_flops=True) as taken:
-            lstm_sides.products(case)[what]()
+            lstm_implementations.gemms(case)[what]()
         assert sum(event.flops or 0 for event in taken.events()) == 2 * work * times
 
 
-def test_the_copy_moves_what_the_layer_must() -> None:
-    case = make_case(Cell("equal", "float32", 8, 4), device=CPU, seed=0)
-    rows, weights = 52 * 8 * 4, (2 * 32 * 8 + 2 * 32) * 4
-    assert lstm_sides.transfers(case)[FORWARD]().nbytes * 2 == rows + weights + rows + 5 * rows
-    assert lstm_sides.transfers(case)[BACKWARD]().nbytes * 2 == 2 * weights + 9 * rows
-    half = make_case(Cell("equal", "bfloat16", 8, 4), device=CPU, seed=0)
-    saved = 5 * rows  # float32, whatever the input's type
-    assert lstm_sides.transfers(half)[FORWARD]().nbytes * 2 == (weights + 2 * rows) // 2 + saved
-
-
-def test_the_higher_floor_counts() -> None:
-    taken = {"products": Spread((1.0, 4.0)), "copy": Spread((2.0, 2.0)), PEER: Spread((4.0, 8.0))}
-    assert highest([taken["products"], taken["copy"]]).values == (2.0, 4.0)
-    figures = lstm._times(BOTH, taken, 16, {})
-    (share,) = [one for one in figures if one.what.endswith("share of the floor")]
-    assert share.side == PEER and share.spread.values == (0.5, 0.5)
-    (rate,) = [one for one in figures if one.unit == "tokens/s"]
+def test_shares_and_rates() -> None:
+    taken = {GEMMS: Spread((2.0, 4.0)), BASELINE: Spread((4.0, 8.0))}
+    result = SuiteResult()
+    lstm._add_times(result, BOTH, taken, 16, {})
+    (share,) = [one for one in result.figures if one.what.endswith("share of the roofline")]
+    assert share.implementation == BASELINE and share.spread.values == (0.5, 0.5)
+    (rate,) = [one for one in result.figures if one.unit == "tokens/s"]
     assert rate.spread.values == (4.0, 2.0)
-    assert {one.side for one in figures if one.unit == "ms"} == set(taken)
+    assert {one.implementation for one in result.figures if one.unit == "ms"} == set(taken)
 
 
 def test_backward_alone_gets_a_forward_of_its_own_each_time() -> None:
     made: list[int] = []
-    side = Prepared(lambda: made.append(len(made)) or len(made), lambda count: count)  # type: ignore[func-returns-value]
-    taken = interleaved({"a": side}, repeats=3, device=CPU, warmup=2)
+    backward = Prepared(lambda: made.append(len(made)) or len(made), lambda count: count)  # type: ignore[func-returns-value]
+    taken = interleaved({"a": backward}, repeats=3, device=CPU, warmup=2)
     assert len(made) == 5 and len(taken["a"].values) == 3
 
 
@@ -210,29 +218,36 @@ def test_peak_sees_what_autograd_saves() -> None:
 # -- promises -----------------------------------------------------------------------------------
 
 
-def figures_of(speed: float, share: float, memory: float) -> list[Figure]:
-    times = {f"{BOTH}, speed to torch": speed, f"{BOTH}, share of the floor": share}
-    figures = [Figure(what, FUSED, "times", Spread((value,))) for what, value in times.items()]
-    peaks = {FUSED: memory, PEER: 100.0}
-    return figures + [
-        Figure("peak memory", side, "MB", Spread((value,))) for side, value in peaks.items()
-    ]
+def promises(speed: float, share: float, memory: float, cell: Cell) -> list[bool]:
+    result = SuiteResult()
+    result.add(f"{BOTH}, speed to torch", FUSED, "times", speed)
+    result.add(f"{BOTH}, share of the roofline", FUSED, "times", share)
+    result.add("peak memory", FUSED, "MB", memory)
+    result.add("peak memory", BASELINE, "MB", 100.0)
+    lstm._require_of_fused(result, cell)
+    return [one.met for one in result.requirements]
 
 
 @pytest.mark.parametrize(
     ("batch", "hidden", "least"),
     [
-        (64, 512, 1.8), (16, 256, 1.5), (16, 512, 1.5), (64, 256, 1.5), (128, 512, 1.5),
-        (256, 512, 1.2), (256, 256, 1.2), (64, 1024, 1.2), (32, 128, None),
+        (64, 512, 1.8),
+        (16, 256, 1.5),
+        (16, 512, 1.5),
+        (64, 256, 1.5),
+        (128, 512, 1.5),
+        (256, 512, 1.2),
+        (256, 256, 1.2),
+        (64, 1024, 1.2),
+        (32, 128, None),
     ],
-)  # fmt: skip
+)
 def test_the_promised_speeds(batch: int, hidden: int, least: float | None) -> None:
     assert lstm.least_speed(batch, hidden) == least
     cell = Cell("flickr8k", "float32", hidden, batch)
-    kept = lstm._promises(figures_of(2.0, 0.8, 99.0), cell)
-    assert len(kept) == 3 - (least is None) and all(one.met for one in kept)
-    broken = lstm._promises(figures_of(1.19, 0.74, 101.0), cell)
-    assert not any(one.met for one in broken)
+    kept = promises(2.0, 0.8, 99.0, cell)
+    assert len(kept) == 3 - (least is None) and all(kept)
+    assert not any(promises(1.19, 0.74, 101.0, cell))
 
 
 def test_promises_hold_for_captions_in_float32_on_two_threads() -> None:
@@ -247,29 +262,31 @@ def test_promises_hold_for_captions_in_float32_on_two_threads() -> None:
 
 
 def test_tf32_is_off_while_measuring_and_as_before_afterwards() -> None:
-    before = torch.backends.cudnn.allow_tf32
-    with lstm.products_of("float32"):
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32 == before
+    before = torch.backends.cudnn.rnn.fp32_precision
+    for tf32, precision in ((False, "ieee"), (True, "tf32")):
+        with float32_products(tf32=tf32):
+            assert torch.backends.cudnn.rnn.fp32_precision == precision
+            assert torch.backends.cuda.matmul.fp32_precision == precision
+    assert torch.backends.cudnn.rnn.fp32_precision == before
 
 
-# -- the picture and the script -----------------------------------------------------------------
+# -- the image and the script -------------------------------------------------------------------
 
 
-def test_the_picture_has_a_panel_a_hidden_size(stand_in: None, tmp_path: Path) -> None:
+def test_the_image_has_a_panel_a_hidden_size(stand_in: None, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     record = run(hidden_sizes=[4, 8])
-    lstm_plot.plot_lstm(record, tmp_path / "lstm.png")
+    plots.plot_lstm(record, tmp_path / "lstm.png")
     assert (tmp_path / "lstm.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["lstm.png"]
-    record["figures"] = [one for one in record["figures"] if one["side"] == PEER]
+    record["figures"] = [one for one in record["figures"] if one["implementation"] == BASELINE]
     with pytest.raises(ConfigError, match="only torch was measured"):
-        lstm_plot.plot_lstm(record, tmp_path / "none.png")
+        plots.plot_lstm(record, tmp_path / "none.png")
 
 
 def test_without_matplotlib_nothing_is_measured_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    config = schema.BenchmarkConfig(suite="lstm", device="cpu", plot="lstm.png")
+    config = BenchmarkConfig(suite="lstm", device="cpu", plot="lstm.png")
     with pytest.raises(ConfigError, match="pip install matplotlib"):
         run_benchmark(config)
 
@@ -277,17 +294,28 @@ def test_without_matplotlib_nothing_is_measured_in_vain(monkeypatch: pytest.Monk
 def test_script_prints_the_tables_and_writes_the_record(tmp_path: Path) -> None:
     out = tmp_path / "lstm.json"
     command = [
-        sys.executable, str(ROOT / "scripts" / "benchmark.py"), "suite=lstm", "repeats=1",
-        "lstm.batch_sizes=[2]", "lstm.hidden_sizes=[4]", "lstm.backends=[reference]", "threads=1",
-        "device=cpu", f"out={out}",
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "scripts" / "benchmark.py"),
+        "suite=lstm",
+        "repeats=1",
+        "lstm.batch_sizes=[2]",
+        "lstm.hidden_sizes=[4]",
+        "lstm.backends=[reference]",
+        "threads=1",
+        "device=cpu",
+        f"out={out}",
+    ]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, check=False,
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "required" in done.stdout and "reference" in done.stdout
     record = json.loads(out.read_text())
     assert "suite=lstm" in record["command"]
-    assert {one["side"] for one in record["figures"]} == {PEER, "reference", "products"}
+    assert {one["implementation"] for one in record["figures"]} == {BASELINE, "reference", GEMMS}
     assert [path.name for path in tmp_path.iterdir()] == ["lstm.json"]

@@ -26,6 +26,12 @@ namespace {
 struct Block;
 struct Barrier;
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Thread {
   Block* block;
   Extent index;
@@ -35,7 +41,8 @@ struct Thread {
   Barrier* waits_at = nullptr;
   Location location{};
   uint64_t given = 0, seen[kWarp] = {};
-  size_t rounds = 0;  // arrivals at the cluster's barrier
+  size_t rounds = 0;         // arrivals at the cluster's barrier
+  std::vector<Copy> copies;  // started and not waited for
   bool arrived = false;
 };
 
@@ -321,6 +328,16 @@ const uint64_t* exchange(Location location, uint32_t mask, uint64_t given) {
   own.given = given;
   group->arrive(barrier, location);
   return own.seen;
+}
+
+void copy_async(void* to, const void* from, size_t bytes) {
+  group->current()->copies.push_back({to, from, bytes});
+}
+
+void copy_async_wait() {
+  std::vector<Copy>& copies = group->current()->copies;
+  for (const Copy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
+  copies.clear();
 }
 
 void arrive_at_cluster(Location location) {

@@ -52,6 +52,10 @@ void sync_block(Location location);
 void sync_grid(Location location);  // of a cooperative launch
 void yield();                       // lets other threads run, in a loop that waits for them
 
+// An asynchronous copy of the thread: its bytes arrive when it waits, not before.
+void copy_async(void* to, const void* from, size_t bytes);
+void copy_async_wait();
+
 // Of a cluster: every thread arrives, and waits before it arrives again.
 void arrive_at_cluster(Location location);
 void wait_for_cluster(Location location);

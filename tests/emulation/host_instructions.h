@@ -58,6 +58,13 @@ inline uint32_t rounded_to_tf32(uint32_t bits) {
 inline uint32_t load_acquire(const uint32_t* flag) { return *flag; }
 inline void store_release(uint32_t* flag, uint32_t value) { *flag = value; }
 
+inline void add_release(uint32_t* counter, uint32_t value) { *counter += value; }
+
+inline void copy_async(void* shared, const void* global) {
+  ::emulation::copy_async(shared, global, 16);
+}
+inline void copy_async_wait() { ::emulation::copy_async_wait(); }
+
 inline void cluster_arrive() { ::emulation::arrive_at_cluster(EMULATION_HERE); }
 inline void cluster_wait() { ::emulation::wait_for_cluster(EMULATION_HERE); }
 template <typename T>

@@ -65,7 +65,7 @@ struct Layout {
   std::vector<int64_t> sizes;
   size_t tokens, batch;  // the capacities
   Algorithm algorithm;
-  bool eights;
+  bool eights, untiled;
 };
 
 template <typename Scalar>
@@ -89,6 +89,11 @@ int check(size_t hidden, const Layout& layout) {
   forward.partition = partition_forward<Scalar>(batch, hidden, layout.algorithm);
   PersistentBackward<Scalar> backward{};
   backward.partition = partition_backward<Scalar>(batch, hidden, layout.algorithm);
+  if (layout.untiled) {  // as where H is larger than tiled.h takes
+    forward.partition = partition_forward<Scalar>(batch, hidden, Algorithm::cluster);
+    backward.partition = partition_backward<Scalar>(batch, hidden, Algorithm::cluster);
+    forward.partition.algorithm = backward.partition.algorithm = Algorithm::persistent;
+  }
   if (layout.eights) {  // as where K is too long for warp groups of 16 columns
     WorkPartition& partition = backward.partition;
     partition.warp_group_units = 8;
@@ -254,8 +259,9 @@ int main(int count, char** words) {
   if (count != 5 && count != 7) return 2;
   Layout layout{};
   const std::string name = words[1];
-  layout.algorithm = name == "cluster" ? Algorithm::cluster : Algorithm::persistent;
-  layout.eights = name == "persistent8";
+  layout.algorithm = name.rfind("cluster", 0) == 0 ? Algorithm::cluster : Algorithm::persistent;
+  layout.eights = name == "untiled8" || name == "cluster8";
+  layout.untiled = name.rfind("untiled", 0) == 0;
   for (char* part = std::strtok(words[4], ","); part; part = std::strtok(nullptr, ",")) {
     layout.sizes.push_back(std::atoll(part));
     layout.tokens += layout.sizes.back();

@@ -172,8 +172,12 @@ def test_planted_faults_are_caught(compiler: Compiler, fault: str) -> None:
 # Of 1 + |expected|. tf32 has ten bits of mantissa, as half has, bfloat16 seven.
 TOLERANCE = {"float": 2e-3, "half": 2e-3, "bfloat16": 1e-2}
 PERSISTENT_LAYOUTS = ["5", "1,1,1", "4,4,2,1", "20,17,9,9,3,1", "37,20,2"]
-ALGORITHMS = pytest.mark.parametrize("algorithm", ["persistent", "cluster"])
-SOURCES = ["persistent_forward.cu", "persistent_backward.cu", "work_partition.cpp"]
+ALGORITHMS = pytest.mark.parametrize("algorithm", ["persistent", "untiled", "cluster"])
+DIRECTIONS = ("forward", "backward")
+SOURCES = [
+    *(f"{kernel}_{direction}.cu" for kernel in ("persistent", "tiled") for direction in DIRECTIONS),
+    "work_partition.cpp",
+]
 
 
 @pytest.fixture(scope="session")
@@ -231,9 +235,20 @@ def test_no_order_of_blocks_and_threads_matters_nor_the_algorithm(
 ) -> None:
     """Three blocks a group and two groups, which wait for one another in any order."""
     case = ("half", "136", "9,5,1")
-    first = bits(persistent, "persistent", *case)
-    for algorithm in ("persistent", "cluster"):
+    first = bits(persistent, "untiled", *case)
+    for algorithm in ("untiled", "cluster"):
         assert bits(persistent, algorithm, *case, schedule=schedule) == first
+
+
+@pytest.mark.parametrize("layout", ["9,5,1", "37,20,2"])
+@pytest.mark.parametrize("schedule", ["reversed", "eager", "random:1"])
+def test_no_order_of_blocks_and_threads_matters_to_tiles(
+    persistent: Path, schedule: str, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of one group, five a step, and tiles of two groups, one a step."""
+    monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "3" if layout.startswith("37") else "8")
+    case = ("persistent", "half", "72", layout)
+    assert bits(persistent, *case, schedule=schedule) == bits(persistent, *case)
 
 
 @pytest.mark.parametrize("schedule", ["forward", "random:3"])
@@ -242,8 +257,8 @@ def test_warp_groups_of_eight_columns_give_the_same(
     persistent: Path, kind: str, hidden: int, schedule: str
 ) -> None:
     case = (kind, str(hidden), "9,5,1")
-    expected = bits(persistent, "persistent", *case)
-    assert bits(persistent, "persistent8", *case, schedule=schedule) == expected
+    expected = bits(persistent, "untiled", *case)
+    assert bits(persistent, "untiled8", *case, schedule=schedule) == expected
 
 
 def partitions(program: Path) -> dict[tuple[str, str, int, int], tuple[bool, bool]]:
@@ -293,25 +308,25 @@ PERSISTENT_FAULTS = {
         "persistent_forward.cu",
         "if (row0 == 0 && t > 0) exchange.wait();",
         "",
-        ("persistent", "9,5,1"),
+        ("untiled", "9,5,1"),
     ),
     "backward does not wait": (
         "persistent_backward.cu",
         "if (row0 == 0 && rows_after > 0) exchange.wait();",
         "",
-        ("persistent", "9,5,1"),
+        ("untiled", "9,5,1"),
     ),
     "a flag before all of the block have stored": (
         "exchange.h",
         "++steps_;\n    __syncthreads();",
         "++steps_;",
-        ("persistent", "9,5,1"),
+        ("untiled", "9,5,1"),
     ),
     "a flag that is never raised": (
         "exchange.h",
         "store_release(flags_ + block_rank_, steps_)",
         "store_release(flags_ + block_rank_, steps_ - 1)",
-        ("persistent", "9,5,1"),
+        ("untiled", "9,5,1"),
     ),
     "no wait for the cluster": (
         "exchange.h",
@@ -347,31 +362,91 @@ PERSISTENT_FAULTS = {
         "persistent_forward.cu",
         "params.output[k] = Scalar(0.0f);",
         "(void)k;",
-        ("persistent", "4,2,1 12 6"),
+        ("untiled", "4,2,1 12 6"),
     ),
     "no gradient for sequences without a step": (
         "persistent_backward.cu",
         "params.grad_cx[k] = params.grad_cy[k];",
         "",
-        ("persistent", "4,2,1 12 6"),
+        ("untiled", "4,2,1 12 6"),
     ),
     "a row too many": (
         "block.h",
         "sequences - group + partition.groups - 1",
         "sequences - group + partition.groups",
-        ("persistent", "9,5,1"),
+        ("untiled", "9,5,1"),
     ),
     "partial sums are read before they are written": (
         "block.h",
         "    gemm(row0);\n    __syncthreads();",
         "    gemm(row0);",
-        ("persistent", "9,5,1"),
+        ("untiled", "9,5,1"),
     ),
     "partial sums are overwritten before they are read": (
         "block.h",
         "if (row0 + kRows < rows) __syncthreads();",
         "",
+        ("untiled", "37,20,2"),
+    ),
+    "forward tiles do not wait for what they depend on": (
+        "tiled_forward.cu",
+        "wait_for(counters + column / static_cast<int>(kUnits * sizeof(Scalar)), count);",
+        "(void)column, (void)count;",
+        ("persistent", "9,5,1"),
+    ),
+    "backward tiles do not wait": (
+        "tiled_backward.cu",
+        "      wait_for(counters + column % gate_bytes",
+        "      if (column < 0) wait_for(counters + column % gate_bytes",
+        ("persistent", "9,5,1"),
+    ),
+    "the count of one tile less": (
+        "tiled_forward.cu",
+        "Row::kWarpGroups * (cursor.dependency() + 1)",
+        "Row::kWarpGroups * cursor.dependency()",
+        ("persistent", "9,5,1"),
+    ),
+    "copies are not waited for": (
+        "tiled_forward.cu",
+        "    copy_async_wait();\n",
+        "",
+        ("persistent", "9,5,1"),
+    ),
+    "no barrier between copies and products": (
+        "tiled_forward.cu",
+        "    copy_async_wait();\n    __syncthreads();",
+        "    copy_async_wait();",
+        ("persistent", "9,5,1"),
+    ),
+    "a warp publishes before all of its lanes have stored": (
+        "tiled.h",
+        "  __syncwarp();\n",
+        "",
+        ("persistent", "9,5,1"),
+    ),
+    "a tile is requested before its dependency is computed": (
+        "tiled_forward.cu",
+        "next.dependency() <= now.index - 2",
+        "next.dependency() <= now.index",
+        ("persistent", "9,5,1"),
+    ),
+    "partial sums of tiles are read before they are written": (
+        "tiled_backward.cu",
+        "    __syncthreads();\n\n    if (threadIdx.x < kCells)",
+        "\n    if (threadIdx.x < kCells)",
+        ("persistent", "9,5,1"),
+    ),
+    "a buffer is overwritten while it is read": (
+        "tiled.h",
+        "static constexpr int kTileBytes = kTile * kStride;",
+        "static constexpr int kTileBytes = 0;",
         ("persistent", "37,20,2"),
+    ),
+    "padding is not zeroed": (
+        "tiled.h",
+        "= Words{};",
+        "= Words{0x7fff7fffu, 0, 0, 0};",
+        ("persistent", "9,5,1"),
     ),
 }
 

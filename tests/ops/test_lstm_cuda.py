@@ -562,12 +562,13 @@ def test_arguments_of_persistent_kernels_may_begin_anywhere(persistent: Call) ->
         torch.testing.assert_close(found[name], wanted)
 
 
-def test_both_persistent_algorithms_give_the_same_bits() -> None:
+def test_both_persistent_algorithms_agree() -> None:
+    """To the rounding of what they exchange: they accumulate in another order."""
     arguments = draw([64] * 8 + [9, 2], hidden=256, dtype=torch.bfloat16)
     if not fits(arguments["weight_hh"], 64, Algorithm.cluster):
         pytest.skip("this GPU has no clusters")
     first, second = (everything(by(name), arguments) for name in ("persistent", "cluster"))
-    assert all(torch.equal(first[name], second[name]) for name in ("output", "hy", "cy"))
+    assert_near(first, second, 4 * UNITS[torch.bfloat16])
 
 
 def by(backend: str) -> Call:

@@ -18,6 +18,13 @@ SIZES = {
     "three blocks of one warp, four steps": ("BLOCKS=3", "WARPS=1", "STEPS=4"),
     "two blocks of three warps, two steps": ("BLOCKS=2", "WARPS=3", "STEPS=2"),
 }
+TILES = {
+    "a tile a step": ("TILES=1",),
+    "two tiles a step": ("TILES=2",),
+    "three tiles a step, requested early": ("TILES=3", "STEPS=2"),
+    "three blocks of one warp": ("BLOCKS=3", "WARPS=1", "TILES=2"),
+    "blocks of three warps": ("WARPS=3", "STEPS=2"),
+}
 FAULTS = {
     ("flags", "NO_WAIT"): "assertion violated (seen",
     ("flags", "NO_SYNC"): "assertion violated (",
@@ -31,6 +38,13 @@ FAULTS = {
     ("cluster", "ONE_BUFFER"): "assertion violated (",
     ("cluster", "NOT_BEGUN"): "assertion violated ((begun",
     ("cluster", "PUBLISH_LAST"): "assertion violated ((begun",
+    ("tiles", "NO_WAIT"): "assertion violated (released",
+    ("tiles", "NO_SYNC"): "assertion violated (content",
+    ("tiles", "NO_COPY_WAIT"): "assertion violated (content",
+    ("tiles", "RELAXED"): "assertion violated (released",
+    ("tiles", "TOO_EARLY"): "invalid end state",
+    ("tiles", "ONE_BUFFER"): "assertion violated (",
+    ("tiles", "SHORT"): "assertion violated (released",
 }
 
 
@@ -52,10 +66,17 @@ def explore(model: str, folder: Path, *definitions: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("model", ["flags", "cluster"])
-def test_no_interleaving_is_wrong_or_deadlocks(model: str, size: str, tmp_path: Path) -> None:
-    said = explore(model, tmp_path, *SIZES[size])
+CASES = [
+    *((model, size, SIZES[size]) for model in ("flags", "cluster") for size in SIZES),
+    *(("tiles", size, TILES[size]) for size in TILES),
+]
+
+
+@pytest.mark.parametrize(("model", "size", "definitions"), CASES, ids=lambda part: str(part)[:40])
+def test_no_interleaving_is_wrong_or_deadlocks(
+    model: str, size: str, definitions: tuple[str, ...], tmp_path: Path
+) -> None:
+    said = explore(model, tmp_path, *definitions)
     assert "errors: 0" in said, said
     assert "max search depth too small" not in said  # else the search was not exhaustive
     states = re.search(r"([\d.e+]+) states, stored", said)
@@ -64,5 +85,6 @@ def test_no_interleaving_is_wrong_or_deadlocks(model: str, size: str, tmp_path: 
 
 @pytest.mark.parametrize(("model", "fault"), FAULTS)
 def test_a_fault_is_found(model: str, fault: str, tmp_path: Path) -> None:
-    said = explore(model, tmp_path, fault)
+    tiles = ["TILES=3"] if fault == "ONE_BUFFER" and model == "tiles" else []
+    said = explore(model, tmp_path, fault, *tiles)
     assert "errors: 1" in said and FAULTS[model, fault] in said, said

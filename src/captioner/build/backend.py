@@ -1,7 +1,5 @@
 """Which implementation computes the LSTM: in training, and in float32 afterwards."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os

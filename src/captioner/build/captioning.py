@@ -1,7 +1,5 @@
 """Training a captioner: what the runs of one configuration share, and what each has of its own."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterable

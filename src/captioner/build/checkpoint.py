@@ -1,7 +1,5 @@
 """Trained models from their checkpoints: captioners and language models of text."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

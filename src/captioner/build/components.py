@@ -1,7 +1,5 @@
 """Configuration -> objects. Nothing behind this file reads a configuration."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """trainer.graph: whether a CUDA graph can hold a run's steps, and its data on the device."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

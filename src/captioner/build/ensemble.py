@@ -1,7 +1,5 @@
 """Several checkpoints that caption together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training a language model on text: what its runs share, and what each has of its own."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

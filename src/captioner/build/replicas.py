@@ -1,7 +1,5 @@
 """trainer.replicas=K: K configurations out of one."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A training run from its configuration: captions or text, one model or several."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable

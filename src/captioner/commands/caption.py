@@ -1,7 +1,5 @@
 """What caption.py does: captions of images that are in no data set."""
 
-from __future__ import annotations
-
 import glob
 import json
 import math

@@ -1,7 +1,5 @@
 """What every command does: compose, check, run; one clear sentence when something is wrong."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import logging

@@ -1,7 +1,5 @@
 """What compare.py does: two scored runs tested in pairs, or several in a table."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from captioner import config as schema

@@ -1,7 +1,5 @@
 """What demo.py does: checkpoints loaded, a page built and served, everything uploaded forgotten."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """What evaluate.py does: dispatch by what is scored, and the evaluation of captioners."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What evaluate.py does with a language model of text."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What export.py does, for notebooks and tests as well."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

@@ -1,7 +1,5 @@
 """What leaderboard.py does."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from captioner import config as schema

@@ -1,7 +1,5 @@
 """What sample.py does: texts of a language model."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from captioner import config as schema

@@ -1,7 +1,5 @@
 """How evaluate.py scores captions: of a model, of a results file, or of people."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What train.py does, for sweeps, notebooks and tests as well."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from pathlib import Path

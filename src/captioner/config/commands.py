@@ -1,7 +1,5 @@
 """Schemas of the scripts, one each; that of train.py is in training.py."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Schemas of the data: where captions and texts come from, and their vocabulary."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from omegaconf import MISSING

@@ -1,7 +1,5 @@
 """Schemas of the encoder, of the language model and of generation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

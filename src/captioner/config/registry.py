@@ -1,7 +1,5 @@
 """Which schema stands for which group and command, and how a composed tree is checked."""
 
-from __future__ import annotations
-
 from dataclasses import fields, is_dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Schemas of training: the optimiser, the loop, a whole run, and sweeps of runs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

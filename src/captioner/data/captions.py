@@ -1,7 +1,5 @@
 """Images with their captions, in named splits: what every data format is turned into."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations

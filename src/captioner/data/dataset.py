@@ -6,8 +6,6 @@ no library for that.
 Shapes: B captions in a batch, I images in a batch, R regions, F image feature, S height and width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

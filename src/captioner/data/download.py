@@ -1,7 +1,5 @@
 """Downloads that resume, and are checked before they get their name."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import re

@@ -1,7 +1,5 @@
 """Opening an image: upright, 8-bit RGB, or one clear error."""
 
-from __future__ import annotations
-
 import contextlib
 import struct
 import zlib

@@ -4,8 +4,6 @@ Letters: B sequences, T longest length, N packed tokens, I images, R regions, F 
 image side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain

@@ -8,8 +8,6 @@ Shapes: I images, R regions, F image feature, P rows of a batch, C captions of a
 image's), B = P C captions, T longest length, N token capacity.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

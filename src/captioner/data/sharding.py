@@ -1,7 +1,5 @@
 """Every batch partitioned over the processes that train together, so that their tokens balance."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Sequence
 from typing import Any

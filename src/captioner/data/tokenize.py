@@ -8,8 +8,6 @@ Known to differ: "a!b?c" without a space (one token there), escaped tags ("&lt;b
 token there, with a no-break space inside), and letters that Unicode got after Stanford's tables.
 """
 
-from __future__ import annotations
-
 import html
 import re
 import sys

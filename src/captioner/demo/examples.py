@@ -1,7 +1,5 @@
 """Example images: of the captioner's own data where they are here, else drawn ones."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The demo's layout: a tab of captions, a tab of text; what they do is in models.py."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

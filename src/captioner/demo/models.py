@@ -1,7 +1,5 @@
 """The demo's models: captioners to compare, and a language model that writes."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Serving the demo without other files and other hosts."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re

@@ -1,7 +1,5 @@
 """The demo's settings: their bounds, the methods of generation that have them, their meaning."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

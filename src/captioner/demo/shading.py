@@ -1,7 +1,5 @@
 """Captions as HTML: a bar over every word, as high as the word is probable."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from captioner.evaluation.html import element, text

@@ -1,7 +1,5 @@
 """From hypotheses and references to scores and pages. Knows nothing of models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

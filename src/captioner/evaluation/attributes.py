@@ -4,8 +4,6 @@ Overlap scores hardly change with one wrong colour; the truth of a scene is know
 directly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Baselines: captions whose scores a captioner should exceed, and the share that it copies."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 

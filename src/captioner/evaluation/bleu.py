@@ -5,8 +5,6 @@ penalty against the closest reference length (the shorter of two equally close),
 coco-caption's two guards against division by zero.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """COCO's caption files: results (a list of image_id and caption) and annotations (references)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The paired difference of two runs, and several runs (seeds) in one table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev

@@ -1,7 +1,5 @@
 """The HTML of every page that the package writes: self-contained, nothing loaded, text escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib import resources

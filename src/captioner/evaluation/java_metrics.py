@@ -3,8 +3,6 @@
 Named METEOR and SPICE; nothing is downloaded. A DataError says what is missing.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -5,8 +5,6 @@ function words come from an installed pycocoevalcap, whose files are read withou
 downloaded. Without it only words and stems match, and the list of function words is our own.
 """
 
-from __future__ import annotations
-
 import gzip
 import importlib.util
 import itertools

@@ -4,8 +4,6 @@ two tests of the difference between two runs.
 Legend: I images, K statistics an image, R samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """All metrics of one set of captions: those that can be computed, and why the others cannot."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial

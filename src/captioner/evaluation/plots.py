@@ -1,7 +1,5 @@
 """Distributions as inline SVG: bars of one or two runs side by side, with their medians."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The conventions behind a score, by name, and the card that every score carries."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

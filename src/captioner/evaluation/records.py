@@ -4,8 +4,6 @@ The second has all that a comparison or a report needs: captions, references, sc
 statistics that add up to the corpus's. Both can be read back without model or data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path

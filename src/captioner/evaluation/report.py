@@ -4,8 +4,6 @@ The page is self-contained: thumbnails, styles and the script that sorts, filter
 inside it.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -3,8 +3,6 @@
 Legend: P pairs of a hypothesis and a reference, T the longest of their sentences.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

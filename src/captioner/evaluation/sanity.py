@@ -1,7 +1,5 @@
 """Checks of a score: statistics of the captions, scores of baselines, and warnings."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Scores with their protocol and their uncertainty: of captions, of files, of people."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

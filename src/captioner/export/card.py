@@ -1,7 +1,5 @@
 """The model card: a README.md with the front matter that the Hugging Face Hub reads."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

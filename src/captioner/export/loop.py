@@ -9,8 +9,6 @@ Shapes: B images, R regions, S image size, E embedding, H hidden, L layers, V vo
 P hypotheses kept, T max_length. N = B * K rows, image by image.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

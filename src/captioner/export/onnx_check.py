@@ -3,8 +3,6 @@
 Shapes: B images of a batch, S image size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A captioner with its search as one ONNX file, its metadata included."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

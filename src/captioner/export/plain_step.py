@@ -3,8 +3,6 @@
 Shapes: N sequences, R steps of a prefix, E embedding, H hidden, V vocabulary, L layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -8,8 +8,6 @@
 Letters: n images, B images of a batch, R regions (1 when pooled), F image feature.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging

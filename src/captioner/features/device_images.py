@@ -7,8 +7,6 @@ goes to Pillow.
 Letters: B images, S side of the square tensor, h w an image's own height and width.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 from collections import defaultdict

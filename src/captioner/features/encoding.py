@@ -7,8 +7,6 @@ all cores would wait for the core that decodes images. For a GPU, worker process
 Letters: B images of a block, R regions (1 when pooled), F image feature, S image side.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence

@@ -3,8 +3,6 @@
 Letters: I images, R regions, F image feature, S image side.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import logging

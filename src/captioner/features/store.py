@@ -3,8 +3,6 @@
 Letters: n images, B images of a batch, R regions (1 when pooled), F image feature.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path

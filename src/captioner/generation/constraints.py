@@ -3,8 +3,6 @@
 Shapes: N rows, V vocabulary, t words so far.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Shapes: N rows given to the step (images times beams or samples), B images, K hy
 longest length, V vocabulary, L layers, H hidden.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias

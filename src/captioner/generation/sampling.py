@@ -4,8 +4,6 @@ Shapes: B images, S samples an image, N rows still running (B * S at first), V v
 max_length.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shapes: B images, R regions, F image feature.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

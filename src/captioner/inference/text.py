@@ -1,7 +1,5 @@
 """From a prompt to more text: a language model, its codec and the sampler put together."""
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A text while it is generated, as an iterator that can be closed."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Generator

@@ -3,8 +3,6 @@
 After Karpathy, Johnson & Fei-Fei (2016). Shapes: T characters, C cells (layers times H).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

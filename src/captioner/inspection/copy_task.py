@@ -4,8 +4,6 @@ After Hochreiter & Schmidhuber (1997), experiment 2. Shapes: B sequences, T = de
 S symbols to remember, D others between (the distractors), and the cue that asks.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

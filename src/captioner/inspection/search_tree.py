@@ -1,7 +1,5 @@
 """What a beam search looked at, as a tree: every prefix that was in the beam at some step."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence

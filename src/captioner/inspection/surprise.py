@@ -1,7 +1,5 @@
 """A text shaded by how unexpected each token was to a language model, as one HTML page."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 A folder in any state gives a run or a note that says what is wrong with it.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

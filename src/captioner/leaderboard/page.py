@@ -1,7 +1,5 @@
 """The leaderboard as one self-contained HTML page, in the style of the reports."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path

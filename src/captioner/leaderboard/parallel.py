@@ -1,7 +1,5 @@
 """Parallel coordinates as inline SVG: a vertical axis for each setting, a line for each run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Runs ranked: a board for each metric and data set, as text, CSV and JSON."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

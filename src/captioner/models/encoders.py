@@ -1,7 +1,5 @@
 """Encoders by kind and name: a library's network, cut before its classifier, and its transform."""
 
-from __future__ import annotations
-
 from captioner.models.encoder import Encoder, Trunk
 from captioner.models.plain_encoder import plain_trunk
 from captioner.models.timm_encoder import efficientnet_lite_trunk, timm_trunk

@@ -3,8 +3,6 @@
 Shapes: B sequences, V vocabulary, M members.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

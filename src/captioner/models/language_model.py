@@ -7,8 +7,6 @@ A prefix is a few embeddings read before the first word: an image is one (or one
 packed layout it is a concatenation: cat([prefix, words]) with batch_sizes [B] * P + batch_sizes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

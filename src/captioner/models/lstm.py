@@ -4,8 +4,6 @@ Shapes: B sequences, T longest length, N packed tokens, U rows of input, E input
 size, L layers, D directions (2 when bidirectional).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ ImageNet networks halve an image five times, which leaves 2 x 2 regions of 64 x 
 halves it three times, by max pooling, and trains quickly from scratch.
 """
 
-from __future__ import annotations
-
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
 

@@ -4,8 +4,6 @@ Shapes: B streams, S packed sequences, T longest length, N packed tokens, V voca
 H hidden.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ timm is an extra: nothing here is imported until such an encoder is asked for.
 Letters: B images, F image feature, h w the grid's sides.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Pooled: the last linear layer becomes the identity, so that the features are the
 (4096 for VGG). Grid: the network's children run in order up to the pooling or the classifier.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Any
 

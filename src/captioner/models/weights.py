@@ -1,7 +1,5 @@
 """Encoder weights from files: read without executing code, renamed to the network's names."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import importlib.util

@@ -13,8 +13,6 @@ with the times of forward and backward together. Without a record for a device, 
 `plain`.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

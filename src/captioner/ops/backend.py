@@ -1,7 +1,5 @@
 """Which implementation computes the LSTM: chosen by name or by device, never in silence."""
 
-from __future__ import annotations
-
 import logging
 import os
 from functools import cache

@@ -1,7 +1,5 @@
 """Checks of the operators' arguments: each names the tensor, what it should be and what it is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Dropout whose random numbers cost less on a CPU."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

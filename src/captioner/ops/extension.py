@@ -1,7 +1,5 @@
 """Loads the extension that csrc/ is built into, or says why it is absent."""
 
-from __future__ import annotations
-
 import importlib
 import os
 

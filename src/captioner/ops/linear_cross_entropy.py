@@ -7,8 +7,6 @@ few tokens while they are in cache, so that the logits exist once and their grad
 them. Without it torch's linear layer and cross_entropy compute the same; the tests compare the two.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -9,8 +9,6 @@ The backend "fused" is the operator `captioner::lstm_packed` of csrc/; "referenc
 device "fused" is one of several algorithms: see ops/algorithms.py.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: B sequences, U rows of projection (one a word), H hidden size.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Shapes: N packed rows (a capacity), T steps.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

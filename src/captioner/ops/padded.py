@@ -7,8 +7,6 @@ capture. Padded it needs none: tokens are moved to [T, B, E] by an index that is
 device, and back. What lies beyond a sequence's end is computed but reaches no result.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -13,8 +13,6 @@ For bfloat16 and float16 the GEMMs take the half type and everything else is flo
 The arguments are those of the operators, by name; see `lstm_packed` for `capacity`.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import NamedTuple
 

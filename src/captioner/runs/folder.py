@@ -1,7 +1,5 @@
 """The folder of a training run: which run owns it, and whether a run may continue in it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Names of run folders: short, the same for the same settings, and safe on every file system."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """How a run ended: a small file in its folder, which sweeps and the leaderboard read."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Names of version 0.1: stored configurations in today's names, and overrides that use the old."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every combination of the values on the command line."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import product
 

@@ -4,8 +4,6 @@ A trial is drawn from its number and the stored trials, so that a study that was
 with the trials that it would have had.
 """
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import warnings

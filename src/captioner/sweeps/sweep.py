@@ -5,8 +5,6 @@ command skips finished runs and gives the others to the launcher, to resume from
 checkpoints.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable, Sequence

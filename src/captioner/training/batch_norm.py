@@ -4,8 +4,6 @@ torch.nn.SyncBatchNorm is for GPUs only; this computes the same from sums that a
 the ranks, with autograd's own gradient. Shapes: I images, C channels, S image height and width.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

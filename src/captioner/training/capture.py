@@ -1,7 +1,5 @@
 """Calls captured as CUDA graphs; nothing is left of the warm-up calls that this takes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

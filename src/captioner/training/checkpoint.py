@@ -1,7 +1,5 @@
 """Checkpoints: one file that carries the weights and all that is needed to use or continue them."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile

@@ -7,8 +7,6 @@ and the loss stays there. On CUDA the function is captured and replayed (trainin
 elsewhere it is called.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

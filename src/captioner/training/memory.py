@@ -1,7 +1,5 @@
 """Freed memory on the CPU is kept for the next step's tensors."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 

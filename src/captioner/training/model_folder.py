@@ -6,8 +6,6 @@ config.json         the training configuration, the encoder's identity, scores, 
 README.md           the model card
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

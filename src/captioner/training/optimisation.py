@@ -1,7 +1,5 @@
 """Optimisers, learning-rate schedules and gradient clipping."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Where a run's random numbers come from, and how their state is saved and restored."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 

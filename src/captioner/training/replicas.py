@@ -5,8 +5,6 @@ them, and each thread takes whole steps of one replica after another, its kernel
 a small model's step keeps one thread busy with far less waiting than two.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence

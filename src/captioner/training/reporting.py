@@ -1,34 +1,16 @@
 """What a run shows while it trains: the log, a progress bar, TensorBoard's curves."""
 
-from __future__ import annotations
-
 import logging
 import sys
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 log = logging.getLogger("captioner.training.trainer")
 
 
-class SilentBar(AbstractContextManager["SilentBar"]):
-    """Takes what a tqdm bar takes and shows nothing."""
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def update(self, steps: int = 1) -> None:
-        """Count steps."""
-
-    def set_postfix_str(self, text: str) -> None:
-        """Show a text behind the bar."""
-
-
-def progress_bar(*, total: int, done: int, show: bool) -> Any:
+def progress_bar(*, total: int = 0, done: int = 0, show: bool = False) -> Any:
     """A tqdm bar over steps, seldom redrawn where no terminal shows it; silent unless `show`."""
-    if not show:
-        return SilentBar()
-    from tqdm import tqdm  # a machine that only computes needs none
+    from tqdm import tqdm  # imported late: training's modules need PyTorch and numpy alone
 
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(
@@ -38,6 +20,7 @@ def progress_bar(*, total: int, done: int, show: bool) -> Any:
         dynamic_ncols=True,
         smoothing=0.05,
         mininterval=interval,
+        disable=not show,
     )
 
 

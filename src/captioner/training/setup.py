@@ -1,7 +1,5 @@
 """What a training run is made of, and its settings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """What an exact resume needs besides the weights, as last.pt holds it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

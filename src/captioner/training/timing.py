@@ -1,7 +1,5 @@
 """A run's times: timing.json, TensorBoard's charts, and a profiler's trace on request."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time

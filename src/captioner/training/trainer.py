@@ -5,8 +5,6 @@ Whatever predicts tokens trains here: a model with a `loss`, batches with `model
 configuration.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from captioner.training.distributed import World
 from captioner.training.graph_step import GraphStep
 from captioner.training.interrupt import Interruption
 from captioner.training.randomness import Randomness
-from captioner.training.reporting import Reporting, SilentBar, progress_bar
+from captioner.training.reporting import Reporting, progress_bar
 from captioner.training.setup import TrainerSettings, TrainingSetup
 from captioner.training.state import Progress, RunState
 from captioner.training.step import PlainStep
@@ -63,7 +61,7 @@ class Trainer:
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
-        self._bar: Any = SilentBar()
+        self._bar = progress_bar()
         self._running = torch.zeros((), dtype=torch.float64, device=device)
         self.steps_per_epoch = math.ceil(len(self.order) / settings.accumulation)
         self.total_steps = settings.epochs * self.steps_per_epoch

@@ -1,7 +1,5 @@
 """What a captioner is worth on a split: perplexity of references, scores of its own captions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

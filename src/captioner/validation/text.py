@@ -3,8 +3,6 @@
 Shapes: N tokens, T window length.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

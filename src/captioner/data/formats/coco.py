@@ -1,7 +1,5 @@
 """COCO caption annotations (captions_train2017.json and the like), through pycocotools."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ kaggle    captions.txt, a CSV with the header image,caption; no split lists
 Each file may lie in the root or one folder deeper; so may the folder of images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A folder of images with a CSV or JSON Lines file of captions, and its own splits."""
 
-from __future__ import annotations
-
 import os.path
 from collections.abc import Mapping
 from pathlib import Path, PurePath

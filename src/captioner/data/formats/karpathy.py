@@ -1,7 +1,5 @@
 """Karpathy's JSON files (dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

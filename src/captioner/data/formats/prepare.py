@@ -1,7 +1,5 @@
 """Flickr8k made ready: downloaded or found, checked, unpacked, and its counts verified."""
 
-from __future__ import annotations
-
 import shutil
 import zipfile
 import zlib

@@ -1,7 +1,5 @@
 """Names grouped into splits: as a data set lists them, or drawn, the same for a seed everywhere."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Mapping

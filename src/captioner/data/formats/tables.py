@@ -1,7 +1,5 @@
 """Text files, CSV and JSON Lines, read strictly: every complaint names the file and the line."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -3,8 +3,6 @@
 The grammar and the parser share the tables below, so every word that can be written can be read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 

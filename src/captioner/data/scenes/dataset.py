@@ -5,8 +5,6 @@ captions (captions.py). Everything follows from the seed: nothing is downloaded,
 of every image are known.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

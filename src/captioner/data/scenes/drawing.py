@@ -3,8 +3,6 @@
 Positions and radii (of the circle around an object) are in units of the image's side, y down.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

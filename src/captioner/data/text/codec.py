@@ -4,8 +4,6 @@ A stream begins every document with `<bos>`, which therefore also follows its la
 separated by spaces, and `<eos>` ends every line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain

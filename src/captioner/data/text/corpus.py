@@ -1,7 +1,5 @@
 """A text as token ids in memory-mapped files, made once for a fingerprint of text and settings."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A language model's text on disk: documents (byte ranges of files) and their splits."""
 
-from __future__ import annotations
-
 import codecs
 import random
 import re

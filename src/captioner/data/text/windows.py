@@ -7,8 +7,6 @@ carried from window to window. Where a document begins inside a window, a new se
 state of zeros. Without such places all sequences have equal length, and nothing is sorted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,19 +1,23 @@
-"""Captions and features to measure on: Flickr8k where it is given, else its likeness.
+"""Captions, features and image files to measure on: Flickr8k where it is given, else its likeness.
 
-Shapes: n images, R regions, F image feature.
+Shapes: n images, F image feature.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.lengths import caption_lengths, word_ranks
 from captioner.data.captions import CaptionedImage
-from captioner.data.dataset import BatchOrder
+from captioner.data.dataset import BatchOrder, CaptionDataset
 from captioner.data.formats.flickr8k import load_flickr8k
 from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
@@ -25,21 +29,18 @@ MAX_LENGTH = 50  # words of a caption that are trained on
 
 
 def synthetic_images(count: int, *, seed: int, prefix: str = "train") -> list[CaptionedImage]:
-    """Images with five captions each of words drawn by Zipf's law; there are no picture files."""
+    """Images with five captions each of words drawn by Zipf's law; there are no image files."""
     lengths = caption_lengths(count * CAPTIONS_EACH, seed=seed)
     drawn = word_ranks(int(lengths.sum()), seed=seed)
     captions = [
         " ".join(f"word{rank}" for rank in part)
         for part in np.split(drawn, lengths.cumsum()[:-1].tolist())
     ]
+    names = [f"{prefix}{row}.jpg" for row in range(count)]
+    each = CAPTIONS_EACH
     return [
-        CaptionedImage(
-            name=f"{prefix}{row}.jpg",
-            path=Path(f"{prefix}{row}.jpg"),
-            captions=tuple(captions[CAPTIONS_EACH * row : CAPTIONS_EACH * (row + 1)]),
-            image_id=row,
-        )
-        for row in range(count)
+        CaptionedImage(name, Path(name), tuple(captions[each * row : each * (row + 1)]), row)
+        for row, name in enumerate(names)
     ]
 
 
@@ -71,6 +72,60 @@ def random_features(
     generator = np.random.default_rng([seed, 2])
     values = generator.random((len(images), 1, feature_dim), np.float32) * (2 * edge) - edge
     return FeatureStore([image.name for image in images], values)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What to train on: `images` of Flickr8k in `data_root`, or as many synthetic ones.
+
+    features: an .npy file [at least images, 1, F], memory-mapped; None draws them. vocabulary: at
+    least so many words, of which the captions may not have all.
+    """
+
+    images: int
+    feature_dim: int
+    data_root: str | None = None
+    seed: int = 0
+    features: str | None = None
+    vocabulary: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A workload, loaded."""
+
+    images: list[CaptionedImage]
+    vocabulary: Vocabulary
+    vocab_size: int
+    store: FeatureStore
+    dataset: CaptionDataset
+
+    @property
+    def features(self) -> Tensor:
+        """[n, 1, F]."""
+        return torch.from_numpy(self.store.features)
+
+    @property
+    def tokens(self) -> int:
+        """What all captions have to predict."""
+        return int(self.dataset.store.lengths.sum())
+
+
+@lru_cache(maxsize=1)
+def load_workload(workload: Workload) -> TrainingData:
+    """The same data for the same workload."""
+    images = captioned_images(workload.images, data_root=workload.data_root, seed=workload.seed)
+    vocabulary = build_vocabulary(images)
+    if workload.features is None:
+        store = random_features(images, workload.feature_dim, seed=workload.seed)
+    else:
+        mapped = np.load(workload.features, mmap_mode="r")[: len(images)]
+        store = FeatureStore([image.name for image in images], mapped)
+    dataset = CaptionDataset(
+        images, vocabulary=vocabulary, source=store.gather, max_length=MAX_LENGTH
+    )
+    vocab_size = max(len(vocabulary), workload.vocabulary)
+    return TrainingData(images, vocabulary, vocab_size, store, dataset)
 
 
 class Endless:

@@ -1,0 +1,104 @@
+"""The roofline of a training step: its GEMMs at the rate that this device multiplies, and the bytes
+that the optimiser moves at the rate that it copies. Both rates are measured.
+
+Shapes: B captions a batch, N tokens to predict, E = H embedding and hidden, V vocabulary, F image
+feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import seconds_a_call
+
+COPIED = {"cuda": 1 << 28, "cpu": 1 << 24}  # bytes; more than a cache holds
+ADAM_FLOATS = 7  # weight, gradient, both moments read; weight and both moments written
+
+
+class Gemms:
+    """The GEMMs of a step, each as one of torch's, into memory that is kept from step to step.
+
+    A bound for a step that multiplies every token's embedding; one that shares words, or whose own
+    GEMMs are faster, can pass below it.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: int,
+        vocab_size: int,
+        feature_dim: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.hidden, self.vocab_size, self.feature_dim = hidden, vocab_size, feature_dim
+        self.device, self.dtype = device, dtype
+        self.buffers: dict[str, Tensor] = {}
+
+    def calls(self, batch: int, tokens: int) -> list[Callable[[], Tensor]]:
+        """Forward and both gradients of the image projection (its input has none), the LSTM's two
+        products and the vocabulary's, for a batch of so many captions and tokens to predict."""
+        h = self.hidden
+        return [
+            *self._linear("image", batch, self.feature_dim, h, wants_input=False),
+            *self._linear("weight_ih", tokens + batch, h, 4 * h),
+            *self._linear("weight_hh", tokens, h, 4 * h),  # the image's step has no state yet
+            *self._linear("vocabulary", tokens, h, self.vocab_size),
+        ]
+
+    def _linear(
+        self, name: str, rows: int, inputs: int, outputs: int, *, wants_input: bool = True
+    ) -> list[Callable[[], Tensor]]:
+        x, y = self._matrix(f"{name} x", rows, inputs), self._matrix(f"{name} y", rows, outputs)
+        w, dw = (self._matrix(f"{name} {one}", outputs, inputs) for one in ("w", "dw"))
+        out = self._matrix(f"{name} out", rows, outputs)
+        calls: list[Callable[[], Tensor]] = [
+            lambda: torch.mm(x, w.t(), out=out),
+            lambda: torch.mm(y.t(), x, out=dw),
+        ]
+        if wants_input:
+            dx = self._matrix(f"{name} dx", rows, inputs)
+            calls.append(lambda: torch.mm(y, w, out=dx))
+        return calls
+
+    def _matrix(self, name: str, rows: int, columns: int) -> Tensor:
+        kept = self.buffers.get(name)
+        if kept is None or len(kept) < rows:
+            drawn = torch.rand(rows + rows // 2, columns, device=self.device, dtype=self.dtype)
+            kept = self.buffers[name] = drawn
+        return kept[:rows]
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds of one step's two parts."""
+
+    gemms: float
+    optimizer: float
+
+    @property
+    def seconds(self) -> float:
+        """Both: neither can overlap with the other, which needs its results."""
+        return self.gemms + self.optimizer
+
+
+def step_roofline(gemms: Gemms, *, batch: int, tokens: int) -> Roofline:
+    """The roofline of an Adam step; half precision also writes shadow weights."""
+    times = [seconds_a_call(call, gemms.device) for call in gemms.calls(batch, tokens)]
+    weights = gemms.hidden * (gemms.feature_dim + 8 * gemms.hidden + 2 * gemms.vocab_size)
+    moved = weights * (4 * ADAM_FLOATS + (2 if gemms.dtype is torch.bfloat16 else 0))
+    return Roofline(gemms=sum(times), optimizer=moved / bytes_a_second(gemms.device))
+
+
+@lru_cache
+def bytes_a_second(device: torch.device) -> float:
+    """Bytes read and written a second by a large copy."""
+    copied = COPIED[device.type]
+    source = torch.zeros(copied, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * copied / seconds_a_call(lambda: target.copy_(source), device)

@@ -1,0 +1,206 @@
+"""Python objects in processes of their own: memory, caches and allocator settings are not shared.
+
+`Worker` builds an object in a new process and calls its methods from here. `run_jobs` calls one
+function for many jobs until a deadline; a job that hangs, crashes or loses the GPU costs its
+process, and the next job gets a fresh one.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.processes import ending
+from captioner.errors import CaptionerError
+
+GRACE = 15.0  # seconds past the deadline that the last job may still take
+START_UP = 180.0  # seconds in which a process imports what it needs, beside others
+
+
+class WorkerEnded(CaptionerError):
+    """The process is gone."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong in the other process."""
+
+    message: str
+
+
+class Worker:
+    """A context: `build(*arguments)` in a new process, whose methods are called from here.
+
+    `build` and all arguments must be importable there (functions of a module, plain values).
+    CaptionerError with the other process's message when a call fails, WorkerEnded when it ended.
+    """
+
+    def __init__(
+        self, build: Callable[..., Any], *arguments: Any, threads: int | None = None
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  (see __exit__)
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._log.name, threads, build, arguments)
+        )
+        self._theirs = theirs
+
+    def __enter__(self) -> Worker:
+        self._process.start()
+        self._theirs.close()  # so that reading ends when the process does
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._log.close()
+
+    def call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
+        """The method's result; WorkerEnded where it takes longer than `timeout` seconds."""
+        self.send(method, *arguments)
+        return self.receive(timeout)
+
+    def send(self, method: str, *arguments: Any) -> None:
+        """Begin a call, so that several workers run at once; `receive` gives its result."""
+        with suppress(OSError):  # of a process that has ended: `receive` says so
+            self._connection.send((method, arguments))
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """The result of the call that `send` began."""
+        try:
+            if not self._connection.poll(timeout):
+                self._process.kill()
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            printed = Path(self._log.name).read_text(encoding="utf-8", errors="replace")
+            code = ending(self._process.exitcode or 0)
+            raise WorkerEnded(f"{code}: {printed[-2000:].strip()}") from error
+        if isinstance(answer, _Failure):
+            raise CaptionerError(answer.message)
+        return answer
+
+
+def _serve(
+    connection: Connection,
+    log: str,
+    threads: int | None,
+    build: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    with Path(log).open("wb") as printed:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    thing: Any = None
+    with suppress(EOFError):
+        while True:
+            method, given = connection.recv()
+            try:
+                thing = build(*arguments) if thing is None else thing
+                answer = getattr(thing, method)(*given)
+            except Exception:
+                answer = _Failure(traceback.format_exc(limit=-3))
+            connection.send(answer)
+
+
+@dataclass(frozen=True)
+class JobResults:
+    """By job: what it returned, or why it failed; and the jobs that were not begun."""
+
+    results: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
+def run_jobs(
+    do: Callable[..., Any],
+    jobs: Mapping[str, Mapping[str, Any]],
+    *,
+    device: str,
+    deadline: float,
+    job_seconds: float,
+    note: Callable[[JobResults], None] = lambda found: None,
+) -> JobResults:
+    """`do(device=..., **arguments)` for each of `jobs`; `note` is given what there is after each.
+
+    `deadline` is of time.time(): no job begins after it. A job ends after `job_seconds`. A job
+    with alone=True among its arguments gets a process of its own.
+    """
+    found = JobResults(skipped=list(jobs))
+    with ExitStack() as stack:
+        worker: Worker | None = None
+        for name, given in jobs.items():
+            if time.time() >= deadline:
+                break
+            arguments = {key: value for key, value in given.items() if key != "alone"}
+            limit = min(job_seconds, deadline + GRACE - time.time())
+            if worker is None or given.get("alone"):
+                stack.close()
+                worker = stack.enter_context(Worker(_Jobs, do, device))
+            try:
+                answer = worker.call("run", arguments, limit, timeout=limit + START_UP)
+            except CaptionerError as ended:
+                answer = (None, str(ended), False)
+            result, error, works = answer
+            found.skipped.remove(name)
+            if error is None:
+                found.results[name] = result
+            else:
+                found.failed[name] = error
+            if not works or given.get("alone"):
+                worker = None
+            note(found)
+    return found
+
+
+class _Jobs:
+    """In the process of its own: runs jobs, each with its limit."""
+
+    def __init__(self, do: Callable[..., Any], device: str) -> None:
+        self.do, self.device = do, torch.device(device)
+
+    def run(self, arguments: dict[str, Any], limit: float) -> tuple[Any, str | None, bool]:
+        """The result, or why there is none, and whether the device still computes."""
+        faulthandler.dump_traceback_later(limit, exit=True)
+        result, error = None, None
+        try:
+            result = self.do(device=self.device, **arguments)
+        except Exception as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        faulthandler.cancel_dump_traceback_later()
+        return result, error, device_works(self.device)
+
+
+def device_works(device: torch.device) -> bool:
+    """Whether the device still computes; what a job held of its memory is given back."""
+    try:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return float(torch.ones(2, device=device).sum()) == 2
+    except RuntimeError:
+        return False
+
+
+def process_age() -> float:
+    """Seconds since this process began, as Linux knows it."""
+    # Behind the name in parentheses, which may hold anything, field 22 of all counts as the 20th.
+    began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return uptime - began / os.sysconf("SC_CLK_TCK")
