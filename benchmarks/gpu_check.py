@@ -34,8 +34,8 @@ from benchmarks.gpu_stages import (
     run_tests,
 )
 from benchmarks.lstm import SHOWN
-from benchmarks.processes import ROOT
 from benchmarks.record import REDUCED, describe_machine, versions, write_record
+from benchmarks.worker import ROOT
 from captioner.errors import CaptionerError
 from captioner.files import read_json, write_json
 from captioner.ops.algorithms import check_table

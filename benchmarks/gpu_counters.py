@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_stages import Checkout, Part, find_in_toolkit
-from benchmarks.processes import Finished, run_process
+from benchmarks.worker import Finished, run_process
 
 SECONDS = 120.0
 SOURCE = Path("benchmarks") / "latency.cu"

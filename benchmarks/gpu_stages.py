@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.processes import Finished, python_path, run_process
 from benchmarks.record import format_tables
 from benchmarks.settings import Run
-from benchmarks.worker import JobResults, run_jobs
+from benchmarks.worker import Finished, JobResults, python_path, run_jobs, run_process
 
 # A file of tests, and which of them concern a GPU (pytest's -k), or None for all.
 CUDA_TESTS = (

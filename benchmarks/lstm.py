@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from benchmarks.lengths import DISTRIBUTIONS
+from benchmarks.captions import DISTRIBUTIONS
 from benchmarks.lstm_case import DTYPES, Cell, grid, make_case
 from benchmarks.lstm_implementations import (
     BACKWARD,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.lengths import WORDS, steps_of_sequences, word_ranks
+from benchmarks.captions import WORDS, steps_of_sequences, word_ranks
 from benchmarks.record import Axes
 
 DTYPES = {

@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.train_memory import peak_memory_of_training
 
 from benchmarks import scale
 from benchmarks.beam import BeamBenchmark
 from benchmarks.captions import (
+    LONGEST,
+    MEAN,
     Workload,
     build_vocabulary,
+    caption_lengths,
     captioned_images,
     load_workload,
     synthetic_images,
@@ -24,7 +28,6 @@ from benchmarks.captions import (
 from benchmarks.command import BenchmarkConfig, run_benchmark
 from benchmarks.epoch import EpochBenchmark
 from benchmarks.features import FeaturesBenchmark, draw_images
-from benchmarks.lengths import LONGEST, MEAN, caption_lengths
 from benchmarks.lstm import LstmBenchmark
 from benchmarks.memory import peak_bytes
 from benchmarks.metrics import MetricsBenchmark
@@ -33,7 +36,6 @@ from benchmarks.record import Figure, format_record, reduce, write_record
 from benchmarks.replicas import ReplicasBenchmark
 from benchmarks.scale import ScaleBenchmark
 from benchmarks.timing import Spread, interleaved, paired_ratio
-from benchmarks.train_memory import peak_memory_of_training
 from benchmarks.training import (
     CASES,
     GEMMS,

@@ -31,9 +31,8 @@ from benchmarks.lstm_case import Cell
 from benchmarks.lstm_implementations import BOTH
 from benchmarks.lstm_kernels import kernel_times, require_of_kernels
 from benchmarks.lstm_small_case import run_small_case
-from benchmarks.processes import run_process, shortened
 from benchmarks.record import SuiteResult
-from benchmarks.worker import JobResults
+from benchmarks.worker import JobResults, run_process, shortened
 from captioner.errors import CaptionerError
 from captioner.files import read_json
 from captioner.ops.algorithms import check_table, nearest
