@@ -119,17 +119,12 @@ def _measure_case(
         if run.device.type == "cpu":
             result.add("peak memory of the process", name, "MB", found[name][1] / 1e6, axes)
     for name in settings.backends:
-        asked, speed = (
-            ASKED[case] if name == "auto" else 1.0,
-            paired_ratio(taken[PLAIN], taken[name]),
-        )
-        what = f"speed of {name} to plain PyTorch"
-        result.require(what, "times", speed, at_least=asked, axes=axes)
-        what, share = (
-            f"GEMMs alone, share of {name}'s step",
-            paired_ratio(taken[GEMMS], taken[name]),
-        )
-        result.require(what, "times", share, at_least=0.7, axes=axes)
+        for what, other, asked in (
+            (f"speed of {name} to plain PyTorch", PLAIN, ASKED[case] if name == "auto" else 1.0),
+            (f"GEMMs alone, share of {name}'s step", GEMMS, 0.7),
+        ):
+            ratio = paired_ratio(taken[other], taken[name])
+            result.require(what, "times", ratio, at_least=asked, axes=axes)
         if not (own.input_dropout or own.output_dropout):
             pairs = zip(found[PLAIN][0][:100], found[name][0], strict=False)
             apart = [abs(a - b) for a, b in pairs]

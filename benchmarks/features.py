@@ -9,7 +9,7 @@ import importlib.util
 import itertools
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,8 @@ def features_suite(settings: FeaturesBenchmark, run: Run) -> SuiteResult:
         measured = _Measured(encoder, images, settings, run.device, Path(folder) / "cache")
         for reader in settings.readers:
             measured.extract(reader, settings.batch_size)  # a first block
-        calls = {BARE: measured.bare, FASTEST: measured.bare_fastest}
+        calls: dict[str, Callable[[], object]] = {BARE: measured.bare}
+        calls[FASTEST] = partial(measured.forward, measured.fastest_size)
         calls |= {one: partial(measured.extract, one) for one in settings.readers}
         taken = interleaved(calls, repeats=run.repeats, device=run.device, warmup=0)
     result = SuiteResult(
@@ -150,25 +151,20 @@ class _Measured:
         tensors = torch.stack([by_path[image.path] for image in images]).to(device)
         self.tensors = tensors.contiguous(memory_format=torch.channels_last)
         source = partial(ImageFeatures, encoder=encoder, device=device, cache_dir=str(cache))
-        sizes = {"batch_size": settings.batch_size, "workers": settings.workers}
-        self.reading = {reader: source(reader=reader, **sizes) for reader in READERS}
+        source = partial(source, batch_size=settings.batch_size, workers=settings.workers)
+        self.reading = {reader: source(reader=reader) for reader in READERS}
         self.found: dict[str, Tensor] = {}
-        tried = {str(size): size for size in (*SIZES, self.batch_size) if size <= self.batch_size}
-        calls = {
-            name: partial(self._forward, self.tensors[:TRIED], size) for name, size in tried.items()
-        }
+        sizes = {size for size in SIZES if size < self.batch_size} | {self.batch_size}
+        calls = {str(size): partial(self.forward, size, TRIED) for size in sizes}
         taken = interleaved(calls, repeats=2, device=device)
-        self.fastest_size = tried[min(taken, key=lambda name: taken[name].low)]
+        self.fastest_size = min(sizes, key=lambda size: taken[str(size)].low)
 
     @torch.inference_mode()
-    def _forward(self, tensors: Tensor, batch_size: int) -> Tensor:
-        return torch.cat([self.encoder(batch) for batch in tensors.split(batch_size)])
+    def forward(self, batch_size: int, count: int | None = None) -> Tensor:
+        return torch.cat([self.encoder(one) for one in self.tensors[:count].split(batch_size)])
 
     def bare(self) -> None:
-        self.found[BARE] = self._forward(self.tensors, self.batch_size)
-
-    def bare_fastest(self) -> None:
-        self._forward(self.tensors, self.fastest_size)
+        self.found[BARE] = self.forward(self.batch_size)
 
     def extract(self, reader: str, count: int | None = None) -> None:
         """The features [n, R, F] of the first images, into a cache that is empty before."""

@@ -5,7 +5,7 @@ Shapes: B captions a batch, N tokens to predict, E = H embedding and hidden, V v
 feature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -38,7 +38,7 @@ class Gemms:
         products and the vocabulary's, for a batch of so many captions and tokens to predict."""
         h = self.hidden
         return [
-            *self._linear("image", batch, self.feature_dim, h)[:2],
+            *self._linear("image", batch, self.feature_dim, h),
             *self._linear("weight_ih", tokens + batch, h, 4 * h),
             *self._linear("weight_hh", tokens, h, 4 * h),  # the image's step has no state yet
             *self._linear("vocabulary", tokens, h, self.vocab_size),
@@ -46,16 +46,14 @@ class Gemms:
 
     def _linear(
         self, name: str, rows: int, inputs: int, outputs: int
-    ) -> list[Callable[[], Tensor]]:
-        """The product, the gradient of its weights and that of its input."""
-        x, y = self._matrix(f"{name} x", rows, inputs), self._matrix(f"{name} y", rows, outputs)
+    ) -> Iterator[Callable[[], Tensor]]:
+        widths = {"x": inputs, "y": outputs, "out": outputs}
+        x, y, out = (self._matrix(f"{name} {one}", rows, wide) for one, wide in widths.items())
         w, dw = (self._matrix(f"{name} {one}", outputs, inputs) for one in ("w", "dw"))
-        out, dx = (
-            self._matrix(f"{name} out", rows, outputs),
-            self._matrix(f"{name} dx", rows, inputs),
-        )
-        operands = ((x, w.t(), out), (y.t(), x, dw), (y, w, dx))
-        return [partial(torch.mm, left, right, out=into) for left, right, into in operands]
+        yield partial(torch.mm, x, w.t(), out=out)
+        yield partial(torch.mm, y.t(), x, out=dw)
+        if name != "image":
+            yield partial(torch.mm, y, w, out=self._matrix(f"{name} dx", rows, inputs))
 
     def _matrix(self, name: str, rows: int, columns: int) -> Tensor:
         kept = self.buffers.get(name)

@@ -29,11 +29,6 @@ class Spread:
         """The smallest value."""
         return min(self.values)
 
-    @property
-    def high(self) -> float:
-        """The largest value."""
-        return max(self.values)
-
     def map(self, change: Callable[[float], float]) -> "Spread":
         """Each value changed: to another unit, or from seconds to a rate."""
         return Spread(tuple(map(change, self.values)))

@@ -170,10 +170,9 @@ def _serve(
             method, given = connection.recv()
             try:
                 thing = build(*arguments) if thing is None else thing
-                answer = getattr(thing, method)(*given), None
+                connection.send((getattr(thing, method)(*given), None))
             except Exception:
-                answer = None, traceback.format_exc(limit=-3)
-            connection.send(answer)
+                connection.send((None, traceback.format_exc(limit=-3)))
 
 
 @dataclass(frozen=True)
