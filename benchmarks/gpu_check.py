@@ -4,14 +4,12 @@ It needs PyTorch, numpy and pytest, and CUDA's compiler. What each stage found l
 record, written after every stage, so that an interruption loses only what was still under way.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
+import functools
 import hashlib
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -21,18 +19,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_counters import run_counters, run_latency
+from benchmarks import gpu_stages
 from benchmarks.gpu_epoch import epoch_jobs, run_epoch_stage
-from benchmarks.gpu_lstm import run_lstm_stage
-from benchmarks.gpu_stages import (
-    Checkout,
-    Part,
-    build_extension,
-    format_jobs,
-    run_features_stage,
-    run_sanitizer,
-    run_tests,
-)
+from benchmarks.gpu_jobs import Note, format_jobs, run_features_stage, run_lstm_stage
+from benchmarks.gpu_stages import Checkout, Part
 from benchmarks.lstm import SHOWN
 from benchmarks.record import REDUCED, describe_machine, versions, write_record
 from benchmarks.worker import ROOT
@@ -41,64 +31,27 @@ from captioner.files import read_json, write_json
 from captioner.ops.algorithms import check_table
 
 TABLE = Path("src", "captioner", "ops", "algorithms.json")
-STAGES = (
-    *("build", "tests", "sanitizer", "latency"),
-    *("benchmark", "counters", "epoch", "features"),
-)
-Stage = Callable[[Callable[[Part], None]], Part]
+STAGES: dict[str, Callable[[Checkout, argparse.Namespace, Note], Part]] = {
+    "build": lambda checkout, options, note: gpu_stages.build_extension(checkout),
+    "tests": lambda checkout, options, note: gpu_stages.run_tests(checkout),
+    "sanitizer": lambda checkout, options, note: gpu_stages.run_sanitizer(checkout),
+    "latency": lambda checkout, options, note: gpu_stages.run_latency(checkout),
+    "benchmark": lambda checkout, options, note: run_lstm_stage(60 * options.minutes, note=note),
+    "counters": lambda checkout, options, note: gpu_stages.run_counters(checkout),
+    # Traces of the time line go beside the record.
+    "epoch": lambda checkout, options, note: run_epoch_stage(
+        epoch_jobs(Path(options.out).absolute().with_suffix("")), note=note
+    ),
+    "features": lambda checkout, options, note: run_features_stage(note=note),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every stage passed (or was skipped), 1 when one failed, 2 without a GPU."""
-    options = _parser().parse_args(arguments)
-    if options.fill_algorithms:
-        fill_algorithms(Path(options.fill_algorithms), ROOT / TABLE)
-        return 0
-    if not torch.cuda.is_available():
-        print(
-            f"error: gpu-check needs a CUDA GPU, and PyTorch {torch.__version__} finds none here",
-            file=sys.stderr,
-        )
-        return 2
-    device = torch.device("cuda", torch.cuda.current_device())
-    major, minor = torch.cuda.get_device_capability(device)
-    checkout = Checkout(ROOT, sys.executable, options.architecture or f"{major}.{minor}")
-    machine = describe_gpu(device)
-    out = Path(options.out or default_out(machine["device"]))
-    every: dict[str, Stage] = {
-        "build": lambda note: build_extension(checkout),
-        "tests": lambda note: run_tests(checkout),
-        "sanitizer": lambda note: run_sanitizer(checkout),
-        "latency": lambda note: run_latency(checkout),
-        "benchmark": lambda note: run_lstm_stage(seconds=60 * options.minutes, note=note),
-        "counters": lambda note: run_counters(checkout),
-        # Traces of the time line go beside the record.
-        "epoch": lambda note: run_epoch_stage(
-            epoch_jobs(out.absolute().with_suffix("")), note=note
-        ),
-        "features": lambda note: run_features_stage(),
-    }
-    stages = {name: stage for name, stage in every.items() if name in options.stages}
-    try:
-        record = run_check(stages, head=record_head(ROOT, machine), out=out)
-    except CaptionerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(format_check(record))
-    print(f"record: {out}")
-    return int(any(part["status"] == "failed" for part in record["stages"].values()))
-
-
-def _parser() -> argparse.ArgumentParser:
-    purpose = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(
-        prog="gpu_check.py",
-        description=purpose,
-        epilog="python scripts/gpu_check.py --minutes 4 --stages build tests",
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", help="the record (benchmarks/results/gpu/DEVICE-DATE.json)")
     parser.add_argument(
-        "--stages", nargs="+", choices=STAGES, default=STAGES, help="only these (all)"
+        "--stages", nargs="+", choices=[*STAGES], default=[*STAGES], help="only these (all)"
     )
     parser.add_argument(
         "--minutes", type=float, default=7.5, help="of the benchmark; the rest is left out (7.5)"
@@ -111,7 +64,32 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RECORD",
         help=f"instead of checking, put what RECORD measured into {TABLE}",
     )
-    return parser
+    options = parser.parse_args(arguments)
+    if options.fill_algorithms:
+        fill_algorithms(Path(options.fill_algorithms), ROOT / TABLE)
+        return 0
+    if not torch.cuda.is_available():
+        wrong = f"gpu-check needs a CUDA GPU, and PyTorch {torch.__version__} finds none here"
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    major, minor = torch.cuda.get_device_capability(device)
+    checkout = Checkout(ROOT, sys.executable, options.architecture or f"{major}.{minor}")
+    machine = describe_gpu(device)
+    options.out = options.out or default_out(machine["device"])
+    stages = {
+        name: functools.partial(stage, checkout, options)
+        for name, stage in STAGES.items()
+        if name in options.stages
+    }
+    try:
+        record = run_check(stages, head=record_head(ROOT, machine), out=Path(options.out))
+    except CaptionerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(format_check(record))
+    print(f"record: {options.out}")
+    return int(any(part["status"] == "failed" for part in record["stages"].values()))
 
 
 def fill_algorithms(record: Path, table: Path) -> None:
@@ -122,24 +100,25 @@ def fill_algorithms(record: Path, table: Path) -> None:
     print(f"{table}: {', '.join(measured)}")
 
 
-def run_check(stages: Mapping[str, Stage], *, head: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def run_check(
+    stages: Mapping[str, Callable[[Note], Part]], *, head: Mapping[str, Any], out: Path
+) -> dict[str, Any]:
     """Run all `stages`, whatever becomes of each, and write the record after every one."""
     record: dict[str, Any] = {**head, "finished": False, "stages": {}}
+
+    def note(name: str, part: Part, **more: Any) -> None:
+        record["stages"][name] = {**part, **more}
+        write_record(out, record)
+
     write_record(out, record)
     for name, stage in stages.items():
         print(f"{name} ...", flush=True)
         started = time.monotonic()
-
-        def note(part: Part, name: str = name) -> None:
-            record["stages"][name] = {**part, "status": "running"}
-            write_record(out, record)
-
         try:
-            part = stage(note)
+            part = stage(functools.partial(note, name, status="running"))
         except Exception as error:
             part = {"status": "failed", "summary": f"{type(error).__name__}: {error}"}
-        record["stages"][name] = {**part, "seconds": round(time.monotonic() - started, 1)}
-        write_record(out, record)
+        note(name, part, seconds=round(time.monotonic() - started, 1))
         print(f"{name}: {part['status']}: {part['summary']}", flush=True)
     record["finished"] = True
     write_record(out, record)
@@ -176,11 +155,8 @@ def describe_gpu(device: torch.device) -> dict[str, Any]:
 
 def commit_of(root: Path) -> str:
     """The commit that is checked out, "changed" where files differ from it; or "unknown"."""
-    commit = _answer("git", "-C", str(root), "rev-parse", "HEAD")
-    if commit == "unknown":
-        return commit
-    changed = _answer("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
-    return commit if changed in ("", "unknown") else f"{commit}, changed"
+    options = ("--always", "--abbrev=40", "--exclude=*", "--dirty=, changed")
+    return _answer("git", "-C", str(root), "describe", *options)
 
 
 def digest_of_sources(root: Path) -> str:
@@ -195,8 +171,6 @@ def digest_of_sources(root: Path) -> str:
 
 def _answer(*command: str) -> str:
     """The last line that a program prints, or "unknown"."""
-    if shutil.which(command[0]) is None:
-        return "unknown"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

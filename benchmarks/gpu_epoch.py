@@ -1,109 +1,90 @@
 """The stage `epoch` of `make gpu-check`: whole epochs over captions, eager and as one graph.
 
-A job is a function here that takes plain values and returns what JSON can hold: `figures` and
-`requirements` as a record has them, and what else it found. Shapes: n images, F image feature, B
-captions a batch, H hidden.
+Shapes: n images, F image feature, B captions a batch, H hidden.
 """
 
-from __future__ import annotations
-
 import functools
+import json
+import os
+import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.captions import Workload, random_features, synthetic_images
-from benchmarks.gpu_stages import Note, Part, judge, run_stage
-from benchmarks.record import Axes, SuiteResult
+from benchmarks.gpu_jobs import Note, judge, run_stage
+from benchmarks.gpu_stages import Part
+from benchmarks.record import SuiteResult
 from benchmarks.roofline import Gemms, step_roofline
-from benchmarks.scored_run import ScoredRun
-from benchmarks.timeline import busy_microseconds, microseconds_by_kernel, take_trace
-from benchmarks.timing import Spread, interleaved, paired_ratio, synchronize
-from benchmarks.training import PLAIN, StepSettings, TimedSteps, Training
-from benchmarks.worker import Worker, process_age
+from benchmarks.timing import interleaved, synchronize
+from benchmarks.training import PLAIN, GraphSteps, StepSettings, Training
+from benchmarks.worker import process_age
 from captioner.errors import CaptionerError
+from captioner.evaluation.bleu import bleu
+from captioner.evaluation.cider import cider
+from captioner.evaluation.ngrams import encode
+from captioner.generation import Constraints, beam_search
+from captioner.inference.captions import CaptionGenerator
 
 CUDNN, OURS, OUR_LOOP = "graph torch", "graph persistent", "eager persistent"
 FLICKR8K = {"images": 6000, "feature_dim": 1280}  # EfficientNet-lite's features
-EPOCHS, DEV_IMAGES, MANY_STEPS = 15, 1000, 20_000
-STAGE_SECONDS = 240.0
 JOB_SECONDS = 60.0  # what takes longer hangs
 WARM_UP = 20  # steps
 # Nats a token that curves of equal steps may be apart: Adam blows roundings up, and bfloat16 keeps
 # eight bits.
 SAME_LOSS = {"float32": 2e-3, "tf32": 2e-3, "bfloat16": 2e-2}
-EPOCH_SECONDS, SPEED = 0.1, 2.0  # asked of our LSTM in the graph: at B=128, and to cuDNN's at B=64
-RUN_SECONDS = 5.0  # asked of fifteen epochs with their scores
 FLAT = 1 << 20  # bytes
 REPLAYS = 3  # of the time line
 Jobs = dict[str, dict[str, Any]]
 Found = dict[str, Any]
+Event = dict[str, Any]  # of a profiler's trace
 
 
 def epoch_jobs(folder: Path) -> Jobs:
     """Every job, those first that say most where time runs out; time lines go to `folder`."""
-    timeline = functools.partial(_job, "timeline", 128, folder=str(folder))
+
+    def job(what: str, batch: int, *, dtype: str = "bfloat16", **more: Any) -> dict[str, Any]:
+        sizes = {"hidden_size": 512, "batch_size": batch, "dtype": dtype}
+        return {"what": what, "data": FLICKR8K, "sizes": sizes, **more}
+
+    def graphs(dtype: str, *batches: int) -> Jobs:
+        both: dict[str, Any] = {"dtype": dtype, "names": [CUDNN, OURS], "repeats": 5}
+        return {f"graphs, {dtype}, B {batch}": job("epochs", batch, **both) for batch in batches}
+
+    losses = functools.partial(job, "losses", 64, steps=100)
+    timeline = functools.partial(job, "timeline", 128, folder=str(folder))
+    eager: dict[str, Any] = {"names": [PLAIN, "eager torch", OUR_LOOP], "repeats": 2}
     return {
         # Cold, it counts from the start of its process. "fused" is persistent within the graph,
         # and in generation the fastest that fits.
-        "run": _job(
-            "run", 128, name="graph fused", epochs=EPOCHS, dev_images=DEV_IMAGES, alone=True
-        ),
-        **_graphs("bfloat16", 128, 64),
+        "run": job("run", 128, name="graph fused", epochs=15, dev_images=1000, alone=True),
+        **graphs("bfloat16", 128, 64),
         # What is compared is the graph: its LSTM is the eager loop's own. Then with others' loop.
-        "losses, tf32": _losses("tf32", OUR_LOOP, OURS),
-        "losses, float32": _losses("float32", PLAIN, CUDNN),
-        "memory": _job("memory", 64, name=OURS, steps=MANY_STEPS, looks=10),
-        **_graphs("bfloat16", 256, 1024),
+        "losses, tf32": losses(dtype="tf32", names=[OUR_LOOP, OURS]),
+        "losses, float32": losses(dtype="float32", names=[PLAIN, CUDNN]),
+        "memory": job("memory", 64, name=OURS, steps=20_000),
+        **graphs("bfloat16", 256, 1024),
         "time line": timeline(name=OURS),
-        **{f"eager, B {batch}": _eager(batch) for batch in (128, 64, 256, 1024)},
-        "losses, bfloat16": _losses("bfloat16", OUR_LOOP, OURS),
-        "several": _job("several", 128, name=OURS, counts=[1, 2, 4, 8], seconds=2.0),
+        **{f"eager, B {batch}": job("epochs", batch, **eager) for batch in (128, 64, 256, 1024)},
+        "losses, bfloat16": losses(names=[OUR_LOOP, OURS]),
         "time line of cuDNN's": timeline(name=CUDNN),
-        **_graphs("tf32", 128, 64),
+        **graphs("tf32", 128, 64),
     }
 
 
-def _job(what: str, batch_size: int, *, dtype: str = "bfloat16", **more: Any) -> dict[str, Any]:
-    sizes = {"hidden_size": 512, "batch_size": batch_size, "dtype": dtype}
-    return {"what": what, "data": FLICKR8K, "sizes": sizes, **more}
-
-
-def _graphs(dtype: str, *batch_sizes: int) -> Jobs:
-    both: dict[str, Any] = {"dtype": dtype, "names": [CUDNN, OURS], "repeats": 5}
-    return {f"graphs, {dtype}, B {batch}": _job("epochs", batch, **both) for batch in batch_sizes}
-
-
-def _eager(batch_size: int) -> dict[str, Any]:
-    return _job("epochs", batch_size, names=[PLAIN, "eager torch", OUR_LOOP], repeats=2)
-
-
-def _losses(dtype: str, *names: str) -> dict[str, Any]:
-    return _job("losses", 64, dtype=dtype, names=list(names), steps=100)
-
-
 def run_epoch_stage(
-    jobs: Jobs,
-    *,
-    seconds: float = STAGE_SECONDS,
-    device: str = "cuda",
-    note: Note = lambda part: None,
+    jobs: Jobs, *, seconds: float = 240.0, device: str = "cuda", note: Note = lambda part: None
 ) -> Part:
     """As many jobs as `seconds` allow."""
     settings = {"data": "lengths and words drawn as Flickr8k's", **FLICKR8K}
-    return run_stage(
-        do,
-        jobs,
-        seconds=seconds,
-        job_seconds=JOB_SECONDS,
-        device=device,
-        judged=lambda found: judge(found, settings),
-        note=note,
-    )
+    judged = functools.partial(judge, settings=settings)
+    limits = {"seconds": seconds, "job_seconds": JOB_SECONDS}
+    return run_stage(do, jobs, judged, **limits, device=device, note=note)
 
 
 def do(
@@ -112,26 +93,16 @@ def do(
     """The job `what` on captions drawn as Workload(**data) says, with StepSettings(**sizes)."""
     settings = StepSettings(**sizes, clip_norm=5.0)
     training = Training(workload=Workload(**data), settings=settings, device=device)
-    jobs: dict[str, Callable[..., Found]] = {
-        "epochs": time_epochs,
-        "losses": compare_losses,
-        "run": time_runs,
-        "memory": watch_memory,
-        "timeline": take_timeline,
-        "several": count_several,
-    }
     with training.precision():
-        return jobs[what](training, **more)
+        return JOBS[what](training, **more)
 
 
 def time_epochs(training: Training, *, names: Sequence[str], repeats: int) -> Found:
-    """Seconds an epoch of each, taken in turn; the roofline, and each one's share of it.
-
-    Of two graphs the last is the one of which speed is asked. What cannot start is `absent`.
-    """
+    """Seconds an epoch of each, taken in turn; the roofline, and each one's share of it. What
+    cannot start is `absent`."""
     calls: dict[str, Callable[[], object]] = {}
     absent: dict[str, str] = {}
-    steps = training.steps_an_epoch
+    steps, axes, settings = training.steps_an_epoch, training.axes, training.settings
     for name in names:
         try:
             one = training.build(name)
@@ -141,57 +112,24 @@ def time_epochs(training: Training, *, names: Sequence[str], repeats: int) -> Fo
         else:
             calls[name] = functools.partial(one.steps, steps)
     taken = interleaved(calls, repeats=repeats, device=training.device, warmup=0)
-    roofline = step_roofline(
-        Gemms(
-            hidden=training.settings.hidden_size,
-            vocab_size=training.data.vocab_size,
-            feature_dim=training.data.store.feature_dim,
-            device=training.device,
-            dtype=torch.bfloat16 if training.settings.dtype == "bfloat16" else torch.float32,
-        ),
-        batch=training.settings.batch_size,
-        tokens=round(training.data.tokens / steps),
+    gemms = Gemms(
+        hidden=settings.hidden_size,
+        vocab_size=training.data.vocab_size,
+        feature_dim=training.data.store.feature_dim,
+        device=training.device,
+        dtype=torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32,
     )
+    tokens = round(training.data.tokens / steps)
+    roofline = step_roofline(gemms, batch=settings.batch_size, tokens=tokens)
     result = SuiteResult()
     for name, spread in taken.items():
-        result.add("an epoch", name, "s", spread, training.axes)
+        result.add("an epoch", name, "s", spread, axes)
         share = spread.map(lambda seconds: steps * roofline.seconds / seconds)
-        result.add("share of the roofline", name, "times", share, training.axes)
+        result.add("share of the roofline", name, "times", share, axes)
     for part, seconds in (("GEMMs", roofline.gemms), ("optimizer", roofline.optimizer)):
         what = f"roofline of an epoch, {part}"
-        result.add(what, "measured rates", "s", steps * seconds, training.axes)
-    require_of_graphs(result, taken, training.axes)
+        result.add(what, "measured rates", "s", steps * seconds, axes)
     return {**result.as_json(), "absent": absent}
-
-
-def require_of_graphs(result: SuiteResult, taken: dict[str, Spread], axes: Axes) -> None:
-    """What is asked of the last of two graphs, where it is asked: bfloat16, H=512."""
-    graphs = [name for name in taken if name.startswith("graph")]
-    if len(graphs) < 2 or (axes["dtype"], axes["H"]) != ("bfloat16", 512):
-        return
-    baseline, ours = graphs
-    if axes["B"] == 128:
-        result.require(f"an epoch of {ours}", "s", taken[ours], at_most=EPOCH_SECONDS, axes=axes)
-    if axes["B"] == 64:
-        what, speed = f"speed of {ours} to {baseline}", paired_ratio(taken[baseline], taken[ours])
-        result.require(what, "times", speed, at_least=SPEED, axes=axes)
-
-
-def count_several(training: Training, *, name: str, counts: Sequence[int], seconds: float) -> Found:
-    """Steps a second of several runs at once, all together, each in a process of its own."""
-    result = SuiteResult()
-    for count in counts:
-        with ExitStack() as stack:
-            runs = [Worker(TimedSteps, name, training, WARM_UP) for _ in range(count)]
-            for method, given in (("result", ()), ("count", (seconds,))):
-                for one in runs:
-                    if method == "result":
-                        stack.enter_context(one)
-                    one.send(method, *given)
-                answers = [one.receive() for one in runs]
-        what = f"steps of {count} runs at once"
-        result.add(what, name, "1/s", sum(answers) / seconds, training.axes)
-    return result.as_json()
 
 
 def compare_losses(training: Training, *, names: Sequence[str], steps: int) -> Found:
@@ -212,40 +150,52 @@ def time_runs(training: Training, *, name: str, epochs: int, dev_images: int) ->
     The first is cold, and counts from the start of this process, of which it must be the first
     job. The second finds the device warm, and builds everything anew all the same, the graph too.
     """
-    dev = synthetic_images(dev_images, seed=1, prefix="dev")
-    feature_dim = training.data.store.feature_dim
-    features = torch.from_numpy(random_features(dev, feature_dim, seed=1).features)
     what, result = f"{epochs} epochs, each scored on {dev_images} images", SuiteResult()
-    scores: list[dict[str, float]] = []
     for how, age in (("cold", process_age()), ("warm", 0.0)):
         started = time.monotonic() - age
-        run = ScoredRun(name, training, dev, features)
-        scores = [run.train_and_score() for _ in range(epochs)]
+        scores = scored_run(training, name, epochs=epochs, dev_images=dev_images)
         synchronize(training.device)
-        seconds = time.monotonic() - started
-        result.add(what, how, "s", seconds, training.axes)
-    result.require(f"{what}, warm", "s", seconds, at_most=RUN_SECONDS, axes=training.axes)
-    return {**result.as_json(), "last scores": scores[-1]}
+        result.add(what, how, "s", time.monotonic() - started, training.axes)
+    return {**result.as_json(), "last scores": scores}
 
 
-def watch_memory(training: Training, *, name: str, steps: int, looks: int) -> Found:
-    """How much more PyTorch holds of the device after many steps than after the first."""
-    one = training.build(name)
-    one.steps(WARM_UP)
-    held = [held_bytes(training.device)]
-    for _ in range(looks):
-        one.steps(steps // looks)
-        held.append(held_bytes(training.device))
+def scored_run(training: Training, name: str, *, epochs: int, dev_images: int) -> dict[str, float]:
+    """Train by the graph's steps and caption the dev set after each epoch; the last scores, in
+    percent: BLEU and CIDEr-D, which need no tokeniser's data.
+
+    Drawn captions have no meaning for a model to find, but cost what real ones cost.
+    """
+    dev = synthetic_images(dev_images, seed=1, prefix="dev")
+    drawn = random_features(dev, training.data.store.feature_dim, seed=1).features  # [n, 1, F]
+    features = torch.from_numpy(drawn).to(training.device).split(1000)
+    one, words = GraphSteps(training, name.split()[-1]), training.data.vocabulary
+    # Beam size and longest caption as the defaults of generation.
+    ends: dict[str, Any] = {"bos": words.bos, "eos": words.eos, "max_length": 30}
+    constraints = Constraints(**ends, length_penalty=0.0, banned=(words.pad, words.bos, words.unk))
+    search = functools.partial(beam_search, constraints=constraints, beam_size=3, n_best=1)
+    generator = CaptionGenerator(one.model, words, search)
+    for _ in range(epochs):
+        one.model.train()
+        one.steps(len(one.order))
+        captions = [found[0].text for found in generator.all_captions(features)]
+        corpus = encode([image.captions for image in dev], captions, str.split)
+        scores = [*bleu(corpus), *cider(corpus)]
+    return {metric.name: round(metric.value, 4) for metric in scores}
+
+
+def watch_memory(training: Training, *, name: str, steps: int) -> Found:
+    """How much more PyTorch holds of a GPU after many steps than after the first; of a CPU's memory
+    it keeps no count: 0."""
+    one, held = training.build(name), []
+    for count in (WARM_UP, *[steps // 10] * 10):
+        one.steps(count)
+        synchronize(training.device)
+        cuda = training.device.type == "cuda"
+        held.append(torch.cuda.memory_reserved(training.device) if cuda else 0)
     result = SuiteResult()
     what, more = f"memory of the device gained in {steps} steps", max(held) - held[0]
     result.require(what, "bytes", more, at_most=FLAT, axes=training.axes)
     return {**result.as_json(), "held": held[0]}
-
-
-def held_bytes(device: torch.device) -> int:
-    """What PyTorch has taken from a GPU; of a CPU's memory it keeps no count: 0."""
-    synchronize(device)
-    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
 
 
 def take_timeline(training: Training, *, name: str, folder: str) -> Found:
@@ -253,7 +203,57 @@ def take_timeline(training: Training, *, name: str, folder: str) -> Found:
     one, settings = training.build(name), training.settings
     one.steps(WARM_UP)
     path = f"{name.replace(' ', '-')}-{settings.dtype}-B{settings.batch_size}.trace.json"
-    bars = take_trace(lambda: one.steps(REPLAYS), training.device, Path(folder) / path)
-    found = {"trace": path, "steps": REPLAYS, "kernels": len(bars)}
-    times = {"busy_us": busy_microseconds(bars), "microseconds": microseconds_by_kernel(bars)}
+    events = take_trace(lambda: one.steps(REPLAYS), training.device, Path(folder) / path)
+    found = {"trace": path, "steps": REPLAYS, "kernels": len(events)}
+    times = {"busy_us": busy_microseconds(events), "microseconds": microseconds_by_kernel(events)}
     return {**SuiteResult().as_json(), **found, **times}
+
+
+def take_trace(call: Callable[[], object], device: torch.device, path: Path) -> list[Event]:
+    """Run `call` under the profiler; what ran, in order. The trace goes to `path`, for Perfetto."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports missing GPUs on standard error
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    synchronize(device)
+    with profile(activities=activities) as taken:
+        call()
+        synchronize(device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    taken.export_chrome_trace(str(path))
+    return read_events(path, ("kernel", "gpu_memcpy", "gpu_memset") if cuda else ("cpu_op",))
+
+
+def read_events(path: Path, categories: Sequence[str]) -> list[Event]:
+    """A trace's complete events of these categories, by their start: `name`, and `ts` and `dur` in
+    microseconds."""
+    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    found = [one for one in events if one.get("ph") == "X" and one.get("cat") in categories]
+    return sorted(found, key=lambda event: event["ts"])
+
+
+def busy_microseconds(events: Sequence[Event]) -> float:
+    """How long at least one of the events, which are in order, was running."""
+    busy, end = 0.0, float("-inf")
+    for event in events:
+        stop = event["ts"] + event["dur"]
+        busy += max(0.0, stop - max(end, event["ts"]))
+        end = max(end, stop)
+    return busy
+
+
+def microseconds_by_kernel(events: Sequence[Event]) -> dict[str, float]:
+    """How long each kernel, named without arguments, took in all; the longest first."""
+    kernels: defaultdict[str, float] = defaultdict(float)
+    for event in events:
+        name = event["name"].removeprefix("void ").replace("(anonymous namespace)::", "")
+        kernels[re.sub(r"[<(].*", "", name).strip() or name] += event["dur"]
+    return dict(sorted(kernels.items(), key=lambda one: -one[1]))
+
+
+JOBS: dict[str, Callable[..., Found]] = {
+    "epochs": time_epochs,
+    "losses": compare_losses,
+    "run": time_runs,
+    "memory": watch_memory,
+    "timeline": take_timeline,
+}

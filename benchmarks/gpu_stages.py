@@ -1,26 +1,23 @@
-"""The stages of `make gpu-check` before the benchmarks, and how a benchmark's jobs are judged.
+"""The stages of `make gpu-check` that run programs: build, tests, sanitizer, latency, counters.
 
 A stage takes a `Checkout` and returns its part of the record: `status` ("passed", "failed" or
-"skipped"), a `summary` in a sentence, and details.
+"skipped"), a `summary` in a sentence, and details. A stage whose program is absent is skipped.
 """
 
-from __future__ import annotations
-
-import importlib.util
+import csv
+import io
+import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.record import format_tables
-from benchmarks.settings import Run
-from benchmarks.worker import Finished, JobResults, python_path, run_jobs, run_process
+from benchmarks.worker import Finished, python_path, run_process
 
 # A file of tests, and which of them concern a GPU (pytest's -k), or None for all.
 CUDA_TESTS = (
@@ -29,18 +26,22 @@ CUDA_TESTS = (
     ("tests/models/test_lstm.py", None),
     ("tests/training/test_graph_capture.py", None),
 )
-BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 900.0, 600.0, 300.0
+BUILD_SECONDS, TEST_SECONDS, SECONDS = 900.0, 600.0, 300.0
 TOOLS = ("memcheck", "racecheck", "synccheck")
-SMALL_CASE = (
-    *("-m", "benchmarks.lstm_small_case", "cuda", "float32:plain", "bfloat16:plain"),
-    *("tf32:persistent", "bfloat16:persistent", "float16:cluster", "tf32:cluster"),
+SMALL_CASE = ("-m", "benchmarks.lstm_small_case")
+SANITIZED = (
+    *("cuda", "float32:plain", "bfloat16:plain", "tf32:persistent", "bfloat16:persistent"),
+    *("float16:cluster", "tf32:cluster"),
 )
 ASK_FOR_FUSED = "from captioner.ops import choose_backend; choose_backend('fused', 'cuda')"
-FEATURES = {"encoder": "torchvision/resnet50", "pictures": 2048, "picture_side": 448}
-FEATURES |= {"batch_size": 256, "workers": 8, "readers": ["pil", "torchvision"]}
-FEATURES_SECONDS = 90.0
+METRICS = {  # Nsight Compute's, and what the record calls them
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active": "tensor pipe busy, %",
+    "lts__t_bytes.sum": "bytes through the second-level cache",
+    "dram__bytes.sum": "bytes through memory",
+    "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum": "wavefronts of shared memory",
+    "gpu__time_duration.sum": "nanoseconds",
+}
 Part = dict[str, Any]
-Note = Callable[[Part], None]
 
 
 @dataclass(frozen=True)
@@ -51,39 +52,47 @@ class Checkout:
     python: str
     architecture: str  # as TORCH_CUDA_ARCH_LIST has it, such as 9.0
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What every stage's programs see besides this process's own environment."""
-        return {
+    def run(self, *command: str, timeout: float = SECONDS, **environment: str) -> Finished:
+        """Run a program on this checkout's packages, its environment extended."""
+        common = {
             "PYTHONPATH": python_path(self.root),
             "CAPTIONER_CUDA": "1",
             "TORCH_CUDA_ARCH_LIST": self.architecture,
             "PYTHONUNBUFFERED": "1",
         }
+        both = {**common, **environment}
+        return run_process(command, folder=self.root, timeout=timeout, environment=both)
 
-    def run(
-        self, *arguments: str, timeout: float, before: Sequence[str] = (), **environment: str
-    ) -> Finished:
-        """Run this checkout's Python with `arguments`, under the program `before` if given."""
-        return run_process(
-            [*before, self.python, *arguments],
-            folder=self.root,
-            timeout=timeout,
-            environment={**self.environment, **environment},
-        )
+
+def verdict(passed: bool, summary: str, **details: Any) -> Part:
+    """A stage's part of the record."""
+    return {"status": "passed" if passed else "failed", "summary": summary, **details}
+
+
+def absent(program: str) -> Part:
+    """The part of a stage that cannot run."""
+    return {"status": "skipped", "summary": f"{program} is not installed"}
+
+
+def find_in_toolkit(program: str) -> str | None:
+    """A program on the path or in CUDA's folder."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [str(Path(home) / "bin") for home in homes if home]
+    return shutil.which(program) or shutil.which(program, path=os.pathsep.join(folders))
 
 
 def build_extension(checkout: Checkout) -> Part:
     """Build with CUDA for this GPU, then ask for the fused backend on it."""
-    build = checkout.run("setup.py", "build_ext", "--inplace", "--force", timeout=BUILD_SECONDS)
-    part = {"architecture": checkout.architecture, "log": build.output}
+    command = (checkout.python, "setup.py", "build_ext", "--inplace", "--force")
+    build = checkout.run(*command, timeout=BUILD_SECONDS)
+    details = {"architecture": checkout.architecture, "log": build.output}
     if build.code != 0:
-        return {"status": "failed", "summary": f"the build: {build.ending}", **part}
-    asked = checkout.run("-c", ASK_FOR_FUSED, timeout=120)
+        return verdict(False, f"the build: {build.ending}", **details)
+    asked = checkout.run(checkout.python, "-c", ASK_FOR_FUSED)
     if asked.code != 0:
-        reason = _last_line(asked.output)
-        return {"status": "failed", "summary": f"built, but not there: {reason}", **part}
-    return {"status": "passed", "summary": f"built in {build.seconds:.0f} s", **part}
+        reason = asked.output.strip().rpartition("\n")[2]
+        return verdict(False, f"built, but not there: {reason}", **details)
+    return verdict(True, f"built in {build.seconds:.0f} s", **details)
 
 
 def run_tests(checkout: Checkout, tests: tuple[tuple[str, str | None], ...] = CUDA_TESTS) -> Part:
@@ -92,32 +101,28 @@ def run_tests(checkout: Checkout, tests: tuple[tuple[str, str | None], ...] = CU
     kinds = ("passed", "failed", "skipped")
     counts = {kind: sum(part[kind] for part in files.values()) for kind in kinds}
     wrong = [path for path, part in files.items() if part["status"] == "failed"]
-    summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    if wrong:
-        summary += f"; not right: {', '.join(wrong)}"
     unheard = [f"{path}: {one['why']}" for path, one in files.items() if one["status"] == "skipped"]
-    if unheard:
-        summary += f"; not run: {'; '.join(unheard)}"
-    status = "failed" if wrong else "passed"
-    return {"status": status, "summary": summary, **counts, "files": files}
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    summary += f"; not right: {', '.join(wrong)}" if wrong else ""
+    summary += f"; not run: {'; '.join(unheard)}" if unheard else ""
+    return verdict(not wrong, summary, **counts, files=files)
 
 
 def _test_file(checkout: Checkout, path: str, chosen: str | None) -> Part:
     none = {"passed": 0, "failed": 0, "skipped": 0}
     if not (checkout.root / path).is_file():
         return {"status": "failed", "why": "there is no such file", **none}
-    source = (checkout.root / path).read_text(encoding="utf-8")
-    if "import hypothesis" in source or "from hypothesis" in source:
-        there = checkout.run("-c", "import hypothesis", timeout=60).code == 0
-        if not there:
-            return {"status": "skipped", "why": "hypothesis is not installed", **none}
+    needed = re.search("(import|from) hypothesis", (checkout.root / path).read_text("utf-8"))
+    if needed and checkout.run(checkout.python, "-c", "import hypothesis").code != 0:
+        return {"status": "skipped", "why": "hypothesis is not installed", **none}
     select = [] if chosen is None else ["-k", chosen]
     options = ("-q", "-rfEs", "--tb=short", "-p", "no:cacheprovider")
-    done = checkout.run("-m", "pytest", path, *select, *options, timeout=TEST_SECONDS)
+    command = (checkout.python, "-m", "pytest", path, *select, *options)
+    done = checkout.run(*command, timeout=TEST_SECONDS)
     part = {**read_summary(done.output), "seconds": round(done.seconds, 1)}
     if done.code == 0 and part["passed"]:
         return {"status": "passed", **part}
-    why = done.ending if done.code or done.code is None else "no test ran, all were skipped"
+    why = done.ending if done.code != 0 else "no test ran, all were skipped"
     return {"status": "failed", "why": why, "output": done.output, **part}
 
 
@@ -135,134 +140,80 @@ def read_summary(output: str) -> Part:
 
 
 def run_sanitizer(checkout: Checkout, program: str | None = None) -> Part:
-    """compute-sanitizer's checks of memory, races and barriers, over a small case by every
-    algorithm; skipped where it is absent."""
+    """compute-sanitizer's checks of memory, races and barriers on a small case, all algorithms."""
     program = program or find_in_toolkit("compute-sanitizer")
     if program is None:
-        return {"status": "skipped", "summary": "compute-sanitizer is not installed"}
+        return absent("compute-sanitizer")
     tools: dict[str, Part] = {}
     for tool in TOOLS:
         done = checkout.run(
-            *SMALL_CASE,
-            before=(program, "--tool", tool, "--error-exitcode", "9"),
-            timeout=SANITIZER_SECONDS,
+            *(program, "--tool", tool, "--error-exitcode", "9"),
+            *(checkout.python, *SMALL_CASE, *SANITIZED),
             # Tensors are otherwise cut from large blocks, and a row too far is still inside one.
             PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
-        tools[tool] = {
-            "status": "passed" if done.code == 0 else "failed",
-            "why": done.ending,
-            "summary": _sanitizer_summary(done.output),
-            "seconds": round(done.seconds, 1),
-            "output": done.output,
-        }
-    wrong = [tool for tool, part in tools.items() if part["status"] == "failed"]
-    words = [f"{tool}: {part['summary'] or part['why']}" for tool, part in tools.items()]
-    return {
-        "status": "failed" if wrong else "passed",
-        "summary": "; ".join(words),
-        "program": program,
-        "tools": tools,
-    }
+        found = [line.strip("= ") for line in done.output.splitlines() if "SUMMARY" in line]
+        details = {"seconds": round(done.seconds, 1), "output": done.output}
+        tools[tool] = verdict(done.code == 0, [done.ending, *found][-1], why=done.ending, **details)
+    summary = "; ".join(f"{tool}: {part['summary']}" for tool, part in tools.items())
+    passed = all(part["status"] == "passed" for part in tools.values())
+    return verdict(passed, summary, program=program, tools=tools)
 
 
-def find_in_toolkit(program: str) -> str | None:
-    """A program on the path or in CUDA's folder."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    folders = [str(Path(home) / "bin") for home in homes if home]
-    return shutil.which(program) or shutil.which(program, path=os.pathsep.join(folders))
+def run_latency(checkout: Checkout) -> Part:
+    """benchmarks/latency.cu, compiled and run: microseconds of a barrier among the blocks of a
+    group and of an exchange of rows, by algorithm and group."""
+    nvcc = find_in_toolkit("nvcc")
+    if nvcc is None:
+        return absent("nvcc")
+    flags = ("-std=c++17", "-O3", f"-arch=sm_{checkout.architecture.replace('.', '')}")
+    include = ("-isystem", str(Path(torch.__file__).parent / "include"), "-I", "csrc/cuda")
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder) / "latency")
+        done = checkout.run(nvcc, *flags, *include, "-o", program, "benchmarks/latency.cu")
+        if done.code != 0:
+            return verdict(False, "latency.cu does not compile", output=done.output)
+        done = checkout.run(program)
+    return judge_latency(done.code, done.output)
 
 
-def _sanitizer_summary(output: str) -> str:
-    """Its last line with a verdict, such as ERROR SUMMARY: 0 errors."""
-    lines = [line.strip("= \n") for line in output.splitlines() if "SUMMARY" in line]
-    return lines[-1] if lines else ""
+def judge_latency(code: int | None, output: str) -> Part:
+    """The part of the record from what the program printed: a JSON object a line."""
+    found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    words = [
+        f"{one['algorithm']}, {one['blocks']} blocks: barrier {one['barrier_us']:.2f} us, exchange "
+        f"{one['exchange_us']:.2f} us"
+        for one in found
+    ]
+    summary = "; ".join(words) or f"it ended with {code}"
+    return verdict(code == 0 and bool(found), summary, figures=found, output=output)
 
 
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it says nothing"
+def run_counters(checkout: Checkout) -> Part:
+    """How busy tensor cores, second-level cache and shared memory are in the persistent kernels at
+    E = H = 512, B = 64, by Nsight Compute."""
+    program = find_in_toolkit("ncu")
+    if program is None:
+        return absent("ncu (Nsight Compute)")
+    options = ("--kernel-name", "regex:(forward|backward)_steps", "--launch-count", "8")
+    metrics = ("--csv", "--metrics", ",".join(METRICS))
+    done = checkout.run(program, *metrics, *options, checkout.python, *SMALL_CASE)
+    if "ERR_NVGPUCTRPERM" in done.output:
+        return {"status": "skipped", "summary": "this user may not read the GPU's counters"}
+    kernels = read_counters(done.output)
+    passed = done.code == 0 and bool(kernels)
+    summary = f"{len(kernels)} kernels counted" if passed else done.ending
+    return verdict(passed, summary, kernels=kernels, output=done.output)
 
 
-def run_stage(
-    do: Callable[..., Any],
-    jobs: Mapping[str, Mapping[str, Any]],
-    *,
-    seconds: float,
-    job_seconds: float,
-    device: str,
-    judged: Callable[[JobResults], Part],
-    note: Note = lambda part: None,
-) -> Part:
-    """As many of `jobs` as `seconds` allow; `note` is given the part after each of them."""
-    deadline = time.time() + seconds
-    limits: dict[str, Any] = {"deadline": deadline, "job_seconds": job_seconds}
-    found = run_jobs(do, jobs, device=device, **limits, note=lambda now: note(judged(now)))
-    return judged(found)
-
-
-def judge(found: JobResults, settings: dict[str, Any]) -> Part:
-    """A stage's part of the record from its jobs, each of which gave figures and requirements.
-
-    It failed where a job did, or what was asked is not reached, or nothing was measured. An
-    implementation that a job reports as `absent` counts as failed.
-    """
-    results = found.results
-    requirements = [one for result in results.values() for one in result["requirements"]]
-    missed = [one for one in requirements if not one["met"]]
-    failed = dict(found.failed)
-    for job, result in results.items():
-        failed |= {f"{job}, {name}": why for name, why in result.get("absent", {}).items()}
-    summary = f"{len(results)} jobs done"
-    for names, words in ((failed, "failed"), (found.skipped, "left out for want of time")):
-        summary += f", {len(names)} {words}" if names else ""
-    summary += f"; {len(requirements) - len(missed)} of {len(requirements)} requirements met"
-    if not results:
-        why = "; ".join(failed.values()) or "no time was left"
-        summary = f"nothing was measured: {why[-300:]}"
-    tables = {"figures", "requirements", "absent"}
-    details = {
-        job: {k: v for k, v in one.items() if k not in tables} for job, one in results.items()
-    }
-    return {
-        "status": "failed" if failed or missed or not results else "passed",
-        "summary": summary,
-        "settings": settings,
-        "figures": [one for result in results.values() for one in result["figures"]],
-        "requirements": requirements,
-        "details": {job: more for job, more in details.items() if more},
-        "failed": failed,
-        "skipped": found.skipped,
-    }
-
-
-def format_jobs(name: str, part: Part, shown: Sequence[str] = ()) -> list[str]:
-    """What such a stage measured, for the terminal; nothing where it did not run."""
-    lines = [f"{name}:", *format_tables(part, shown), ""] if part.get("figures") else []
-    failed = part.get("failed", {}).items()
-    return lines + [f"FAILED {job}: {why.splitlines()[0]}" for job, why in failed]
-
-
-def run_features_stage(*, device: str = "cuda", **settings: Any) -> Part:
-    """suite=features by both readers of images; `settings`: what is to differ from FEATURES."""
-    for package in ("torchvision", "PIL", "omegaconf"):
-        if importlib.util.find_spec(package) is None:
-            return {"status": "skipped", "summary": f"{package} is not installed"}
-    part = run_stage(
-        measure_features,
-        {"features": {**FEATURES, **settings}},
-        seconds=FEATURES_SECONDS,
-        job_seconds=FEATURES_SECONDS,
-        device=device,
-        judged=lambda found: judge(found, FEATURES),
-    )
-    rates = [f"{one['implementation']} {one['median']:.0f}" for one in part["figures"]]
-    return {**part, "summary": f"{part['summary']}; images a second: {', '.join(rates)}"}
-
-
-def measure_features(device: torch.device, **settings: Any) -> dict[str, Any]:
-    """In the process of its own: suite=features, which a bare machine cannot import."""
-    from benchmarks.features import FeaturesBenchmark, features_suite
-
-    result = features_suite(FeaturesBenchmark(**settings), Run(repeats=1, device=device))
-    return {**result.as_json(), "settings": result.settings}
+def read_counters(output: str) -> list[dict[str, Any]]:
+    """Of every launch in ncu's CSV its kernel and the metrics, by their names in METRICS."""
+    _, head, table = output.partition('"ID"')
+    launches: dict[str, dict[str, Any]] = {}
+    for row in csv.DictReader(io.StringIO(head + table)):
+        name, value = row.get("Metric Name"), row.get("Metric Value")
+        if name in METRICS and value:
+            kernel = (row.get("Kernel Name") or "").split("(")[0]
+            launch = launches.setdefault(row["ID"], {"kernel": kernel})
+            launch[METRICS[name]] = float(value.replace(",", ""))
+    return list(launches.values())

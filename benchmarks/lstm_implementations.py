@@ -1,13 +1,8 @@
-"""The implementations that suite=lstm measures, and the roofline that bounds them all.
+"""What suite=lstm runs: a batch of captions, the implementations, and the GEMMs that bound them.
 
 Shapes: B sequences, T longest length, N packed tokens, U distinct rows among them, E input size,
-H hidden size.
-
-An entry of IMPLEMENTATIONS makes a `Layer` from a `Case`. The baseline is torch.nn.LSTM over a
-PackedSequence, as one writes it.
+H hidden size. The baseline is torch.nn.LSTM over a PackedSequence, as one writes it.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from benchmarks.lstm_case import DTYPES, Case, Cell
+from benchmarks.captions import WORDS, steps_of_sequences, word_ranks
+from benchmarks.record import Axes
+from benchmarks.timing import Prepared
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend, lstm_packed
@@ -27,6 +24,69 @@ BASELINE, PADDED, FUSED, DISTINCT = "torch", "padded", "fused", "fused, distinct
 STEPWISE = "plain"
 PERSISTENT = ("persistent", "cluster")  # the other algorithms of "fused" on CUDA
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward and backward"
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,  # whose products may round operands to ten bits of mantissa
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the grid."""
+
+    lengths: str
+    dtype: str
+    hidden_size: int
+    batch_size: int
+
+    @property
+    def axes(self) -> Axes:
+        """As figures and requirements carry them."""
+        sizes: Axes = {"H": self.hidden_size, "B": self.batch_size}
+        return {"lengths": self.lengths, "dtype": self.dtype, **sizes}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.axes.items())
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cell's batch: token n reads row input_rows[n] of `table`, as words do of an embedding."""
+
+    table: Tensor  # [U, E]
+    input_rows: Tensor  # [N] int64
+    batch_sizes: Tensor  # [T] int64 on the CPU
+    grad_output: Tensor  # [N, H]
+    layer: nn.LSTM
+
+    @property
+    def rows(self) -> Tensor:
+        """The input of every packed token, [N, E]."""
+        return self.table[self.input_rows]
+
+
+def make_case(cell: Cell, *, device: torch.device, seed: int, data_root: str | None = None) -> Case:
+    """The batch of `cell`, drawn from `seed`, and a layer with its first weights."""
+    hidden, to = cell.hidden_size, {"device": device, "dtype": DTYPES[cell.dtype]}
+    drawn = steps_of_sequences(cell.lengths, cell.batch_size, seed=seed, data_root=data_root)
+    steps = torch.arange(int(drawn.max())).unsqueeze(1)
+    batch_sizes = (steps < torch.from_numpy(drawn)).sum(1)
+    # B images, of which none is twice, then <bos>, then words.
+    images = int(batch_sizes[0])
+    ids = torch.from_numpy(word_ranks(int(batch_sizes.sum()), seed=seed))
+    ids[:images] = WORDS + 1 + torch.arange(images)
+    ids[images : images + int(batch_sizes[1:2].sum())] = WORDS
+    distinct, input_rows = ids.unique(return_inverse=True)
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(len(distinct), hidden, generator=generator).to(**to)
+    grad_output = torch.randn(len(ids), hidden, generator=generator).to(**to)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = nn.LSTM(hidden, hidden).to(**to)
+    return Case(table, input_rows.to(device), batch_sizes, grad_output, layer)
 
 
 @dataclass(frozen=True)
@@ -42,6 +102,12 @@ class Layer:
     leaves: tuple[Tensor, ...]
     distinct: Callable[[Tensor], Tensor]
     packed: Callable[[Tensor], Tensor] = lambda output: output
+
+    @property
+    def calls(self) -> dict[str, Callable[[], object] | Prepared]:
+        """What is timed; the backward alone works on a forward pass of its own, not timed."""
+        backward = Prepared(self.forward, self.backward)
+        return {FORWARD: self.forward, BACKWARD: backward, BOTH: self.both}
 
     def backward(self, output: Tensor) -> tuple[Tensor, ...]:
         """The gradients of all leaves."""
@@ -98,14 +164,14 @@ def _distinct(case: Case) -> Layer:
     """The fused call over the distinct rows [U, E]: equal tokens share a product with weight_ih."""
     table = case.table.clone().requires_grad_()
     weights = tuple(_own_layer(case, FUSED).parameters())
-    state = table.new_zeros(int(case.batch_sizes[0]), case.hidden_size)
+    state = table.new_zeros(int(case.batch_sizes[0]), case.layer.hidden_size)
     given = (table, case.batch_sizes, state, state, *weights)
     call = partial(lstm_packed, *given, backend=FUSED, input_rows=case.input_rows)
     return Layer(lambda: call()[0], case.grad_output, (table, *weights), lambda gradient: gradient)
 
 
 def _own_layer(case: Case, backend: str) -> LSTM:
-    size, table = case.hidden_size, case.table
+    size, table = case.layer.hidden_size, case.table
     layer = LSTM(size, size, backend=backend, device=table.device, dtype=table.dtype)
     layer.load_state_dict(case.layer.state_dict())
     return layer
@@ -123,9 +189,10 @@ IMPLEMENTATIONS: dict[str, Callable[[Case], Layer]] = {
 
 def why_absent(name: str, device: torch.device) -> str | None:
     """Why an implementation cannot run in this installation, or None."""
-    if name in (FUSED, DISTINCT, STEPWISE, *PERSISTENT):
+    backend = FUSED if name == DISTINCT else name
+    if backend in (FUSED, STEPWISE, *PERSISTENT):
         try:
-            choose_backend(FUSED if name == DISTINCT else name, device.type)
+            choose_backend(backend, device.type)
         except ConfigError as error:
             return str(error)
     return None
@@ -134,10 +201,8 @@ def why_absent(name: str, device: torch.device) -> str | None:
 def takes(name: str, cell: Cell, device: torch.device) -> bool:
     """Whether an implementation that is there can run on a cell: weights have to fit the GPU's
     registers, and tensor cores know no strict float32."""
-    if name not in PERSISTENT:
-        return True
-    if cell.dtype not in ("bfloat16", "float16", "tf32"):
-        return False
+    if name not in PERSISTENT or cell.dtype in ("float32", "float64"):
+        return name not in PERSISTENT
     hidden, dtype = cell.hidden_size, DTYPES[cell.dtype]
     weight = torch.empty(4 * hidden, hidden, device=device, dtype=dtype)
     return fits(weight, cell.batch_size, Algorithm[name])
@@ -150,7 +215,7 @@ def gemms(case: Case) -> dict[str, Callable[[], object]]:
     """
     x, h = case.rows, case.grad_output
     weight_ih, weight_hh = (weight.detach() for weight in case.layer.all_weights[0][:2])
-    gates = torch.randn(case.tokens, 4 * case.hidden_size).to(x)
+    gates = torch.randn(len(x), 4 * case.layer.hidden_size).to(x)
     out_gates, out_rows = torch.empty_like(gates), torch.empty_like(x)
     out_weight = torch.empty_like(weight_ih)
 
@@ -164,8 +229,4 @@ def gemms(case: Case) -> dict[str, Callable[[], object]]:
         torch.mm(gates.t(), x, out=out_weight)
         torch.mm(gates.t(), h, out=out_weight)
 
-    def both() -> None:
-        forward()
-        backward()
-
-    return {FORWARD: forward, BACKWARD: backward, BOTH: both}
+    return {FORWARD: forward, BACKWARD: backward, BOTH: lambda: (forward(), backward())}

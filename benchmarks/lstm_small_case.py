@@ -1,23 +1,25 @@
 """A small ragged batch through the fused LSTM, for a sanitizer, or a larger one for a profiler.
 
-Run as `python -m benchmarks.lstm_small_case DEVICE DTYPE[:BACKEND]...`, such as
-`cuda float32 bfloat16:persistent`; it fails where a result is not the reference's. What does not
-fit a device is left out, aloud. As `python -m benchmarks.lstm_small_case` it is a batch of captions
-through the persistent kernels on a GPU: E = H = 512, B = 64.
+`python -m benchmarks.lstm_small_case DEVICE DTYPE[:BACKEND]...` fails where a result is not the
+reference's; without arguments it is a batch of captions through the persistent kernels on a GPU:
+E = H = 512, B = 64.
 """
-
-from __future__ import annotations
 
 import sys
 
 import torch
 
 from benchmarks.lstm import TOLERANCE
-from benchmarks.lstm_case import DTYPES, Cell, make_case
-from benchmarks.lstm_implementations import IMPLEMENTATIONS, PERSISTENT, takes
+from benchmarks.lstm_implementations import (
+    DTYPES,
+    IMPLEMENTATIONS,
+    PERSISTENT,
+    Cell,
+    make_case,
+    takes,
+)
 from benchmarks.settings import float32_products
 from captioner.models.lstm import LSTM
-from captioner.ops.algorithms import Algorithm, fits
 
 BATCH_SIZES = (5, 5, 3, 2, 2, 1)
 INPUT_SIZE, HIDDEN_SIZE = 40, 64
@@ -26,7 +28,6 @@ INPUT_SIZE, HIDDEN_SIZE = 40, 64
 def run_small_case(device: str, dtype: str, *, backend: str = "fused") -> float:
     """The largest difference of output and gradients to the reference, to the largest value."""
     torch.manual_seed(0)
-    batch_sizes = torch.tensor(BATCH_SIZES)
     twin = LSTM(INPUT_SIZE, HIDDEN_SIZE, backend="reference").to(device, DTYPES[dtype])
     layer = LSTM(INPUT_SIZE, HIDDEN_SIZE, backend=backend).to(device, DTYPES[dtype])
     layer.load_state_dict(twin.state_dict())
@@ -36,19 +37,11 @@ def run_small_case(device: str, dtype: str, *, backend: str = "fused") -> float:
     with float32_products(tf32=dtype == "tf32"):
         for module in (layer, twin):
             rows = drawn.clone().requires_grad_()
-            output, _ = module.forward_packed(rows, batch_sizes)
+            output, _ = module.forward_packed(rows, torch.tensor(BATCH_SIZES))
             leaves = (rows, *module.parameters())
             found.append((output.detach(), *torch.autograd.grad(output, leaves, grad_output)))
     pairs = [(a.double(), b.double()) for a, b in zip(*found, strict=True)]
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
-
-
-def fits_device(device: str, dtype: str, backend: str) -> bool:
-    """Whether the device can run this case."""
-    if backend not in PERSISTENT:
-        return True
-    weight = torch.empty(4 * HIDDEN_SIZE, HIDDEN_SIZE, device=device, dtype=DTYPES[dtype])
-    return fits(weight, BATCH_SIZES[0], Algorithm[backend])
 
 
 def run_captions() -> None:
@@ -61,24 +54,22 @@ def run_captions() -> None:
     torch.cuda.synchronize()
 
 
-def main(arguments: list[str]) -> int:
+def main(device: str = "", *cases: str) -> int:
     """Run each type and backend; 1 where one is apart from the reference."""
-    if not arguments:
+    if not device:
         run_captions()
-        return 0
-    device, *cases = arguments
-    wrong = 0
+    wrong = False
     for case in cases:
         dtype, _, backend = case.partition(":")
-        backend = backend or "fused"
-        if not fits_device(device, dtype, backend):
+        cell = Cell("ragged", dtype, HIDDEN_SIZE, BATCH_SIZES[0])
+        if not takes(backend, cell, torch.device(device)):
             print(f"{case}: not on this device")
             continue
-        apart = run_small_case(device, dtype, backend=backend)
+        apart = run_small_case(device, dtype, backend=backend or "fused")
         print(f"{case}: {apart:.3g} of the largest value apart, at most {TOLERANCE[dtype]:g}")
-        wrong += not apart <= TOLERANCE[dtype]
-    return int(wrong > 0)
+        wrong |= not apart <= TOLERANCE[dtype]
+    return int(wrong)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

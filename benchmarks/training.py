@@ -32,7 +32,6 @@ from captioner.training.step import PlainStep
 
 PLAIN, GEMMS = "plain PyTorch", "its GEMMs alone"
 MOST_STEPS = 50_000  # ever taken: a graph keeps the learning rates of all of them on the device
-TURN = 10  # steps between two looks at the clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +285,7 @@ class GemmSteps(Steps):
 
 
 class TimedSteps:
-    """An implementation in a Worker: its steps timed or counted there."""
+    """An implementation in a Worker: its steps timed there."""
 
     def __init__(self, name: str, training: Training, warm_up: int) -> None:
         self.training, self.taken = training, list[float]()
@@ -304,13 +303,3 @@ class TimedSteps:
     def result(self) -> tuple[list[float], int, int]:
         """The losses of all steps, the process's peak memory and what it holds now, in bytes."""
         return self.taken, peak_bytes(), own_bytes()
-
-    def count(self, seconds: float) -> int:
-        """How many steps fit into so many seconds."""
-        taken, end = 0, time.perf_counter() + seconds
-        with self.training.precision():
-            while time.perf_counter() < end:
-                self.steps.steps(TURN)
-                synchronize(self.training.device)
-                taken += TURN
-        return taken

@@ -127,17 +127,8 @@ class Worker:
 
     def call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
         """The method's result; WorkerEnded where it takes longer than `timeout` seconds."""
-        self.send(method, *arguments)
-        return self.receive(timeout)
-
-    def send(self, method: str, *arguments: Any) -> None:
-        """Begin a call, so that several workers run at once; `receive` gives its result."""
-        with suppress(OSError):  # of a process that has ended: `receive` says so
-            self._connection.send((method, arguments))
-
-    def receive(self, timeout: float | None = None) -> Any:
-        """The result of the call that `send` began."""
         try:
+            self._connection.send((method, arguments))
             if not self._connection.poll(timeout):
                 self._process.kill()
             answer, failure = self._connection.recv()

@@ -17,21 +17,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from benchmarks import gpu_check, gpu_counters, gpu_lstm, gpu_stages, lstm_implementations
-from benchmarks.gpu_lstm import gpu_grid, run_lstm_stage
-from benchmarks.gpu_stages import (
-    Checkout,
-    build_extension,
-    judge,
-    read_summary,
-    run_features_stage,
-    run_tests,
-)
-from benchmarks.lstm_case import Cell
-from benchmarks.lstm_implementations import BOTH
-from benchmarks.lstm_kernels import kernel_times, require_of_kernels
+from benchmarks import gpu_check, gpu_jobs, gpu_stages, lstm_implementations
+from benchmarks.gpu_jobs import gpu_grid, judge, run_features_stage, run_lstm_stage
+from benchmarks.gpu_stages import Checkout, build_extension, read_summary, run_tests
+from benchmarks.lstm import kernel_times
+from benchmarks.lstm_implementations import BOTH, Cell
 from benchmarks.lstm_small_case import run_small_case
-from benchmarks.record import SuiteResult
 from benchmarks.worker import JobResults, run_process, shortened
 from captioner.errors import CaptionerError
 from captioner.files import read_json
@@ -303,8 +294,8 @@ def test_counters_are_read_from_the_profilers_table() -> None:
         "nanoseconds": 52000.0,
     }
     backward = {"kernel": "backward_steps", "bytes through the second-level cache": 2000.0}
-    assert gpu_counters.read_counters(NCU) == [forward, backward]
-    assert gpu_counters.read_counters("==ERROR== nothing") == []
+    assert gpu_stages.read_counters(NCU) == [forward, backward]
+    assert gpu_stages.read_counters("==ERROR== nothing") == []
 
 
 def test_latencies_are_read_from_the_programs_lines() -> None:
@@ -315,18 +306,18 @@ def test_latencies_are_read_from_the_programs_lines() -> None:
         "barrier_us": 0.91,
         "exchange_us": 1.2,
     }
-    part = gpu_counters.judge_latency(0, json.dumps(one) + "\n")
+    part = gpu_stages.judge_latency(0, json.dumps(one) + "\n")
     assert part["status"] == "passed" and part["figures"] == [one]
     assert part["summary"] == "persistent, 16 blocks: barrier 0.91 us, exchange 1.20 us"
-    assert gpu_counters.judge_latency(1, json.dumps(one))["status"] == "failed"
-    assert gpu_counters.judge_latency(0, "")["status"] == "failed"
+    assert gpu_stages.judge_latency(1, json.dumps(one))["status"] == "failed"
+    assert gpu_stages.judge_latency(0, "")["status"] == "failed"
 
 
-@pytest.mark.parametrize("stage", [gpu_counters.run_latency, gpu_counters.run_counters])
+@pytest.mark.parametrize("stage", [gpu_stages.run_latency, gpu_stages.run_counters])
 def test_a_stage_without_its_program_is_skipped_aloud(
     stage: Callable[[Checkout], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_counters, "find_in_toolkit", lambda program: None)
+    monkeypatch.setattr(gpu_stages, "find_in_toolkit", lambda program: None)
     part = stage(HERE)
     assert part["status"] == "skipped" and "is not installed" in part["summary"]
 
@@ -354,7 +345,7 @@ def test_the_small_case_compares_with_the_reference(dtype: str) -> None:
 
 
 def test_the_benchmark_measures_every_cell_and_notes_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_lstm, "CELL_SECONDS", 600.0)  # other tests may run beside it
+    monkeypatch.setattr(gpu_jobs, "CELL_SECONDS", 600.0)  # other tests may run beside it
     noted: list[int] = []
     wrong = dataclasses.replace(TINY[0], dtype="float31")
     part = run_lstm_stage(
@@ -369,7 +360,7 @@ def test_the_benchmark_measures_every_cell_and_notes_each(monkeypatch: pytest.Mo
     assert absent in part["failed"][f"{TINY[0]}, plain"]
     assert part["status"] == "failed" and "2 jobs done" in part["summary"]
     assert not part["skipped"] and noted == sorted(noted, reverse=True) and len(noted) == 3
-    assert "H 4, B 2" in "\n".join(gpu_stages.format_jobs("benchmark", part))
+    assert "H 4, B 2" in "\n".join(gpu_jobs.format_jobs("benchmark", part))
 
 
 def test_no_cell_is_begun_after_the_deadline() -> None:
@@ -387,7 +378,7 @@ def test_the_verdict_on_a_benchmark() -> None:
         figures = [{**figure, "axes": axes}]
         return {"figures": figures, "requirements": [{"met": True}], "batch": {}, **other}
 
-    good = gpu_lstm.judge_cells(JobResults({"a": cell(2.0), "b": cell(8.0)}), "some GPU")
+    good = gpu_jobs.judge_cells(JobResults({"a": cell(2.0), "b": cell(8.0)}), "some GPU")
     assert good["status"] == "passed" and good["algorithms"] == {"some GPU": {}}
     assert good["summary"] == (
         "2 jobs done; 2 of 2 requirements met; "
@@ -406,9 +397,9 @@ def test_a_stage_fails_where_a_job_does() -> None:
     assert absent["status"] == "failed" and absent["failed"] == {"a, fused": "not built"}
     broken = judge(JobResults({"a": good}, failed={"b": "CUDA error\nmore"}), {})
     assert broken["status"] == "failed"
-    assert gpu_stages.format_jobs("epoch", broken) == ["FAILED b: CUDA error"]
+    assert gpu_jobs.format_jobs("epoch", broken) == ["FAILED b: CUDA error"]
     assert judge(JobResults(), {})["status"] == "failed"
-    assert gpu_stages.format_jobs("epoch", {}) == []
+    assert gpu_jobs.format_jobs("epoch", {}) == []
 
 
 def test_the_measured_times_are_the_operators_table() -> None:
@@ -427,7 +418,7 @@ def test_the_measured_times_are_the_operators_table() -> None:
         figure("plain", 7.0, 64, axes=equal),
         figure("persistent", 80.0, 64, unit="tokens/s"),
     ]
-    table = gpu_lstm.measured_algorithms(figures, "NVIDIA H100")
+    table = gpu_jobs.measured_algorithms(figures, "NVIDIA H100")
     times = {"plain": 3.0, "persistent": 1.0}
     cell = {"hidden_size": 512, "batch_size": 64, "milliseconds": times}
     assert table == {"NVIDIA H100": {"bfloat16": [cell]}}
@@ -435,7 +426,7 @@ def test_the_measured_times_are_the_operators_table() -> None:
 
 
 def test_both_readers_of_images_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_stages, "FEATURES_SECONDS", 600.0)  # other tests may run beside it
+    monkeypatch.setattr(gpu_jobs, "FEATURES_SECONDS", 600.0)  # other tests may run beside it
     part = run_features_stage(
         device="cpu",
         encoder="torchvision/shufflenet_v2_x0_5",
@@ -453,7 +444,7 @@ def test_both_readers_of_images_are_measured(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_torchvision_the_readers_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_stages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu_jobs.importlib.util, "find_spec", lambda name: None)
     part = run_features_stage()
     assert part == {"status": "skipped", "summary": "torchvision is not installed"}
 
@@ -494,25 +485,6 @@ def test_a_time_step_is_a_kernels_time_through_the_steps() -> None:
     ]
     assert kernel_times(events, 30) == {"forward": [2.0, 2.2], "backward": [3.0]}
     assert kernel_times(events[1:2], 30) == {}
-
-
-@pytest.mark.parametrize(("batch", "count"), [(64, 4), (256, 2), (16, 0)])
-def test_what_the_persistent_kernels_promise(batch: int, count: int) -> None:
-    result = SuiteResult()
-    times = {"torch": 9.0, "padded": 3.9, "plain": 5.0, "persistent": 5.0, "cluster": 4.0}
-    for name, median in times.items():
-        result.add(BOTH, name, "ms", median)
-    result.add("forward, a time step", "cluster", "us", 2.9)
-    result.add("backward, a time step", "cluster", "us", 4.1)
-    require_of_kernels(result, Cell("flickr8k", "bfloat16", 512, batch))
-    met = {one.what: one.met for one in result.requirements}
-    assert len(met) == count
-    if count:
-        assert met[f"{BOTH}, speed of cluster to torch"]  # 2.25 times
-        assert not met[f"{BOTH}, speed of cluster to padded"]
-    if batch == 64:
-        assert met["forward, a time step of cluster"]
-        assert not met["backward, a time step of cluster"]
 
 
 def test_the_gpus_grid_begins_with_what_says_most() -> None:

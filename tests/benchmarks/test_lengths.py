@@ -16,7 +16,7 @@ from benchmarks.captions import (
     steps_of_sequences,
     word_ranks,
 )
-from benchmarks.lstm_case import Cell, grid, make_case
+from benchmarks.lstm_implementations import Cell, make_case
 from captioner.errors import DataError
 
 CPU = torch.device("cpu")
@@ -76,11 +76,3 @@ def test_a_case_is_drawn_from_its_seed_alone() -> None:
     assert torch.equal(first.table, again.table)
     assert torch.equal(first.layer.weight_hh_l0, again.layer.weight_hh_l0)
     assert not torch.equal(first.table[:5], other.table[:5])
-
-
-def test_the_grid_has_every_combination() -> None:
-    cells = grid(
-        lengths=["equal", "outlier"], dtypes=["float32"], hidden_sizes=[8], batch_sizes=[1, 2]
-    )
-    assert len(set(cells)) == 4
-    assert str(cells[1]) == "lengths equal, dtype float32, H 8, B 2"

@@ -17,7 +17,6 @@ import torch
 from benchmarks import lstm, lstm_implementations, plots
 from benchmarks.command import BenchmarkConfig, format_suite, run_benchmark
 from benchmarks.lstm import GEMMS, LstmBenchmark
-from benchmarks.lstm_case import Case, Cell, make_case
 from benchmarks.lstm_implementations import (
     BACKWARD,
     BASELINE,
@@ -26,7 +25,10 @@ from benchmarks.lstm_implementations import (
     FORWARD,
     FUSED,
     IMPLEMENTATIONS,
+    Case,
+    Cell,
     Layer,
+    make_case,
 )
 from benchmarks.memory import peak_allocated
 from benchmarks.record import SuiteResult
@@ -63,7 +65,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference in the fused backend's place: both of its implementations run everywhere."""
 
     def distinct(case: Case) -> Layer:
-        layer = LSTM(case.hidden_size, case.hidden_size, backend="reference", dtype=torch.float64)
+        layer = LSTM(8, 8, backend="reference", dtype=torch.float64)
         layer.load_state_dict(case.layer.state_dict())
         table = case.table.clone().requires_grad_()
         return Layer(
@@ -113,7 +115,6 @@ def test_every_implementation_is_measured_on_the_whole_grid(stand_in: None) -> N
     batches = record["settings"]["batches"]
     assert [one["tokens"] for one in batches if one["lengths"] == "equal"] == [39, 65]
     assert all(one["distinct_rows"] < one["tokens"] for one in batches)
-    # No promise holds for float64 and one thread; what is left is agreement.
     assert len(record["requirements"]) == 6 * 4
     assert all(one["met"] and "difference" in one["what"] for one in record["requirements"])
     table = format_suite(record)
@@ -138,7 +139,7 @@ def test_what_is_not_built_is_skipped_aloud(
 
 def difference(layers: dict[str, Layer]) -> bool:
     result = SuiteResult()
-    lstm._require_agreement(result, layers, TINY)
+    lstm.require_agreement(result, layers, TINY)
     (only,) = result.requirements
     return only.met
 
@@ -168,7 +169,7 @@ def test_implementations_differ_where_one_gradient_does() -> None:
 def test_the_gemms_are_the_layers_own() -> None:
     """Counted by the profiler: as many multiplications as the formulas have."""
     case = make_case(TINY, device=CPU, seed=0)
-    work = case.tokens * 4 * 8 * (8 + 8)  # N rows, 4H columns, E and H to sum over
+    work = len(case.input_rows) * 4 * 8 * (8 + 8)  # N rows, 4H columns, E and H to sum over
     for what, times in ((FORWARD, 1), (BACKWARD, 2), (BOTH, 3)):
         with torch.profiler.profile(with_flops=True) as taken:
             lstm_implementations.gemms(case)[what]()
@@ -178,7 +179,7 @@ def test_the_gemms_are_the_layers_own() -> None:
 def test_shares_and_rates() -> None:
     taken = {GEMMS: Spread((2.0, 4.0)), BASELINE: Spread((4.0, 8.0))}
     result = SuiteResult()
-    lstm._add_times(result, BOTH, taken, 16, {})
+    lstm.add_times(result, BOTH, taken, 16, {})
     (share,) = [one for one in result.figures if one.what.endswith("share of the roofline")]
     assert share.implementation == BASELINE and share.spread.values == (0.5, 0.5)
     (rate,) = [one for one in result.figures if one.unit == "tokens/s"]
@@ -215,50 +216,7 @@ def test_peak_sees_what_autograd_saves() -> None:
     assert peak_allocated(lambda: x.exp().exp().exp(), CPU) == 24_000
 
 
-# -- promises -----------------------------------------------------------------------------------
-
-
-def promises(speed: float, share: float, memory: float, cell: Cell) -> list[bool]:
-    result = SuiteResult()
-    result.add(f"{BOTH}, speed to torch", FUSED, "times", speed)
-    result.add(f"{BOTH}, share of the roofline", FUSED, "times", share)
-    result.add("peak memory", FUSED, "MB", memory)
-    result.add("peak memory", BASELINE, "MB", 100.0)
-    lstm._require_of_fused(result, cell)
-    return [one.met for one in result.requirements]
-
-
-@pytest.mark.parametrize(
-    ("batch", "hidden", "least"),
-    [
-        (64, 512, 1.8),
-        (16, 256, 1.5),
-        (16, 512, 1.5),
-        (64, 256, 1.5),
-        (128, 512, 1.5),
-        (256, 512, 1.2),
-        (256, 256, 1.2),
-        (64, 1024, 1.2),
-        (32, 128, None),
-    ],
-)
-def test_the_promised_speeds(batch: int, hidden: int, least: float | None) -> None:
-    assert lstm.least_speed(batch, hidden) == least
-    cell = Cell("flickr8k", "float32", hidden, batch)
-    kept = promises(2.0, 0.8, 99.0, cell)
-    assert len(kept) == 3 - (least is None) and all(kept)
-    assert not any(promises(1.19, 0.74, 101.0, cell))
-
-
-def test_promises_hold_for_captions_in_float32_on_two_threads() -> None:
-    cell = Cell("flickr8k", "float32", 512, 64)
-    torch.set_num_threads(2)
-    assert lstm.promised(cell, CPU)
-    assert not lstm.promised(cell, torch.device("cuda"))
-    assert not lstm.promised(Cell("equal", "float32", 512, 64), CPU)
-    assert not lstm.promised(Cell("flickr8k", "bfloat16", 512, 64), CPU)
-    torch.set_num_threads(1)
-    assert not lstm.promised(cell, CPU)
+# -- precision ----------------------------------------------------------------------------------
 
 
 def test_tf32_is_off_while_measuring_and_as_before_afterwards() -> None:
