@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -61,7 +62,6 @@ def own_bytes() -> int:
 def _of_status(name: str, otherwise: int) -> int:
     """A size of Linux's /proc/self/status in bytes."""
     status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.is_file() else ():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return otherwise
+    text = status.read_text() if status.is_file() else ""
+    found = re.search(rf"^{name}:\s*(\d+)", text, re.M)
+    return int(found[1]) * 1024 if found else otherwise

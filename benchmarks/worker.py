@@ -1,10 +1,5 @@
 """Programs run to a limit, and Python objects in processes of their own: memory, caches and
-allocator settings are not shared.
-
-`Worker` builds an object in a new process and calls its methods from here. `run_jobs` calls one
-function for many jobs until a deadline; a job that hangs, crashes or loses the GPU costs its
-process, and the next job gets a fresh one.
-"""
+allocator settings are not shared; a job that hangs, crashes or loses the GPU costs its process."""
 
 import faulthandler
 import gc
