@@ -3,10 +3,9 @@
 Shapes: n images, R regions, F image feature.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -53,17 +52,15 @@ def beam_suite(settings: BeamBenchmark, run: Run) -> SuiteResult:
     _settle_length(generator, features[:CALIBRATED_ON])
     found: dict[str, list[str]] = {}
 
-    def call(name: str, batch_size: int) -> Callable[[], None]:
-        def caption() -> None:
-            found[name] = _captions(generator, features.split(batch_size))
+    def caption(name: str, batch_size: int) -> None:
+        found[name] = _captions(generator, features.split(batch_size))
 
-        return caption
-
-    calls = {BATCHED: call(BATCHED, settings.batch_size), SINGLE: call(SINGLE, 1)}
+    sizes = {BATCHED: settings.batch_size, SINGLE: 1}
+    calls = {name: partial(caption, name, size) for name, size in sizes.items()}
     taken = interleaved(calls, repeats=run.repeats, device=run.device, warmup=0)
     words = sum(len(text.split()) for text in found[BATCHED]) / settings.images
-    sizes = {**vars(settings), "vocabulary": len(vocabulary)}
-    result = SuiteResult({**sizes, "mean_words": round(words, 2), "seed": run.seed})
+    described = {**vars(settings), "vocabulary": len(vocabulary)}
+    result = SuiteResult({**described, "mean_words": round(words, 2), "seed": run.seed})
     for name, spread in taken.items():
         rate = spread.map(lambda seconds: settings.images / seconds)
         result.add("beam search", name, "images/s", rate)
@@ -90,9 +87,8 @@ def _generator(vocabulary: Vocabulary, settings: BeamBenchmark, run: Run) -> Cap
 @torch.no_grad()
 def _settle_length(generator: CaptionGenerator, features: Tensor) -> None:
     """Set the bias of `<eos>` (by bisection) so that captions have about WORDS words."""
-    model = generator.model
-    assert isinstance(model, Captioner)
-    bias, eos = model.language_model.output.bias, generator.vocabulary.eos
+    assert isinstance(generator.model, Captioner)
+    bias, eos = generator.model.language_model.output.bias, generator.vocabulary.eos
     low, high = -10.0, 30.0
     for _ in range(9):
         bias[eos] = (low + high) / 2

@@ -3,19 +3,17 @@
 Shapes: n images, F image feature.
 """
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.lengths import caption_lengths, word_ranks
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset
 from captioner.data.formats.flickr8k import load_flickr8k
@@ -26,22 +24,66 @@ from captioner.features.store import FeatureStore
 
 CAPTIONS_EACH = 5
 MAX_LENGTH = 50  # words of a caption that are trained on
+# Flickr8k's captions in words: mean 10.8, 99th percentile 22, longest 37; 2,540 frequent words.
+SHAPE, MEAN, LONGEST, WORDS = 8.0, 10.8, 37, 2540
+READ_FIRST = 2  # the image and <bos> come before a caption's words
+DRAWN = 10_000
+OUTLIER, SHORT = 64, 8  # steps of the one long sequence, and of all others
+DISTRIBUTIONS = ("flickr8k", "equal", "outlier")
+
+
+def caption_lengths(count: int, *, seed: int) -> np.ndarray:
+    """Lengths in words [count] as Flickr8k's captions have them, the longest among them."""
+    drawn = np.random.default_rng(seed).gamma(SHAPE, MEAN / SHAPE, count)
+    lengths = np.clip(np.rint(drawn), 2, LONGEST).astype(np.int64)
+    lengths[0] = LONGEST
+    return lengths
+
+
+def word_ranks(count: int, *, seed: int) -> np.ndarray:
+    """Words [count] by Zipf's law: 0 is the most frequent of WORDS."""
+    chances = 1 / (np.arange(WORDS) + 2.7)  # Mandelbrot's shift: no word is a third of the text
+    generator = np.random.default_rng([seed, 1])
+    return generator.choice(WORDS, size=count, p=chances / chances.sum())
+
+
+def steps_of_sequences(
+    distribution: str, batch: int, *, seed: int, data_root: str | None = None
+) -> np.ndarray:
+    """Steps [B] that an LSTM takes over each sequence of a batch, image and <bos> included.
+
+    "flickr8k": captions of `data_root`'s training split where it is given, otherwise drawn ones;
+    "equal": all of Flickr8k's mean length; "outlier": one long sequence among short ones.
+    """
+    if distribution == "equal":
+        return np.full(batch, round(MEAN) + READ_FIRST)
+    if distribution == "outlier":
+        return np.array([OUTLIER, *[SHORT] * (batch - 1)])
+    if data_root is None:
+        return caption_lengths(max(DRAWN, batch + 1), seed=seed)[1 : batch + 1] + READ_FIRST
+    words = _real_lengths(data_root)
+    if len(words) < batch:
+        raise DataError(f"{data_root} has {len(words)} captions to train on, {batch} are wanted")
+    return np.random.default_rng(seed).choice(words, batch, replace=False) + READ_FIRST
+
+
+@lru_cache(maxsize=1)
+def _real_lengths(data_root: str) -> np.ndarray:
+    """Every training caption's length in words."""
+    images = load_flickr8k(data_root).split("train")
+    return np.array([len(tokenize(text)) for image in images for text in image.captions])
 
 
 def synthetic_images(count: int, *, seed: int, prefix: str = "train") -> list[CaptionedImage]:
     """Images with five captions each of words drawn by Zipf's law; there are no image files."""
     lengths = caption_lengths(count * CAPTIONS_EACH, seed=seed)
-    drawn = word_ranks(int(lengths.sum()), seed=seed)
-    captions = [
-        " ".join(f"word{rank}" for rank in part)
-        for part in np.split(drawn, lengths.cumsum()[:-1].tolist())
-    ]
-    names = [f"{prefix}{row}.jpg" for row in range(count)]
-    each = CAPTIONS_EACH
-    return [
-        CaptionedImage(name, Path(name), tuple(captions[each * row : each * (row + 1)]), row)
-        for row, name in enumerate(names)
-    ]
+    words = np.split(word_ranks(int(lengths.sum()), seed=seed), lengths.cumsum()[:-1].tolist())
+    captions = [" ".join(f"word{rank}" for rank in part) for part in words]
+    images = []
+    for row in range(count):
+        name, own = f"{prefix}{row}.jpg", captions[CAPTIONS_EACH * row :][:CAPTIONS_EACH]
+        images.append(CaptionedImage(name, Path(name), tuple(own), row))
+    return images
 
 
 def captioned_images(
@@ -94,7 +136,6 @@ class Workload:
 class TrainingData:
     """A workload, loaded."""
 
-    images: list[CaptionedImage]
     vocabulary: Vocabulary
     vocab_size: int
     store: FeatureStore
@@ -121,20 +162,13 @@ def load_workload(workload: Workload) -> TrainingData:
     else:
         mapped = np.load(workload.features, mmap_mode="r")[: len(images)]
         store = FeatureStore([image.name for image in images], mapped)
-    dataset = CaptionDataset(
-        images, vocabulary=vocabulary, source=store.gather, max_length=MAX_LENGTH
-    )
-    vocab_size = max(len(vocabulary), workload.vocabulary)
-    return TrainingData(images, vocabulary, vocab_size, store, dataset)
+    parts: dict[str, Any] = {"vocabulary": vocabulary, "source": store.gather}
+    dataset = CaptionDataset(images, **parts, max_length=MAX_LENGTH)
+    return TrainingData(vocabulary, max(len(vocabulary), workload.vocabulary), store, dataset)
 
 
-class Endless:
-    """The batches of one epoch after another."""
-
-    def __init__(self, order: BatchOrder) -> None:
-        self.order = order
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for epoch in itertools.count():
-            self.order.epoch = epoch
-            yield from self.order
+def endless(order: BatchOrder, batches: Iterable[Any] | None = None) -> Iterator[Any]:
+    """The batches of one epoch after another: rows of `order`, or what `batches` make of them."""
+    for epoch in itertools.count():
+        order.epoch = epoch
+        yield from order if batches is None else batches

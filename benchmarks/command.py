@@ -1,7 +1,5 @@
 """scripts/benchmark.py: its configuration, and from there to a suite, its tables and its record."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,15 +5,13 @@ size at which it is fastest here, so that no badly chosen size flatters the extr
 Shapes: n images, B images a batch, R regions, F image feature.
 """
 
-from __future__ import annotations
-
-import functools
 import importlib.util
 import itertools
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -62,41 +60,46 @@ class FeaturesBenchmark(SuiteSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kind, slash, name = self.encoder.partition("/")
-        if self.encoder != "auto" and not (slash and name):
+        kind, _, name = self.chosen.partition("/")
+        if not name:
             raise ConfigError(
                 "features.encoder must be auto or KIND/NAME, such as torchvision/resnet50, got "
                 f"{self.encoder!r}"
             )
+        one_of("features.encoder", kind, ("torchvision", "timm", "efficientnet_lite"))
+
+    @property
+    def chosen(self) -> str:
+        """The encoder as KIND/NAME."""
         if self.encoder != "auto":
-            one_of("features.encoder", kind, ("torchvision", "timm", "efficientnet_lite"))
+            return self.encoder
+        return FALLBACK if importlib.util.find_spec("timm") is None else LITE0
 
 
 def features_suite(settings: FeaturesBenchmark, run: Run) -> SuiteResult:
     """Images a second of each reader and of the bare encoder, all over the same images."""
-    kind, _, name = _chosen(settings.encoder).partition("/")
+    kind, _, name = settings.chosen.partition("/")
     config = EncoderConfig(kind=kind, name=name, weights="random")
     encoder = build_encoder(config, seed=run.seed).to(run.device).eval()
+    count, size = settings.pictures, settings.picture_side
     with tempfile.TemporaryDirectory() as folder:
         if run.data_root is None:
-            images = draw_images(
-                Path(folder), settings.pictures, size=settings.picture_side, seed=run.seed
-            )
+            images = draw_images(Path(folder), count, size=size, seed=run.seed)
         else:
-            images = captioned_images(settings.pictures, data_root=run.data_root, seed=run.seed)
-        cache = Path(folder) / "cache"
-        measured = _Measured(encoder, images, settings, run.device, cache)
+            images = captioned_images(count, data_root=run.data_root, seed=run.seed)
+        measured = _Measured(encoder, images, settings, run.device, Path(folder) / "cache")
         for reader in settings.readers:
             measured.extract(reader, settings.batch_size)  # a first block
-        calls = {BARE: measured.bare, FASTEST: measured.bare_fastest}
-        calls |= {one: functools.partial(measured.extract, one) for one in settings.readers}
+        calls: dict[str, Callable[[], object]] = {BARE: measured.bare}
+        calls[FASTEST] = partial(measured.forward, measured.fastest_size)
+        calls |= {one: partial(measured.extract, one) for one in settings.readers}
         taken = interleaved(calls, repeats=run.repeats, device=run.device, warmup=0)
     result = SuiteResult(
         {
             "encoder": f"{kind}/{name}, random weights",
             "transform": str(encoder.transform),
             "data": "drawn" if run.data_root is None else "flickr8k",
-            **{key: getattr(settings, key) for key in ("pictures", "picture_side", "batch_size")},
+            **{"pictures": count, "picture_side": size, "batch_size": settings.batch_size},
             "fastest_batch_size": measured.fastest_size,
             "workers": measured.reading["pil"].reading_processes,
             "nvjpeg": run.device.type == "cuda" and has_nvjpeg(run.device),
@@ -104,25 +107,16 @@ def features_suite(settings: FeaturesBenchmark, run: Run) -> SuiteResult:
         }
     )
     for one, spread in taken.items():
-        rate = spread.map(lambda seconds: settings.pictures / seconds)
-        result.add("features", one, "images/s", rate)
+        result.add("features", one, "images/s", spread.map(lambda seconds: count / seconds))
+    on_cpu = run.device.type == "cpu"
     for reader in settings.readers:
-        for bare in (BARE, FASTEST) if run.device.type == "cpu" else ():
-            what, ratio = (
-                f"rate of {reader} to the {bare}'s",
-                paired_ratio(taken[bare], taken[reader]),
-            )
-            result.require(what, "times", ratio, at_least=SHARE)
+        for bare in (BARE, FASTEST) if on_cpu else ():
+            ratio = paired_ratio(taken[bare], taken[reader])
+            result.require(f"rate of {reader} to the {bare}'s", "times", ratio, at_least=SHARE)
         what = f"largest difference of a feature by {reader}, to the largest feature"
-        most = SAME if reader == "pil" and run.device.type == "cpu" else CLOSE
+        most = SAME if reader == "pil" and on_cpu else CLOSE
         result.require(what, "times", measured.difference(reader), at_most=most)
     return result
-
-
-def _chosen(encoder: str) -> str:
-    if encoder != "auto":
-        return encoder
-    return LITE0 if importlib.util.find_spec("timm") is not None else FALLBACK
 
 
 def draw_images(folder: Path, count: int, *, size: int, seed: int) -> list[CaptionedImage]:
@@ -151,38 +145,26 @@ class _Measured:
         device: torch.device,
         cache: Path,
     ) -> None:
-        self.encoder, self.images, self.settings = encoder, images, settings
+        self.encoder, self.images, self.cache = encoder, images, cache
+        self.batch_size = settings.batch_size
         by_path = {path: encoder.transform(load_image(path)) for path in {x.path for x in images}}
         tensors = torch.stack([by_path[image.path] for image in images]).to(device)
         self.tensors = tensors.contiguous(memory_format=torch.channels_last)
-        self.cache = cache
-        self.reading = {
-            reader: ImageFeatures(
-                encoder=encoder,
-                device=device,
-                cache_dir=str(cache),
-                batch_size=settings.batch_size,
-                workers=settings.workers,
-                reader=reader,
-            )
-            for reader in READERS
-        }
+        source = partial(ImageFeatures, encoder=encoder, device=device, cache_dir=str(cache))
+        source = partial(source, batch_size=settings.batch_size, workers=settings.workers)
+        self.reading = {reader: source(reader=reader) for reader in READERS}
         self.found: dict[str, Tensor] = {}
-        sizes = {size for size in SIZES if size < settings.batch_size} | {settings.batch_size}
-        tried = self.tensors[:TRIED]
-        calls = {str(size): functools.partial(self._forward, tried, size) for size in sizes}
+        sizes = {size for size in SIZES if size < self.batch_size} | {self.batch_size}
+        calls = {str(size): partial(self.forward, size, TRIED) for size in sizes}
         taken = interleaved(calls, repeats=2, device=device)
         self.fastest_size = min(sizes, key=lambda size: taken[str(size)].low)
 
     @torch.inference_mode()
-    def _forward(self, tensors: Tensor, batch_size: int) -> Tensor:
-        return torch.cat([self.encoder(batch) for batch in tensors.split(batch_size)])
+    def forward(self, batch_size: int, count: int | None = None) -> Tensor:
+        return torch.cat([self.encoder(one) for one in self.tensors[:count].split(batch_size)])
 
     def bare(self) -> None:
-        self.found[BARE] = self._forward(self.tensors, self.settings.batch_size)
-
-    def bare_fastest(self) -> None:
-        self._forward(self.tensors, self.fastest_size)
+        self.found[BARE] = self.forward(self.batch_size)
 
     def extract(self, reader: str, count: int | None = None) -> None:
         """The features [n, R, F] of the first images, into a cache that is empty before."""

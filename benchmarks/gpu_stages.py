@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.processes import Finished, python_path, run_process
+from benchmarks.worker import Finished, python_path, run_process
 
 # A file of tests, and which of them concern a GPU (pytest's -k), or None for all.
 CUDA_TESTS = (

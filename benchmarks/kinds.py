@@ -3,10 +3,8 @@
 Each kind's layers are as wide as gives it the LSTM's number of parameters. How many windows fit
 into the time is measured first, so that every kind's learning rate falls to zero at its end; the
 rate is the one of `lrs` that is best in a quarter of the time with the first seed. Every run lies
-in a folder of its own under `folder` and goes on from there when the suite is started again.
+in a folder of its own under `folder` and continues from there when the suite is started again.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +13,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.processes import ROOT
 from benchmarks.record import Axes, SuiteResult
 from benchmarks.settings import Run, SuiteSettings, setting
 from benchmarks.timing import Spread
+from benchmarks.worker import ROOT
 from captioner import config as schema
 from captioner.build.components import build_language_model
 from captioner.build.trainer import build_trainer
@@ -29,6 +27,7 @@ EPOCHS = 5  # validations in a run
 TIMED_WINDOWS = 20
 VOCABULARY = 69  # of tiny Shakespeare, for the width
 KINDS = ("rnn_tanh", "gru", "lstm")
+UNITS = {"validation loss": "nats a character", "training": "s", "characters read": "characters"}
 
 
 @dataclass
@@ -51,23 +50,19 @@ class KindsBenchmark(SuiteSettings):
 
 def kinds_suite(settings: KindsBenchmark, run: Run | None = None) -> SuiteResult:
     """Validation loss of every kind, one value a seed, with its parameters, time and rate."""
-    sizes = {"B": settings.batch_size, "T": settings.window}
     kept = ("minutes", "seeds", "lrs", "dropout")
-    text = "tiny Shakespeare, last 10 % for validation"
     same = {name: getattr(settings, name) for name in kept}
-    result = SuiteResult({"text": text, **same, **sizes})
+    sizes = {"B": settings.batch_size, "T": settings.window}
+    result = SuiteResult({"text": "tiny Shakespeare, last 10 % for validation", **same, **sizes})
     layers = settings.num_layers
     for kind, width in equal_widths(settings.hidden_size, layers).items():
         train = partial(_train, settings, kind, width)
-        lr = min(settings.lrs, key=lambda rate: train(settings.seeds[0], rate, 0.25)["loss"])
+        first = {lr: train(settings.seeds[0], lr, 0.25) for lr in settings.lrs}
+        lr = min(first, key=lambda rate: first[rate]["validation loss"])
         found = [train(seed, lr, 1.0) for seed in settings.seeds]
         axes: Axes = {"H": width, "L": layers, "parameters": parameters(kind, width, layers)}
-        for what, name, unit in (
-            ("validation loss", "loss", "nats a character"),
-            ("training", "seconds", "s"),
-            ("characters read", "characters", "characters"),
-        ):
-            result.add(what, kind, unit, Spread(tuple(one[name] for one in found)), axes)
+        for what, unit in UNITS.items():
+            result.add(what, kind, unit, Spread(tuple(one[what] for one in found)), axes)
         result.add("learning rate", kind, "", lr, axes)
     return result
 
@@ -95,27 +90,19 @@ def _train(
 ) -> dict[str, float]:
     """The best validation loss of a run of a `share` of the time, its seconds of training, and the
     characters it read."""
-    seconds = _seconds_a_window(settings, kind, width)
-    windows = max(1, int(60 * settings.minutes * share / seconds / EPOCHS))
+    speed = Path(settings.folder) / f"{kind}_speed.json"
+    if not speed.exists():  # measured once, so that a run that is continued is the same run
+        timed = _trainer(settings, kind, width, f"{kind}_speed", TIMED_WINDOWS, "trainer.epochs=1")
+        write_json(speed, timed.run()[0]["seconds"] / TIMED_WINDOWS)
+    windows = max(1, int(60 * settings.minutes * share / float(read_json(speed)) / EPOCHS))
     name = f"{kind}_{seed}_{lr:g}_{share:g}"
     run = (f"seed={seed}", f"optimizer.lr={lr}", f"trainer.epochs={EPOCHS}")
     history = _trainer(settings, kind, width, name, windows, *run).run()
     return {
-        "loss": min(one["loss"] for one in history),
-        "seconds": sum(one["seconds"] for one in history),
-        "characters": float(EPOCHS * windows * settings.batch_size * settings.window),
+        "validation loss": min(one["loss"] for one in history),
+        "training": sum(one["seconds"] for one in history),
+        "characters read": float(EPOCHS * windows * settings.batch_size * settings.window),
     }
-
-
-def _seconds_a_window(settings: KindsBenchmark, kind: str, width: int) -> float:
-    """Measured once and kept, so that a run that is taken up again is the same run."""
-    record = Path(settings.folder) / f"{kind}_speed.json"
-    if not record.exists():
-        name = f"{kind}_speed"
-        trainer = _trainer(settings, kind, width, name, TIMED_WINDOWS, "trainer.epochs=1")
-        (only,) = trainer.run()
-        write_json(record, only["seconds"] / TIMED_WINDOWS)
-    return float(read_json(record))
 
 
 def _trainer(

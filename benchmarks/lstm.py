@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.lengths import DISTRIBUTIONS
+from benchmarks.captions import DISTRIBUTIONS
 from benchmarks.lstm_implementations import (
     BACKWARD,
     BASELINE,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from benchmarks.lengths import WORDS, steps_of_sequences, word_ranks
+from benchmarks.captions import WORDS, steps_of_sequences, word_ranks
 from benchmarks.record import Axes
 from benchmarks.timing import Prepared
 from captioner.errors import ConfigError

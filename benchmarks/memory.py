@@ -1,7 +1,5 @@
 """Memory: the peak of one call as PyTorch's allocators see it, and what this process holds."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -51,24 +49,19 @@ def peak_bytes() -> int:
     Linux's VmHWM where there is one: the system's ru_maxrss also counts the parent's memory, which
     a child holds for a moment before it becomes a program of its own.
     """
-    found = _of_status("VmHWM")
-    if found is not None:
-        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return _of_status("VmHWM", peak if sys.platform == "darwin" else peak * 1024)
 
 
 def own_bytes() -> int:
     """Memory of this process now that belongs to no file, or its peak where Linux does not say."""
-    found = _of_status("RssAnon")
-    return peak_bytes() if found is None else found
+    return _of_status("RssAnon", peak_bytes())
 
 
-def _of_status(name: str) -> int | None:
+def _of_status(name: str, otherwise: int) -> int:
     """A size of Linux's /proc/self/status in bytes."""
     status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return None
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return otherwise

@@ -3,14 +3,12 @@
 Both tokenise raw captions themselves: pycocoevalcap with Stanford's tokeniser in Java.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from benchmarks.captions import captioned_images
 from benchmarks.record import Axes, SuiteResult
@@ -27,6 +25,7 @@ from captioner.evaluation.rouge import rouge_l
 TIMES_FASTER, SECONDS, SAME = 5.0, 2.0, 1e-9
 OURS, ONCE, THEIRS = "captioner", "captioner, once tokenised", "pycocoevalcap"
 Captions = list[str]
+Scores = dict[str, float]
 
 
 @dataclass
@@ -41,10 +40,19 @@ class MetricsBenchmark(SuiteSettings):
 def metrics_suite(settings: MetricsBenchmark, run: Run) -> SuiteResult:
     """BLEU, ROUGE-L and CIDEr-D of so many images with five references each, both ways."""
     references, hypotheses = _captions(settings.images, run)
-    measured = _Measured(references, hypotheses)
-    calls = {OURS: measured.ours, ONCE: measured.tokenised}
+    corpus = encode(references, hypotheses, coco_tokens)
+    found: dict[str, Scores] = {}
+
+    def scored(name: str, score: Callable[[list[Captions], Captions], Scores]) -> None:
+        found[name] = score(references, hypotheses)
+
+    def once() -> None:
+        for metric in (*bleu(corpus), rouge_l(corpus), *cider(corpus)):
+            _ = metric.value
+
+    calls: dict[str, Callable[[], None]] = {OURS: lambda: scored(OURS, _ours), ONCE: once}
     if importlib.util.find_spec("pycocoevalcap") and shutil.which("java"):
-        calls[THEIRS] = measured.theirs
+        calls[THEIRS] = lambda: scored(THEIRS, _theirs)
     taken = interleaved(calls, repeats=run.repeats, device=run.device)
     result = SuiteResult({**vars(settings), "references": 5, "seed": run.seed})
     for name, spread in taken.items():
@@ -54,7 +62,7 @@ def metrics_suite(settings: MetricsBenchmark, run: Run) -> SuiteResult:
         speed = paired_ratio(taken[THEIRS], taken[OURS])
         result.require(f"speed of {OURS} to {THEIRS}", "times", speed, at_least=TIMES_FASTER)
         # From 0 to 1; CIDEr to 10.
-        apart = max(abs(value - measured.own[name]) for name, value in measured.other.items())
+        apart = max(abs(value - found[OURS][name]) for name, value in found[THEIRS].items())
         result.require("largest difference of a score", "of 1", apart, at_most=SAME)
     for count in settings.memory_images:
         captions, peak = _memory(references, hypotheses, count)
@@ -74,44 +82,29 @@ def _captions(images: int, run: Run) -> tuple[list[Captions], Captions]:
     ]
 
 
-class _Measured:
-    """The same scores by our package and by pycocoevalcap."""
-
-    def __init__(self, references: list[Captions], hypotheses: Captions) -> None:
-        self.references, self.hypotheses = references, hypotheses
-        self.corpus = encode(references, hypotheses, coco_tokens)
-        self.own: dict[str, float] = {}
-        self.other: dict[str, float] = {}
-
-    def ours(self) -> None:
-        """From raw captions; the tokeniser remembers nothing of earlier repeats."""
-        coco_tokens.cache_clear()
-        found = measure(self.references, self.hypotheses)
-        self.own = {name: metric.value / 100 for name, metric in found.metrics.items()}
-
-    def tokenised(self) -> None:
-        """From word numbers."""
-        for metric in (*bleu(self.corpus), rouge_l(self.corpus), *cider(self.corpus)):
-            _ = metric.value
-
-    def theirs(self) -> None:
-        """From raw captions, its tokeniser's two Java processes included."""
-        from pycocoevalcap.bleu.bleu import Bleu
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.rouge.rouge import Rouge
-        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-
-        tokenizer = PTBTokenizer()
-        references = tokenizer.tokenize(_entries(self.references))
-        hypotheses = tokenizer.tokenize(_entries([[one] for one in self.hypotheses]))
-        scores, _ = Bleu(4).compute_score(references, hypotheses, verbose=0)
-        self.other = {f"BLEU-{order}": value for order, value in enumerate(scores, start=1)}
-        self.other["ROUGE-L"] = Rouge().compute_score(references, hypotheses)[0]
-        self.other["CIDEr-D"] = Cider().compute_score(references, hypotheses)[0]
+def _ours(references: list[Captions], hypotheses: Captions) -> Scores:
+    """Scores of raw captions; the tokeniser remembers nothing of earlier repeats."""
+    coco_tokens.cache_clear()
+    metrics = measure(references, hypotheses).metrics
+    return {name: metric.value / 100 for name, metric in metrics.items()}
 
 
-def _entries(captions: Sequence[Captions]) -> dict[int, list[dict[str, Any]]]:
-    return {i: [{"caption": c} for c in of_image] for i, of_image in enumerate(captions)}
+def _theirs(references: list[Captions], hypotheses: Captions) -> Scores:
+    """pycocoevalcap's scores of raw captions, its tokeniser's two Java processes included."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    tokenizer = PTBTokenizer()
+    of_images, own = (
+        tokenizer.tokenize({i: [{"caption": c} for c in image] for i, image in enumerate(captions)})
+        for captions in (references, [[one] for one in hypotheses])
+    )
+    scores, _ = Bleu(4).compute_score(of_images, own, verbose=0)
+    found = {f"BLEU-{order}": value for order, value in enumerate(scores, start=1)}
+    found["ROUGE-L"] = Rouge().compute_score(of_images, own)[0]
+    return {**found, "CIDEr-D": Cider().compute_score(of_images, own)[0]}
 
 
 def _memory(references: list[Captions], hypotheses: Captions, images: int) -> tuple[float, float]:

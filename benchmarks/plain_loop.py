@@ -5,8 +5,6 @@ Shapes: B captions, T longest, N packed tokens, E embedding, H hidden, V vocabul
 feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch

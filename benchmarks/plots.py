@@ -1,7 +1,5 @@
 """Images of records: suite=lstm, a panel a hidden size; suite=scale, time and memory by size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +9,7 @@ from captioner.errors import ConfigError
 from captioner.files import atomic_write
 
 RATIO = f"{BOTH}, speed to {BASELINE}"
-LABELS = {
-    "images": "images, five captions each",
-    "batch_size": "captions a batch",
-    "vocabulary": "words",
-    "hidden_size": "hidden size",
-}
+LABELS = ("images, five captions each", "captions a batch", "words", "hidden size")  # of AXES
 
 
 def import_pyplot() -> Any:
@@ -40,14 +33,15 @@ def plot_lstm(record: dict[str, Any], path: Path | str) -> None:
     A row of panels for each type and distribution of lengths, a column a hidden size. The ending of
     `path` says the format.
     """
-    pyplot = import_pyplot()
     figures = [one for one in record["figures"] if one["what"] == RATIO]
     if not figures:
         raise ConfigError(f"there is nothing to draw to {path}: only {BASELINE} was measured")
     kinds = list(dict.fromkeys((x["axes"]["dtype"], x["axes"]["lengths"]) for x in figures))
     hidden_sizes = sorted({one["axes"]["H"] for one in figures})
     size = (1.5 + 3.2 * len(hidden_sizes), 1.2 + 2.8 * len(kinds))
-    image, panels = pyplot.subplots(len(kinds), len(hidden_sizes), squeeze=False, figsize=size)
+    image, panels = import_pyplot().subplots(
+        len(kinds), len(hidden_sizes), squeeze=False, figsize=size
+    )
     for line, (dtype, lengths) in zip(panels, kinds, strict=True):
         for panel, hidden in zip(line, hidden_sizes, strict=True):
             axes = {"dtype": dtype, "lengths": lengths, "H": hidden}
@@ -59,24 +53,23 @@ def plot_lstm(record: dict[str, Any], path: Path | str) -> None:
     panels[0][0].legend(fontsize=7)
     machine = record["machine"]
     where = machine["device"] if machine["device"] != "cpu" else f"{machine['threads']} CPU threads"
-    _save(pyplot, image, f"Forward and backward, {where}, beside packed torch.nn.LSTM", path)
+    _save(image, f"Forward and backward, {where}, beside packed torch.nn.LSTM", path)
 
 
 def plot_scale(record: dict[str, Any], path: Path | str) -> None:
     """Draw above an epoch or a step, below the process's memory, over each size from 0 on."""
-    pyplot = import_pyplot()
-    image, rows = pyplot.subplots(2, len(AXES), figsize=(15, 6.5))
-    for column, axis in enumerate(AXES):
+    image, rows = import_pyplot().subplots(2, len(AXES), figsize=(15, 6.5))
+    for column, (axis, label) in enumerate(zip(AXES, LABELS, strict=True)):
         for row, what in enumerate(QUANTITIES[axis]):
             points = [f for f in record["figures"] if axis in f["axes"] and f["what"] == what]
             panel = rows[row][column]
             _draw(panel, points, axis)
-            panel.set(xlabel=LABELS[axis], ylabel=f"{what}, {points[0]['unit']}")
+            panel.set(xlabel=label, ylabel=f"{what}, {points[0]['unit']}")
             panel.set_xlim(left=0)
             panel.set_ylim(bottom=0)
     machine, torch_version = record["machine"], record["versions"]["torch"]
     title = f"{machine['cpu']}, {machine['threads']} threads, PyTorch {torch_version}"
-    _save(pyplot, image, f"{title}, {record['date'][:10]}", path)
+    _save(image, f"{title}, {record['date'][:10]}", path)
 
 
 def _draw(panel: Any, figures: list[dict[str, Any]], axis: str) -> None:
@@ -91,9 +84,9 @@ def _draw(panel: Any, figures: list[dict[str, Any]], axis: str) -> None:
     panel.grid(alpha=0.3)
 
 
-def _save(pyplot: Any, image: Any, title: str, path: Path | str) -> None:
+def _save(image: Any, title: str, path: Path | str) -> None:
     image.suptitle(title, fontsize=11)
     image.set_layout_engine("constrained")
     with atomic_write(path) as handle:
         image.savefig(handle, dpi=150, format=Path(path).suffix[1:] or "png")
-    pyplot.close(image)
+    import_pyplot().close(image)

@@ -1,15 +1,15 @@
 """What a suite found: a table for the terminal and a record for a file."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ from captioner.files import atomic_write
 from captioner.version import __version__
 
 Axes = dict[str, int | str]
+Values = Spread | float
 PACKAGES = ("torchvision", "timm", "numpy", "pillow")
 REDUCED = "repeats are reduced to median, min and max, four or more to quartiles q1 and q3 too"
 LINE = 400  # characters of a record's value that stand on one line
@@ -29,10 +30,8 @@ LINE = 400  # characters of a record's value that stand on one line
 
 @dataclass(frozen=True)
 class Figure:
-    """A quantity of one implementation, with the bounds that its median must keep, if any.
-
-    `axes` says for which sizes it was measured.
-    """
+    """A quantity of one implementation, measured for the sizes `axes`, with the bounds that its
+    median must keep, if any."""
 
     what: str
     implementation: str
@@ -66,34 +65,14 @@ class SuiteResult:
     requirements: list[Figure] = field(default_factory=list)
 
     def add(
-        self,
-        what: str,
-        implementation: str,
-        unit: str,
-        values: Spread | float,
-        axes: Axes | None = None,
+        self, what: str, implementation: str, unit: str, values: Values, axes: Axes | None = None
     ) -> None:
         """One figure more."""
         self.figures.append(Figure(what, implementation, unit, _spread(values), axes or {}))
 
-    def require(
-        self,
-        what: str,
-        unit: str,
-        values: Spread | float,
-        *,
-        at_least: float | None = None,
-        at_most: float | None = None,
-        axes: Axes | None = None,
-    ) -> None:
-        """One requirement more."""
-        spread = _spread(values)
-        self.requirements.append(Figure(what, "", unit, spread, axes or {}, at_least, at_most))
-
-    def extend(self, other: SuiteResult) -> None:
-        """All that another found."""
-        self.figures.extend(other.figures)
-        self.requirements.extend(other.requirements)
+    def require(self, what: str, unit: str, values: Values, **bounds: Any) -> None:
+        """One requirement more; bounds: Figure's `at_least`, `at_most` and `axes`."""
+        self.requirements.append(Figure(what, "", unit, _spread(values), **bounds))
 
     def as_json(self) -> dict[str, Any]:
         """A record's `figures` and `requirements`."""
@@ -103,7 +82,7 @@ class SuiteResult:
         }
 
 
-def _spread(values: Spread | float) -> Spread:
+def _spread(values: Values) -> Spread:
     return values if isinstance(values, Spread) else Spread((float(values),))
 
 
@@ -152,9 +131,11 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """Device, processor, cores, threads, and how busy it is now: asked before the suite runs."""
     usable = getattr(os, "sched_getaffinity", None)
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    info = Path("/proc/cpuinfo")
+    cpu = re.search(r"^model name\s*:(.*)", info.read_text() if info.is_file() else "", re.M)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu": _cpu_name(),
+        "cpu": cpu[1].strip() if cpu else platform.processor() or platform.machine(),
         "cores": len(usable(0)) if usable else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average_before": round(load[0], 2) if load else None,
@@ -162,29 +143,15 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def versions() -> dict[str, str]:
     """Of this package, Python, PyTorch, CUDA, and of the packages a suite may use."""
-    found = {
-        "captioner": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    found = {"captioner": __version__, "python": platform.python_version()}
+    found["torch"] = torch.__version__
     if torch.version.cuda is not None:
         found["cuda"] = torch.version.cuda
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -203,14 +170,18 @@ def format_record(record: dict[str, Any], shown: Sequence[str] = ()) -> str:
 def format_tables(part: Mapping[str, Any], shown: Sequence[str] = ()) -> list[str]:
     """The lines of both tables of a record or of a stage's part of one: what was measured, all or
     what is `shown`, and what was required."""
-    heads = ("sizes", "implementation", "median", "min", "max", "unit")
-    rows: list[tuple[str, ...]] = [("measured", *heads)]
-    figures = [one for one in part["figures"] if not shown or one["what"] in shown]
-    rows += [_row(one, one["implementation"]) for one in figures]
-    required: list[tuple[str, ...]] = [("required", "sizes", "", *heads[2:])]
+    numbers = ("median", "min", "max", "unit")
+    measured: list[tuple[str, ...]] = [("measured", "sizes", "implementation", *numbers)]
+    for one in part["figures"]:
+        if not shown or one["what"] in shown:
+            measured.append(_row(one, one["implementation"]))
+    required: list[tuple[str, ...]] = [("required", "sizes", "", *numbers)]
     for one in part["requirements"]:
-        required.append(_row(one, f"{_bounds(one)}: {'met' if one['met'] else 'NOT MET'}"))
-    return [*aligned(rows), "", *aligned(required)]
+        named = (("at_least", "at least"), ("at_most", "at most"))
+        bounds = [f"{word} {one[key]:g}" for key, word in named if one[key] is not None]
+        met = "met" if one["met"] else "NOT MET"
+        required.append(_row(one, f"{' and '.join(bounds)}: {met}"))
+    return [*_aligned(measured), "", *_aligned(required)]
 
 
 def _row(one: dict[str, Any], middle: str) -> tuple[str, ...]:
@@ -219,19 +190,9 @@ def _row(one: dict[str, Any], middle: str) -> tuple[str, ...]:
     return one["what"], sizes, middle, *numbers, one["unit"]
 
 
-def _bounds(one: dict[str, Any]) -> str:
-    named = (("at_least", "at least"), ("at_most", "at most"))
-    return " and ".join(f"{word} {one[key]:g}" for key, word in named if one[key] is not None)
-
-
-def aligned(rows: Sequence[tuple[str, ...]], left: Sequence[int] = (0, 1, 2, 6)) -> list[str]:
-    """Lines with even columns: those at the places `left` to the left, numbers to the right."""
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines with even columns: words to the left, the numbers (columns 3 to 5) to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    turned = ["<", "<", "<", ">", ">", ">", "<"]
+    layout = "  ".join(f"{{:{to}{wide}}}" for to, wide in zip(turned, widths, strict=True))
+    return [layout.format(*row).rstrip() for row in rows]

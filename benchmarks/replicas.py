@@ -3,8 +3,6 @@
 Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding).
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from contextlib import ExitStack
@@ -14,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from benchmarks.captions import Endless
+from benchmarks.captions import endless
 from benchmarks.epoch import TrainingBenchmark, start, take_in_turn
 from benchmarks.record import Axes, SuiteResult
 from benchmarks.settings import Run, setting
@@ -55,11 +53,8 @@ def replicas_suite(settings: ReplicasBenchmark, run: Run) -> SuiteResult:
         training = Training(workload=settings.workload(run), settings=own, device=run.device)
         with ExitStack() as stack:
             together = Worker(SideBySide, count, training, threads=torch.get_num_threads())
-            workers = {
-                ALONE: start(stack, "auto", training),
-                BESIDE: stack.enter_context(together),
-            }
-            taken = take_in_turn(workers, steps=settings.steps, repeats=run.repeats)
+            both = {ALONE: start(stack, "auto", training), BESIDE: stack.enter_context(together)}
+            taken = take_in_turn(both, steps=settings.steps, repeats=run.repeats)
         taken[BESIDE] = taken[BESIDE].map(lambda seconds: seconds / count)
         for name, spread in taken.items():
             result.add("a step of a model", name, "ms", spread.map(lambda s: 1e3 * s), axes)
@@ -75,40 +70,17 @@ class SideBySide:
     def __init__(self, replicas: int, training: Training) -> None:
         if training.device.type == "cpu":
             keep_freed_memory()  # as scripts/train.py does
-        order, device = training.order(), training.device
-        trainers = [self._trainer(training, order) for _ in range(replicas)]
+        order, self.device = training.order(), training.device
         self.group = ReplicaTrainer(
-            [Replica(trainer, {}) for trainer in trainers],
+            [Replica(_make_trainer(training, order), {}) for _ in range(replicas)],
             loader=(),
             order=order,
             folder=Path(),
-            device=device,
+            device=self.device,
             show_progress=False,
         )
-        self.rows, self.dataset = iter(Endless(order)), training.data.dataset
-        self.device = device
+        self.rows, self.dataset = endless(order), training.data.dataset
         self.seconds(TURN)
-
-    def _trainer(self, training: Training, order: BatchOrder) -> Trainer:
-        model = training.model("auto")
-        setup = TrainingSetup(
-            model=model,
-            optimizer=training.optimizer(model),
-            loader=(),
-            order=order,
-            validate=lambda step: {},
-            texts={},
-        )
-        trainer = Trainer(
-            setup,
-            folder=Path(),
-            settings=training.settings.trainer,
-            device=training.device,
-            random=OwnRandomness(training.device),
-            reporting=Reporting(show_progress=False),
-        )
-        trainer.begin_epoch()
-        return trainer
 
     def seconds(self, count: int) -> float:
         """`count` steps of every replica; the seconds a step of all."""
@@ -120,3 +92,25 @@ class SideBySide:
             self.group.take_turn((0, 0), batches)
         synchronize(self.device)
         return (time.perf_counter() - started) / count
+
+
+def _make_trainer(training: Training, order: BatchOrder) -> Trainer:
+    """One replica's, without validation and reports."""
+    model = training.model("auto")
+    trainer = Trainer(
+        TrainingSetup(
+            model=model,
+            optimizer=training.optimizer(model),
+            loader=(),
+            order=order,
+            validate=lambda step: {},
+            texts={},
+        ),
+        folder=Path(),
+        settings=training.settings.trainer,
+        device=training.device,
+        random=OwnRandomness(training.device),
+        reporting=Reporting(show_progress=False),
+    )
+    trainer.begin_epoch()
+    return trainer

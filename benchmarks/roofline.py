@@ -5,11 +5,9 @@ Shapes: B captions a batch, N tokens to predict, E = H embedding and hidden, V v
 feature.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ COPIED = {"cuda": 1 << 28, "cpu": 1 << 24}  # bytes; more than a cache holds
 ADAM_FLOATS = 7  # weight, gradient, both moments read; weight and both moments written
 
 
+@dataclass(frozen=True, kw_only=True)
 class Gemms:
     """The GEMMs of a step, each as one of torch's, into memory that is kept from step to step.
 
@@ -27,44 +26,34 @@ class Gemms:
     GEMMs are faster, can pass below it.
     """
 
-    def __init__(
-        self,
-        *,
-        hidden: int,
-        vocab_size: int,
-        feature_dim: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.hidden, self.vocab_size, self.feature_dim = hidden, vocab_size, feature_dim
-        self.device, self.dtype = device, dtype
-        self.buffers: dict[str, Tensor] = {}
+    hidden: int
+    vocab_size: int
+    feature_dim: int
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
     def calls(self, batch: int, tokens: int) -> list[Callable[[], Tensor]]:
         """Forward and both gradients of the image projection (its input has none), the LSTM's two
         products and the vocabulary's, for a batch of so many captions and tokens to predict."""
         h = self.hidden
         return [
-            *self._linear("image", batch, self.feature_dim, h, wants_input=False),
+            *self._linear("image", batch, self.feature_dim, h),
             *self._linear("weight_ih", tokens + batch, h, 4 * h),
             *self._linear("weight_hh", tokens, h, 4 * h),  # the image's step has no state yet
             *self._linear("vocabulary", tokens, h, self.vocab_size),
         ]
 
     def _linear(
-        self, name: str, rows: int, inputs: int, outputs: int, *, wants_input: bool = True
-    ) -> list[Callable[[], Tensor]]:
-        x, y = self._matrix(f"{name} x", rows, inputs), self._matrix(f"{name} y", rows, outputs)
+        self, name: str, rows: int, inputs: int, outputs: int
+    ) -> Iterator[Callable[[], Tensor]]:
+        widths = {"x": inputs, "y": outputs, "out": outputs}
+        x, y, out = (self._matrix(f"{name} {one}", rows, wide) for one, wide in widths.items())
         w, dw = (self._matrix(f"{name} {one}", outputs, inputs) for one in ("w", "dw"))
-        out = self._matrix(f"{name} out", rows, outputs)
-        calls: list[Callable[[], Tensor]] = [
-            lambda: torch.mm(x, w.t(), out=out),
-            lambda: torch.mm(y.t(), x, out=dw),
-        ]
-        if wants_input:
-            dx = self._matrix(f"{name} dx", rows, inputs)
-            calls.append(lambda: torch.mm(y, w, out=dx))
-        return calls
+        yield partial(torch.mm, x, w.t(), out=out)
+        yield partial(torch.mm, y.t(), x, out=dw)
+        if name != "image":
+            yield partial(torch.mm, y, w, out=self._matrix(f"{name} dx", rows, inputs))
 
     def _matrix(self, name: str, rows: int, columns: int) -> Tensor:
         kept = self.buffers.get(name)

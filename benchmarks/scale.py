@@ -3,14 +3,10 @@
 Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding), V vocabulary.
 """
 
-from __future__ import annotations
-
-import operator
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +16,7 @@ from benchmarks.captions import CAPTIONS_EACH, Workload
 from benchmarks.epoch import start, take_in_turn
 from benchmarks.record import Axes, SuiteResult
 from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.timing import Spread
 from benchmarks.training import StepSettings, Training
 
 AXES = ("images", "batch_size", "vocabulary", "hidden_size")
@@ -59,8 +56,7 @@ def scale_suite(settings: ScaleBenchmark, run: Run) -> SuiteResult:
         base = Training(workload=workload, settings=BASE, device=run.device)
         for axis in AXES:
             _measure(result, axis, points[axis], base, settings.steps, run)
-    for axis in AXES:
-        _require_straight(result, axis)
+            _require_straight(result, axis)
     return result
 
 
@@ -68,8 +64,7 @@ def _write_features(path: Path, images: int, feature_dim: int, seed: int) -> Non
     shape = (images, 1, feature_dim)
     written = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     generator = np.random.default_rng(seed)
-    for first in range(0, images, 4096):
-        part = written[first : first + 4096]
+    for part in np.split(written, range(4096, images, 4096)):
         part[:] = generator.random(part.shape, np.float32) - 0.5
     written.flush()
 
@@ -79,20 +74,17 @@ def _measure(
 ) -> None:
     """Time of a step and memory at each value, all points of an axis in turn."""
     with ExitStack() as stack:
-        trainings = {str(value): _point(axis, value, base) for value in values}
-        workers = {value: start(stack, "auto", one) for value, one in trainings.items()}
-        for worker in workers.values():
-            worker.call("result")  # once all are ready
+        workers = {str(value): start(stack, "auto", _point(axis, value, base)) for value in values}
         taken = take_in_turn(workers, steps=steps, repeats=run.repeats)
         memory = {value: one.call("result")[2] / 1e6 for value, one in workers.items()}
     for value, step in taken.items():
         axes: Axes = {axis: int(value)}
-        result.add("a step", "captioner", "ms", step.map(lambda s: 1e3 * s), axes=axes)
+        result.add("a step", "captioner", "ms", step.map(lambda s: 1e3 * s), axes)
         if axis == "images":
             batches = -(-int(value) * CAPTIONS_EACH // BASE.batch_size)
-            epoch = step.map(partial(operator.mul, batches))
-            result.add("an epoch", "captioner", "s", epoch, axes=axes)
-        result.add(MEMORY, "captioner", "MB", memory[value], axes=axes)
+            epoch = Spread(tuple(batches * seconds for seconds in step.values))
+            result.add("an epoch", "captioner", "s", epoch, axes)
+        result.add(MEMORY, "captioner", "MB", memory[value], axes)
 
 
 def _point(axis: str, value: int, base: Training) -> Training:
@@ -103,14 +95,17 @@ def _point(axis: str, value: int, base: Training) -> Training:
 
 
 def _require_straight(result: SuiteResult, axis: str) -> None:
-    """How far the points may lie off a straight line."""
+    """How far the points may lie off a straight line over what a step grows with: the size itself,
+    or for H its GEMMs, which have H squared."""
     for quantity in QUANTITIES[axis]:
         figures = [one for one in result.figures if one.what == quantity and axis in one.axes]
-        x = [_work(axis, float(one.axes[axis])) for one in figures]
-        y = [one.spread.median for one in figures]
+        x = [float(one.axes[axis]) for one in figures]
+        if axis == "hidden_size":
+            x = [h * (16 * h * WORDS_READ + 2 * 2544 * WORDS_READ) for h in x]
         if len(x) >= 3:
-            named = f"{quantity} over {axis}, off a straight line"
-            result.require(named, "share", bent(x, y), at_most=BENT)
+            apart = bent(x, [one.spread.median for one in figures])
+            what = f"{quantity} over {axis}, off a straight line"
+            result.require(what, "share", apart, at_most=BENT)
 
 
 def bent(x: Sequence[float], y: Sequence[float]) -> float:
@@ -118,10 +113,3 @@ def bent(x: Sequence[float], y: Sequence[float]) -> float:
     weights = 1 / np.asarray(y)
     line = np.polyval(np.polyfit(x, y, 1, w=weights), x)
     return float(np.abs((line - y) * weights).max())
-
-
-def _work(axis: str, value: float) -> float:
-    """What a step grows with: the size itself, or for H its GEMMs, which have H squared."""
-    if axis != "hidden_size":
-        return value
-    return value * (16 * value * WORDS_READ + 2 * 2544 * WORDS_READ)

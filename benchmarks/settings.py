@@ -1,7 +1,5 @@
 """What all suites share of their settings. Needs nothing that a bare GPU machine lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields

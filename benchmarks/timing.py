@@ -1,12 +1,11 @@
 """Times of several implementations taken in turn: what disturbs the machine disturbs all alike."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,12 +29,7 @@ class Spread:
         """The smallest value."""
         return min(self.values)
 
-    @property
-    def high(self) -> float:
-        """The largest value."""
-        return max(self.values)
-
-    def map(self, change: Callable[[float], float]) -> Spread:
+    def map(self, change: Callable[[float], float]) -> "Spread":
         """Each value changed: to another unit, or from seconds to a rate."""
         return Spread(tuple(map(change, self.values)))
 
@@ -70,18 +64,14 @@ def interleaved(
     One that the warm-up shows to be short is called as often in succession as fills `min_seconds`,
     and the mean of these calls is one repeat's value.
     """
-    calls = dict.fromkeys(implementations, 1)
+    timed: dict[str, Callable[[], float]] = {}
     for name, one in implementations.items():
+        calls = 1
         for _ in range(warmup):
-            once = _seconds(one, 1, device)
-            calls[name] = max(1, math.ceil(min_seconds / max(once, 1e-9)))
-            if isinstance(one, Prepared):
-                calls[name] = min(calls[name], MOST_PREPARED)
-
-    def timed(name: str) -> Callable[[], float]:
-        return lambda: _seconds(implementations[name], calls[name], device)
-
-    return in_turn({name: timed(name) for name in implementations}, repeats=repeats)
+            calls = max(1, math.ceil(min_seconds / max(_seconds(one, 1, device), 1e-9)))
+        most = MOST_PREPARED if isinstance(one, Prepared) else calls
+        timed[name] = partial(_seconds, one, min(calls, most), device)
+    return in_turn(timed, repeats=repeats)
 
 
 def paired_ratio(numerator: Spread, denominator: Spread) -> Spread:
@@ -98,34 +88,24 @@ def seconds_a_call(
     On a GPU the calls of a round are one CUDA graph: the host takes longer to launch a small
     kernel than it runs.
     """
-
-    def many() -> None:
+    if device.type != "cuda":
+        return min([_seconds(call, calls, device) for _ in range(repeats + 1)][1:])
+    call()  # libraries take their memory now
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
         for _ in range(calls):
             call()
-
-    run: Callable[[], object] = many
-    if device.type == "cuda":
-        call()  # libraries take their memory now
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            many()
-        run = graph.replay
-    return min([_seconds(run, 1, device) / calls for _ in range(repeats + 1)][1:])
+    return min([_seconds(graph.replay, 1, device) / calls for _ in range(repeats + 1)][1:])
 
 
 def _seconds(one: Callable[[], object] | Prepared, calls: int, device: torch.device) -> float:
-    call: Callable[[], object]
-    if isinstance(one, Prepared):
-        prepared, made = one, [one.prepare() for _ in range(calls)]
-
-        def call() -> object:
-            return prepared.call(made.pop())
-    else:
-        call = one
+    pending = [
+        partial(one.call, one.prepare()) if isinstance(one, Prepared) else one for _ in range(calls)
+    ]
     synchronize(device)
     started = time.perf_counter()
-    for _ in range(calls):
-        call()
+    while pending:
+        pending.pop()()
     synchronize(device)
     return (time.perf_counter() - started) / calls
 

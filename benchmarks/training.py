@@ -4,18 +4,15 @@ All of one Training begin with the same weights and take the same batches in the
 Shapes: n images, B captions a batch, E = H embedding and hidden, F image feature, V vocabulary.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from benchmarks.captions import Endless, TrainingData, Workload, load_workload
+from benchmarks.captions import TrainingData, Workload, endless, load_workload
 from benchmarks.memory import own_bytes, peak_bytes
 from benchmarks.plain_loop import PlainCaptioner, PlainCaptions, plain_steps
 from benchmarks.record import Axes
@@ -35,7 +32,6 @@ from captioner.training.step import PlainStep
 
 PLAIN, GEMMS = "plain PyTorch", "its GEMMs alone"
 MOST_STEPS = 50_000  # ever taken: a graph keeps the learning rates of all of them on the device
-TURN = 10  # steps between two looks at the clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +90,16 @@ CASES = {
 }
 
 
-class Steps(Protocol):
+class Steps:
     """An implementation at work."""
 
     def steps(self, count: int) -> None:
         """Take `count` optimiser steps; a GPU may still be at them when this returns."""
+        self.losses(count)
 
     def losses(self, count: int) -> list[float]:
-        """Take `count` steps and give the mean loss a token of each."""
+        """Take `count` steps and give the mean loss a token of each, read after each."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +155,9 @@ class Training:
 
     def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """This package's."""
-        settings = self.settings
-        groups = parameter_groups(
-            model, lr=settings.lr, weight_decay=settings.weight_decay, lr_by_prefix={}
-        )
-        return make_optimizer(settings.optimizer, groups, **settings.arguments)
+        rates: dict[str, Any] = {"lr": self.settings.lr, "weight_decay": self.settings.weight_decay}
+        groups = parameter_groups(model, **rates, lr_by_prefix={})
+        return make_optimizer(self.settings.optimizer, groups, **self.settings.arguments)
 
     def build(self, name: str) -> Steps:
         """PLAIN, GEMMS, or this package's step with a backend of its LSTM: "graph
@@ -174,7 +170,7 @@ class Training:
         return GraphSteps(self, backend) if kind == "graph" else EagerSteps(self, backend)
 
 
-class PlainSteps:
+class PlainSteps(Steps):
     """Plain PyTorch: DataLoader, packed nn.LSTM, autocast, optimisers as torch makes them."""
 
     def __init__(self, training: Training) -> None:
@@ -195,14 +191,10 @@ class PlainSteps:
             model,
             kind(model.parameters(), **common),
             PlainCaptions(data.features[:, 0], rows, captions),
-            Endless(training.order()),
+            endless(training.order()),
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
         )
-
-    def steps(self, count: int) -> None:
-        """Optimiser steps, the loss of each read as such loops do."""
-        self.losses(count)
 
     def losses(self, count: int) -> list[float]:
         """The loss of each of `count` steps."""
@@ -211,38 +203,30 @@ class PlainSteps:
             return list(itertools.islice(self.loop, count))
 
 
-class EagerSteps:
+class EagerSteps(Steps):
     """This package's step over batches, each packed on the host and copied to the device."""
 
     def __init__(self, training: Training, backend: str) -> None:
         self.model, self.order = training.model(backend), training.order()
-        self.data, self.device = training.data, training.device
-        self.step = self._step(
-            training.settings.batch_size,
+        self.step, batches = self._step(
+            training,
             model=self.model,
             optimizer=training.optimizer(self.model),
             average=None,
             settings=training.settings.trainer,
             total_steps=MOST_STEPS,
-            device=self.device,
+            device=training.device,
         )
         self.step.prepare()
         self.taken = 0
-        self.running = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._batches = self._all_batches()
+        self.running = torch.zeros((), dtype=torch.float64, device=training.device)
+        self._batches = endless(self.order, batches)
 
-    def _step(self, batch_size: int, **parts: Any) -> PlainStep | GraphStep:
-        pinned = self.device.type == "cuda"
-        self.epoch: Iterable[Any] = make_loader(
-            self.data.dataset, self.order, workers=0, pin_memory=pinned
-        )
-        return PlainStep(**parts, world=World())
-
-    def _all_batches(self) -> Iterator[Any]:
-        """The batches of one epoch after another."""
-        for epoch in itertools.count():
-            self.order.epoch = epoch
-            yield from self.epoch
+    def _step(self, training: Training, **parts: Any) -> tuple[PlainStep | GraphStep, Any]:
+        """The step, and the batches of an epoch in the order of `self.order`."""
+        pinned = training.device.type == "cuda"
+        loader = make_loader(training.data.dataset, self.order, workers=0, pin_memory=pinned)
+        return PlainStep(**parts, world=World()), loader
 
     def steps(self, count: int) -> None:
         """Take `count` optimiser steps; nothing is read from the device."""
@@ -260,34 +244,31 @@ class EagerSteps:
 
     def _take(self) -> int:
         """One step: how many tokens its batch had."""
-        tokens = self.step([next(self._batches)], self.taken, self.running)
         self.taken += 1
-        return tokens
+        return self.step([next(self._batches)], self.taken - 1, self.running)
 
 
 class GraphSteps(EagerSteps):
     """The step as one graph; where the device is no GPU, the same code, not captured."""
 
-    def _step(self, batch_size: int, **parts: Any) -> PlainStep | GraphStep:
-        dataset = self.data.dataset
-        per_row, seed = dataset.tokens_per_row, self.order.seed
+    def _step(self, training: Training, **parts: Any) -> tuple[PlainStep | GraphStep, Any]:
+        dataset, batch_size = training.data.dataset, training.settings.batch_size
         data = ResidentCaptions(
             dataset,
             batch_size=batch_size,
-            features=self.data.features,
-            device=self.device,
-            capacities=token_capacities(per_row, batch_size, seed=seed),
+            features=training.data.features,
+            device=training.device,
+            capacities=token_capacities(dataset.tokens_per_row, batch_size, seed=self.order.seed),
         )
-        self.epoch = ResidentLoader(data, self.order)
-        return GraphStep(data, **parts)
+        return GraphStep(data, **parts), ResidentLoader(data, self.order)
 
 
-class GemmSteps:
-    """The GEMMs of one batch after another, and nothing else."""
+class GemmSteps(Steps):
+    """The GEMMs of one batch after another, and nothing else: there are no losses."""
 
     def __init__(self, training: Training) -> None:
         self.lengths = training.data.dataset.store.lengths
-        self.batches = iter(Endless(training.order()))
+        self.batches = endless(training.order())
         self.gemms = Gemms(
             hidden=training.settings.hidden_size,
             vocab_size=training.data.vocab_size,
@@ -295,21 +276,16 @@ class GemmSteps:
             device=training.device,
         )
 
-    def steps(self, count: int) -> None:
-        """The GEMMs of `count` batches."""
-        for _ in range(count):
-            rows = torch.tensor(next(self.batches))
-            for call in self.gemms.calls(len(rows), int(self.lengths[rows].sum())):
-                call()
-
     def losses(self, count: int) -> list[float]:
-        """As `steps`; there are none."""
-        self.steps(count)
+        """The GEMMs of `count` batches."""
+        for rows in itertools.islice(self.batches, count):
+            for call in self.gemms.calls(len(rows), int(self.lengths[torch.tensor(rows)].sum())):
+                call()
         return []
 
 
 class TimedSteps:
-    """An implementation in a Worker: its steps timed or counted there."""
+    """An implementation in a Worker: its steps timed there."""
 
     def __init__(self, name: str, training: Training, warm_up: int) -> None:
         self.training, self.taken = training, list[float]()
@@ -327,13 +303,3 @@ class TimedSteps:
     def result(self) -> tuple[list[float], int, int]:
         """The losses of all steps, the process's peak memory and what it holds now, in bytes."""
         return self.taken, peak_bytes(), own_bytes()
-
-    def count(self, seconds: float) -> int:
-        """How many steps fit into so many seconds."""
-        taken, end = 0, time.perf_counter() + seconds
-        with self.training.precision():
-            while time.perf_counter() < end:
-                self.steps.steps(TURN)
-                synchronize(self.training.device)
-                taken += TURN
-        return taken

@@ -1,14 +1,9 @@
 """suite=windows: embedding and LSTM on windows of a text, all lengths equal, beside nn.LSTM.
 
 Shapes: B streams, T window length, N = B * T tokens, V characters, H hidden size (= embedding
-size), L layers.
-
-The baseline is torch.nn.Embedding and torch.nn.LSTM on [T, B, H] as one writes them. "shared" is
-what the language model runs where its input has no dropout: a character's product with the first
-layer's weights is computed once a window. All carry a state in.
+size), L layers. "shared" is what the language model runs where its input has no dropout: a
+character's product with the first layer's weights is computed once a window.
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
@@ -56,20 +51,17 @@ def windows_suite(settings: WindowsBenchmark, run: Run) -> SuiteResult:
         promised = (batch, window, hidden, num_layers) == (64, 64, 512, 2)
         for name in (backend, SHARED):
             faster = name == SHARED and promised and run.device.type == "cpu"
-            result.require(
-                f"{WHAT}, speed of {name} to {BASELINE}",
-                "times",
-                paired_ratio(taken[BASELINE], taken[name]),
-                at_least=1.3 if faster else 1.0,
-                axes=axes,
-            )
+            what, speed = f"{WHAT}, speed of {name} to", paired_ratio(taken[BASELINE], taken[name])
+            asked = 1.3 if faster else 1.0
+            result.require(f"{what} {BASELINE}", "times", speed, at_least=asked, axes=axes)
     return result
 
 
 def make_calls(
     batch: int, window: int, hidden: int, num_layers: int, backend: str, device: torch.device
 ) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
-    """Each call gives the gradients of embedding and weights, all for the same numbers."""
+    """Each call gives the gradients of embedding and weights, all for the same numbers; a state is
+    carried in."""
     baseline = nn.LSTM(hidden, hidden, num_layers).to(device)
     mine = LSTM(hidden, hidden, num_layers, backend=backend, device=device)
     mine.load_state_dict(baseline.state_dict())
@@ -83,13 +75,11 @@ def make_calls(
         output, _ = baseline(F.embedding(ids, table).view(window, batch, hidden), (h, c))
         return torch.autograd.grad(output, (table, *baseline.parameters()), grad)
 
-    def by_rows() -> tuple[Tensor, ...]:
-        output, _ = mine.forward_packed(F.embedding(ids, table), sizes, (h, c))
+    def by_rows(ids: Tensor = ids, rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        output, _ = mine.forward_packed(F.embedding(ids, table), sizes, (h, c), input_rows=rows)
         return torch.autograd.grad(output, (table, *mine.parameters()), grad.flatten(0, 1))
 
     def shared() -> tuple[Tensor, ...]:
-        seen, rows = ids.unique(return_inverse=True)
-        output, _ = mine.forward_packed(F.embedding(seen, table), sizes, (h, c), input_rows=rows)
-        return torch.autograd.grad(output, (table, *mine.parameters()), grad.flatten(0, 1))
+        return by_rows(*ids.unique(return_inverse=True))
 
     return {BASELINE: by_baseline, backend: by_rows, SHARED: shared}

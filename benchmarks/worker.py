@@ -1,20 +1,21 @@
-"""Python objects in processes of their own: memory, caches and allocator settings are not shared.
+"""Programs run to a limit, and Python objects in processes of their own: memory, caches and
+allocator settings are not shared.
 
 `Worker` builds an object in a new process and calls its methods from here. `run_jobs` calls one
 function for many jobs until a deadline; a job that hangs, crashes or loses the GPU costs its
 process, and the next job gets a fresh one.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import gc
 import multiprocessing
 import os
+import signal
+import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -23,22 +24,79 @@ from typing import Any
 
 import torch
 
-from benchmarks.processes import ending
 from captioner.errors import CaptionerError
 
+ROOT = Path(__file__).parents[1]
+KEPT = 20_000  # characters of a program's output that go into a record
 GRACE = 15.0  # seconds past the deadline that the last job may still take
 START_UP = 180.0  # seconds in which a process imports what it needs, beside others
 
 
-class WorkerEnded(CaptionerError):
-    """The process is gone."""
+def python_path(root: Path = ROOT) -> str:
+    """The PYTHONPATH by which a child process imports both packages of the checkout `root`."""
+    paths = [str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(path for path in paths if path)
+
+
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
 @dataclass(frozen=True)
-class _Failure:
-    """What went wrong in the other process."""
+class Finished:
+    """How a program ended: `code` is None when it ran into its limit and was ended."""
 
-    message: str
+    code: int | None
+    output: str  # standard output and error as they came, the middle of a long one left out
+    seconds: float
+
+    @property
+    def ending(self) -> str:
+        """In words, such as "exit status 1"."""
+        limit = f"ended after {self.seconds:.0f} s, its limit"
+        return limit if self.code is None else _ending(self.code)
+
+
+def run_process(
+    command: Sequence[str], *, folder: Path, environment: Mapping[str, str], timeout: float
+) -> Finished:
+    """Run `command` in `folder`, its environment extended; it and its children end by `timeout`."""
+    started, code = time.monotonic(), None
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Finished(127, f"{command[0]}: {error.strerror}", 0.0)
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(timeout)
+        finally:  # the whole group: what the program started itself too
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    return Finished(code, shortened(text), time.monotonic() - started)
+
+
+def shortened(text: str, kept: int = KEPT) -> str:
+    """`text`, or its beginning and end with a note between them."""
+    if len(text) <= kept:
+        return text
+    left_out = len(text) - kept
+    return f"{text[: kept // 4]}\n[... {left_out} characters ...]\n{text[-(kept - kept // 4) :]}"
+
+
+class WorkerEnded(CaptionerError):
+    """The process is gone."""
 
 
 class Worker:
@@ -52,14 +110,12 @@ class Worker:
         self, build: Callable[..., Any], *arguments: Any, threads: int | None = None
     ) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        self._connection, self._theirs = context.Pipe()
         self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  (see __exit__)
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._log.name, threads, build, arguments)
-        )
-        self._theirs = theirs
+        given = (self._theirs, self._log.name, threads, build, arguments)
+        self._process = context.Process(target=_serve, args=given)
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> "Worker":
         self._process.start()
         self._theirs.close()  # so that reading ends when the process does
         return self
@@ -71,27 +127,18 @@ class Worker:
 
     def call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
         """The method's result; WorkerEnded where it takes longer than `timeout` seconds."""
-        self.send(method, *arguments)
-        return self.receive(timeout)
-
-    def send(self, method: str, *arguments: Any) -> None:
-        """Begin a call, so that several workers run at once; `receive` gives its result."""
-        with suppress(OSError):  # of a process that has ended: `receive` says so
-            self._connection.send((method, arguments))
-
-    def receive(self, timeout: float | None = None) -> Any:
-        """The result of the call that `send` began."""
         try:
+            self._connection.send((method, arguments))
             if not self._connection.poll(timeout):
                 self._process.kill()
-            answer = self._connection.recv()
+            answer, failure = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join()
             printed = Path(self._log.name).read_text(encoding="utf-8", errors="replace")
-            code = ending(self._process.exitcode or 0)
+            code = _ending(self._process.exitcode or 0)
             raise WorkerEnded(f"{code}: {printed[-2000:].strip()}") from error
-        if isinstance(answer, _Failure):
-            raise CaptionerError(answer.message)
+        if failure is not None:
+            raise CaptionerError(failure)
         return answer
 
 
@@ -102,6 +149,7 @@ def _serve(
     build: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
+    """Answer each call with its result and None, or with None and what went wrong."""
     with Path(log).open("wb") as printed:
         os.dup2(printed.fileno(), 1)
         os.dup2(printed.fileno(), 2)
@@ -113,10 +161,9 @@ def _serve(
             method, given = connection.recv()
             try:
                 thing = build(*arguments) if thing is None else thing
-                answer = getattr(thing, method)(*given)
+                connection.send((getattr(thing, method)(*given), None))
             except Exception:
-                answer = _Failure(traceback.format_exc(limit=-3))
-            connection.send(answer)
+                connection.send((None, traceback.format_exc(limit=-3)))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from benchmarks.gpu_stages import Checkout, build_extension, read_summary, run_t
 from benchmarks.lstm import kernel_times
 from benchmarks.lstm_implementations import BOTH, Cell
 from benchmarks.lstm_small_case import run_small_case
-from benchmarks.processes import run_process, shortened
-from benchmarks.worker import JobResults
+from benchmarks.worker import JobResults, run_process, shortened
 from captioner.errors import CaptionerError
 from captioner.files import read_json
 from captioner.ops.algorithms import check_table, nearest

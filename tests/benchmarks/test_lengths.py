@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.lengths import (
+from benchmarks.captions import (
     LONGEST,
     READ_FIRST,
     WORDS,
