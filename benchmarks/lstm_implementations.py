@@ -70,7 +70,7 @@ class Case:
 
 def make_case(cell: Cell, *, device: torch.device, seed: int, data_root: str | None = None) -> Case:
     """The batch of `cell`, drawn from `seed`, and a layer with its first weights."""
-    hidden, to = cell.hidden_size, {"device": device, "dtype": DTYPES[cell.dtype]}
+    hidden, dtype = cell.hidden_size, DTYPES[cell.dtype]
     drawn = steps_of_sequences(cell.lengths, cell.batch_size, seed=seed, data_root=data_root)
     steps = torch.arange(int(drawn.max())).unsqueeze(1)
     batch_sizes = (steps < torch.from_numpy(drawn)).sum(1)
@@ -81,11 +81,11 @@ def make_case(cell: Cell, *, device: torch.device, seed: int, data_root: str | N
     ids[images : images + int(batch_sizes[1:2].sum())] = WORDS
     distinct, input_rows = ids.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(len(distinct), hidden, generator=generator).to(**to)
-    grad_output = torch.randn(len(ids), hidden, generator=generator).to(**to)
+    table = torch.randn(len(distinct), hidden, generator=generator).to(device, dtype)
+    grad_output = torch.randn(len(ids), hidden, generator=generator).to(device, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layer = nn.LSTM(hidden, hidden).to(**to)
+        layer = nn.LSTM(hidden, hidden).to(device, dtype)
     return Case(table, input_rows.to(device), batch_sizes, grad_output, layer)
 
 
@@ -219,14 +219,14 @@ def gemms(case: Case) -> dict[str, Callable[[], object]]:
     out_gates, out_rows = torch.empty_like(gates), torch.empty_like(x)
     out_weight = torch.empty_like(weight_ih)
 
-    def forward() -> None:
+    def forward() -> Tensor:
         torch.mm(x, weight_ih.t(), out=out_gates)
-        torch.mm(h, weight_hh.t(), out=out_gates)
+        return torch.mm(h, weight_hh.t(), out=out_gates)
 
-    def backward() -> None:
+    def backward() -> Tensor:
         torch.mm(gates, weight_ih, out=out_rows)
         torch.mm(gates, weight_hh, out=out_rows)
         torch.mm(gates.t(), x, out=out_weight)
-        torch.mm(gates.t(), h, out=out_weight)
+        return torch.mm(gates.t(), h, out=out_weight)
 
     return {FORWARD: forward, BACKWARD: backward, BOTH: lambda: (forward(), backward())}
