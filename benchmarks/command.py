@@ -46,8 +46,8 @@ SUITES: dict[str, Callable[[Any, Run], SuiteResult]] = {
 class BenchmarkConfig(RunConfig):
     """scripts/benchmark.py: one suite, its implementations measured in turn `repeats` times.
 
-    data_root: Flickr8k's folder, for its captions and images; null draws ones like them. out: the
-    JSON record. plot: an image of suite=lstm or suite=scale, such as lstm.png.
+    data_root: Flickr8k's folder; null draws its likeness. out: the JSON record. plot: an image of
+    suite=lstm or suite=scale, such as lstm.png.
     """
 
     suite: str = MISSING

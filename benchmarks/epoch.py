@@ -176,7 +176,7 @@ def _write_data(folder: Path, splits: dict[str, Sequence[CaptionedImage]], *, se
 
 
 class TrainingRun:
-    """A run on the data in `folder`, as `_write_data` leaves it."""
+    """A run on the data in `folder`."""
 
     def __init__(self, folder: str) -> None:
         overrides = [

@@ -1,9 +1,8 @@
 """suite=kinds: vanilla RNN, GRU and LSTM on one text, with equal parameters and equal time.
 
-Each kind's layers are as wide as gives it the LSTM's number of parameters. How many windows fit
-into the time is measured first, so that every kind's learning rate falls to zero at its end; the
-rate is the one of `lrs` that is best in a quarter of the time with the first seed. Every run lies
-in a folder of its own under `folder` and continues from there when the suite is started again.
+How many windows fit into the time is measured first, so that every kind's learning rate falls to
+zero at its end; the rate is the one of `lrs` that is best in a quarter of the time with the first
+seed. Runs lie under `folder` and continue from there when the suite is started again.
 """
 
 from dataclasses import dataclass
