@@ -42,7 +42,7 @@ STAGES: dict[str, Callable[[Checkout, argparse.Namespace, Note], Part]] = {
     "epoch": lambda checkout, options, note: run_epoch_stage(
         epoch_jobs(Path(options.out).absolute().with_suffix("")), note=note
     ),
-    "features": lambda checkout, options, note: run_features_stage(note=note),
+    "features": lambda checkout, options, note: run_features_stage(),
 }
 
 
@@ -77,11 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checkout = Checkout(ROOT, sys.executable, options.architecture or f"{major}.{minor}")
     machine = describe_gpu(device)
     options.out = options.out or default_out(machine["device"])
-    stages = {
-        name: functools.partial(stage, checkout, options)
-        for name, stage in STAGES.items()
-        if name in options.stages
-    }
+    chosen = [name for name in STAGES if name in options.stages]
+    stages = {name: functools.partial(STAGES[name], checkout, options) for name in chosen}
     try:
         record = run_check(stages, head=record_head(ROOT, machine), out=Path(options.out))
     except CaptionerError as error:

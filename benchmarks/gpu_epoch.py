@@ -145,11 +145,8 @@ def compare_losses(training: Training, *, names: Sequence[str], steps: int) -> F
 
 def time_runs(training: Training, *, name: str, epochs: int, dev_images: int) -> Found:
     """The wall clock of whole runs: everything built, `epochs` epochs, after each the dev set
-    captioned by beam search and scored.
-
-    The first is cold, and counts from the start of this process, of which it must be the first
-    job. The second finds the device warm, and builds everything anew all the same, the graph too.
-    """
+    captioned by beam search and scored. The first is cold, and counts from the start of this
+    process, of which it must be the first job; the second finds the device warm."""
     what, result = f"{epochs} epochs, each scored on {dev_images} images", SuiteResult()
     for how, age in (("cold", process_age()), ("warm", 0.0)):
         started = time.monotonic() - age
@@ -161,10 +158,7 @@ def time_runs(training: Training, *, name: str, epochs: int, dev_images: int) ->
 
 def scored_run(training: Training, name: str, *, epochs: int, dev_images: int) -> dict[str, float]:
     """Train by the graph's steps and caption the dev set after each epoch; the last scores, in
-    percent: BLEU and CIDEr-D, which need no tokeniser's data.
-
-    Drawn captions have no meaning for a model to find, but cost what real ones cost.
-    """
+    percent: BLEU and CIDEr-D, which need no tokeniser's data."""
     dev = synthetic_images(dev_images, seed=1, prefix="dev")
     drawn = random_features(dev, training.data.store.feature_dim, seed=1).features  # [n, 1, F]
     features = torch.from_numpy(drawn).to(training.device).split(1000)

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,8 +16,8 @@ import torch
 
 from benchmarks.gpu_stages import Part, absent, verdict
 from benchmarks.lstm import measure, present, suite_settings
-from benchmarks.lstm_implementations import BASELINE, BOTH, PADDED, PERSISTENT, STEPWISE, Cell
-from benchmarks.suite import Run, describe_machine, format_tables
+from benchmarks.lstm_implementations import BOTH, PADDED, PERSISTENT, STEPWISE, Cell
+from benchmarks.suite import Run, SuiteResult, describe_machine, format_tables
 from benchmarks.worker import JobResults, run_jobs
 from captioner.ops.algorithms import Algorithm
 
@@ -41,22 +40,13 @@ def run_stage(
     note: Note = lambda part: None,
 ) -> Part:
     """As many of `jobs` as `seconds` allow; `note` is given the part after each of them."""
-    found = run_jobs(
-        *(do, jobs),
-        device=device,
-        deadline=time.time() + seconds,
-        job_seconds=job_seconds,
-        note=lambda now: note(judged(now)),
-    )
-    return judged(found)
+    limits: dict[str, Any] = {"deadline": time.time() + seconds, "job_seconds": job_seconds}
+    return judged(run_jobs(do, jobs, device=device, **limits, note=lambda now: note(judged(now))))
 
 
 def judge(found: JobResults, settings: dict[str, Any]) -> Part:
-    """A stage's part of the record from its jobs, each of which gave figures and requirements.
-
-    It failed where a job did, or what was asked is not reached, or nothing was measured. An
-    implementation that a job reports as `absent` counts as failed.
-    """
+    """A stage's part of the record from its jobs: failed where a job did, a requirement is not met,
+    an implementation is `absent` or nothing was measured."""
     results = found.results
     requirements = [one for result in results.values() for one in result["requirements"]]
     met = sum(one["met"] for one in requirements)
@@ -130,9 +120,9 @@ def run_lstm_stage(
 def measure_cell(device: torch.device, **cell: Any) -> dict[str, Any]:
     """In the process of its own: a cell's figures, its batch, and what cannot run."""
     names, missing = present((PADDED, STEPWISE, *PERSISTENT), device)
-    run = Run(repeats=REPEATS, device=device)
-    result = measure(Cell(**cell), names, run)
-    return {**result.as_json(), "batch": result.settings, "absent": missing}
+    result = SuiteResult()
+    batch = measure(result, Cell(**cell), names, Run(repeats=REPEATS, device=device))
+    return {**result.as_json(), "batch": batch, "absent": missing}
 
 
 def judge_cells(found: JobResults, machine: str) -> Part:
@@ -140,13 +130,6 @@ def judge_cells(found: JobResults, machine: str) -> Part:
     settings = suite_settings({}, Run(repeats=REPEATS, device=torch.device("cpu")))
     settings["batches"] = [one["batch"] for one in found.results.values()]
     part = judge(found, settings)
-    for name in (STEPWISE, *PERSISTENT):
-        speed = (f"{BOTH}, speed to {BASELINE}", name)
-        figures = [x for x in part["figures"] if (x["what"], x["implementation"]) == speed]
-        if figures:
-            mean = math.exp(sum(math.log(one["median"]) for one in figures) / len(figures))
-            words = f"{name} is {mean:.2f} times as fast as packed nn.LSTM (geometric mean)"
-            part["summary"] += f"; {words}"
     algorithms = measured_algorithms(part["figures"], machine)
     return {**part, "details": {}, "algorithms": algorithms}
 
@@ -169,17 +152,16 @@ def measured_algorithms(figures: Sequence[dict[str, Any]], machine: str) -> dict
     return {machine: table}
 
 
-def run_features_stage(
-    *, device: str = "cuda", note: Note = lambda part: None, **settings: Any
-) -> Part:
+def run_features_stage(*, device: str = "cuda", **settings: Any) -> Part:
     """suite=features by both readers of images; `settings`: what is to differ from FEATURES."""
     for package in ("torchvision", "PIL", "omegaconf"):
         if importlib.util.find_spec(package) is None:
             return absent(package)
     jobs = {"features": {**FEATURES, **settings}}
-    limits = {"seconds": FEATURES_SECONDS, "job_seconds": FEATURES_SECONDS}
-    judged = functools.partial(judge, settings=FEATURES)
-    part = run_stage(measure_features, jobs, judged, **limits, device=device, note=note)
+    judged, limit = functools.partial(judge, settings=FEATURES), FEATURES_SECONDS
+    part = run_stage(
+        measure_features, jobs, judged, seconds=limit, job_seconds=limit, device=device
+    )
     rates = [f"{one['implementation']} {one['median']:.0f}" for one in part["figures"]]
     return {**part, "summary": f"{part['summary']}; images a second: {', '.join(rates)}"}
 

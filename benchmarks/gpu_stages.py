@@ -64,7 +64,7 @@ class Checkout:
         return run_process(command, folder=self.root, timeout=timeout, environment=both)
 
 
-def verdict(passed: bool, summary: str, **details: Any) -> Part:
+def verdict(passed: bool, summary: str, /, **details: Any) -> Part:
     """A stage's part of the record."""
     return {"status": "passed" if passed else "failed", "summary": summary, **details}
 

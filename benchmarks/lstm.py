@@ -78,9 +78,7 @@ def lstm_suite(settings: LstmBenchmark, run: Run) -> SuiteResult:
     axes = (settings.lengths, settings.dtypes, settings.hidden_sizes, settings.batch_sizes)
     for cell in itertools.starmap(Cell, itertools.product(*axes)):
         log.info("%s", cell)
-        measured = measure(cell, names, run)
-        result.settings["batches"].append(measured.settings)
-        result.extend(measured)
+        result.settings["batches"].append(measure(result, cell, names, run))
     return result
 
 
@@ -102,13 +100,12 @@ def suite_settings(absent: dict[str, str], run: Run) -> dict[str, Any]:
     return {**common, "skipped": absent, "batches": []}
 
 
-def measure(cell: Cell, names: Sequence[str], run: Run) -> SuiteResult:
-    """Times, ratios, memory and agreement of the implementations `names` on one cell; the settings
-    say what batch it ran on."""
+def measure(result: SuiteResult, cell: Cell, names: Sequence[str], run: Run) -> dict[str, Any]:
+    """Times, ratios, memory and agreement of the implementations `names` on one cell; returns what
+    batch it ran on."""
     case = make_case(cell, device=run.device, seed=run.seed, data_root=run.data_root)
     layers = {name: IMPLEMENTATIONS[name](case) for name in names if takes(name, cell, run.device)}
-    counts = {"tokens": len(case.input_rows), "distinct_rows": len(case.table)}
-    result = SuiteResult({**cell.axes, **counts, "steps": len(case.batch_sizes)})
+    tokens, steps = len(case.input_rows), len(case.batch_sizes)
     with float32_products(tf32=cell.dtype == "tf32"):
         require_agreement(result, layers, cell)
         for name, layer in layers.items():
@@ -122,10 +119,10 @@ def measure(cell: Cell, names: Sequence[str], run: Run) -> SuiteResult:
                 warmup=2,
                 min_seconds=MIN_SECONDS,
             )
-            add_times(result, what, taken, len(case.input_rows), cell.axes)
+            add_times(result, what, taken, tokens, cell.axes)
     if run.device.type == "cuda":
-        add_step_times(result, layers, len(case.batch_sizes), cell.axes)
-    return result
+        add_step_times(result, layers, steps, cell.axes)
+    return {**cell.axes, "tokens": tokens, "distinct_rows": len(case.table), "steps": steps}
 
 
 def add_times(

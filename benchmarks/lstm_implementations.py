@@ -133,9 +133,8 @@ def _packed(case: Case, module: nn.Module, call: Callable[[Tensor], Tensor]) -> 
 
 def _torch(case: Case) -> Layer:
     """torch.nn.LSTM on the packed rows as they are."""
-    return _packed(
-        case, case.layer, lambda rows: case.layer(PackedSequence(rows, case.batch_sizes))[0].data
-    )
+    layer, sizes = case.layer, case.batch_sizes
+    return _packed(case, layer, lambda rows: layer(PackedSequence(rows, sizes))[0].data)
 
 
 def _padded(case: Case) -> Layer:

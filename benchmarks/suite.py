@@ -125,11 +125,6 @@ class SuiteResult:
         """One requirement more; bounds: Figure's `at_least`, `at_most` and `axes`."""
         self.requirements.append(Figure(what, "", unit, _spread(values), **bounds))
 
-    def extend(self, other: "SuiteResult") -> None:
-        """All that another found."""
-        self.figures.extend(other.figures)
-        self.requirements.extend(other.requirements)
-
     def as_json(self) -> dict[str, Any]:
         """A record's `figures` and `requirements`."""
         required = [one.as_json("at_least", "at_most", "met") for one in self.requirements]

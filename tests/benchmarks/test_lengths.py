@@ -56,8 +56,8 @@ def test_a_case_reads_each_image_once_and_words_again(lengths: str) -> None:
     case = make_case(Cell(lengths, "float64", 6, 40), device=CPU, seed=0)
     batch_sizes = case.batch_sizes.tolist()
     assert batch_sizes[0] == 40 and batch_sizes == sorted(batch_sizes, reverse=True)
-    assert sum(batch_sizes) == case.tokens == len(case.grad_output)
-    images, begins, words = case.input_rows.split([40, batch_sizes[1], case.tokens - 40 - 40])
+    assert sum(batch_sizes) == len(case.input_rows) == len(case.grad_output)
+    images, begins, words = case.input_rows.split([40, batch_sizes[1], sum(batch_sizes) - 40 - 40])
     assert len(set(images.tolist())) == 40
     assert len(set(begins.tolist())) == 1
     assert len(set(words.tolist())) < len(words)

@@ -64,7 +64,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference in the fused backend's place: both of its implementations run everywhere."""
 
     def distinct(case: Case) -> Layer:
-        layer = LSTM(8, 8, backend="reference", dtype=torch.float64)
+        size = case.layer.hidden_size
+        layer = LSTM(size, size, backend="reference", dtype=torch.float64)
         layer.load_state_dict(case.layer.state_dict())
         table = case.table.clone().requires_grad_()
         return Layer(
