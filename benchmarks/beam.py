@@ -1,7 +1,4 @@
-"""suite=beam: beam search over batches of images, beside one image at a time.
-
-Shapes: n images, R regions, F image feature.
-"""
+"""suite=beam: beam search over batches of images, beside one image at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +20,7 @@ from captioner.models.captioner import Captioner
 FEATURE_DIM, TIMES_FASTER = 1280, 5.0
 BATCHED, SINGLE = "batched", "one image at a time"
 # With embeddings and output weights this many times as large, an untrained model is as decided
-# about the next word as a trained one. The recurrent weights stay small: larger ones are chaotic
-# and blow roundings up. WORDS is the length that the captions are brought to.
+# about the next word as a trained one. WORDS is the length that the captions are brought to.
 DECIDED, WORDS = 16.0, 10.0
 VOCABULARY_FROM, CALIBRATED_ON = 6000, 50
 

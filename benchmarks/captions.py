@@ -1,7 +1,4 @@
-"""Captions, features and image files to measure on: Flickr8k where it is given, else its likeness.
-
-Shapes: n images, F image feature.
-"""
+"""Captions and features [n, 1, F] of n images to measure on: Flickr8k's, or their likeness."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,11 +47,8 @@ def word_ranks(count: int, *, seed: int) -> np.ndarray:
 def steps_of_sequences(
     distribution: str, batch: int, *, seed: int, data_root: str | None = None
 ) -> np.ndarray:
-    """Steps [B] that an LSTM takes over each sequence of a batch, image and <bos> included.
-
-    "flickr8k": captions of `data_root`'s training split where it is given, otherwise drawn ones;
-    "equal": all of Flickr8k's mean length; "outlier": one long sequence among short ones.
-    """
+    """Steps [B] of an LSTM over each sequence, image and <bos> included: of captions as Flickr8k's
+    (or its own, of `data_root`), all of their mean length, or one long among short ones."""
     if distribution == "equal":
         return np.full(batch, round(MEAN) + READ_FIRST)
     if distribution == "outlier":
@@ -115,11 +109,8 @@ def random_features(
 
 @dataclass(frozen=True)
 class Workload:
-    """What to train on: `images` of Flickr8k in `data_root`, or as many synthetic ones.
-
-    features: an .npy file [at least images, 1, F], memory-mapped; None draws them. vocabulary: at
-    least so many words, of which the captions may not have all.
-    """
+    """Images and captions as `captioned_images` has them; features: a memory-mapped .npy file [at
+    least images, 1, F], None draws them; vocabulary: the least number of words of the model."""
 
     images: int
     feature_dim: int

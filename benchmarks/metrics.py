@@ -1,7 +1,4 @@
-"""suite=metrics: our metrics beside pycocoevalcap's, and their memory at many images.
-
-Both tokenise raw captions themselves: pycocoevalcap with Stanford's tokeniser in Java.
-"""
+"""suite=metrics: our metrics of raw captions beside pycocoevalcap's, and their memory."""
 
 import importlib.util
 import shutil

@@ -1,8 +1,7 @@
 """The roofline of a training step: its GEMMs at the rate that this device multiplies, and the bytes
 that the optimiser moves at the rate that it copies. Both rates are measured.
 
-Shapes: B captions a batch, N tokens to predict, E = H embedding and hidden, V vocabulary, F image
-feature.
+Shapes: B captions a batch, N tokens, E = H embedding and hidden, V vocabulary, F image feature.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,4 @@
-"""suite=scale: how a step and memory grow with the data, the batch, the vocabulary and the model.
-
-Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding), V vocabulary.
-"""
+"""suite=scale: how a step and memory grow with the data, the batch, the vocabulary and the model."""
 
 import tempfile
 from collections.abc import Sequence

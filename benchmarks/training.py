@@ -1,8 +1,5 @@
 """The implementations of a training step: the plain loop, and this package's, eager or as a graph.
-
-All of one Training begin with the same weights and take the same batches in the same order.
-Shapes: n images, B captions a batch, E = H embedding and hidden, F image feature, V vocabulary.
-"""
+All of one Training begin with the same weights and take the same batches in the same order."""
 
 import itertools
 import time
@@ -35,10 +32,8 @@ MOST_STEPS = 50_000  # ever taken: a graph keeps the learning rates of all of th
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """A model size with its optimiser: names and defaults as in ModelConfig, OptimizerConfig.
-
-    embedding_dim is hidden_size. dtype: bfloat16, tf32 or float32, in which is multiplied.
-    """
+    """A model size (embedding_dim is hidden_size) with its optimiser, named as in ModelConfig and
+    OptimizerConfig. dtype: bfloat16, tf32 or float32, in which is multiplied."""
 
     hidden_size: int
     batch_size: int

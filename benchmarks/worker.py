@@ -90,13 +90,9 @@ def shortened(text: str, kept: int = KEPT) -> str:
     return f"{text[: kept // 4]}\n[... {left_out} characters ...]\n{text[-(kept - kept // 4) :]}"
 
 
-class WorkerEnded(CaptionerError):
-    """The process is gone."""
-
-
 class Worker:
     """A context: `build(*arguments)`, all importable, in a new process; its methods are called from
-    here. CaptionerError with its message when a call fails, WorkerEnded when the process ended."""
+    here. CaptionerError with its message when a call fails or the process ended."""
 
     def __init__(
         self, build: Callable[..., Any], *arguments: Any, threads: int | None = None
@@ -118,7 +114,7 @@ class Worker:
         self._log.close()
 
     def call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
-        """The method's result; WorkerEnded where it takes longer than `timeout` seconds."""
+        """The method's result; CaptionerError where it takes longer than `timeout` seconds."""
         try:
             self._connection.send((method, arguments))
             if not self._connection.poll(timeout):
@@ -128,7 +124,7 @@ class Worker:
             self._process.join()
             printed = Path(self._log.name).read_text(encoding="utf-8", errors="replace")
             code = _ending(self._process.exitcode or 0)
-            raise WorkerEnded(f"{code}: {printed[-2000:].strip()}") from error
+            raise CaptionerError(f"{code}: {printed[-2000:].strip()}") from error
         if failure is not None:
             raise CaptionerError(failure)
         return answer
