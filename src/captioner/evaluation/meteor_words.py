@@ -33,7 +33,7 @@ _ENDINGS = (
     ("men", "man"), ("ies", "y"), ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"),
     ("ed", ""), ("ing", "e"), ("ing", ""), ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
 )  # fmt: skip
-_SYNONYMS = "synonym/english.synsets", "synonym/english.exceptions"
+_FILES = "function/english.words", "synonym/english.synsets", "synonym/english.exceptions"
 Phrase = tuple[str, ...]
 
 
@@ -84,14 +84,12 @@ def load_word_matches(vocabulary: frozenset[str]) -> WordMatches:
 
     Reading the paraphrases takes seconds: the last vocabulary's are cached.
     """
-    jar, table = _installed()
+    jar = pycocoevalcap_file("meteor", "meteor-1.5.jar")
+    table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
     if jar is None:
         return WordMatches(("exact", "stem"))
     with zipfile.ZipFile(jar) as archive:
-        words, synsets, exceptions = (
-            archive.read(name).decode("utf-8").splitlines()
-            for name in ("function/english.words", *_SYNONYMS)
-        )
+        words, synsets, exceptions = (archive.read(name).decode().splitlines() for name in _FILES)
     bases: dict[str, list[str]] = defaultdict(list)
     for base, forms in _pairs(exceptions):
         for form in forms.split():
@@ -111,12 +109,6 @@ def pycocoevalcap_file(*parts: str) -> Path | None:
     folders = (spec.submodule_search_locations or []) if spec else []
     paths = (Path(folder, *parts) for folder in folders)
     return next((path for path in paths if path.is_file()), None)
-
-
-def _installed() -> tuple[Path | None, Path | None]:
-    """METEOR's jar and its table of paraphrases."""
-    table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
-    return pycocoevalcap_file("meteor", "meteor-1.5.jar"), table
 
 
 def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -44,12 +44,8 @@ def _table(board: Board) -> str:
     """Unlike html.table its heads are buttons, and its cells have a value to sort by."""
     heads = (element("th", text("button", one, type="button"), scope="col") for one in board.heads)
     rows = (_row(board, place) for place in range(len(board.runs)))
-    table = element(
-        "table",
-        element("thead", element("tr", *heads)) + "\n",
-        element("tbody", *rows),
-        class_="runs",
-    )
+    head = element("thead", element("tr", *heads)) + "\n"
+    table = element("table", head, element("tbody", *rows), class_="runs")
     return element("div", table, class_="scroll")
 
 
