@@ -60,7 +60,9 @@ class Vocabulary:
         # Published corpora write <unk> themselves; it is no word of its own.
         kept = [(word, n) for word, n in ranked if n >= min_count and word not in SPECIAL]
         if not kept:
-            best = f"the commonest, {ranked[0][0]!r}, {ranked[0][1]} times" if ranked else f"no {item}"
+            best = f"no {item}"
+            if ranked:
+                best = f"the commonest, {ranked[0][0]!r}, {ranked[0][1]} times"
             raise DataError(
                 f"the vocabulary is empty: no {item} occurs min_count={min_count} times in "
                 f"{number} training {of} ({best})"

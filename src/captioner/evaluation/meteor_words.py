@@ -84,8 +84,7 @@ def load_word_matches(vocabulary: frozenset[str]) -> WordMatches:
 
     Reading the paraphrases takes seconds: the last vocabulary's are cached.
     """
-    jar = pycocoevalcap_file("meteor", "meteor-1.5.jar")
-    table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
+    jar, table = _installed()
     if jar is None:
         return WordMatches(("exact", "stem"))
     with zipfile.ZipFile(jar) as archive:
@@ -109,6 +108,12 @@ def pycocoevalcap_file(*parts: str) -> Path | None:
     folders = (spec.submodule_search_locations or []) if spec else []
     paths = (Path(folder, *parts) for folder in folders)
     return next((path for path in paths if path.is_file()), None)
+
+
+def _installed() -> tuple[Path | None, Path | None]:
+    """METEOR's jar and its table of paraphrases."""
+    table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
+    return pycocoevalcap_file("meteor", "meteor-1.5.jar"), table
 
 
 def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -51,13 +51,9 @@ def _table(board: Board) -> str:
 
 def _row(board: Board, place: int) -> str:
     run = board.runs[place]
+    after = {"failed": f": {run.reason}"} if run.reason else {}
     cells = [
-        text(
-            "td",
-            f"{cell.text}: {run.reason}" if cell.kind == "failed" and run.reason else cell.text,
-            class_=cell.kind,
-            data_sort=cell.key,
-        )
+        text("td", cell.text + after.get(cell.kind, ""), class_=cell.kind, data_sort=cell.key)
         for cell in board.cells(place)
     ]
     best = "best" if run is board.best else None
