@@ -29,8 +29,9 @@ WORDS: list[tuple[str, tuple[str, ...], str]] = [
     (r"\w+_pass|Pass\w*|pass\.\w+|[&*] ?pass", ("csrc",), "params"),
     (r"input_sums?|InputSums|word_sums", DEVICE, "pre-activations, input projection"),
     (r"State<Scalar>", ("csrc",), "acc_t"),
-    (r"floors?|\w+_floor|Floor\w*", ALL, "roofline"),
-    (r"peers?", CODE, "rank, baseline"),
+    (r"floors?|\w+_floor|Floor\w*", MEASURED, "roofline"),
+    (r"(?<!by )sides?(?! by)|Sides?", ("benchmarks",), "implementation"),
+    (r"peers?", (*CODE, "benchmarks"), "rank, baseline"),
     (r"pictures?|Pictures?|\w+_pictures?|picture_\w+", ALL, "image"),
     (r"Parts|Surroundings|_?Found|_Ear", ALL, "what the thing is"),
 ]
