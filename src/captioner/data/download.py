@@ -63,8 +63,7 @@ def check_recorded(path: Path) -> bool:
     recorded = read_sums(path.with_name(SUMS_FILE)).get(path.name)
     if recorded is None:
         return False
-    found = file_digest(path)
-    if found != recorded:
+    if (found := file_digest(path)) != recorded:
         raise DataError(
             f"{path} has changed: sha256 {found}, expected {recorded} as recorded in {SUMS_FILE} "
             "beside it"
