@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.captions import build_vocabulary, captioned_images, random_features
-from benchmarks.record import SuiteResult
-from benchmarks.settings import Run, SuiteSettings
+from benchmarks.suite import Run, SuiteResult, SuiteSettings
 from benchmarks.timing import interleaved, paired_ratio
 from captioner.build.components import build_captioner, build_generation
 from captioner.config import GenerationConfig, ModelConfig

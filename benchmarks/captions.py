@@ -89,10 +89,7 @@ def synthetic_images(count: int, *, seed: int, prefix: str = "train") -> list[Ca
 def captioned_images(
     count: int, *, data_root: str | None, seed: int, split: str = "train"
 ) -> list[CaptionedImage]:
-    """The first `count` images of Flickr8k in `data_root`, or as many synthetic ones.
-
-    DataError when the split has fewer.
-    """
+    """The first `count` images of Flickr8k, or DataError where it has fewer; or synthetic ones."""
     if data_root is None:
         return synthetic_images(count, seed=seed + (split != "train"), prefix=split)
     images = load_flickr8k(data_root).split(split)
@@ -162,8 +159,9 @@ def load_workload(workload: Workload) -> TrainingData:
     else:
         mapped = np.load(workload.features, mmap_mode="r")[: len(images)]
         store = FeatureStore([image.name for image in images], mapped)
-    parts: dict[str, Any] = {"vocabulary": vocabulary, "source": store.gather}
-    dataset = CaptionDataset(images, **parts, max_length=MAX_LENGTH)
+    dataset = CaptionDataset(
+        images, vocabulary=vocabulary, source=store.gather, max_length=MAX_LENGTH
+    )
     return TrainingData(vocabulary, max(len(vocabulary), workload.vocabulary), store, dataset)
 
 

@@ -8,22 +8,21 @@ import torch
 from omegaconf import MISSING
 
 from benchmarks.beam import BeamBenchmark, beam_suite
-from benchmarks.epoch import EpochBenchmark, epoch_suite
+from benchmarks.epoch import EpochBenchmark, ReplicasBenchmark, epoch_suite, replicas_suite
 from benchmarks.features import FeaturesBenchmark, features_suite
 from benchmarks.kinds import KindsBenchmark, kinds_suite
 from benchmarks.lstm import SHOWN, LstmBenchmark, lstm_suite
 from benchmarks.metrics import MetricsBenchmark, metrics_suite
 from benchmarks.plots import import_pyplot, plot_lstm, plot_scale
-from benchmarks.record import (
+from benchmarks.scale import ScaleBenchmark, scale_suite
+from benchmarks.suite import (
+    Run,
     SuiteResult,
     describe_machine,
     format_record,
     make_record,
     write_record,
 )
-from benchmarks.replicas import ReplicasBenchmark, replicas_suite
-from benchmarks.scale import ScaleBenchmark, scale_suite
-from benchmarks.settings import Run
 from benchmarks.windows import WindowsBenchmark, windows_suite
 from captioner.build.components import pick_device
 from captioner.checks import in_range, one_of
@@ -47,8 +46,8 @@ SUITES: dict[str, Callable[[Any, Run], SuiteResult]] = {
 class BenchmarkConfig(RunConfig):
     """scripts/benchmark.py: one suite, its implementations measured in turn `repeats` times.
 
-    data_root: Flickr8k's folder, for its captions and images; null draws ones like them. out: the
-    JSON record. plot: an image of suite=lstm or suite=scale, such as lstm.png.
+    data_root: Flickr8k's folder; null draws its likeness. out: the JSON record. plot: an image of
+    suite=lstm or suite=scale, such as lstm.png.
     """
 
     suite: str = MISSING

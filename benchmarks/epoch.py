@@ -1,12 +1,15 @@
 """suite=epoch: an epoch over the training captions, this package's step beside the plain loop.
+suite=replicas: models that train side by side, beside one such model after another.
 
 Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding).
 """
 
+import itertools
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,18 +17,30 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from benchmarks.captions import Workload, captioned_images, load_workload, random_features
+from benchmarks.captions import (
+    Workload,
+    captioned_images,
+    endless,
+    load_workload,
+    random_features,
+)
 from benchmarks.memory import peak_bytes
-from benchmarks.record import Axes, SuiteResult
-from benchmarks.settings import Run, SuiteSettings, setting
-from benchmarks.timing import Spread, in_turn, paired_ratio
+from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
+from benchmarks.timing import Spread, in_turn, paired_ratio, synchronize
 from benchmarks.training import CASES, GEMMS, PLAIN, TimedSteps, Training
 from benchmarks.worker import ROOT, Worker
 from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.data.captions import CaptionedImage
+from captioner.data.dataset import BatchOrder
 from captioner.files import write_json
 from captioner.ops import BACKENDS
+from captioner.training.memory import keep_freed_memory
+from captioner.training.randomness import OwnRandomness
+from captioner.training.replicas import TURN, Replica, ReplicaTrainer
+from captioner.training.reporting import Reporting
+from captioner.training.setup import TrainingSetup
+from captioner.training.trainer import Trainer
 
 # How many times the plain loop's speed is asked for.
 ASKED = {"adam_256": 2.0, "adam_512": 1.8, "neuraltalk": 2.0, "neon": 1.8, "nic": 1.8}
@@ -33,6 +48,8 @@ MEMORY_LIMIT = 1.5e9  # bytes
 SAME_LOSS = 2e-3  # nats a token: float32 and an optimiser that blows roundings up
 WARM_UP = 3  # steps
 FEATURES = "features.npy"
+TOGETHER = 0.7  # of the time that the models take one after another
+ALONE, BESIDE = "one after another", "side by side"
 
 
 @dataclass
@@ -52,14 +69,14 @@ class TrainingBenchmark(SuiteSettings):
         """For a record."""
         sizes = {"images": self.images, "feature_dim": self.feature_dim}
         cases = {case: vars(CASES[case]) for case in self.cases}
-        common = {"steps_a_repeat": self.steps, "data": run.data, "seed": run.seed}
+        data = "synthetic" if run.data_root is None else "flickr8k"
+        common = {"steps_a_repeat": self.steps, "data": data, "seed": run.seed}
         return {**sizes, **common, "cases": cases}
 
 
 @dataclass
 class EpochBenchmark(TrainingBenchmark):
-    """suite=epoch. cases: by name, of benchmarks/training.py; `steps` a repeat; `memory` also
-    measures the peak of a whole run, which takes minutes."""
+    """suite=epoch: cases of benchmarks/training.py; `memory`: the peak of a whole run too."""
 
     suite: ClassVar[str] = "epoch"
     feature_dim: int = 4096
@@ -82,8 +99,7 @@ def start(stack: ExitStack, name: str, training: Training) -> Worker:
 
 
 def epoch_suite(settings: EpochBenchmark, run: Run) -> SuiteResult:
-    """Time blocks of `steps` steps of every implementation of each case, each in a process of its
-    own; peak memory of a run on a CPU."""
+    """Steps of every implementation, each in its process; peak memory of a run on a CPU."""
     workload = settings.workload(run)
     data = load_workload(workload)
     counts = {"captions": len(data.dataset), "tokens": data.tokens}
@@ -135,11 +151,8 @@ def _measure_case(
 def peak_memory_of_training(
     images: Sequence[CaptionedImage], *, data_root: str | None, seed: int
 ) -> float:
-    """Bytes at the peak of a run as scripts/train.py's, in a process of its own, on features in a
-    file: reading, one epoch over `images`, validation on a sixth as many, checkpoints.
-
-    CaptionerError with the run's own words when it fails.
-    """
+    """Bytes at the peak of a run as scripts/train.py's in a process of its own: reading, one epoch
+    over `images`, validation on a sixth as many, checkpoints. CaptionerError when it fails."""
     dev = captioned_images(max(1, len(images) // 6), data_root=data_root, seed=seed, split="dev")
     with tempfile.TemporaryDirectory() as folder:
         _write_data(Path(folder), {"train": images, "val": dev}, seed=seed)
@@ -163,7 +176,7 @@ def _write_data(folder: Path, splits: dict[str, Sequence[CaptionedImage]], *, se
 
 
 class TrainingRun:
-    """A run on the data in `folder`, as `_write_data` leaves it."""
+    """A run on the data in `folder`."""
 
     def __init__(self, folder: str) -> None:
         overrides = [
@@ -178,3 +191,87 @@ class TrainingRun:
         """Of this process, after the run."""
         self.trainer.run()
         return peak_bytes()
+
+
+@dataclass
+class ReplicasBenchmark(TrainingBenchmark):
+    """suite=replicas: how many models, of which cases of suite=epoch, at which batch sizes."""
+
+    suite: ClassVar[str] = "replicas"
+    replicas: int = 8
+    cases: list[str] = setting(["adam_256", "neuraltalk"], choices=tuple(CASES))
+    batch_sizes: list[int] = setting([16, 32, 100])
+    steps: int = 8
+
+
+def replicas_suite(settings: ReplicasBenchmark, run: Run) -> SuiteResult:
+    """Time a training step of a model both ways; data, start-up and validation are not in it."""
+    count = settings.replicas
+    result = SuiteResult({"replicas": count, **settings.described(run)})
+    for case, batch_size in itertools.product(settings.cases, settings.batch_sizes):
+        own = replace(CASES[case], batch_size=batch_size)
+        axes: Axes = {"case": case, "H": own.hidden_size, "B": batch_size}
+        training = Training(workload=settings.workload(run), settings=own, device=run.device)
+        with ExitStack() as stack:
+            together = Worker(SideBySide, count, training, threads=torch.get_num_threads())
+            both = {ALONE: start(stack, "auto", training), BESIDE: stack.enter_context(together)}
+            taken = take_in_turn(both, steps=settings.steps, repeats=run.repeats)
+        taken[BESIDE] = taken[BESIDE].map(lambda seconds: seconds / count)
+        for name, spread in taken.items():
+            result.add("a step of a model", name, "ms", spread.map(lambda s: 1e3 * s), axes)
+        ratio = paired_ratio(taken[BESIDE], taken[ALONE])
+        what = f"time of {count} side by side to one after another"
+        result.require(what, "times", ratio, at_most=TOGETHER, axes=axes)
+    return result
+
+
+class SideBySide:
+    """A group of replicas, taken a few steps at a time as ReplicaTrainer.run takes them."""
+
+    def __init__(self, replicas: int, training: Training) -> None:
+        if training.device.type == "cpu":
+            keep_freed_memory()  # as scripts/train.py does
+        order, self.device = training.order(), training.device
+        self.group = ReplicaTrainer(
+            [Replica(_make_trainer(training, order), {}) for _ in range(replicas)],
+            loader=(),
+            order=order,
+            folder=Path(),
+            device=self.device,
+            show_progress=False,
+        )
+        self.rows, self.dataset = endless(order), training.data.dataset
+        self.seconds(TURN)
+
+    def seconds(self, count: int) -> float:
+        """`count` steps of every replica; the seconds a step of all."""
+        started = time.perf_counter()
+        for done in range(0, count, TURN):
+            batches = [self.dataset[next(self.rows)] for _ in range(min(TURN, count - done))]
+            for replica in self.group.replicas:
+                replica.trainer.progress.position = 0  # one endless epoch: nothing is due
+            self.group.take_turn((0, 0), batches)
+        synchronize(self.device)
+        return (time.perf_counter() - started) / count
+
+
+def _make_trainer(training: Training, order: BatchOrder) -> Trainer:
+    """One replica's, without validation and reports."""
+    model = training.model("auto")
+    trainer = Trainer(
+        TrainingSetup(
+            model=model,
+            optimizer=training.optimizer(model),
+            loader=(),
+            order=order,
+            validate=lambda step: {},
+            texts={},
+        ),
+        folder=Path(),
+        settings=training.settings.trainer,
+        device=training.device,
+        random=OwnRandomness(training.device),
+        reporting=Reporting(show_progress=False),
+    )
+    trainer.begin_epoch()
+    return trainer

@@ -1,7 +1,6 @@
-"""suite=features: image files to features in the cache, beside the bare encoder's forward.
+"""suite=features: image files to features in the cache, beside the bare encoder's forward on
+batches as large as the extraction's, and of the size at which it is fastest here.
 
-The bare encoder runs twice: on batches as large as the extraction's blocks, and on batches of the
-size at which it is fastest here, so that no badly chosen size flatters the extraction.
 Shapes: n images, B images a batch, R regions, F image feature.
 """
 
@@ -21,8 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.captions import captioned_images
-from benchmarks.record import SuiteResult
-from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.suite import Run, SuiteResult, SuiteSettings, setting
 from benchmarks.timing import interleaved, paired_ratio
 from captioner.build.components import build_encoder
 from captioner.checks import one_of
@@ -46,9 +44,8 @@ LITE0, FALLBACK = "efficientnet_lite/lite0", "torchvision/mobilenet_v2"
 
 @dataclass
 class FeaturesBenchmark(SuiteSettings):
-    """suite=features. encoder: KIND/NAME as in the group encoder, or auto; readers: pil,
-    torchvision; picture_side: of drawn images, in pixels; batch_size and workers as a training
-    run's encoder has them."""
+    """suite=features. encoder: KIND/NAME as in the group encoder, or auto; picture_side: of drawn
+    images, in pixels."""
 
     suite: ClassVar[str] = "features"
     encoder: str = "auto"
@@ -62,10 +59,8 @@ class FeaturesBenchmark(SuiteSettings):
         super().__post_init__()
         kind, _, name = self.chosen.partition("/")
         if not name:
-            raise ConfigError(
-                "features.encoder must be auto or KIND/NAME, such as torchvision/resnet50, got "
-                f"{self.encoder!r}"
-            )
+            wanted = "auto or KIND/NAME, such as torchvision/resnet50"
+            raise ConfigError(f"features.encoder must be {wanted}, got {self.encoder!r}")
         one_of("features.encoder", kind, ("torchvision", "timm", "efficientnet_lite"))
 
     @property
@@ -120,8 +115,7 @@ def features_suite(settings: FeaturesBenchmark, run: Run) -> SuiteResult:
 
 
 def draw_images(folder: Path, count: int, *, size: int, seed: int) -> list[CaptionedImage]:
-    """`count` images of at most DRAWN square JPEG files, which have a photograph's coarse shapes
-    and some grain."""
+    """`count` images of at most DRAWN square JPEG files with a photograph's shapes and grain."""
     generator = np.random.default_rng([seed, 3])
     paths = [folder / f"{row}.jpg" for row in range(min(count, DRAWN))]
     for path in paths:
@@ -157,7 +151,7 @@ class _Measured:
         sizes = {size for size in SIZES if size < self.batch_size} | {self.batch_size}
         calls = {str(size): partial(self.forward, size, TRIED) for size in sizes}
         taken = interleaved(calls, repeats=2, device=device)
-        self.fastest_size = min(sizes, key=lambda size: taken[str(size)].low)
+        self.fastest_size = min(sizes, key=lambda size: min(taken[str(size)].values))
 
     @torch.inference_mode()
     def forward(self, batch_size: int, count: int | None = None) -> Tensor:

@@ -24,7 +24,7 @@ from benchmarks.gpu_epoch import epoch_jobs, run_epoch_stage
 from benchmarks.gpu_jobs import Note, format_jobs, run_features_stage, run_lstm_stage
 from benchmarks.gpu_stages import Checkout, Part
 from benchmarks.lstm import SHOWN
-from benchmarks.record import REDUCED, describe_machine, versions, write_record
+from benchmarks.suite import REDUCED, describe_machine, versions, write_record
 from benchmarks.worker import ROOT
 from captioner.errors import CaptionerError
 from captioner.files import read_json, write_json

@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.captions import Workload, random_features, synthetic_images
 from benchmarks.gpu_jobs import Note, judge, run_stage
 from benchmarks.gpu_stages import Part
-from benchmarks.record import SuiteResult
 from benchmarks.roofline import Gemms, step_roofline
+from benchmarks.suite import SuiteResult
 from benchmarks.timing import interleaved, synchronize
 from benchmarks.training import PLAIN, GraphSteps, StepSettings, Training
 from benchmarks.worker import process_age

@@ -17,8 +17,7 @@ import torch
 from benchmarks.gpu_stages import Part, absent, verdict
 from benchmarks.lstm import measure, present, suite_settings
 from benchmarks.lstm_implementations import BOTH, PADDED, PERSISTENT, STEPWISE, Cell
-from benchmarks.record import SuiteResult, describe_machine, format_tables
-from benchmarks.settings import Run
+from benchmarks.suite import Run, SuiteResult, describe_machine, format_tables
 from benchmarks.worker import JobResults, run_jobs
 from captioner.ops.algorithms import Algorithm
 

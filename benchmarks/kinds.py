@@ -1,9 +1,8 @@
 """suite=kinds: vanilla RNN, GRU and LSTM on one text, with equal parameters and equal time.
 
-Each kind's layers are as wide as gives it the LSTM's number of parameters. How many windows fit
-into the time is measured first, so that every kind's learning rate falls to zero at its end; the
-rate is the one of `lrs` that is best in a quarter of the time with the first seed. Every run lies
-in a folder of its own under `folder` and continues from there when the suite is started again.
+How many windows fit into the time is measured first, so that every kind's learning rate falls to
+zero at its end; the rate is the one of `lrs` that is best in a quarter of the time with the first
+seed. Runs lie under `folder` and continue from there when the suite is started again.
 """
 
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.record import Axes, SuiteResult
-from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
 from benchmarks.timing import Spread
 from benchmarks.worker import ROOT
 from captioner import config as schema
@@ -26,6 +24,7 @@ from captioner.files import read_json, write_json
 EPOCHS = 5  # validations in a run
 TIMED_WINDOWS = 20
 VOCABULARY = 69  # of tiny Shakespeare, for the width
+TEXT = "tiny Shakespeare, last 10 % for validation"
 KINDS = ("rnn_tanh", "gru", "lstm")
 UNITS = {"validation loss": "nats a character", "training": "s", "characters read": "characters"}
 
@@ -53,7 +52,7 @@ def kinds_suite(settings: KindsBenchmark, run: Run | None = None) -> SuiteResult
     kept = ("minutes", "seeds", "lrs", "dropout")
     same = {name: getattr(settings, name) for name in kept}
     sizes = {"B": settings.batch_size, "T": settings.window}
-    result = SuiteResult({"text": "tiny Shakespeare, last 10 % for validation", **same, **sizes})
+    result = SuiteResult({"text": TEXT, **same, **sizes})
     layers = settings.num_layers
     for kind, width in equal_widths(settings.hidden_size, layers).items():
         train = partial(_train, settings, kind, width)
@@ -88,8 +87,7 @@ def equal_widths(lstm_hidden: int, num_layers: int) -> dict[str, int]:
 def _train(
     settings: KindsBenchmark, kind: str, width: int, seed: int, lr: float, share: float
 ) -> dict[str, float]:
-    """The best validation loss of a run of a `share` of the time, its seconds of training, and the
-    characters it read."""
+    """Best validation loss, seconds of training and characters read in a `share` of the time."""
     speed = Path(settings.folder) / f"{kind}_speed.json"
     if not speed.exists():  # measured once, so that a run that is continued is the same run
         timed = _trainer(settings, kind, width, f"{kind}_speed", TIMED_WINDOWS, "trainer.epochs=1")

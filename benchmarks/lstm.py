@@ -37,8 +37,7 @@ from benchmarks.lstm_implementations import (
     why_absent,
 )
 from benchmarks.memory import peak_allocated
-from benchmarks.record import Axes, SuiteResult
-from benchmarks.settings import Run, SuiteSettings, float32_products, setting
+from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, float32_products, setting
 from benchmarks.timing import Spread, interleaved, paired_ratio
 
 # Largest difference to the baseline, to the largest value: what each type's rounding allows.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from benchmarks.captions import WORDS, steps_of_sequences, word_ranks
-from benchmarks.record import Axes
+from benchmarks.suite import Axes
 from benchmarks.timing import Prepared
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM

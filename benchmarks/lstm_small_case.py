@@ -18,7 +18,7 @@ from benchmarks.lstm_implementations import (
     make_case,
     takes,
 )
-from benchmarks.settings import float32_products
+from benchmarks.suite import float32_products
 from captioner.models.lstm import LSTM
 
 BATCH_SIZES = (5, 5, 3, 2, 2, 1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -15,11 +16,8 @@ ALLOCATION = "[memory]"  # the name of an allocation or release in a profile's t
 
 
 def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes of the most that `call` holds at a time, beyond what was allocated before it.
-
-    On a CPU the profiler sees every tensor, an extension's too, but not what a library such as
-    oneDNN takes from the system for itself. Call once before to leave first uses out.
-    """
+    """Bytes of the most that `call` holds at a time, beyond what was allocated before it; on a CPU
+    as the profiler sees it, without what oneDNN takes. Call once before to leave first uses out."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -44,11 +42,8 @@ def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
 
 
 def peak_bytes() -> int:
-    """This process's largest resident memory so far.
-
-    Linux's VmHWM where there is one: the system's ru_maxrss also counts the parent's memory, which
-    a child holds for a moment before it becomes a program of its own.
-    """
+    """This process's largest resident memory so far: Linux's VmHWM where there is one, as the
+    system's ru_maxrss also counts what a child holds of its parent for a moment."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return _of_status("VmHWM", peak if sys.platform == "darwin" else peak * 1024)
 
@@ -61,7 +56,6 @@ def own_bytes() -> int:
 def _of_status(name: str, otherwise: int) -> int:
     """A size of Linux's /proc/self/status in bytes."""
     status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.is_file() else ():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return otherwise
+    text = status.read_text() if status.is_file() else ""
+    found = re.search(rf"^{name}:\s*(\d+)", text, re.M)
+    return int(found[1]) * 1024 if found else otherwise

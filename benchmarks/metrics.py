@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from benchmarks.captions import captioned_images
-from benchmarks.record import Axes, SuiteResult
-from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
 from benchmarks.timing import interleaved, paired_ratio
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
@@ -108,10 +107,8 @@ def _theirs(references: list[Captions], hypotheses: Captions) -> Scores:
 
 
 def _memory(references: list[Captions], hypotheses: Captions, images: int) -> tuple[float, float]:
-    """MB that `images` images' own captions take, and the peak of Python's memory beyond them.
-
-    Beyond those there are, captions are made different by their number. DataError without any.
-    """
+    """MB that captions of `images` images take, made different by their number where there are not
+    as many, and the peak of Python's memory beyond them. DataError without any."""
     if not references:
         raise DataError("measuring memory needs captions: there are none")
     coco_tokens.cache_clear()

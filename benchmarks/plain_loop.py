@@ -1,8 +1,6 @@
-"""The baseline: the training loop in plain PyTorch that everybody writes. Nothing of this
-package's own model, loss, batches or trainer is in it.
+"""The baseline: the training loop in plain PyTorch that everybody writes, nothing of this package.
 
-Shapes: B captions, T longest, N packed tokens, E embedding, H hidden, V vocabulary, F image
-feature.
+Shapes: B captions, T longest, N packed tokens, V vocabulary, F image feature.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -17,10 +17,8 @@ def import_pyplot() -> Any:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            "plot= draws with matplotlib, which is not installed: pip install matplotlib, "
-            "or leave plot= out"
-        ) from error
+        why = "plot= draws with matplotlib, which is not installed: pip install matplotlib"
+        raise ConfigError(f"{why}, or leave plot= out") from error
     matplotlib.use("agg")
     from matplotlib import pyplot
 
@@ -28,11 +26,8 @@ def import_pyplot() -> Any:
 
 
 def plot_lstm(record: dict[str, Any], path: Path | str) -> None:
-    """Draw how many times as fast as packed torch.nn.LSTM each is, forward and backward.
-
-    A row of panels for each type and distribution of lengths, a column a hidden size. The ending of
-    `path` says the format.
-    """
+    """Draw each one's speed to packed torch.nn.LSTM, forward and backward: a row of panels a type
+    and distribution of lengths, a column a hidden size. The ending of `path` says the format."""
     figures = [one for one in record["figures"] if one["what"] == RATIO]
     if not figures:
         raise ConfigError(f"there is nothing to draw to {path}: only {BASELINE} was measured")

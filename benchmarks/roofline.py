@@ -20,11 +20,8 @@ ADAM_FLOATS = 7  # weight, gradient, both moments read; weight and both moments 
 
 @dataclass(frozen=True, kw_only=True)
 class Gemms:
-    """The GEMMs of a step, each as one of torch's, into memory that is kept from step to step.
-
-    A bound for a step that multiplies every token's embedding; one that shares words, or whose own
-    GEMMs are faster, can pass below it.
-    """
+    """The GEMMs of a step, each as one of torch's, into memory that is kept from step to step: a
+    bound for a step that multiplies every token's embedding."""
 
     hidden: int
     vocab_size: int

@@ -14,8 +14,7 @@ import numpy as np
 
 from benchmarks.captions import CAPTIONS_EACH, Workload
 from benchmarks.epoch import start, take_in_turn
-from benchmarks.record import Axes, SuiteResult
-from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
 from benchmarks.timing import Spread
 from benchmarks.training import StepSettings, Training
 
@@ -74,24 +73,24 @@ def _measure(
 ) -> None:
     """Time of a step and memory at each value, all points of an axis in turn."""
     with ExitStack() as stack:
-        workers = {str(value): start(stack, "auto", _point(axis, value, base)) for value in values}
+        workers = {}
+        for value in values:
+            changed: dict[str, Any] = {axis: value}
+            if axis in ("images", "vocabulary"):
+                training = replace(base, workload=replace(base.workload, **changed))
+            else:
+                training = replace(base, settings=replace(base.settings, **changed))
+            workers[str(value)] = start(stack, "auto", training)
         taken = take_in_turn(workers, steps=steps, repeats=run.repeats)
-        memory = {value: one.call("result")[2] / 1e6 for value, one in workers.items()}
-    for value, step in taken.items():
-        axes: Axes = {axis: int(value)}
+        found = {name: worker.call("result") for name, worker in workers.items()}
+    for name, step in taken.items():
+        axes: Axes = {axis: int(name)}
         result.add("a step", "captioner", "ms", step.map(lambda s: 1e3 * s), axes)
         if axis == "images":
-            batches = -(-int(value) * CAPTIONS_EACH // BASE.batch_size)
+            batches = -(-int(name) * CAPTIONS_EACH // BASE.batch_size)
             epoch = Spread(tuple(batches * seconds for seconds in step.values))
             result.add("an epoch", "captioner", "s", epoch, axes)
-        result.add(MEMORY, "captioner", "MB", memory[value], axes)
-
-
-def _point(axis: str, value: int, base: Training) -> Training:
-    changed: dict[str, Any] = {axis: value}
-    if axis in ("images", "vocabulary"):
-        return replace(base, workload=replace(base.workload, **changed))
-    return replace(base, settings=replace(base.settings, **changed))
+        result.add(MEMORY, "captioner", "MB", found[name][2] / 1e6, axes)
 
 
 def _require_straight(result: SuiteResult, axis: str) -> None:

@@ -24,11 +24,6 @@ class Spread:
         """The middle value."""
         return statistics.median(self.values)
 
-    @property
-    def low(self) -> float:
-        """The smallest value."""
-        return min(self.values)
-
     def map(self, change: Callable[[float], float]) -> "Spread":
         """Each value changed: to another unit, or from seconds to a rate."""
         return Spread(tuple(map(change, self.values)))
@@ -59,11 +54,8 @@ def interleaved(
     warmup: int = 1,
     min_seconds: float = 0.0,
 ) -> dict[str, Spread]:
-    """Seconds a call of each, taken in turn after `warmup` calls of each.
-
-    One that the warm-up shows to be short is called as often in succession as fills `min_seconds`,
-    and the mean of these calls is one repeat's value.
-    """
+    """Seconds a call of each, taken in turn after `warmup` calls of each; a repeat's value is the
+    mean of as many calls in succession as fill `min_seconds`."""
     timed: dict[str, Callable[[], float]] = {}
     for name, one in implementations.items():
         calls = 1
@@ -83,11 +75,8 @@ def paired_ratio(numerator: Spread, denominator: Spread) -> Spread:
 def seconds_a_call(
     call: Callable[[], object], device: torch.device, *, calls: int = 20, repeats: int = 5
 ) -> float:
-    """The least seconds a call of several rounds; the device is never idle between two calls.
-
-    On a GPU the calls of a round are one CUDA graph: the host takes longer to launch a small
-    kernel than it runs.
-    """
+    """The least seconds a call of several rounds; on a GPU the calls of a round are one CUDA graph,
+    as the host takes longer to launch a small kernel than it runs."""
     if device.type != "cuda":
         return min([_seconds(call, calls, device) for _ in range(repeats + 1)][1:])
     call()  # libraries take their memory now

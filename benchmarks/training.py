@@ -15,9 +15,8 @@ import torch
 from benchmarks.captions import TrainingData, Workload, endless, load_workload
 from benchmarks.memory import own_bytes, peak_bytes
 from benchmarks.plain_loop import PlainCaptioner, PlainCaptions, plain_steps
-from benchmarks.record import Axes
 from benchmarks.roofline import Gemms
-from benchmarks.settings import float32_products
+from benchmarks.suite import Axes, float32_products
 from benchmarks.timing import synchronize
 from captioner.data.dataset import BatchOrder, make_loader
 from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
@@ -160,8 +159,7 @@ class Training:
         return make_optimizer(self.settings.optimizer, groups, **self.settings.arguments)
 
     def build(self, name: str) -> Steps:
-        """PLAIN, GEMMS, or this package's step with a backend of its LSTM: "graph
-        BACKEND" as one graph, "eager BACKEND" or the backend alone as a loop over batches."""
+        """PLAIN, GEMMS, "graph BACKEND" as one graph, or "eager BACKEND" or BACKEND as a loop."""
         if name in (PLAIN, GEMMS):
             return PlainSteps(self) if name == PLAIN else GemmSteps(self)
         if self.device.type == "cpu":
@@ -218,7 +216,7 @@ class EagerSteps(Steps):
             device=training.device,
         )
         self.step.prepare()
-        self.taken = 0
+        self.taken = self.tokens = 0  # steps, and tokens of the last batch
         self.running = torch.zeros((), dtype=torch.float64, device=training.device)
         self._batches = endless(self.order, batches)
 
@@ -230,22 +228,18 @@ class EagerSteps(Steps):
 
     def steps(self, count: int) -> None:
         """Take `count` optimiser steps; nothing is read from the device."""
-        for _ in range(count):
-            self._take()
+        for batch in itertools.islice(self._batches, count):
+            self.tokens = self.step([batch], self.taken, self.running)
+            self.taken += 1
 
     def losses(self, count: int) -> list[float]:
         """The mean loss a token of each of `count` steps, read after each."""
         found = []
         for _ in range(count):
             before = float(self.running)
-            tokens = self._take()
-            found.append((float(self.running) - before) / tokens)
+            self.steps(1)
+            found.append((float(self.running) - before) / self.tokens)
         return found
-
-    def _take(self) -> int:
-        """One step: how many tokens its batch had."""
-        self.taken += 1
-        return self.step([next(self._batches)], self.taken - 1, self.running)
 
 
 class GraphSteps(EagerSteps):

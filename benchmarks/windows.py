@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.record import Axes, SuiteResult
-from benchmarks.settings import Run, SuiteSettings, setting
+from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
 from benchmarks.timing import interleaved, paired_ratio
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend

@@ -1,10 +1,5 @@
 """Programs run to a limit, and Python objects in processes of their own: memory, caches and
-allocator settings are not shared.
-
-`Worker` builds an object in a new process and calls its methods from here. `run_jobs` calls one
-function for many jobs until a deadline; a job that hangs, crashes or loses the GPU costs its
-process, and the next job gets a fresh one.
-"""
+allocator settings are not shared; a job that hangs, crashes or loses the GPU costs its process."""
 
 import faulthandler
 import gc
@@ -100,11 +95,8 @@ class WorkerEnded(CaptionerError):
 
 
 class Worker:
-    """A context: `build(*arguments)` in a new process, whose methods are called from here.
-
-    `build` and all arguments must be importable there (functions of a module, plain values).
-    CaptionerError with the other process's message when a call fails, WorkerEnded when it ended.
-    """
+    """A context: `build(*arguments)`, all importable, in a new process; its methods are called from
+    here. CaptionerError with its message when a call fails, WorkerEnded when the process ended."""
 
     def __init__(
         self, build: Callable[..., Any], *arguments: Any, threads: int | None = None
@@ -184,11 +176,9 @@ def run_jobs(
     job_seconds: float,
     note: Callable[[JobResults], None] = lambda found: None,
 ) -> JobResults:
-    """`do(device=..., **arguments)` for each of `jobs`; `note` is given what there is after each.
-
-    `deadline` is of time.time(): no job begins after it. A job ends after `job_seconds`. A job
-    with alone=True among its arguments gets a process of its own.
-    """
+    """`do(device=..., **arguments)` for each of `jobs`, of at most `job_seconds`, none begun after
+    `deadline`, of time.time(); with alone=True in a process of its own. `note` gets what there is
+    after each."""
     found = JobResults(skipped=list(jobs))
     with ExitStack() as stack:
         worker: Worker | None = None
@@ -202,9 +192,9 @@ def run_jobs(
                 worker = stack.enter_context(Worker(_Jobs, do, device))
             try:
                 answer = worker.call("run", arguments, limit, timeout=limit + START_UP)
+                result, error, works = answer
             except CaptionerError as ended:
-                answer = (None, str(ended), False)
-            result, error, works = answer
+                result, error, works = None, str(ended), False
             found.skipped.remove(name)
             if error is None:
                 found.results[name] = result

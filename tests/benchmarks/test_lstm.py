@@ -31,8 +31,7 @@ from benchmarks.lstm_implementations import (
     make_case,
 )
 from benchmarks.memory import peak_allocated
-from benchmarks.record import SuiteResult
-from benchmarks.settings import float32_products
+from benchmarks.suite import SuiteResult, float32_products
 from benchmarks.timing import Prepared, Spread, interleaved
 from captioner.errors import ConfigError
 from captioner.models.lstm import LSTM

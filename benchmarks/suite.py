@@ -1,4 +1,4 @@
-"""What a suite found: a table for the terminal and a record for a file."""
+"""A suite: its settings, and what it found as a table for the terminal and a record for a file."""
 
 import datetime
 import json
@@ -8,16 +8,18 @@ import re
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from benchmarks.timing import Spread
+from captioner.checks import in_range, one_of, positive
+from captioner.errors import ConfigError
 from captioner.files import atomic_write
 from captioner.version import __version__
 
@@ -28,10 +30,61 @@ REDUCED = "repeats are reduced to median, min and max, four or more to quartiles
 LINE = 400  # characters of a record's value that stand on one line
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a suite is to measure; data_root: Flickr8k's folder, None draws captions like its own."""
+
+    repeats: int
+    device: torch.device
+    seed: int = 0
+    data_root: str | None = None
+
+
+def setting(default: Any, **rules: Any) -> Any:
+    """A field of SuiteSettings. rules: choices, a tuple; or least, of a number."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=rules)
+    return field(default=default, metadata=rules)
+
+
+@dataclass
+class SuiteSettings:
+    """Checks every field by its rules: integers are at least 1 unless `least` is given, other
+    numbers positive; a list's elements are checked one by one, and one of numbers is not empty."""
+
+    suite: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, key = getattr(self, item.name), f"{self.suite}.{item.name}"
+            if value == [] and "choices" not in item.metadata:
+                raise ConfigError(f"{key} must name one or more")
+            for one in value if isinstance(value, list) else [value]:
+                if "choices" in item.metadata:
+                    one_of(key, one, item.metadata["choices"])
+                elif isinstance(one, float) and "least" not in item.metadata:
+                    positive(key, one)
+                elif isinstance(one, int | float) and not isinstance(one, bool):
+                    in_range(key, one, item.metadata.get("least", 1))
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """CUDA's matrix products of float32 as TF32, or exact: cuDNN's round by default."""
+    parts: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.rnn]
+    before = [part.fp32_precision for part in parts]
+    for part in parts:
+        part.fp32_precision = "tf32" if tf32 else "ieee"
+    try:
+        yield
+    finally:
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
+
+
 @dataclass(frozen=True)
 class Figure:
-    """A quantity of one implementation, measured for the sizes `axes`, with the bounds that its
-    median must keep, if any."""
+    """A quantity of one implementation for the sizes `axes`, and bounds of its median."""
 
     what: str
     implementation: str
@@ -48,12 +101,10 @@ class Figure:
         enough = self.at_least is None or value >= self.at_least
         return enough and (self.at_most is None or value <= self.at_most)
 
-    def as_json(self, *, required: bool) -> dict[str, Any]:
-        """An entry of a record's `figures`, or where it is `required` of its `requirements`."""
-        bounds = {"at_least": self.at_least, "at_most": self.at_most, "met": self.met}
-        which = {"implementation": self.implementation}
-        named = {"what": self.what, "axes": self.axes, "unit": self.unit}
-        return {**named, **(bounds if required else which), **reduce(self.spread.values)}
+    def as_json(self, *shown: str) -> dict[str, Any]:
+        """An entry of a record: what it is, the attributes `shown`, and its values reduced."""
+        named = {name: getattr(self, name) for name in ("what", "axes", "unit", *shown)}
+        return {**named, **reduce(self.spread.values)}
 
 
 @dataclass(frozen=True)
@@ -76,10 +127,9 @@ class SuiteResult:
 
     def as_json(self) -> dict[str, Any]:
         """A record's `figures` and `requirements`."""
-        return {
-            "figures": [one.as_json(required=False) for one in self.figures],
-            "requirements": [one.as_json(required=True) for one in self.requirements],
-        }
+        required = [one.as_json("at_least", "at_most", "met") for one in self.requirements]
+        measured = [one.as_json("implementation") for one in self.figures]
+        return {"figures": measured, "requirements": required}
 
 
 def _spread(values: Values) -> Spread:
@@ -146,9 +196,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of this package, Python, PyTorch, CUDA, and of the packages a suite may use."""
     found = {"captioner": __version__, "python": platform.python_version()}
-    found["torch"] = torch.__version__
-    if torch.version.cuda is not None:
-        found["cuda"] = torch.version.cuda
+    cuda = {} if torch.version.cuda is None else {"cuda": torch.version.cuda}
+    found |= {"torch": torch.__version__, **cuda}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
