@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -37,20 +38,18 @@ def atomic_write(path: Path | str, mode: str = "wb", *, sync: bool = True) -> It
     with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
-            yield handle
-            handle.flush()
-            if sync:
-                os.fsync(handle.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        if isinstance(error, OSError):
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
+        try:
+            with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+                yield handle
+                handle.flush()
+                if sync:
+                    os.fsync(handle.fileno())
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
 
 
 @contextlib.contextmanager
@@ -104,6 +103,16 @@ def _umask() -> int:
     return mask
 
 
+def file_digest(path: Path, name: str = "sha256") -> str:
+    """The hex digest of a file; `name` is sha256 or md5."""
+    # md5 is no security here, so systems that forbid it for that allow it.
+    digest = hashlib.new(name, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as readable UTF-8 JSON, atomically."""
     with atomic_write(path, "w") as handle:
@@ -114,9 +123,8 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; DataError names the file and, for broken JSON, the line."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        with disk_errors(f"read {path}"):
+            return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks import kinds
-from captioner.data.download import file_digest
 from captioner.data.text import files as text_files
+from captioner.files import file_digest
 
 
 def test_the_kinds_have_equal_parameters() -> None:
@@ -25,7 +25,7 @@ def test_every_kind_is_trained_with_every_seed(
     path = tmp_path / "a.txt"
     path.write_text("to be or not to be\n" * 200)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(text_files, "SHAKESPEARE_SHA256", file_digest(path, "sha256"))
+    monkeypatch.setattr(text_files, "SHAKESPEARE_SHA256", file_digest(path))
     settings = kinds.KindsBenchmark(
         path=str(path),
         folder=str(tmp_path / "runs"),

@@ -469,8 +469,8 @@ def test_planted_faults_in_the_persistent_kernels_are_caught(
         (folder / source.name).write_text(f"{text}// {key}\n")  # objects are known by their text
     sources = [*(folder / source for source in SOURCES), compiler.emulation / "persistent.cpp"]
     program = compiler.program(f"faulty-{key}.out", sources)
-    # Two blocks a group; for many rows a group, only one group.
-    monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "2" if layout.startswith("37") else "8")
+    # For many rows a group, only one group: of two blocks, or of three by tiles.
+    monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", "3" if layout.startswith("37") else "8")
 
     def is_caught(schedule: str) -> bool:
         status, said = execute(program, algorithm, "half", "72", *layout.split(), schedule=schedule)

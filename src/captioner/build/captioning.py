@@ -71,12 +71,8 @@ class CaptionTask:
             share = BatchShard(training, rank=self.world.rank, size=self.world.size)
         # Where every batch opens image files, worker processes can do it beside this one.
         opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
-        return make_loader(
-            share,
-            order,
-            workers=workers if opens_files else 0,
-            pin_memory=self.device.type == "cuda",
-        )
+        pinned = self.device.type == "cuda"
+        return make_loader(share, order, workers=workers if opens_files else 0, pin_memory=pinned)
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> Captioner:
         """A captioner initialised from the seed, output bias and feature scale set.

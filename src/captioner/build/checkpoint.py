@@ -113,8 +113,7 @@ def load_trained(
     when the frozen encoder that a captioner was trained on is neither in it nor the one that this
     machine has (other weights or another transform).
     """
-    if checkpoint is None:
-        checkpoint = open_checkpoint(path)
+    checkpoint = checkpoint or open_checkpoint(path)
     return TASKS[task_of(checkpoint)](str(path), checkpoint, device)
 
 
@@ -128,11 +127,9 @@ def load_captioner(
     return _captioner(str(path), checkpoint, device)
 
 
-def load_language_model(
-    path: Path | str, *, device: torch.device, checkpoint: Checkpoint | None = None
-) -> TrainedLanguageModel:
+def load_language_model(path: Path | str, *, device: torch.device) -> TrainedLanguageModel:
     """`load_trained`, and CheckpointError where it is no language model of text."""
-    checkpoint = checkpoint or open_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     if task_of(checkpoint) != "text":
         raise CheckpointError(f"{path} is no language model of text (a captioner, perhaps)")
     return _language_model(str(path), checkpoint, device)

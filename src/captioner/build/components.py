@@ -236,20 +236,14 @@ def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) ->
             diversity=config.diversity if config.groups > 1 else 0.0,
             n_best=min(config.n_best, config.beam_size),
         )
-
     params = SamplingParams(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    drawn = functools.partial(
+        sample, constraints=constraints, samples=config.samples, params=params
+    )
 
     def draw(step: Any, state: Any, *, batch_size: int) -> Any:
         generator = torch.Generator(device=state[0].device).manual_seed(config.seed)
-        return sample(
-            step,
-            state,
-            constraints,
-            batch_size=batch_size,
-            samples=config.samples,
-            params=params,
-            generator=generator,
-        )
+        return drawn(step, state, batch_size=batch_size, generator=generator)
 
     return draw
 

@@ -73,12 +73,8 @@ def why_not(
         return f"trainer.replicas={config.trainer.replicas} take turns, batch by batch"
     if world.size > 1:
         return f"{world.size} processes add up their gradients between the parts of a step"
-    return _not_on_gpu(config, source, device) if device.type == "cuda" else None
-
-
-def _not_on_gpu(
-    config: schema.TrainConfig, source: CachedFeatures, device: torch.device
-) -> str | None:
+    if device.type != "cuda":
+        return None
     backend = choose_backend(config.model.backend, "cuda")
     if backend in ("reference", "plain"):
         return f"model.backend={backend} reads the captions' lengths on the host"

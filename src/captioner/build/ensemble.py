@@ -36,11 +36,9 @@ class TrainedEnsemble:
 
     def generator(self, config: schema.GenerationConfig) -> CaptionGenerator:
         """A generator of captions by the method that `config` describes."""
-        if len(self.members) == 1:
-            return self.members[0].generator(config)
-        model = Ensemble([one.model for one in self.members])
-        method = build_generation(config, self.vocabulary)
-        return CaptionGenerator(model, self.vocabulary, method)
+        models = [one.model for one in self.members]
+        model = models[0] if len(models) == 1 else Ensemble(models)
+        return CaptionGenerator(model, self.vocabulary, build_generation(config, self.vocabulary))
 
     def source(self, images: Sequence[CaptionedImage]) -> ImageBatches:
         """Rows of `images` [I] to what `generator` takes of them: of each member its own."""

@@ -9,16 +9,6 @@ from torch import nn
 from captioner import config as schema
 from captioner.errors import ConfigError
 
-# Where each list of ReplicasConfig belongs in a configuration.
-PLACES = {
-    "lr": "optimizer",
-    "weight_decay": "optimizer",
-    "input_dropout": "model",
-    "output_dropout": "model",
-    "layer_dropout": "model",
-    "feature_dropout": "model",
-}
-
 
 def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig, dict[str, Any]]]:
     """The configuration of each replica, as it could be run alone, and what differs in it."""
@@ -36,8 +26,9 @@ def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig
             ),
         }
         for group in ("optimizer", "model"):
-            own = {key: v for key, v in values.items() if PLACES.get(key) == group}
-            changes[group] = dataclasses.replace(getattr(config, group), **own)
+            before = getattr(config, group)
+            own = {key: value for key, value in values.items() if hasattr(before, key)}
+            changes[group] = dataclasses.replace(before, **own)
         found.append((dataclasses.replace(config, **changes), values))
     return found
 

@@ -29,14 +29,7 @@ def caption(config: schema.CaptionConfig) -> Iterator[str]:
     """The lines for the terminal, an image's as soon as it has its captions; writes `out`."""
     captioned = []
     for path, captions in caption_files(config):
-        found = [
-            {
-                "caption": one.text,
-                "log_prob": one.log_prob,
-                "words": [[*word] for word in one.words],
-            }
-            for one in captions
-        ]
+        found = [{"caption": x.text, "log_prob": x.log_prob, "words": x.words} for x in captions]
         captioned.append({"image": str(path), "captions": found})
         yield str(path)
         yield from (f"  {math.exp(one.log_prob):.2e}  {one.text}" for one in captions)

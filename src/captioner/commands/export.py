@@ -41,9 +41,8 @@ def export_folder(config: schema.ExportConfig) -> Path:
     """Write a checkpoint as a model folder with its card, at the path that is returned."""
     checkpoint = open_checkpoint(config.checkpoint)
     tree = upgrade(json.loads(checkpoint.texts["config"]))
-    checkpoint = dataclasses.replace(
-        checkpoint, texts={**checkpoint.texts, "config": json.dumps(tree)}
-    )
+    texts = {**checkpoint.texts, "config": json.dumps(tree)}
+    checkpoint = dataclasses.replace(checkpoint, texts=texts)
     trained = load_trained(config.checkpoint, device=CPU, checkpoint=checkpoint)
     weights, about = ENCODERS[trained.task](trained, tree["encoder"], config.include_encoder)
     checkpoint = dataclasses.replace(checkpoint, model={**checkpoint.model, **weights})

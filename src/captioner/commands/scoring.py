@@ -1,7 +1,6 @@
 """How evaluate.py scores captions: of a model, of a results file, or of people."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from captioner.evaluation.records import ImageRecord, RunRecord, make_record
 from captioner.evaluation.report import write_report
 from captioner.evaluation.sanity import TrainingSet, check_sanity
 from captioner.evaluation.scores import human_scores, measure_matched, present, score_files
-from captioner.files import write_json
+from captioner.files import file_digest, write_json
 
 # Shown with four digits: ratios near 1, and a language model's figures.
 FINE = {"brevity_penalty", "length_ratio", "loss", "perplexity"}
@@ -36,9 +35,7 @@ def scoring_options(config: schema.ScoringConfig) -> ScoringOptions:
 
 def checkpoint_card(paths: Iterable[Path]) -> str:
     """The files that were scored, each with the start of its sha256."""
-    return ", ".join(
-        f"{path} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}" for path in paths
-    )
+    return ", ".join(f"{path} sha256 {file_digest(path)[:16]}" for path in paths)
 
 
 def score_split(

@@ -111,25 +111,19 @@ def _without_short(images: Iterable[CaptionedImage]) -> tuple[CaptionedImage, ..
     return tuple(image for image in kept if image.captions)
 
 
-def _notes_on_short(images: Iterable[CaptionedImage]) -> list[str]:
-    empty: list[str] = []
-    one_word: list[str] = []
-    bare: list[str] = []
-    for image in images:
-        lengths = [count_words(caption) for caption in image.captions]
-        empty += [image.name] * lengths.count(0)
-        pairs = zip(image.captions, lengths, strict=True)
-        one_word += [f"{image.name}: {caption!r}" for caption, length in pairs if length == 1]
-        if max(lengths, default=0) < 2:
-            bare.append(image.name)
-    found = {"empty captions": empty, "one-word captions": one_word}
-    found["images left without a caption"] = bare
+def _notes_on_short(images: Sequence[CaptionedImage]) -> list[str]:
+    told = [(image.name, one, count_words(one)) for image in images for one in image.captions]
+    kept = {name for name, _, words in told if words > 1}
+    found = {
+        "empty captions": [name for name, _, words in told if words == 0],
+        "one-word captions": [f"{name}: {one!r}" for name, one, words in told if words == 1],
+        "images left without a caption": [image.name for image in images if image.name not in kept],
+    }
     return [f"dropped {len(n)} {what}, the first: {n[0]}" for what, n in found.items() if n]
 
 
 def _check_unique(source: Path | str, split: str, what: str, keys: Sequence[Hashable]) -> None:
-    twice = duplicates(keys)
-    if twice:
+    if twice := duplicates(keys):
         raise DataError(
             f"{source}: split {split!r} holds {len(twice)} {what}s more than once, "
             f"the first: {twice[0]}; each may stand there once"

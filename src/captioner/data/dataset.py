@@ -82,8 +82,7 @@ class BatchOrder:
 
     def __init__(self, size: int, *, batch_size: int, seed: int, shuffle: bool = True) -> None:
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
-        self.epoch = 0
-        self.position = 0
+        self.epoch, self.position = 0, 0
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)

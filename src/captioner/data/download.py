@@ -1,6 +1,5 @@
 """Downloads that resume, and are checked before they get their name."""
 
-import hashlib
 import http.client
 import re
 import time
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from captioner.data.formats.tables import read_lines
 from captioner.errors import DataError
-from captioner.files import atomic_write, disk_errors
+from captioner.files import atomic_write, disk_errors, file_digest
 
 SUMS_FILE = "SHA256SUMS"
 _CHUNK = 1 << 20
@@ -64,8 +63,7 @@ def check_recorded(path: Path) -> bool:
     recorded = read_sums(path.with_name(SUMS_FILE)).get(path.name)
     if recorded is None:
         return False
-    found = file_digest(path, "sha256")
-    if found != recorded:
+    if (found := file_digest(path)) != recorded:
         raise DataError(
             f"{path} has changed: sha256 {found}, expected {recorded} as recorded in {SUMS_FILE} "
             "beside it"
@@ -76,7 +74,7 @@ def check_recorded(path: Path) -> bool:
 def record_sum(path: Path) -> str:
     """Write the file's sha256 into the SHA256SUMS beside it, as sha256sum(1) reads it; the sum."""
     sums_path = path.with_name(SUMS_FILE)
-    sums = {**read_sums(sums_path), path.name: file_digest(path, "sha256")}
+    sums = {**read_sums(sums_path), path.name: file_digest(path)}
     with atomic_write(sums_path, "w") as file:
         file.writelines(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     return sums[path.name]
@@ -91,16 +89,6 @@ def read_sums(path: Path) -> dict[str, str]:
             raise DataError(f"{path}, line {number}: expected 64 hex digits, two spaces and a name")
         sums[match[2]] = match[1].lower()
     return sums
-
-
-def file_digest(path: Path, name: str) -> str:
-    """The hex digest of a file; `name` is sha256 or md5."""
-    # md5 is no security here, so systems that forbid it for that allow it.
-    digest = hashlib.new(name, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _fetch(url: str, part: Path, *, attempts: int, timeout: float) -> None:

@@ -24,8 +24,7 @@ def constant_captions(
     counts = Counter(coco_tokens(caption) for caption in training_captions)
     if not counts:
         raise DataError("a constant caption is taken from the training captions: there are none")
-    caption = " ".join(counts.most_common(1)[0][0])
-    return dict.fromkeys(images, caption)
+    return dict.fromkeys(images, " ".join(counts.most_common(1)[0][0]))
 
 
 def shuffled_captions(hypotheses: Mapping[ImageId, str], *, seed: int = 0) -> dict[ImageId, str]:
@@ -37,10 +36,8 @@ def shuffled_captions(hypotheses: Mapping[ImageId, str], *, seed: int = 0) -> di
     order = np.random.default_rng(seed).permutation(len(hypotheses))
     images = list(hypotheses)
     # Along one cycle through all images, so that none keeps its own.
-    return {
-        images[here]: hypotheses[images[there]]
-        for here, there in zip(order, np.roll(order, 1), strict=True)
-    }
+    pairs = zip(order, np.roll(order, 1), strict=True)
+    return {images[here]: hypotheses[images[there]] for here, there in pairs}
 
 
 def nearest_captions(

@@ -60,8 +60,7 @@ def _part_statistics(part: Corpus) -> Floats:
     lengths = part.hypotheses.lengths
     matches = [_matches(part, order) for order in ORDERS]
     offered = [np.maximum(0, lengths - order + 1) for order in ORDERS]
-    columns = [*matches, *offered, lengths, _closest(part)]
-    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+    return np.stack([*matches, *offered, lengths, _closest(part)], axis=1)
 
 
 def _matches(part: Corpus, order: int) -> Floats:
@@ -74,8 +73,7 @@ def _matches(part: Corpus, order: int) -> Floats:
     most = np.maximum.reduceat(theirs.counts[by_entry], first)
     at, there = find(entries, mine.in_image)
     clipped = np.where(there, np.minimum(mine.counts, most[at]), 0)
-    found = np.bincount(mine.sentence, weights=clipped, minlength=len(part))
-    return np.asarray(found, np.float64)
+    return np.asarray(np.bincount(mine.sentence, clipped, len(part)), np.float64)
 
 
 def _closest(part: Corpus) -> Ints:

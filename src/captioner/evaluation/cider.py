@@ -38,14 +38,13 @@ class DocumentFrequencies:
         images = 0
         for of_image in references:
             images += 1
-            counts.update(
-                {
-                    " ".join(tokens[at : at + order])
-                    for tokens in of_image
-                    for order in ORDERS
-                    for at in range(len(tokens) - order + 1)
-                }
-            )
+            ngrams = {
+                " ".join(tokens[at : at + order])
+                for tokens in of_image
+                for order in ORDERS
+                for at in range(len(tokens) - order + 1)
+            }
+            counts.update(ngrams)
         return cls(images, {ngram: count for ngram, count in counts.items() if count > 1})
 
     def save(self, path: Path | str) -> None:
@@ -77,10 +76,8 @@ def cider(corpus: Corpus, table: DocumentFrequencies | None = None) -> list[Metr
     totals = np.zeros((2, len(corpus)))
     for order in ORDERS:
         frequencies = _from_table(corpus, table, order) if table else _count(corpus, order)
-        done = 0
-        for part in corpus.chunks():
-            totals[:, done : done + len(part)] += _similarity(part, order, images, frequencies)
-            done += len(part)
+        parts = [_similarity(part, order, images, frequencies) for part in corpus.chunks()]
+        totals += np.concatenate(parts, axis=1)
     clipped, plain = 1000.0 * totals / len(ORDERS)
     return [mean_metric("CIDEr-D", clipped), mean_metric("CIDEr-unclipped", plain)]
 
@@ -129,8 +126,7 @@ def _similarity(part: Corpus, order: int, images: int, frequencies: tuple[Ints, 
     theirs = references.counts * rarity[references.ngram]
 
     def sums(sentence: Ints, weights: Floats, sentences: int) -> Floats:
-        found = np.bincount(sentence, weights=weights, minlength=sentences)
-        return np.asarray(found, np.float64)
+        return np.asarray(np.bincount(sentence, weights, sentences), np.float64)
 
     norms = np.sqrt(sums(hypotheses.sentence, mine**2, len(part)))[image]
     norms = norms * np.sqrt(sums(references.sentence, theirs**2, len(image)))

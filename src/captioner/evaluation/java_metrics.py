@@ -33,8 +33,7 @@ def java_meteor(
     ]
     scores = _meteor_scores(jar, lines)
     per_image = 100 * np.array(scores[:-1], np.float64)
-    corpus = 100 * float(scores[-1])
-    shift = corpus - float(per_image.mean())
+    shift = 100 * float(scores[-1]) - float(per_image.mean())
     mean = mean_metric("METEOR", per_image)
     return replace(mean, combine=lambda sums: mean.combine(sums) + shift)
 

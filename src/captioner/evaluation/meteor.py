@@ -123,13 +123,8 @@ class _Path(NamedTuple):
         weight = WEIGHTS[match.module]
         gained = int(match.length * weight) + int(match.at_length * weight)
         order = (self.order[0] - gained, self.order[1] + (self.end not in (-1, match.at)), distance)
-        return _Path(
-            order,
-            (*self.matches, match),
-            self.used | _bits(match),
-            match.start + match.length,
-            match.at + match.at_length,
-        )
+        ends = match.start + match.length, match.at + match.at_length
+        return _Path(order, (*self.matches, match), self.used | _bits(match), *ends)
 
     def passing(self, distance: int) -> _Path:
         """The path with the next word left unmatched."""
@@ -154,21 +149,15 @@ def align(
         for path in paths[:BEAM]:
             if place < path.next_word:
                 following.append(path)
-            elif place in taken:
-                following += _through_fixed(path, fixed)
-            else:
+            elif place not in taken:
                 following += _through_options(path, options[place])
+            elif (match := fixed.get(path.next_word)) is not None:
+                distance = path.order[2] + abs(match.start - match.at)
+                following.append(path.taking(match, distance))
         paths = following or paths[:1]
     paths.sort(key=attrgetter("order"))
     finished = [path.passing(path.order[2]) for path in paths[:BEAM]]  # closes an open chunk
     return list(min(finished, key=attrgetter("order")).matches)
-
-
-def _through_fixed(path: _Path, fixed: dict[int, Match]) -> list[_Path]:
-    match = fixed.get(path.next_word)
-    if match is None:
-        return []
-    return [path.taking(match, path.order[2] + abs(match.start - match.at))]
 
 
 def _through_options(path: _Path, options: Sequence[Match]) -> list[_Path]:

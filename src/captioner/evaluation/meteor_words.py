@@ -33,7 +33,7 @@ _ENDINGS = (
     ("men", "man"), ("ies", "y"), ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"),
     ("ed", ""), ("ing", "e"), ("ing", ""), ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
 )  # fmt: skip
-_SYNONYMS = "synonym/english.synsets", "synonym/english.exceptions"
+_FILES = "function/english.words", "synonym/english.synsets", "synonym/english.exceptions"
 Phrase = tuple[str, ...]
 
 
@@ -88,10 +88,7 @@ def load_word_matches(vocabulary: frozenset[str]) -> WordMatches:
     if jar is None:
         return WordMatches(("exact", "stem"))
     with zipfile.ZipFile(jar) as archive:
-        words, synsets, exceptions = (
-            archive.read(name).decode("utf-8").splitlines()
-            for name in ("function/english.words", *_SYNONYMS)
-        )
+        words, synsets, exceptions = (archive.read(name).decode().splitlines() for name in _FILES)
     bases: dict[str, list[str]] = defaultdict(list)
     for base, forms in _pairs(exceptions):
         for form in forms.split():

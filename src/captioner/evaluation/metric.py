@@ -81,12 +81,11 @@ def intervals(
 def compare(a: Metric, b: Metric, *, samples: int = SAMPLES, seed: int = 0) -> Difference:
     """The paired difference b - a of two runs on the same images in the same order."""
     observed = b.value - a.value
-    resampled = np.concatenate(
-        [
-            b.combine(weights @ b.statistics) - a.combine(weights @ a.statistics)
-            for weights in _resamples(len(a.per_image), samples, seed)
-        ]
-    )
+    parts = [
+        b.combine(weights @ b.statistics) - a.combine(weights @ a.statistics)
+        for weights in _resamples(len(a.per_image), samples, seed)
+    ]
+    resampled = np.concatenate(parts)
     turned = min(np.mean(resampled <= 0), np.mean(resampled >= 0))
     low, high = _interval(resampled, (2.5, 97.5))
     randomisation = _randomisation(a, b, samples, seed)

@@ -31,12 +31,10 @@ def histogram(
     tallest = max(float(share.max()) for share in shares.values()) or 1.0
     first, last = (edges[0] + 0.5, edges[-1] - 0.5) if whole else (edges[0], edges[-1])
     y, middle = _BASE + 14, _WIDTH / 2
-    parts = [
-        *(
-            bar
-            for number, (name, share) in enumerate(shares.items())
-            for bar in _bars(share / tallest, number, len(shares), name, edges)
-        ),
+    parts: list[str] = []
+    for number, (name, share) in enumerate(shares.items()):
+        parts += _bars(share / tallest, number, len(shares), name, edges)
+    parts += [
         element("line", x1=0, x2=_WIDTH, y1=_BASE, y2=_BASE),
         text("text", _short(first), x=0, y=y),
         text("text", _short(last), x=_WIDTH, y=y, text_anchor="end"),

@@ -31,19 +31,16 @@ class Protocol:
     tokeniser: str
     brevity_penalty: bool
 
-    def card(self, reference_counts: Sequence[int]) -> dict[str, Any]:
-        """The entries that every score needs beside it."""
+    def card(self, counts: Sequence[int]) -> dict[str, Any]:
+        """The entries that every score needs beside it; `counts` are each image's references."""
+        per_image = {"min": min(counts), "mean": round(fmean(counts), 2), "max": max(counts)}
         return {
             "protocol": self.name,
             "tokeniser": self.tokeniser,
             "brevity_penalty": "on" if self.brevity_penalty else "off",
             "bleu": "corpus level, closest reference length, unsmoothed",
-            "images": len(reference_counts),
-            "references_per_image": {
-                "min": min(reference_counts),
-                "mean": round(fmean(reference_counts), 2),
-                "max": max(reference_counts),
-            },
+            "images": len(counts),
+            "references_per_image": per_image,
         }
 
 

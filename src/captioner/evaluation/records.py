@@ -56,11 +56,9 @@ def make_record(
     name: str, scores: Mapping[str, Any], images: Sequence[ImageRecord], measured: Measured
 ) -> RunRecord:
     """A record of images in the order in which `measured` has them."""
+    metrics = measured.metrics.values()
     scored = [
-        replace(
-            one,
-            scores={m.name: round(float(m.per_image[row]), 4) for m in measured.metrics.values()},
-        )
+        replace(one, scores={m.name: round(float(m.per_image[row]), 4) for m in metrics})
         for row, one in enumerate(images)
     ]
     return RunRecord(name, scores, scored, measured.metrics)

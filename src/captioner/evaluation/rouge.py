@@ -50,12 +50,10 @@ def lcs_lengths(hypotheses: Sentences, references: Sentences, hypothesis_of: Int
 def _padded(sentences: Sentences, rows: Ints, padding: int) -> NDArrayInt32:
     """The sentences of `rows` as a rectangle [P, T]; an empty one holds the empty word, -1."""
     lengths, starts = sentences.lengths[rows], sentences.starts()[rows]
-    width = max(1, int(lengths.max(initial=0)))
-    column = np.arange(width)
-    inside = column < lengths[:, None]
+    column = np.arange(max(1, int(lengths.max(initial=0))))
     at = np.minimum(starts[:, None] + column, max(0, len(sentences.words) - 1))
     words = sentences.words if len(sentences.words) else np.zeros(1, np.int32)
-    padded = np.where(inside, words[at], padding).astype(np.int32)
+    padded = np.where(column < lengths[:, None], words[at], padding).astype(np.int32)
     padded[lengths == 0, 0] = -1
     return padded
 

@@ -7,13 +7,7 @@ from typing import Any
 
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
-from captioner.evaluation.baselines import (
-    Features,
-    constant_captions,
-    copied_share,
-    nearest_captions,
-    shuffled_captions,
-)
+from captioner.evaluation import baselines
 from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.leakage import Leakage
 
@@ -30,8 +24,8 @@ class TrainingSet:
     """
 
     captions: Sequence[Sequence[str]] = ()
-    training_features: Features | None = None
-    features: Features | None = None
+    training_features: baselines.Features | None = None
+    features: baselines.Features | None = None
     vocabulary: int | None = None
     leakage: Leakage | None = None
 
@@ -81,12 +75,13 @@ def check_sanity(
     def nearest() -> dict[ImageId, str]:
         if known.features is None or known.training_features is None:
             raise DataError("nearest neighbours need one feature vector of each image")
-        return nearest_captions(images, known.features, known.training_features, known.captions)
+        features = known.features, known.training_features
+        return baselines.nearest_captions(images, *features, known.captions)
 
     for name, make in {
         "human": human,
-        "shuffled images": lambda: scorer(shuffled_captions(hypotheses)),
-        "constant caption": lambda: scorer(constant_captions(images, captions)),
+        "shuffled images": lambda: scorer(baselines.shuffled_captions(hypotheses)),
+        "constant caption": lambda: scorer(baselines.constant_captions(images, captions)),
         "nearest neighbour": lambda: scorer(nearest()),
     }.items():
         try:
@@ -115,7 +110,8 @@ def _figures(
     if known.vocabulary:
         figures["vocabulary_used_share"] = round(look["words_used"] / known.vocabulary, 4)
     if training:
-        figures["copied_share"] = round(copied_share(hypotheses.values(), training), 4)
+        share = baselines.copied_share(hypotheses.values(), training)
+        figures["copied_share"] = round(share, 4)
     if known.leakage is not None:
         figures["leaked_files"] = len(known.leakage.same_file)
         figures["leaked_looks"] = len(known.leakage.same_look)

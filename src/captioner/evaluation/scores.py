@@ -5,17 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from captioner.errors import DataError
+from captioner.evaluation import records
 from captioner.evaluation.bleu import brevity_penalty, length_ratio
 from captioner.evaluation.coco_format import ImageId, read_references, read_results
 from captioner.evaluation.metric import intervals
 from captioner.evaluation.metrics import Measured, ScoringOptions, averaged, measure
-from captioner.evaluation.records import (
-    ImageRecord,
-    RunRecord,
-    ShownCaption,
-    make_record,
-    save_record,
-)
 from captioner.evaluation.sanity import describe_captions
 from captioner.version import __version__
 
@@ -94,7 +88,7 @@ def score_files(
     subset: bool = False,
     card: Mapping[str, Any] | None = None,
     sanity: SanityCheck | None = None,
-) -> RunRecord:
+) -> records.RunRecord:
     """Score a COCO results file against COCO annotations; write scores and images beside `out`.
 
     `subset` allows results for some of the annotated images; otherwise each needs a caption. Raises
@@ -113,10 +107,11 @@ def score_files(
     scores = present(measured, matched, hypotheses, options, card={**files, **(card or {})})
     if sanity is not None:
         scores["sanity"] = sanity(matched, hypotheses, scores)
-    shown = [ImageRecord(i, [ShownCaption(captions[i])], annotations[i]) for i in images]
-    record = make_record(Path(results).stem, scores, shown, measured)
+    best = {image: [records.ShownCaption(captions[image])] for image in images}
+    shown = [records.ImageRecord(image, best[image], annotations[image]) for image in images]
+    record = records.make_record(Path(results).stem, scores, shown, measured)
     if out is not None:
-        save_record(out, record)
+        records.save_record(out, record)
     return record
 
 

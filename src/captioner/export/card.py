@@ -94,23 +94,18 @@ def model_card(facts: CardFacts) -> str:
     parts = ["\n".join(_evaluation(scores)) for scores in facts.evaluations]
     if facts.scores:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in facts.scores.items())
-        told = f"While training, on the dev split that chose this checkpoint: {figures}."
-        parts.insert(0, told)
+        parts.insert(0, f"While training, on the dev split that chose this checkpoint: {figures}.")
     template = resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8")
     return Template(template).substitute(
+        {**vars(task), **vars(facts)},
         front=_front_matter(facts),
-        name=facts.name,
         kind=facts.kind,
-        does=task.does,
         data=facts.data,
         parameters=f"{facts.parameters:,}",
         vocabulary=f"{facts.vocabulary:,}",
         encoder="" if facts.encoder is None else f"\n{facts.encoder}",
-        call=task.call,
         training=_training(facts.config, facts.data),
         scores="\n\n".join(parts) or "None is known.",
-        limits=task.limits,
-        license=facts.license,
         version=__version__,
         torch=torch.__version__,
     )

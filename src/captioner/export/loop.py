@@ -53,9 +53,8 @@ class CaptioningLoop(nn.Module):
         self.beam_size = beam_size
         self.kept = min(n_best or beam_size, beam_size)
         words = torch.arange(captioner.language_model.embedding.num_embeddings)
-        device = torch.device("cpu")
         longest, penalty = constraints.max_length, constraints.length_penalty
-        self.register_buffer("norms", length_norms(longest, penalty, device))
+        self.register_buffer("norms", length_norms(longest, penalty, torch.device("cpu")))
         self.register_buffer("banned", torch.isin(words, torch.tensor(banned)))
         self.register_buffer("ends", words == constraints.end)
 

@@ -24,8 +24,7 @@ class OnnxCaptioner:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only
-        providers = ["CPUExecutionProvider"]
-        self.session = runtime.InferenceSession(str(path), options, providers=providers)
+        self.session = runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         self.vocabulary = vocabulary
 
     def captions(self, pixels: Tensor) -> list[list[tuple[str, float]]]:

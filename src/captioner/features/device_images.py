@@ -108,10 +108,9 @@ def _decoded(jpegs: list[Tensor], device: torch.device, map_in_threads: Map) -> 
 
 def _decoded_or_none(jpeg: Tensor, device: torch.device) -> Tensor | None:
     try:
-        (pixels,) = decode_jpeg([jpeg], mode=ImageReadMode.RGB, device=device)
+        return decode_jpeg([jpeg], mode=ImageReadMode.RGB, device=device)[0]
     except RuntimeError:
         return None
-    return pixels
 
 
 @functools.lru_cache

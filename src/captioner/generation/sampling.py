@@ -82,15 +82,13 @@ def sample(
     params = params or SamplingParams()
     longest, device = constraints.max_length, state_device(state)
     state = repeat_rows(state, batch_size, samples)
-    sequences = Sequences.none((batch_size * samples,), longest, device)
+    count = batch_size * samples
+    sequences = Sequences.none((count,), longest, device)
     source = torch.device("cpu") if generator is None else generator.device
     chances = torch.rand(
-        (batch_size * samples, longest),
-        generator=generator,
-        device=source,
-        dtype=score_dtype(device),
+        (count, longest), generator=generator, device=source, dtype=score_dtype(device)
     ).to(device)
-    running = torch.arange(batch_size * samples, device=device)
+    running = torch.arange(count, device=device)
     last = torch.full_like(running, constraints.bos)
     for position in range(longest):
         log_probs, state = step(last, state)

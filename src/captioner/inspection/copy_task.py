@@ -20,8 +20,7 @@ def copy_batch(size: int, delay: int, generator: torch.Generator) -> tuple[Tenso
     """Inputs [T, B]: a symbol, `delay` distractors, the cue; and the symbols to repeat [B]."""
     symbols = torch.randint(SYMBOLS, (1, size), generator=generator)
     between = torch.randint(SYMBOLS, CUE, (delay, size), generator=generator)
-    cue = torch.full((1, size), CUE)
-    return torch.cat([symbols, between, cue]), symbols[0]
+    return torch.cat([symbols, between, torch.full((1, size), CUE)]), symbols[0]
 
 
 def learn_to_copy(

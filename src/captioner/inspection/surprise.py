@@ -21,8 +21,7 @@ def write_surprise_page(
 
     `facts` are listed above the text. DataError when it cannot be written.
     """
-    style = resource(__package__, "surprise.css")
-    write_page(path, title, _body(tokens, facts), style=style)
+    write_page(path, title, _body(tokens, facts), style=resource(__package__, "surprise.css"))
 
 
 def _body(tokens: Iterable[tuple[str, float]], facts: Mapping[str, object]) -> Iterator[str]:

@@ -133,15 +133,9 @@ def _read(folder: Path) -> Run:
         state = "finished"  # by a version that wrote no outcome
     if is_training(folder):
         state = "running"
-    return Run(
-        folder=folder,
-        state=state,
-        metric=metric,
-        settings=settings,
-        history=history,
-        reason=outcome.reason if outcome and state == "failed" else None,
-        interval=_interval(folder, metric, settings),
-    )
+    reason = outcome.reason if outcome and state == "failed" else None
+    interval = _interval(folder, metric, settings)
+    return Run(folder, state, metric, settings, history, reason, interval)
 
 
 def _history(folder: Path, metric: str) -> list[dict[str, float]]:

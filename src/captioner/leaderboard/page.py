@@ -44,24 +44,16 @@ def _table(board: Board) -> str:
     """Unlike html.table its heads are buttons, and its cells have a value to sort by."""
     heads = (element("th", text("button", one, type="button"), scope="col") for one in board.heads)
     rows = (_row(board, place) for place in range(len(board.runs)))
-    table = element(
-        "table",
-        element("thead", element("tr", *heads)) + "\n",
-        element("tbody", *rows),
-        class_="runs",
-    )
+    head = element("thead", element("tr", *heads)) + "\n"
+    table = element("table", head, element("tbody", *rows), class_="runs")
     return element("div", table, class_="scroll")
 
 
 def _row(board: Board, place: int) -> str:
     run = board.runs[place]
+    after = {"failed": f": {run.reason}"} if run.reason else {}
     cells = [
-        text(
-            "td",
-            f"{cell.text}: {run.reason}" if cell.kind == "failed" and run.reason else cell.text,
-            class_=cell.kind,
-            data_sort=cell.key,
-        )
+        text("td", cell.text + after.get(cell.kind, ""), class_=cell.kind, data_sort=cell.key)
         for cell in board.cells(place)
     ]
     best = "best" if run is board.best else None

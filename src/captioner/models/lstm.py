@@ -87,8 +87,8 @@ class LSTM(nn.LSTM):
         if capacity and (state is None or self.bidirectional):
             raise ValueError("capacity needs a state, and an LSTM of one direction")
         batch = len(state[0][0]) if capacity and state is not None else int(batch_sizes[0])
-        hx, cx = self._initial_state(data, batch) if state is None else state
         expected = (len(self.all_weights), batch, self.hidden_size)
+        hx, cx = [data.new_zeros(expected)] * 2 if state is None else state
         for name, tensor in (("hx", hx), ("cx", cx)):
             if tuple(tensor.shape) != expected:
                 raise ValueError(
@@ -105,7 +105,10 @@ class LSTM(nn.LSTM):
                 rows, index = data, input_rows
                 if direction == 1:
                     rows, index = _reordered(data, input_rows, reverse)
-                output, hy, cy = self._layer(rows, batch_sizes, hx[k], cx[k], k, index, capacity)
+                arguments = (rows, batch_sizes, hx[k], cx[k], *self._weights(k))
+                output, hy, cy = lstm_packed(
+                    *arguments, input_rows=index, capacity=capacity, backend=self.backend
+                )
                 outputs.append(output if direction == 0 else output[reverse])
                 h_out.append(hy)
                 c_out.append(cy)
@@ -136,25 +139,10 @@ class LSTM(nn.LSTM):
         h_out, c_out = [h], [c]
         one = torch.tensor([len(rows)])
         for k in range(1, self.num_layers):
-            _, h, c = self._layer(h, one, hx[k], cx[k], k, None, False)
+            _, h, c = lstm_packed(h, one, hx[k], cx[k], *self._weights(k), backend=self.backend)
             h_out.append(h)
             c_out.append(c)
         return h, (torch.stack(h_out), torch.stack(c_out))
-
-    def _layer(
-        self,
-        rows: Tensor,
-        batch_sizes: Tensor,
-        hx: Tensor,
-        cx: Tensor,
-        k: int,
-        input_rows: Tensor | None,
-        capacity: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return lstm_packed(
-            rows, batch_sizes, hx, cx, *self._weights(k), input_rows=input_rows,
-            capacity=capacity, backend=self.backend,
-        )  # fmt: skip
 
     def _weights(self, k: int) -> list[Tensor]:
         """weight_ih, weight_hh, bias_ih, bias_hh of layer and direction k."""
@@ -162,10 +150,6 @@ class LSTM(nn.LSTM):
         if len(weights) == 2:
             weights += [weights[0].new_zeros(4 * self.hidden_size)] * 2
         return weights
-
-    def _initial_state(self, data: Tensor, batch: int) -> State:
-        zeros = data.new_zeros(len(self.all_weights), batch, self.hidden_size)
-        return zeros, zeros
 
 
 class LSTMCell(nn.LSTMCell):

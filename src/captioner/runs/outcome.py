@@ -86,8 +86,6 @@ def is_training(folder: Path) -> bool:
     try:
         with (folder / _LOCK).open("rb") as handle:
             fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False

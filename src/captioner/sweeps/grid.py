@@ -25,17 +25,12 @@ def split_overrides(
 
 def combinations(swept: Sequence[Override]) -> list[tuple[str, ...]]:
     """The overrides of each run; ConfigError for a range of real numbers, which has no end."""
+    choices = []
     for one in swept:
         if not one.is_discrete_sweep():
             raise ConfigError(
                 f"{one.input_line}: a grid needs values, not an interval; list them, or take "
                 "hydra/sweeper=optuna"
             )
-    return list(
-        product(
-            *(
-                [f"{one.get_key_element()}={v}" for v in one.sweep_string_iterator()]
-                for one in swept
-            )
-        )
-    )
+        choices.append([f"{one.get_key_element()}={v}" for v in one.sweep_string_iterator()])
+    return list(product(*choices))

@@ -35,10 +35,9 @@ class Checkpoint:
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """Write atomically; DataError naming `path` when it cannot be written (the old file stays)."""
-    content = {f.name: getattr(checkpoint, f.name) for f in fields(Checkpoint)}
     # Through memory: torch.save turns a full disk into a RuntimeError about positions.
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
+    torch.save({"format": FORMAT, "version": VERSION, **vars(checkpoint)}, buffer)
     with atomic_write(path) as handle:
         handle.write(buffer.getbuffer())
 

@@ -8,43 +8,34 @@ elsewhere it is called.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from captioner.data.resident import PlannedBatch, ResidentCaptions
 from captioner.profiling import listening
-from captioner.training.averaging import MovingAverage
 from captioner.training.capture import CapturedCalls
 from captioner.training.optimisation import take_rates_from_device
-from captioner.training.step import StepSettings, WeightUpdate
+from captioner.training.step import TrainingStep
 
 
-class GraphStep:
+@dataclass(eq=False)
+class GraphStep(TrainingStep):
     """Takes the same steps as PlainStep over batches that are gathered from `data`."""
 
-    def __init__(
-        self,
-        data: ResidentCaptions,
-        *,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        settings: StepSettings,
-        total_steps: int,
-        device: torch.device,
-        average: MovingAverage | None,
-    ) -> None:
-        self.data, self.model, self.optimizer = data, model, optimizer
-        self.settings, self.total_steps = settings, total_steps
-        self.device, self.average = device, average
-        self.update = WeightUpdate(optimizer, settings)
+    data: ResidentCaptions
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        data, settings, device, average = self.data, self.settings, self.device, self.average
         shape = (settings.accumulation, data.batch_size)
         self.rows = torch.full(shape, data.padding_row, dtype=torch.int64, device=device)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)  # of the last step
-        base = torch.tensor([group["base_lr"] for group in optimizer.param_groups]).double()
-        steps = range(total_steps)
-        factors = torch.tensor([settings.rate_factor(k, total_steps) for k in steps]).double()
+        base = torch.tensor([group["base_lr"] for group in self.optimizer.param_groups]).double()
+        steps = range(self.total_steps)
+        factors = torch.tensor([settings.rate_factor(k, self.total_steps) for k in steps]).double()
         self.rates_by_step = torch.outer(factors, base).float().to(device)  # [steps, groups]
         shares = [average.share(step + 1) for step in steps] if average is not None else []
         self.shares_by_step = torch.tensor(shares, device=device)

@@ -6,7 +6,6 @@ config.json         the training configuration, the encoder's identity, scores, 
 README.md           the model card
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from captioner.errors import CheckpointError, DataError
-from captioner.files import atomic_folder, read_json, write_json
+from captioner.files import atomic_folder, file_digest, read_json, write_json
 from captioner.models.weights import read_state_dict
 from captioner.training.checkpoint import Checkpoint, load_checkpoint
 from captioner.version import __version__
@@ -88,7 +87,7 @@ def save_folder(
             "version": VERSION,
             "captioner": __version__,
             "torch": str(torch.__version__),
-            "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, VOCABULARY)},
+            "sha256": {name: file_digest(folder / name) for name in (WEIGHTS, VOCABULARY)},
             "scores": checkpoint.scores,
             "config": _portable(json.loads(checkpoint.texts["config"])),
         }
@@ -143,18 +142,10 @@ def _check_sums(path: Path, content: Mapping[str, Any]) -> None:
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing: the model folder is incomplete")
-        if not isinstance(sums, dict) or sums.get(name) != _sha256(file):
+        if not isinstance(sums, dict) or sums.get(name) != file_digest(file):
             raise CheckpointError(
                 f"{file} is damaged or was changed: its sha256 is not the one in {path / CONFIG}"
             )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        digest = hashlib.sha256()
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _portable(tree: dict[str, Any]) -> dict[str, Any]:

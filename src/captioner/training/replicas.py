@@ -165,8 +165,7 @@ class ReplicaTrainer:
                 replica.failure = str(error)
                 log.warning("%s is left out: %s", replica.trainer.reporting.name, error)
 
-        for _ in self._pool.map(guarded, replicas):
-            pass
+        list(self._pool.map(guarded, replicas))  # waits for all
 
     def _show(self) -> None:
         done = sum(replica.trainer.progress.step for replica in self.replicas)

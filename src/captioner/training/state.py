@@ -1,6 +1,5 @@
 """What an exact resume needs besides the weights, as last.pt holds it."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -84,16 +83,13 @@ class RunState:
             progress = Progress(**training["progress"])
             if isinstance(self.model, CarriesState):
                 self.model.load_carried_state(self.world.own_streams(training["carried_state"]))
-            self._load_random([training, *training.get("other_ranks", [])], progress.step)
+            states = [training, *training.get("other_ranks", [])]
+            if self.world.rank < len(states):
+                self.random.load(states[self.world.rank])
+            else:  # a rank that had none draws other numbers
+                self.world.draw_apart(step=progress.step)
             if self.average is not None:
                 self.average.load(training["ema"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         return progress
-
-    def _load_random(self, states: Sequence[dict[str, Tensor]], step: int) -> None:
-        """Continue with this rank's random numbers; a rank that had none draws others."""
-        if self.world.rank < len(states):
-            self.random.load(states[self.world.rank])
-        else:
-            self.world.draw_apart(step=step)

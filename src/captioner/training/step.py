@@ -69,24 +69,30 @@ class WeightUpdate:
             self.optimizer.zero_grad(set_to_none=True)
 
 
-class PlainStep:
+@dataclass(kw_only=True, eq=False)
+class TrainingStep:
+    """What a step works on, however it gets its batches."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: StepSettings
+    total_steps: int
+    device: torch.device
+    average: MovingAverage | None
+
+    def __post_init__(self) -> None:
+        self.update = WeightUpdate(self.optimizer, self.settings)
+
+
+@dataclass(kw_only=True, eq=False)
+class PlainStep(TrainingStep):
     """Takes steps of `optimizer` over batches that the host makes."""
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        settings: StepSettings,
-        total_steps: int,
-        device: torch.device,
-        average: MovingAverage | None,
-        world: World,
-    ) -> None:
-        self.optimizer, self.settings, self.total_steps = optimizer, settings, total_steps
-        self.device, self.average, self.world = device, average, world
-        self.summed_loss = world.summed_loss(model)
-        self.update = WeightUpdate(optimizer, settings)
+    world: World
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.summed_loss = self.world.summed_loss(self.model)
 
     def prepare(self) -> None:
         """Called once the state that the run begins with is loaded."""

@@ -5,7 +5,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,10 +69,8 @@ class Ranges:
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         """A named range."""
-        with ExitStack() as stack:
-            if self.on_cuda:
-                stack.enter_context(torch.cuda.nvtx.range(name))
-            stack.enter_context(torch.profiler.record_function(name))
+        for_nsight = torch.cuda.nvtx.range(name) if self.on_cuda else nullcontext()
+        with for_nsight, torch.profiler.record_function(name):
             yield
 
     def ended(self, name: str) -> None:

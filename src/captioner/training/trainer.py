@@ -61,6 +61,7 @@ class Trainer:
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
+        self.state = RunState(self.model, self.optimizer, self.average, self.random, self.world)
         self._bar = progress_bar()
         self._running = torch.zeros((), dtype=torch.float64, device=device)
         self.steps_per_epoch = math.ceil(len(self.order) / settings.accumulation)
@@ -89,9 +90,6 @@ class Trainer:
 
     # -- resuming ---------------------------------------------------------------------------
 
-    def _state(self) -> RunState:
-        return RunState(self.model, self.optimizer, self.average, self.random, self.world)
-
     def resume(self) -> bool:
         """Continue from last.pt where there is one: weights, optimiser, order and random state.
 
@@ -101,7 +99,7 @@ class Trainer:
         path = self.folder / "last.pt"
         if not path.exists():
             return False
-        self.progress = self._state().load(path, self.device)
+        self.progress = self.state.load(path, self.device)
         self.step.prepare()
         self.timing.resume(self.progress.epoch)
         self.reporting.say("resuming at step %d of %d", self.progress.step, self.total_steps)
@@ -114,10 +112,9 @@ class Trainer:
         """
         with self.timing.during("saving"):
             self._check_weights()
-            training = self._state().gathered(self.progress)
-            self._write(
-                "last.pt", Checkpoint(self.model.state_dict(), self.texts, training=training)
-            )
+            training = self.state.gathered(self.progress)
+            kept = Checkpoint(self.model.state_dict(), self.texts, training=training)
+            self._write("last.pt", kept)
 
     def _write(self, name: str, checkpoint: Checkpoint) -> None:
         if self.world.main:

@@ -53,18 +53,15 @@ class CaptionValidator:
         """Every figure of the split; the model's mode and the random state are left as found."""
         training = self.generator.model.training
         try:
-            return self._figures(step)
+            loss = self.loss()
+            rows = torch.arange(len(self.images)).split(self.batch_size)
+            parts = self.world.map(
+                lambda part: self.generator.captions(self.dataset.source(part)), rows
+            )
+            captions = [found for part in parts for found in part]
+            return self.world.from_main(lambda: self._scores(step, loss, captions))
         finally:
             self.generator.model.train(training)
-
-    def _figures(self, step: int) -> dict[str, float]:
-        loss = self.loss()
-        rows = torch.arange(len(self.images)).split(self.batch_size)
-        parts = self.world.map(
-            lambda part: self.generator.captions(self.dataset.source(part)), rows
-        )
-        captions = [found for part in parts for found in part]
-        return self.world.from_main(lambda: self._scores(step, loss, captions))
 
     def _scores(
         self, step: int, loss: float, captions: Sequence[list[Caption]]
@@ -100,9 +97,8 @@ class CaptionValidator:
         return sum(losses) / sum(tokens)
 
     def _show(self, step: int, captions: Sequence[list[Caption]]) -> None:
-        for number, (image, found) in enumerate(zip(self.images, captions, strict=True)):
-            if number == self.shown:
-                break
+        shown = zip(self.images[: self.shown], captions, strict=False)
+        for number, (image, found) in enumerate(shown):
             pixels = np.asarray(load_image(image.path))
             self.writer.add_image(f"dev/{number}", pixels, step, dataformats="HWC")
             text = f"**{found[0].text}**\n\n" + "\n".join(f"- {c}" for c in image.captions)

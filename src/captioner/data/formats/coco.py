@@ -79,6 +79,5 @@ def _check_table(path: Path, content: Any, table: str, fields: Mapping[str, type
                     f"{path}: {table}[{number}] has no {key!r} of type {kind.__name__}; "
                     "expected a captions_*.json file"
                 )
-    twice = duplicates(row["id"] for row in rows)
-    if twice:
+    if twice := duplicates(row["id"] for row in rows):
         raise DataError(f"{path}: the id {twice[0]} stands twice in {table!r}")

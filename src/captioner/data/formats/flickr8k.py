@@ -52,8 +52,7 @@ def load_flickr8k(root: Path | str, *, layout: str = "auto", seed: int = 0) -> C
     image_root = find_images(root)
     notes = [f"Flickr8k: {files.layout} layout, {files.captions}, images from {image_root}"]
     if files.others:
-        others = ", ".join(path.name for path in files.others)
-        notes.append(f"also there and not read: {others}")
+        notes.append("also there and not read: " + ", ".join(path.name for path in files.others))
     if files.layout == "karpathy":
         data = load_karpathy(files.captions, image_root)
         return replace(data, name="flickr8k, karpathy layout", notes=(*notes, *data.notes[1:]))

@@ -84,13 +84,11 @@ def verify_flickr8k(root: Path | str) -> list[str]:
             (f"images in split {split}", len(data.splits.get(split, ())), expected)
             for split, expected in EXPECTED_SPLITS.items()
         ]
-    wrong = [
-        f"{what}: found {found}, expected {want}" for what, found, want in checks if found != want
-    ]
+    wrong = [f"{what}: found {n}, expected {want}" for what, n, want in checks if n != want]
     lines, lost = _count_images(root, data)
     if wrong or lost:
         raise DataError(f"{root} is not the whole of Flickr8k: {'; '.join([*wrong, *lost])}")
-    counted = [f"{what}: {found}, as expected" for what, found, _ in checks]
+    counted = [f"{what}: {n}, as expected" for what, n, _ in checks]
     return [*data.notes, *counted, *lines]
 
 

@@ -89,8 +89,7 @@ def find_text(
     if not path.is_dir():
         raise DataError(f"there is no text at {path}: expected a file or a folder")
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    named = _named_splits(path, files)
-    if named is not None:
+    if (named := _named_splits(path, files)) is not None:
         return named
     documents = [_document(file) for file in files if file.match(pattern)]
     if len(documents) == 1:
@@ -134,8 +133,7 @@ def _named_splits(folder: Path, files: Iterable[Path]) -> Splits | None:
             named.setdefault(SPLIT_NAMES[name], []).append(file)
     if not {"train", "dev"} <= named.keys():
         return None
-    several = next((paths for paths in named.values() if len(paths) > 1), None)
-    if several:
+    if several := next((paths for paths in named.values() if len(paths) > 1), None):
         raise DataError(
             f"{folder} has several files for one split: {', '.join(p.name for p in several)}"
         )

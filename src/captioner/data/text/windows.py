@@ -123,8 +123,7 @@ class WindowOrder:
 
     def __init__(self, windows: int, *, epoch_windows: int | None = None) -> None:
         self.windows, self.epoch_windows = windows, epoch_windows or windows
-        self.epoch = 0
-        self.position = 0
+        self.epoch, self.position = 0, 0
 
     def __len__(self) -> int:
         return self.epoch_windows
