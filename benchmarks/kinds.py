@@ -31,8 +31,7 @@ UNITS = {"validation loss": "nats a character", "training": "s", "characters rea
 
 @dataclass
 class KindsBenchmark(SuiteSettings):
-    """suite=kinds: minutes of training each; path: tiny Shakespeare, null downloads it; folder:
-    where the runs lie; hidden_size: the LSTM's, whose parameters all have."""
+    """suite=kinds: minutes of training each; path: tiny Shakespeare, null downloads it."""
 
     suite: ClassVar[str] = "kinds"
     path: str | None = None

@@ -104,8 +104,7 @@ def _theirs(references: list[Captions], hypotheses: Captions) -> Scores:
 
 
 def _memory(references: list[Captions], hypotheses: Captions, images: int) -> tuple[float, float]:
-    """MB that captions of `images` images take, made different by their number where there are not
-    as many, and the peak of Python's memory beyond them. DataError without any."""
+    """MB of captions of so many images, made different by number, and the peak beyond them."""
     if not references:
         raise DataError("measuring memory needs captions: there are none")
     coco_tokens.cache_clear()

@@ -26,8 +26,7 @@ def import_pyplot() -> Any:
 
 
 def plot_lstm(record: dict[str, Any], path: Path | str) -> None:
-    """Draw each one's speed to packed torch.nn.LSTM, forward and backward: a row of panels a type
-    and distribution of lengths, a column a hidden size. The ending of `path` says the format."""
+    """Draw speeds to packed nn.LSTM: a row a type and distribution, a column a hidden size."""
     figures = [one for one in record["figures"] if one["what"] == RATIO]
     if not figures:
         raise ConfigError(f"there is nothing to draw to {path}: only {BASELINE} was measured")

@@ -1,5 +1,4 @@
-"""The roofline of a training step: its GEMMs at the rate that this device multiplies, and the bytes
-that the optimiser moves at the rate that it copies. Both rates are measured.
+"""The roofline of a training step: its GEMMs and the optimiser's bytes, at measured rates.
 
 Shapes: B captions a batch, N tokens, E = H embedding and hidden, V vocabulary, F image feature.
 """

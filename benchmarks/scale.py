@@ -1,4 +1,4 @@
-"""suite=scale: how a step and memory grow with the data, the batch, the vocabulary and the model."""
+"""suite=scale: how a step and memory grow with data, batch, vocabulary and model."""
 
 import tempfile
 from collections.abc import Sequence
@@ -26,8 +26,7 @@ WORDS_READ = 12.8  # tokens that the LSTM reads of a caption, its image included
 
 @dataclass
 class ScaleBenchmark(SuiteSettings):
-    """suite=scale: the values of each size, the others staying at LSTM 256, batch 100 and 6,000
-    images; from an eighth of Flickr8k to as many images as COCO has."""
+    """suite=scale: the values of each size, the others staying at BASE and BASE_IMAGES."""
 
     suite: ClassVar[str] = "scale"
     images: list[int] = setting([750, 1500, 3000, 6000, 24000, 113287])

@@ -217,8 +217,7 @@ def format_record(record: dict[str, Any], shown: Sequence[str] = ()) -> str:
 
 
 def format_tables(part: Mapping[str, Any], shown: Sequence[str] = ()) -> list[str]:
-    """The lines of both tables of a record or of a stage's part of one: what was measured, all or
-    what is `shown`, and what was required."""
+    """Lines of both tables: what was measured, all or what is `shown`, and what was required."""
     numbers = ("median", "min", "max", "unit")
     measured: list[tuple[str, ...]] = [("measured", "sizes", "implementation", *numbers)]
     for one in part["figures"]:

@@ -106,7 +106,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def _shown(repeats: int, title: str) -> Iterable[int]:
-    """The repeats behind a bar, or without one where tqdm is not installed."""
+    """The repeats behind a bar where tqdm is installed."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:  # a machine that only computes

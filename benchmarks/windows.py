@@ -59,8 +59,7 @@ def windows_suite(settings: WindowsBenchmark, run: Run) -> SuiteResult:
 def make_calls(
     batch: int, window: int, hidden: int, num_layers: int, backend: str, device: torch.device
 ) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
-    """Each call gives the gradients of embedding and weights, all for the same numbers; a state is
-    carried in."""
+    """Each call gives the gradients of embedding and weights; all carry the same state in."""
     baseline = nn.LSTM(hidden, hidden, num_layers).to(device)
     mine = LSTM(hidden, hidden, num_layers, backend=backend, device=device)
     mine.load_state_dict(baseline.state_dict())

@@ -187,8 +187,8 @@ def run_jobs(
                 stack.close()
                 worker = stack.enter_context(Worker(_Jobs, do, device))
             try:
-                answer = worker.call("run", arguments, limit, timeout=limit + START_UP)
-                result, error, works = answer
+                timeout = limit + START_UP
+                result, error, works = worker.call("run", arguments, limit, timeout=timeout)
             except CaptionerError as ended:
                 result, error, works = None, str(ended), False
             found.skipped.remove(name)
