@@ -60,9 +60,10 @@ class Compiler:
         link = ["-shared", "-Wl,-Bsymbolic", f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ldl"]
         return self._build("operators.so", sources, AS_OPERATOR, link)
 
-    def program(self, name: str, sources: list[Path]) -> Path:
+    def program(self, name: str, sources: list[Path], *, optimised: bool = False) -> Path:
         """A program of `sources` and the emulation, under AddressSanitizer and UBSan."""
-        return self._build(name, [*sources, *ENGINE], SANITIZED, ["-rdynamic", "-ldl"])
+        flags = [*SANITIZED, "-O1"] if optimised else SANITIZED
+        return self._build(name, [*sources, *ENGINE], flags, ["-rdynamic", "-ldl"])
 
     def _build(self, name: str, sources: list[Path], flags: list[str], link: list[str]) -> Path:
         target = self.folder / name
