@@ -48,7 +48,8 @@ STAGES: dict[str, Callable[[Checkout, argparse.Namespace, Note], Part]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every stage passed (or was skipped), 1 when one failed, 2 without a GPU."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    example = "python scripts/gpu_check.py --minutes 4 --stages build tests"
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=example)
     parser.add_argument("--out", help="the record (benchmarks/results/gpu/DEVICE-DATE.json)")
     parser.add_argument(
         "--stages", nargs="+", choices=[*STAGES], default=[*STAGES], help="only these (all)"

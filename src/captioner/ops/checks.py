@@ -40,7 +40,11 @@ def refuse_double_backward(operator: str, advice: str) -> None:
     """Make a derivative of `operator`, which is a backward itself, a NotImplementedError."""
 
     def refuse(ctx, *gradients):  # type: ignore[no-untyped-def]
-        name = operator.removeprefix("captioner::").removesuffix("_backward")
+        name = (
+            operator.removeprefix("captioner::")
+            .removesuffix("_backward")
+            .removesuffix("_reference")
+        )
         raise NotImplementedError(f"{name} has no second derivative; {advice}")
 
     torch.library.register_autograd(

@@ -61,7 +61,6 @@ class Trainer:
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
-        self.state = RunState(self.model, self.optimizer, self.average, self.random, self.world)
         self._bar = progress_bar()
         self._running = torch.zeros((), dtype=torch.float64, device=device)
         self.steps_per_epoch = math.ceil(len(self.order) / settings.accumulation)
@@ -89,6 +88,11 @@ class Trainer:
         return PlainStep(**common, world=self.world) if data is None else GraphStep(data, **common)
 
     # -- resuming ---------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RunState:
+        """What an exact resume restores."""
+        return RunState(self.model, self.optimizer, self.average, self.random, self.world)
 
     def resume(self) -> bool:
         """Continue from last.pt where there is one: weights, optimiser, order and random state.
