@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from captioner import config
+from captioner.build.models import KINDS
 from captioner.data.formats import prepare
 from captioner.data.text.codec import UNITS
 from captioner.data.vocabulary import RARE
 from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
 from captioner.models.captioner import FEATURE_NORMS
+from captioner.models.layered_attention import JOINS
 from captioner.models.rnn import RNN_KINDS
 from captioner.ops import BACKENDS
 from captioner.runs import upgrade
@@ -20,6 +22,8 @@ def test_choices_are_those_of_the_code() -> None:
     assert config.RARE == RARE
     assert config.FEATURE_NORMS == FEATURE_NORMS
     assert config.RNN_KINDS == RNN_KINDS
+    assert config.JOINS == JOINS
+    assert {one.kind for one in config.MODELS} == set(KINDS)
     assert set(config.BACKENDS) == set(BACKENDS)
     assert set(config.OPTIMIZERS) == set(OPTIMIZERS)
     assert config.SCHEDULES == SCHEDULES

@@ -10,13 +10,13 @@ from torch import nn
 
 from captioner import config as schema
 from captioner.build.components import (
-    build_captioner,
     build_generation,
     image_features,
     load_data,
     scene_metrics,
 )
 from captioner.build.cuda_graph import resident_captions
+from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
@@ -25,8 +25,8 @@ from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
-from captioner.models.captioner import Captioner
-from captioner.models.language_model import set_output_bias
+from captioner.models.base_captioner import BaseCaptioner
+from captioner.models.language_model import set_bias_from_counts
 from captioner.training.distributed import World
 from captioner.training.setup import Order
 from captioner.validation.captions import CaptionValidator
@@ -74,7 +74,7 @@ class CaptionTask:
         pinned = self.device.type == "cuda"
         return make_loader(share, order, workers=workers if opens_files else 0, pin_memory=pinned)
 
-    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> Captioner:
+    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> BaseCaptioner:
         """A captioner initialised from the seed, output bias and feature scale set.
 
         An encoder that is trained is each replica's own.
@@ -89,17 +89,18 @@ class CaptionTask:
             config.model,
             vocab_size=len(self.vocabulary),
             feature_dim=features.feature_dim(source),
+            regions=features.regions(source),
             encoder=features.encoder if features.trained else None,
             rnn=config.rnn,
         )
         if config.model.output_bias_from_counts:
-            set_output_bias(model.language_model, self.vocabulary.counts)
+            set_bias_from_counts(model.output_layer, self.vocabulary.counts)
         if model.feature_norm == "standardise" and isinstance(source, CachedFeatures):
             model.set_feature_statistics(*source.statistics())
         return model
 
     def validator(
-        self, config: schema.TrainConfig, model: Captioner, writer: Any
+        self, config: schema.TrainConfig, model: BaseCaptioner, writer: Any
     ) -> CaptionValidator:
         """Scores the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
@@ -115,11 +116,11 @@ class CaptionTask:
             world=self.world,
         )
 
-    def texts(self, config: schema.TrainConfig, model: Captioner) -> dict[str, str]:
+    def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""
-        feature_dim = model.image_projection.in_features
+        shape = {"feature_dim": model.feature_dim, "regions": model.regions}
         return {
             "config": json.dumps(dataclasses.asdict(config)),
             "vocabulary": self.vocabulary.to_json(),
-            "encoder": json.dumps({**self.features.identity(), "feature_dim": feature_dim}),
+            "encoder": json.dumps({**self.features.identity(), **shape}),
         }

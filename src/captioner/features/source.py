@@ -151,6 +151,13 @@ class ImageFeatures:
         assert self.encoder is not None
         return self.encoder.feature_dim
 
+    def regions(self, source: ImageSource) -> int:
+        """R of the same."""
+        if isinstance(source, CachedFeatures):
+            return source.store.regions
+        assert self.encoder is not None
+        return self.encoder.regions
+
     @torch.inference_mode()
     def of_image(self, image: Any) -> Tensor:
         """One PIL image's features [1, R, F], or [1, 3, S, S] when trained; ConfigError without an
