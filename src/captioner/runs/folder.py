@@ -20,7 +20,12 @@ FREE = (
     "trainer.log_steps",
 )
 # Later settings, with the values that a run which began without them is taken to have.
-LATER = {"trainer.graph": "auto", "encoder.reader": "auto"}
+LATER = {
+    "trainer.graph": "auto",
+    "encoder.reader": "auto",
+    "encoder.cache_dtype": "float32",
+    "encoder.views": ["original"],
+}
 
 
 class FolderTaken(ConfigError):
