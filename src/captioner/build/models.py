@@ -32,7 +32,7 @@ def build_captioner(
     rnn: schema.RnnConfig | None = None,
 ) -> BaseCaptioner:
     """The captioner of the configuration's kind, its own layers initialised as configured; `rnn`
-    None is an LSTM, `regions` None any number of them."""
+    None is an LSTM. A model that attends takes images of so many `regions`, None of any number."""
     norm = config.feature_norm
     if norm == "auto":
         norm = "none" if encoder is not None else "standardise"
@@ -44,7 +44,7 @@ def build_captioner(
         feature_norm=norm,
         feature_dropout=config.feature_dropout,
         encoder=encoder,
-        regions=regions,
+        **({"regions": regions} if config.attends else {}),
     )
     for name, part in model.named_children():
         if name != "encoder":

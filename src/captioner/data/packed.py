@@ -85,11 +85,12 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def pack(self, rows: Tensor) -> tuple[PackedTokens, Tensor]:
-        """The sequences `rows` [B] packed, and `rows` in the packed order (longest first)."""
+    def pack(self, rows: Tensor, beside: Tensor | None = None) -> tuple[PackedTokens, Tensor]:
+        """The sequences `rows` [B] packed, and `rows`, or what stands `beside` each of them [B], in
+        the packed order (longest first)."""
         where, batch_sizes, order = packed_order(self.starts[rows], self.lengths[rows])
         packed = PackedTokens(self.tokens[where], self.tokens[where + 1], batch_sizes)
-        return packed, rows[order]
+        return packed, (rows if beside is None else beside)[order]
 
 
 def packed_order(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
