@@ -20,6 +20,7 @@ from captioner.build.components import (
 from captioner.build.cuda_graph import resident_captions
 from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
+from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
@@ -85,8 +86,9 @@ class CaptionTask:
             share = BatchShard(training, rank=self.world.rank, size=self.world.size)
         # Where every batch opens image files, worker processes can do it beside this one.
         opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
-        pinned = self.device.type == "cuda"
-        return make_loader(share, order, workers=workers if opens_files else 0, pin_memory=pinned)
+        on_gpu = self.device.type == "cuda"
+        loader = make_loader(share, order, workers=workers if opens_files else 0, pin_memory=on_gpu)
+        return BatchesAhead(loader, self.device) if on_gpu else loader
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> BaseCaptioner:
         """A captioner initialised from the seed, output bias and feature scale set.

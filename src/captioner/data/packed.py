@@ -29,6 +29,15 @@ class TensorBatch:
         """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
         return self._map(Tensor.pin_memory)
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell the allocator that `stream` uses the tensors, which another stream has made."""
+
+        def record(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._map(record)
+
     def _map(self: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {}
         for name, value in vars(self).items():

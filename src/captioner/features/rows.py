@@ -15,7 +15,7 @@ from captioner.errors import DataError
 
 _LARGE = 1 << 15  # bytes of a row that is read from the file, not through a map
 _CHUNK_BYTES = 64 * 2**20  # of rows that are looked at together, in float64
-_MOMENTS_BYTES = 4 * 2**20  # of a grid's rows that are summed together, in float32
+_MOMENTS_BYTES = 2 * 2**20  # of a grid's rows that are summed together, in float32
 
 
 class FeatureRows:
