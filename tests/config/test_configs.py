@@ -43,7 +43,9 @@ NEEDED = {
     "experiment/neon_flickr8k": ["data.root=x"],
     "experiment/neuraltalk_flickr8k": ["data.root=x"],
     "experiment/attention_flickr8k": ["data.root=x"],
+    "experiment/adaptive_attention_flickr8k": ["data.root=x"],
     "model/layered_attention": ["encoder.output=grid"],
+    "model/adaptive_attention": ["encoder.output=grid"],
 }
 
 LAYERED = "model=layered_attention"

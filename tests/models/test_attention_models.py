@@ -95,6 +95,28 @@ def test_captions_of_one_image_share_its_row(name: str) -> None:
         torch.testing.assert_close(shared, single, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_whole_gradient_is_that_of_finite_differences(name: str) -> None:
+    model = make_model(name).double()
+    images, *rest = make_batch(torch.float64)
+    names = [name for name, _ in model.named_parameters()]
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Tensor) -> Tensor:
+            return model.loss(images, *rest, label_smoothing=0.1)
+
+    def loss(images: Tensor, *parameters: Tensor) -> Tensor:
+        held = {f"model.{name}": x for name, x in zip(names, parameters, strict=True)}
+        return torch.func.functional_call(Loss(), held, (images,))
+
+    leaves = [x.detach().clone().requires_grad_() for x in (images, *model.parameters())]
+    assert torch.autograd.gradcheck(loss, leaves, fast_mode=True)
+
+
 @pytest.mark.parametrize("name", STATIC)
 @pytest.mark.parametrize("by_image", [False, True])
 def test_the_static_shape_form_is_the_ordinary_one(name: str, by_image: bool) -> None:

@@ -195,7 +195,28 @@ class LayeredAttentionConfig(AttentionConfig):
             )
 
 
-MODELS = (ModelConfig, LayeredAttentionConfig)
+@dataclass
+class LiteratureConfig(AttentionConfig):
+    """What the attention models of the literature share: one layer, and additive attention."""
+
+    kind: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_layers != 1:
+            raise ConfigError(
+                f"model.num_layers must be 1 for model={self.kind}, got {self.num_layers}"
+            )
+
+
+@dataclass
+class AdaptiveAttentionConfig(LiteratureConfig):
+    """Lu et al. 2017: a visual sentinel beside the regions, see models/adaptive_attention.py."""
+
+    kind: str = "adaptive_attention"
+
+
+MODELS = (ModelConfig, LayeredAttentionConfig, AdaptiveAttentionConfig)
 
 
 @dataclass
