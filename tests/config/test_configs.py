@@ -43,7 +43,9 @@ NEEDED = {
     "experiment/neon_flickr8k": ["data.root=x"],
     "experiment/neuraltalk_flickr8k": ["data.root=x"],
     "experiment/attention_flickr8k": ["data.root=x"],
+    "experiment/adaptive_attention_flickr8k": ["data.root=x"],
     "model/layered_attention": ["encoder.output=grid"],
+    "model/adaptive_attention": ["encoder.output=grid"],
 }
 
 LAYERED = "model=layered_attention"
@@ -135,6 +137,15 @@ def test_experiments_carry_the_published_settings() -> None:
         (["model.tie_embeddings=true", "model.hidden_size=8"], ["tie_embeddings", "and 8"]),
         (["model.feature_norm=standardise"], ["feature_norm", "train_from=stage1"]),
         (["encoder.resize=crop"], ["encoder.resize", "'crop'"]),
+        (["encoder.views=[original,miror]"], ["encoder.views", "'miror'", "'mirror'"]),
+        (["encoder.views=[original,original]"], ["encoder.views", "twice", "original, original"]),
+        (["encoder.views=[mirror,original]"], ["encoder.views", "begin with original"]),
+        (["encoder.views=[]"], ["encoder.views", "begin with original", "[]"]),
+        (
+            ["encoder=features", "encoder.path=x", "encoder.views=[original,mirror]"],
+            ["encoder.views=mirror", "encoder.kind is features"],
+        ),
+        (["encoder.cache_dtype=int8"], ["encoder.cache_dtype", "'int8'", "float16"]),
         (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
         (["encoder=none"], ["encoder=none", "data.kind=scenes"]),
         (["data=text", "encoder=none"], ["data.path", "a text file"]),

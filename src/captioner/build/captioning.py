@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from captioner.build.components import (
     build_generation,
     image_features,
     load_data,
+    refuse_uneven_grid,
     scene_metrics,
 )
 from captioner.build.cuda_graph import resident_captions
 from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
+from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
@@ -27,7 +30,7 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
-from captioner.models.language_model import set_bias_from_counts
+from captioner.models.word_layers import set_bias_from_counts
 from captioner.training.distributed import World
 from captioner.training.setup import Order
 from captioner.validation.captions import CaptionValidator
@@ -42,7 +45,14 @@ class CaptionTask:
             data = load_data(config.data)
             self.splits = {name: data.split(name) for name in ("train", "dev")}
             self.features = image_features(config.encoder, seed=config.seed, device=device)
-            sources = {name: self.features.source(images) for name, images in self.splits.items()}
+            # A run that began before this was refused may be continued.
+            if not (config.resume and (Path(config.run_dir) / "last.pt").exists()):
+                refuse_uneven_grid(self.features.encoder)
+            views = {"train": config.encoder.views, "dev": ["original"]}
+            sources = {
+                name: self.features.source(images, views=views[name])
+                for name, images in self.splits.items()
+            }
         words = (tokenize(text) for image in self.splits["train"] for text in image.captions)
         self.vocabulary = Vocabulary.build(
             words, min_count=config.vocabulary.min_count, rare=config.vocabulary.rare
@@ -59,7 +69,12 @@ class CaptionTask:
         }
         training = self.datasets["train"]
         batch_size = config.trainer.batch_size
-        order = BatchOrder(len(training), batch_size=batch_size, seed=order_seed(config))
+        order = BatchOrder(
+            len(training),
+            batch_size=batch_size,
+            seed=order_seed(config),
+            views=len(config.encoder.views),
+        )
         self.order: Order = order
         self.data = resident_captions(config, training, order, device, world)
         self.loader = self._loader(training, order, config.trainer.workers)
@@ -72,8 +87,9 @@ class CaptionTask:
             share = BatchShard(training, rank=self.world.rank, size=self.world.size)
         # Where every batch opens image files, worker processes can do it beside this one.
         opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
-        pinned = self.device.type == "cuda"
-        return make_loader(share, order, workers=workers if opens_files else 0, pin_memory=pinned)
+        on_gpu = self.device.type == "cuda"
+        loader = make_loader(share, order, workers=workers if opens_files else 0, pin_memory=on_gpu)
+        return BatchesAhead(loader, self.device) if on_gpu else loader
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> BaseCaptioner:
         """A captioner initialised from the seed, output bias and feature scale set.
@@ -85,12 +101,13 @@ class CaptionTask:
             features = image_features(config.encoder, seed=config.seed, device=self.device)
             refuse_shared_draws(features.encoder or nn.Identity())
         source = self.datasets["train"].source
+        regions, feature_dim = features.shape(source)
         torch.manual_seed(config.seed)
         model = build_captioner(
             config.model,
             vocab_size=len(self.vocabulary),
-            feature_dim=features.feature_dim(source),
-            regions=features.regions(source),
+            feature_dim=feature_dim,
+            regions=regions,
             encoder=features.encoder if features.trained else None,
             rnn=config.rnn,
         )
@@ -129,9 +146,10 @@ class CaptionTask:
 
     def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""
-        shape = {"feature_dim": model.feature_dim, "regions": model.regions}
+        regions, feature_dim = self.features.shape(self.datasets["train"].source)
+        identity = {**self.features.identity(), "feature_dim": feature_dim, "regions": regions}
         return {
             "config": json.dumps(dataclasses.asdict(config)),
             "vocabulary": self.vocabulary.to_json(),
-            "encoder": json.dumps({**self.features.identity(), **shape}),
+            "encoder": json.dumps(identity),
         }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,7 +138,8 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
         identity = json.loads(checkpoint.texts["encoder"])
         # What auto chose there, whatever it would choose here.
         reader = {"reader": identity.get("reader", "pil")}
-        encoder_config = schema.EncoderConfig(**{**tree["encoder"], **reader})
+        before = {"cache_dtype": "float32"}  # what was not a setting once
+        encoder_config = schema.EncoderConfig(**{**before, **tree["encoder"], **reader})
         model_config = for_inference(schema.model_config(tree["model"]))
         rnn_config = schema.RnnConfig(**tree.get("rnn", {}))  # none in version 0.1.0
         data = schema.data_config(tree["data"])
@@ -161,11 +162,14 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
             f"{path} was trained on the features of another encoder: it names "
             f"{_encoder_name(identity)}, here is {_encoder_name(here)}"
         )
+    if "regions" in identity:  # not in those of version 0.1
+        shape = (identity["regions"], identity["feature_dim"])
+        features = replace(features, expected_shape=shape)
     model = build_captioner(
         model_config,
         vocab_size=len(vocabulary),
         feature_dim=identity["feature_dim"],
-        regions=identity.get("regions"),  # none before there was attention
+        regions=identity.get("regions"),  # not in those of version 0.1
         encoder=features.encoder if trained else None,
         rnn=rnn_config,
     )

@@ -146,7 +146,20 @@ def image_features(
         batch_size=config.batch_size,
         workers=config.workers,
         reader=choose_reader(config.reader, device),
+        cache_dtype=str(config.cache_dtype),
     )
+
+
+def refuse_uneven_grid(encoder: Encoder | None) -> None:
+    """ConfigError where `grid_size` would average cells that overlap."""
+    if encoder is None or encoder.grid_size is None:
+        return
+    if any(side % encoder.grid_size for side in encoder.grid):
+        raise ConfigError(
+            f"encoder.grid_size={encoder.grid_size} must divide both sides of the grid "
+            f"{list(encoder.grid)} that {encoder.name} makes of an image of "
+            f"{encoder.transform.size} x {encoder.transform.size} pixels; null keeps it whole"
+        )
 
 
 # -- generation --------------------------------------------------------------------------------

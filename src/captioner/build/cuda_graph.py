@@ -37,7 +37,7 @@ def resident_captions(
     return ResidentCaptions(
         dataset,
         batch_size=order.batch_size,
-        features=source(torch.arange(len(source.store_rows))),
+        features=source.whole(device),
         device=device,
         capacities=capacities,
     )
@@ -78,8 +78,7 @@ def why_not(
     backend = choose_backend(config.model.backend, "cuda")
     if backend in ("reference", "plain"):
         return f"model.backend={backend} reads the captions' lengths on the host"
-    store = source.store
-    needed = 4 * len(source.store_rows) * store.regions * store.feature_dim
+    needed = source.nbytes
     free = torch.cuda.mem_get_info(device)[0]
     if needed > SHARE * free:
         return (

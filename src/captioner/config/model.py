@@ -1,6 +1,6 @@
 """Schemas of the encoder, of the language model and of generation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -10,6 +10,8 @@ from captioner.errors import ConfigError
 
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
 READERS = ("auto", "pil", "torchvision")
+VIEWS = ("original", "mirror")
+CACHE_DTYPES = ("float32", "float16")
 FEATURE_NORMS = ("standardise", "l2", "none")
 JOINS = ("concat", "gate", "lstm")
 RNN_KINDS = ("lstm", "gru", "rnn_tanh")
@@ -26,7 +28,10 @@ class EncoderConfig:
     grid_size regions. size: height and width in pixels; resize: the shorter of both before the
     centre crop, or squash for the whole image; null takes the network's own. train_from: a stage's
     name trains it and all after it with learning rate lr; null freezes the network and caches its
-    features in cache_dir, batch_size images at a time. reader: pil; torchvision, which decodes,
+    features in cache_dir, batch_size images at a time, as cache_dtype: null becomes float16 for a
+    grid and float32 for all else. views: what training sees of each image, original or also mirror;
+    an epoch draws one for each caption (trainer.batch_by=picture: image), and everything but
+    training takes the original. reader: pil; torchvision, which decodes,
     resizes and crops on the device and encodes in bfloat16; or auto, which logs its choice.
     workers: processes (torchvision: threads) that read images for a GPU; on a CPU each thread reads
     its own.
@@ -43,6 +48,8 @@ class EncoderConfig:
     lr: float | None = None
     path: str | None = None
     cache_dir: str = ".cache/features"
+    cache_dtype: str | None = None
+    views: list[str] = field(default_factory=lambda: ["original"])
     batch_size: int = 32
     reader: str = "auto"
     workers: int = 2
@@ -66,6 +73,25 @@ class EncoderConfig:
         in_range("encoder.workers", self.workers, 0)
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
+        self._check_views()
+        if self.cache_dtype is None:  # a run's folder then says which it was
+            cached = self.kind not in ("features", "none") and self.train_from is None
+            self.cache_dtype = "float16" if cached and self.output == "grid" else "float32"
+        one_of("encoder.cache_dtype", self.cache_dtype, CACHE_DTYPES)
+
+    def _check_views(self) -> None:
+        for view in self.views:
+            one_of("encoder.views", view, VIEWS)
+        if self.views[:1] != ["original"] or len(set(self.views)) < len(self.views):
+            raise ConfigError(
+                "encoder.views must begin with original and name no view twice, got "
+                f"[{', '.join(self.views)}]"
+            )
+        if self.kind in ("features", "none") and len(self.views) > 1:
+            raise ConfigError(
+                f"encoder.views={self.views[1]} needs an encoder that computes it from the images, "
+                f"but encoder.kind is {self.kind}"
+            )
 
 
 @dataclass
@@ -169,7 +195,28 @@ class LayeredAttentionConfig(AttentionConfig):
             )
 
 
-MODELS = (ModelConfig, LayeredAttentionConfig)
+@dataclass
+class LiteratureConfig(AttentionConfig):
+    """What the attention models of the literature share: one layer, and additive attention."""
+
+    kind: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_layers != 1:
+            raise ConfigError(
+                f"model.num_layers must be 1 for model={self.kind}, got {self.num_layers}"
+            )
+
+
+@dataclass
+class AdaptiveAttentionConfig(LiteratureConfig):
+    """Lu et al. 2017: a visual sentinel beside the regions, see models/adaptive_attention.py."""
+
+    kind: str = "adaptive_attention"
+
+
+MODELS = (ModelConfig, LayeredAttentionConfig, AdaptiveAttentionConfig)
 
 
 @dataclass

@@ -33,14 +33,12 @@ class Captioner(BaseCaptioner):
         feature_norm: str = "standardise",
         feature_dropout: float = 0.0,
         encoder: Encoder | None = None,
-        regions: int | None = None,
     ) -> None:
         super().__init__(
             feature_dim=feature_dim,
             feature_norm=feature_norm,
             feature_dropout=feature_dropout,
             encoder=encoder,
-            regions=regions,
         )
         self.image_projection = nn.Linear(feature_dim, language_model.embedding.embedding_dim)
         self.language_model = language_model

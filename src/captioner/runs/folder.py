@@ -20,7 +20,13 @@ FREE = (
     "trainer.log_steps",
 )
 # Later settings, with the values that a run which began without them is taken to have.
-LATER = {"trainer.graph": "auto", "encoder.reader": "auto", "model.kind": "show_and_tell"}
+LATER = {
+    "trainer.graph": "auto",
+    "encoder.reader": "auto",
+    "encoder.cache_dtype": "float32",
+    "encoder.views": ["original"],
+    "model.kind": "show_and_tell",
+}
 
 
 class FolderTaken(ConfigError):
