@@ -10,13 +10,8 @@ import pytest
 from torch import nn
 
 from captioner import config as schema
-from captioner.build.components import (
-    build_captioner,
-    build_generation,
-    build_language_model,
-    build_optimizer,
-    trainer_settings,
-)
+from captioner.build.components import build_generation, build_optimizer, trainer_settings
+from captioner.build.models import build_captioner, build_language_model
 from captioner.commands.cli import compose_config
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
@@ -47,7 +42,11 @@ NEEDED = {
     "experiment/nic_flickr8k": ["data.root=x"],
     "experiment/neon_flickr8k": ["data.root=x"],
     "experiment/neuraltalk_flickr8k": ["data.root=x"],
+    "experiment/attention_flickr8k": ["data.root=x"],
+    "model/layered_attention": ["encoder.output=grid"],
 }
+
+LAYERED = "model=layered_attention"
 
 
 def compose(*overrides: str, name: str = "train") -> Any:
@@ -152,6 +151,18 @@ def test_experiments_carry_the_published_settings() -> None:
         (["data=python_source", "data.unit=letter"], ["data.unit", "'letter'", "character"]),
         (["decoder.hidden_size=8"], ["decoder.hidden_size is now called model.hidden_size"]),
         (["decode=greedy"], ["decode is now called generation"]),
+        ([LAYERED, "encoder.output=pooled"], ["model=layered_attention", "encoder.output=grid"]),
+        ([LAYERED, "model.heads=7"], ["model.heads", "model.attention_dim", "7 and 512"]),
+        ([LAYERED, "model.join=sum"], ["model.join", "'sum'", "concat, gate, lstm"]),
+        ([LAYERED, "model.head=8"], ["head", "'model.heads'"]),
+        ([LAYERED, "model.attention_dropout=1"], ["model.attention_dropout", "0.999"]),
+        (["model.heads=8"], ["heads"]),
+        (["model.kind=layered_attention"], ["model.kind is show_and_tell", "model=..."]),
+        (["model=layered_atention"], ["model", "'layered_attention'"]),
+        (
+            ["data=python_source", "encoder=none", "trainer.best_metric=loss", LAYERED],
+            ["model=layered_attention attends to images", "model=show_and_tell"],
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

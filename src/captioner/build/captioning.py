@@ -11,7 +11,6 @@ from torch import nn
 
 from captioner import config as schema
 from captioner.build.components import (
-    build_captioner,
     build_generation,
     image_features,
     load_data,
@@ -19,6 +18,7 @@ from captioner.build.components import (
     scene_metrics,
 )
 from captioner.build.cuda_graph import resident_captions
+from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
 from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
@@ -28,8 +28,8 @@ from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
-from captioner.models.captioner import Captioner
-from captioner.models.language_model import set_output_bias
+from captioner.models.base_captioner import BaseCaptioner
+from captioner.models.language_model import set_bias_from_counts
 from captioner.training.distributed import World
 from captioner.training.setup import Order
 from captioner.validation.captions import CaptionValidator
@@ -90,7 +90,7 @@ class CaptionTask:
         loader = make_loader(share, order, workers=workers if opens_files else 0, pin_memory=on_gpu)
         return BatchesAhead(loader, self.device) if on_gpu else loader
 
-    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> Captioner:
+    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> BaseCaptioner:
         """A captioner initialised from the seed, output bias and feature scale set.
 
         An encoder that is trained is each replica's own.
@@ -100,22 +100,24 @@ class CaptionTask:
             features = image_features(config.encoder, seed=config.seed, device=self.device)
             refuse_shared_draws(features.encoder or nn.Identity())
         source = self.datasets["train"].source
+        regions, feature_dim = features.shape(source)
         torch.manual_seed(config.seed)
         model = build_captioner(
             config.model,
             vocab_size=len(self.vocabulary),
-            feature_dim=features.feature_dim(source),
+            feature_dim=feature_dim,
+            regions=regions,
             encoder=features.encoder if features.trained else None,
             rnn=config.rnn,
         )
         if config.model.output_bias_from_counts:
-            set_output_bias(model.language_model, self.vocabulary.counts)
+            set_bias_from_counts(model.output_layer, self.vocabulary.counts)
         if model.feature_norm == "standardise" and isinstance(source, CachedFeatures):
             model.set_feature_statistics(*source.statistics())
         return model
 
     def validator(
-        self, config: schema.TrainConfig, model: Captioner, writer: Any
+        self, config: schema.TrainConfig, model: BaseCaptioner, writer: Any
     ) -> CaptionValidator:
         """Scores the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
@@ -131,7 +133,7 @@ class CaptionTask:
             world=self.world,
         )
 
-    def texts(self, config: schema.TrainConfig, model: Captioner) -> dict[str, str]:
+    def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""
         regions, feature_dim = self.features.shape(self.datasets["train"].source)
         identity = {**self.features.identity(), "feature_dim": feature_dim, "regions": regions}

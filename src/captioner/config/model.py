@@ -1,7 +1,7 @@
 """Schemas of the encoder, of the language model and of generation."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -13,6 +13,7 @@ READERS = ("auto", "pil", "torchvision")
 VIEWS = ("original", "mirror")
 CACHE_DTYPES = ("float32", "float16")
 FEATURE_NORMS = ("standardise", "l2", "none")
+JOINS = ("concat", "gate", "lstm")
 RNN_KINDS = ("lstm", "gru", "rnn_tanh")
 BACKENDS = ("auto", "reference", "torch", "fused", "plain", "persistent", "cluster")
 
@@ -106,11 +107,16 @@ class RnnConfig:
 
 @dataclass
 class ModelConfig:
-    """The language model and how the image enters it; initialisation as in `initialise`.
+    """Show and Tell, and what all models have; initialisation as in `initialise`.
 
+    The language model and how the image enters it. kind is the choice of the group (model=...).
     feature_norm auto is standardise for features that stay as they are, none for a trained encoder.
     """
 
+    attends: ClassVar[bool] = False  # to the regions of a grid
+    feedback: ClassVar[bool] = False  # of what a step attended to into the next
+
+    kind: str = "show_and_tell"
     embedding_dim: int = 512
     hidden_size: int = 512
     num_layers: int = 1
@@ -134,11 +140,62 @@ class ModelConfig:
         one_of("model.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
         one_of("model.init", self.init, ("uniform", "xavier"))
         one_of("model.backend", self.backend, BACKENDS)
+        if self.kind != type(self).kind:
+            raise ConfigError(
+                f"model.kind is {type(self).kind} here, got {self.kind!r}: choose another model "
+                "with model=..."
+            )
         if self.tie_embeddings and self.embedding_dim != self.hidden_size:
             raise ConfigError(
                 "model.tie_embeddings needs model.embedding_dim = model.hidden_size, got "
                 f"{self.embedding_dim} and {self.hidden_size}"
             )
+
+
+@dataclass
+class AttentionConfig(ModelConfig):
+    """What models have that attend to the regions of an image (encoder.output=grid).
+
+    attention_dim: the width of keys; attention_dropout: of the weights; region_dropout: of the
+    regions after their projection, where feature_dropout is before it.
+    """
+
+    attends: ClassVar[bool] = True
+
+    kind: str = MISSING
+    attention_dim: int = 512
+    attention_dropout: float = 0.0
+    region_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("model.attention_dim", self.attention_dim, 1)
+        each_in_range("model", self, "attention_dropout region_dropout", 0, 0.999)
+
+
+@dataclass
+class LayeredAttentionConfig(AttentionConfig):
+    """Attention of every h_t at once, see models/layered_attention.py.
+
+    heads of the attention, which divide attention_dim; join: concat, gate or lstm (a second LSTM).
+    """
+
+    kind: str = "layered_attention"
+    heads: int = 8
+    join: str = "concat"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("model.heads", self.heads, 1)
+        one_of("model.join", self.join, JOINS)
+        if self.attention_dim % self.heads:
+            raise ConfigError(
+                f"model.heads must divide model.attention_dim, got {self.heads} and "
+                f"{self.attention_dim}"
+            )
+
+
+MODELS = (ModelConfig, LayeredAttentionConfig)
 
 
 @dataclass

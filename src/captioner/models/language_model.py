@@ -10,6 +10,7 @@ packed layout it is a concatenation: cat([prefix, words]) with batch_sizes [B] *
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,16 @@ from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
 
+Drop = Callable[[Tensor, float], Tensor]  # dropout of packed rows [N, ...] at a rate
+
 LARGEST_TABLE = 2**25  # values that generation may keep of words' input projections
+
+
+class Before(TypedDict, total=False):
+    """What the language model has read before the first word of each sequence; one of the two."""
+
+    prefix: Tensor  # [P, B, E], still to be read
+    state: State  # of what has been read, each tensor [L, B, H]
 
 
 @dataclass(frozen=True)
@@ -101,17 +111,8 @@ class LanguageModel(nn.Module):
         The logits are never kept (`ops.linear_cross_entropy`). `capacity` as in `hidden`.
         """
         hidden, state = self.hidden(token_ids, batch_sizes, prefix, state, capacity=capacity)
-        backward_ends("vocabulary and loss, backward", hidden)
-        with span("vocabulary and loss"):
-            loss = linear_cross_entropy(
-                hidden,
-                self.output.weight,
-                self.output.bias,
-                targets,
-                label_smoothing=label_smoothing,
-                backend=self.backend,
-            )
-        return loss, state
+        settings = {"label_smoothing": label_smoothing, "backend": self.backend}
+        return output_loss(self.output, hidden, targets, **settings), state  # type: ignore[arg-type]
 
     def hidden(
         self,
@@ -127,12 +128,28 @@ class LanguageModel(nn.Module):
         With `capacity` (see `lstm_packed`) batch_sizes lies on the device; N and the B of prefix or
         state, one of which must be given, need not be filled. All B sequences read a prefix.
         """
+        output, state, drop = self.recurrent(
+            token_ids, batch_sizes, prefix, state, capacity=capacity
+        )
+        return drop(output, self.dropout.output), state
+
+    def recurrent(
+        self,
+        token_ids: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+        prefix: Tensor | None = None,  # [P, B, E]
+        state: State | None = None,  # h and c, each [L, B, H]
+        *,
+        capacity: bool = False,
+    ) -> tuple[Tensor, State, Drop]:
+        """The last layer's h after each token, [N, H], without dropout, the state at the end, and
+        the dropout that rows [N, ...] have at a rate; arguments as `hidden`."""
         with span("embedding"):
             data, batch_sizes, rows, before = self._read_words(
                 token_ids, batch_sizes, prefix, shares=not capacity
             )
             if capacity and state is None and prefix is not None:
-                state = self._zero_state(data, prefix.shape[1])
+                state = self.zero_state(data, prefix.shape[1])
             drop = self._dropout(batch_sizes, state, before + len(token_ids))
             data = drop(data, self.dropout.input)
         backward_ends("LSTM, backward", data)
@@ -145,7 +162,7 @@ class LanguageModel(nn.Module):
                 between=lambda rows: drop(rows, self.lstm.dropout),
                 capacity=capacity,
             )
-            return drop(output[before:], self.dropout.output), state
+        return output[before:], state, drop
 
     def _read_words(
         self, token_ids: Tensor, batch_sizes: Tensor, prefix: Tensor | None, *, shares: bool
@@ -174,7 +191,7 @@ class LanguageModel(nn.Module):
         steps, batch = embeddings.shape[:2]
         sizes = torch.full((steps,), batch, device=embeddings.device if capacity else None)
         if capacity and state is None:
-            state = self._zero_state(embeddings, batch)
+            state = self.zero_state(embeddings, batch)
         drop = self._dropout(sizes, state, steps * batch)
         output, state = self.lstm.forward_packed(
             drop(embeddings.flatten(0, 1), self.dropout.input),
@@ -185,14 +202,35 @@ class LanguageModel(nn.Module):
         )
         return output.view(steps, batch, -1), state
 
+    def after_prefix(
+        self,
+        prefix: Tensor,  # [P, I, E]
+        rows: Tensor,  # [B] which prefix each sequence follows
+        *,
+        capacity: bool = False,
+    ) -> Before:
+        """What precedes each sequence: its prefix, or the state after it where sequences share
+        prefixes, each of which is then read once."""
+        if len(rows) < 2 * prefix.shape[1]:
+            return {"prefix": prefix.index_select(1, rows)}
+        read = self.read(prefix, capacity=capacity)[1]
+        return {"state": tuple(one.index_select(1, rows) for one in read)}
+
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of generation: tokens [B] -> log-probabilities [B, V] of the next, new state."""
-        if self._word_projections is None:
-            output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
-            output = output[0]
-        else:
-            output, state = self.lstm.step(self._word_projections, token_ids, state)  # type: ignore[operator]
-        return F.log_softmax(self.output(output).float(), dim=-1), state
+        output, state = self.advance(token_ids, state)
+        return self.log_probs(output), state
+
+    def advance(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """The recurrent part of a step: tokens [B] -> h of the last layer [B, H], new state."""
+        if self._word_projections is not None:
+            return self.lstm.step(self._word_projections, token_ids, state)  # type: ignore[operator]
+        output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
+        return output[0], state
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities [B, V] of the next token after hidden states [B, H]."""
+        return F.log_softmax(self.output(hidden).float(), dim=-1)
 
     @contextmanager
     def tabulated(self) -> Iterator[None]:
@@ -206,12 +244,11 @@ class LanguageModel(nn.Module):
             finally:
                 self._word_projections = None
 
-    def _zero_state(self, like: Tensor, batch: int) -> State:
+    def zero_state(self, like: Tensor, batch: int) -> State:
+        """The state before anything is read, (h, c), each [L, B, H]."""
         return (like.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size),) * 2
 
-    def _dropout(
-        self, batch_sizes: Tensor, state: State | None, rows: int
-    ) -> Callable[[Tensor, float], Tensor]:
+    def _dropout(self, batch_sizes: Tensor, state: State | None, rows: int) -> Drop:
         """Dropout of `rows` packed rows [N, ...], or the last of them: a mask for each row, or for
         each of the sequences in `state`, or else in batch_sizes."""
         if not (self.training and self.dropout.variational):
@@ -252,6 +289,28 @@ def _equal(kept: Tensor, now: Tensor) -> bool:
     return kept.device == now.device and kept.dtype == now.dtype and torch.equal(kept, now)
 
 
+def output_loss(
+    layer: nn.Linear,
+    hidden: Tensor,  # [N, H]
+    targets: Tensor,  # [N]
+    *,
+    label_smoothing: float,
+    backend: str,
+) -> Tensor:
+    """Summed cross-entropy of the targets in nats under an output layer; see
+    `ops.linear_cross_entropy`."""
+    backward_ends("vocabulary and loss, backward", hidden)
+    with span("vocabulary and loss"):
+        return linear_cross_entropy(
+            hidden,
+            layer.weight,
+            layer.bias,
+            targets,
+            label_smoothing=label_smoothing,
+            backend=backend,
+        )
+
+
 @torch.no_grad()
 def initialise(
     model: nn.Module, *, scheme: str, scale: float = 0.08, forget_bias: float = 1.0
@@ -279,8 +338,13 @@ def initialise(
                     parameter.chunk(4)[1].fill_(forget_bias)
 
 
-@torch.no_grad()
 def set_output_bias(model: LanguageModel, counts: Sequence[int]) -> None:
     """Start from word frequencies (neuraltalk, neon): log(count) - max, a count of 0 taken as 1."""
+    set_bias_from_counts(model.output, counts)
+
+
+@torch.no_grad()
+def set_bias_from_counts(layer: nn.Linear, counts: Sequence[int]) -> None:
+    """`set_output_bias` of an output layer."""
     frequency = torch.tensor(counts, dtype=torch.float64).clamp(min=1).log()
-    model.output.bias.copy_(frequency - frequency.max())
+    layer.bias.copy_(frequency - frequency.max())
