@@ -23,6 +23,7 @@ from attention_models import (
 )
 from host_reads import no_host_reads
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from captioner.data.packed import TokenStore
 from captioner.errors import ConfigError
@@ -31,7 +32,8 @@ from captioner.generation.hypothesis import repeat_rows, select_rows
 from captioner.models.ensemble import Ensemble
 from captioner.models.language_model import DropoutRates
 
-STATIC = [name for name in MODELS if "gru" not in name]
+FEEDBACK = ["show, attend and tell", "up-down"]
+STATIC = [name for name in MODELS if "gru" not in name and name not in FEEDBACK]
 
 
 def gradients(model: nn.Module, batch: tuple[Tensor, ...], **settings: object) -> list[Tensor]:
@@ -133,6 +135,15 @@ def test_the_static_shape_form_is_the_ordinary_one(name: str, by_image: bool) ->
         torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_feedback_has_no_static_shape_form(name: str) -> None:
+    model = make_model(name)
+    assert model.feedback == (name in FEEDBACK)
+    if model.feedback:
+        with pytest.raises(ValueError, match="capacity needs a model without feedback, not"):
+            model.loss(*padded(make_batch()), capacity=True)
+
+
 @pytest.mark.parametrize("name", STATIC)
 @pytest.mark.parametrize("variational", [False, True])
 def test_dropout_reads_nothing_on_the_host(name: str, variational: bool) -> None:
@@ -141,6 +152,26 @@ def test_dropout_reads_nothing_on_the_host(name: str, variational: bool) -> None
     batch = padded(make_batch())
     with no_host_reads():
         gradients(model, batch, capacity=True)
+
+
+@pytest.mark.parametrize("name", STATIC)
+@pytest.mark.parametrize("by_image", [False, True])
+def test_every_tensor_is_made_on_the_device(name: str, by_image: bool) -> None:
+    """Of a GPU that is not there: a tensor left on the CPU cannot meet those on the device."""
+    images, rows, *tokens = padded(make_batch())
+    batch = (
+        (images, rows, *tokens) if by_image else (images[rows], torch.arange(len(rows)), *tokens)
+    )
+    attention = {"region_dropout": 0.2, "weight_dropout": 0.2}
+    with FakeTensorMode() as mode, torch.device("cuda"):
+        model = make_model(name, DropoutRates(0.2, 0.2, 0.2, variational=True), attention)
+        for module in model.modules():
+            if "backend" in vars(module):
+                module.backend = "reference"
+        on_device = [mode.from_tensor(x).to("cuda") for x in batch]
+    with mode:
+        loss = model.loss(*on_device, label_smoothing=0.1, capacity=True)
+        assert loss.device.type == "cuda"
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -164,13 +195,13 @@ def test_one_batch_is_learnt_by_heart_and_generated_exactly(name: str) -> None:
     captions = CAPTIONS[:3]  # one an image: no two can both be the likeliest
     tokens, rows = TokenStore(captions, bos=BOS, eos=EOS).pack(torch.arange(IMAGES))
     batch = (images, rows, tokens.inputs, tokens.batch_sizes, tokens.targets)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(200):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(120):
         optimizer.zero_grad()
         loss = model.loss(*batch)
         loss.backward()
         optimizer.step()
-    assert loss / len(tokens.targets) < 0.05
+    assert loss / len(tokens.targets) < 0.1
     model.eval()
     constraints = Constraints(bos=BOS, eos=EOS, max_length=8)
     diverse = partial(beam_search, beam_size=4, groups=2, diversity=0.1)
