@@ -1,6 +1,5 @@
-"""A caption's attention maps as one picture: the image once for each word, dark where the model did
+"""A caption's attention maps on one sheet: the image once for each word, dark where the model did
 not look.
-
 Letters: W words, h w the grid's sides.
 """
 
