@@ -1,5 +1,6 @@
 """A caption's attention maps on one sheet: the image once for each word, dark where the model did
 not look.
+
 Letters: W words, h w the grid's sides.
 """
 
