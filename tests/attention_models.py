@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from captioner.data.packed import TokenStore
+from captioner.models.adaptive_attention import AdaptiveAttention
+from captioner.models.attention import AttentionSettings
 from captioner.models.base_captioner import BaseCaptioner
-from captioner.models.language_model import DropoutRates, LanguageModel, initialise
-from captioner.models.layered_attention import AttentionSettings, LayeredAttention
+from captioner.models.language_model import LanguageModel, initialise
+from captioner.models.layered_attention import LayeredAttention
+from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.models.up_down import UpDown
+from captioner.models.word_layers import DropoutRates, WordLayers
 from captioner.ops.linear_cross_entropy import IGNORED
 
 BOS, EOS, V = 1, 2, 11
@@ -39,12 +44,27 @@ def layered(join: str = "concat", **rnn: Any) -> Callable[..., LayeredAttention]
     return make
 
 
+def literature(kind: Callable[..., Any], **own: Any) -> Callable[..., BaseCaptioner]:
+    """A model of word layers with additive attention."""
+
+    def make(rates: DropoutRates, attention: dict[str, float], **image: Any) -> BaseCaptioner:
+        words = WordLayers(vocab_size=V, embedding_dim=10, hidden_size=12, dropout=rates)
+        settings = AttentionSettings(dim=8, **attention)
+        made: BaseCaptioner = kind(words=words, attention=settings, feature_dim=F, **own, **image)
+        return made
+
+    return make
+
+
 # Each makes a model of dropout rates, of region_dropout and weight_dropout, and of image settings.
 MODELS: dict[str, Callable[..., BaseCaptioner]] = {
     "layered, concat": layered(),
     "layered, gate, two layers": layered("gate", num_layers=2),
     "layered, lstm": layered("lstm"),
     "layered, lstm, gru": layered("lstm", kind="gru"),
+    "adaptive": literature(AdaptiveAttention),
+    "show, attend and tell": literature(ShowAttendTell, doubly_stochastic=0.0),
+    "up-down": literature(UpDown),
 }
 
 

@@ -29,7 +29,7 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
-from captioner.models.language_model import set_bias_from_counts
+from captioner.models.word_layers import set_bias_from_counts
 from captioner.training.distributed import World
 from captioner.training.setup import Order
 from captioner.validation.captions import CaptionValidator

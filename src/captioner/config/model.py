@@ -195,7 +195,58 @@ class LayeredAttentionConfig(AttentionConfig):
             )
 
 
-MODELS = (ModelConfig, LayeredAttentionConfig)
+@dataclass
+class LiteratureConfig(AttentionConfig):
+    """What the attention models of the literature share: one layer, and additive attention."""
+
+    kind: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_layers != 1:
+            raise ConfigError(
+                f"model.num_layers must be 1 for model={self.kind}, got {self.num_layers}"
+            )
+
+
+@dataclass
+class AdaptiveAttentionConfig(LiteratureConfig):
+    """Lu et al. 2017: a visual sentinel beside the regions, see models/adaptive_attention.py."""
+
+    kind: str = "adaptive_attention"
+
+
+@dataclass
+class ShowAttendTellConfig(LiteratureConfig):
+    """Xu et al. 2015, soft attention, see models/show_attend_tell.py; doubly_stochastic: lambda of
+    the regulariser by which every region is looked at sometime."""
+
+    feedback: ClassVar[bool] = True
+
+    kind: str = "show_attend_tell"
+    doubly_stochastic: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("model.doubly_stochastic", self.doubly_stochastic, 0)
+
+
+@dataclass
+class UpDownConfig(LiteratureConfig):
+    """Anderson et al. 2018: one LSTM attends, another speaks, see models/up_down.py."""
+
+    feedback: ClassVar[bool] = True
+
+    kind: str = "up_down"
+
+
+MODELS = (
+    ModelConfig,
+    LayeredAttentionConfig,
+    AdaptiveAttentionConfig,
+    ShowAttendTellConfig,
+    UpDownConfig,
+)
 
 
 @dataclass

@@ -8,7 +8,13 @@ from omegaconf import MISSING
 from captioner.checks import each_in_range, in_range, one_of, positive
 from captioner.config.commands import RunConfig
 from captioner.config.data import TextData, VocabularyConfig
-from captioner.config.model import EncoderConfig, GenerationConfig, ModelConfig, RnnConfig
+from captioner.config.model import (
+    EncoderConfig,
+    GenerationConfig,
+    LiteratureConfig,
+    ModelConfig,
+    RnnConfig,
+)
 from captioner.errors import ConfigError
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
@@ -174,6 +180,8 @@ class TrainConfig(RunConfig):
                 f"model={kind} attends to regions: it needs encoder.output=grid, got "
                 f"{self.encoder.output}"
             )
+        if isinstance(self.model, LiteratureConfig) and self.rnn.kind != "lstm":
+            raise ConfigError(f"model={kind} needs rnn.kind=lstm, got {self.rnn.kind}")
         if self.model.feedback and self.trainer.graph == "on":
             raise ConfigError(
                 f"trainer.graph=on cannot be with model={kind}: each of its steps needs what the "

@@ -26,8 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.models.additive_scores import additive_scores
 from captioner.models.token_groups import TokenGroups
 from captioner.ops import dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSettings:
+    """Width A of keys, their heads, dropout of projected regions and of the weights."""
+
+    dim: int
+    heads: int = 1
+    region_dropout: float = 0.0
+    weight_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,8 @@ class RegionAttention(nn.Module, ABC):
         """Keys and values of regions [I, R, F]."""
 
     @abstractmethod
-    def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Scores [I, h, Q, R] of projected queries [I, Q, A] and keys [I, h, R, d]."""
+    def scores(self, queries: Tensor, keys: Tensor, groups: TokenGroups) -> Tensor:
+        """Scores [I, h, Q, R] of projected queries [N, A] and keys [I, h, R, d]."""
 
     @abstractmethod
     def sentinel(self, queries: Tensor, sentinels: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,9 +88,9 @@ class RegionAttention(nn.Module, ABC):
         """The context of each token, [N, A'] with A' the width of a value."""
         queries = self.query(queries)
         if sentinels is None:
-            return self._context(groups.scatter(queries), memory, groups)
+            return self._context(queries, memory, groups)
         own_scores, own_values = self.sentinel(queries, sentinels)
-        weights = self._weights(groups.scatter(queries), memory, groups.scatter(own_scores))
+        weights = self._weights(queries, memory, groups, own_scores)
         weights = dropout(weights, self.rate, self.training)
         context = weights[..., :-1] @ memory.values
         own_weights = groups.gather(weights[..., -1].transpose(1, 2))  # [N, h]
@@ -97,26 +108,34 @@ class RegionAttention(nn.Module, ABC):
         """The attention map of each token, [N, R], or [N, R + 1] with the sentinel last: the mean
         over the heads of what `forward` multiplies the values with, without dropout."""
         queries = self.query(queries)
-        own = None
-        if sentinels is not None:
-            own = groups.scatter(self.sentinel(queries, sentinels)[0])
-        weights = self._weights(groups.scatter(queries), memory, own)
+        own = None if sentinels is None else self.sentinel(queries, sentinels)[0]
+        weights = self._weights(queries, memory, groups, own)
         return groups.gather(weights.mean(dim=1))
 
+    def with_weights(
+        self, queries: Tensor, memory: ImageMemory, groups: TokenGroups
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` and `weights` give of queries [N, D], computed once."""
+        weights = self._weights(self.query(queries), memory, groups)
+        context = dropout(weights, self.rate, self.training) @ memory.values
+        return groups.gather(_joined(context)), groups.gather(weights.mean(dim=1))
+
     def _context(self, queries: Tensor, memory: ImageMemory, groups: TokenGroups) -> Tensor:
-        weights = dropout(self._weights(queries, memory), self.rate, self.training)
+        weights = dropout(self._weights(queries, memory, groups), self.rate, self.training)
         return groups.gather(_joined(weights @ memory.values))
 
     def _weights(
         self,
-        queries: Tensor,  # [I, Q, A] projected
+        queries: Tensor,  # [N, A] projected
         memory: ImageMemory,
-        own_scores: Tensor | None = None,  # [I, Q, h] of the sentinels
+        groups: TokenGroups,
+        own_scores: Tensor | None = None,  # [N, h] of the sentinels
     ) -> Tensor:
         """Softmax of the scores, [I, h, Q, R] or [I, h, Q, R + 1]."""
-        scores = self.scores(queries, memory.keys)
+        scores = self.scores(queries, memory.keys, groups)
         if own_scores is not None:
-            scores = torch.cat([scores, own_scores.transpose(1, 2).unsqueeze(3)], dim=3)
+            own = groups.scatter(own_scores).transpose(1, 2).unsqueeze(3)
+            scores = torch.cat([scores, own], dim=3)
         return scores.softmax(dim=-1)
 
 
@@ -149,9 +168,9 @@ class MultiHeadAttention(RegionAttention):
         """Keys and values of regions [I, R, F]."""
         return ImageMemory(self._by_head(self.key(regions)), self._by_head(self.value(regions)))
 
-    def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Scores [I, h, Q, R] of projected queries [I, Q, A] and keys [I, h, R, d]."""
-        return self._by_head(queries) @ keys.transpose(2, 3) * keys.shape[3] ** -0.5
+    def scores(self, queries: Tensor, keys: Tensor, groups: TokenGroups) -> Tensor:
+        """Scores [I, h, Q, R] of projected queries [N, A] and keys [I, h, R, d]."""
+        return self._by_head(groups.scatter(queries)) @ keys.transpose(2, 3) * keys.shape[3] ** -0.5
 
     def sentinel(self, queries: Tensor, sentinels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [N, h] and values [N, A] of sentinels [N, S] for projected queries [N, A]."""
@@ -164,7 +183,7 @@ class MultiHeadAttention(RegionAttention):
         if rate > 0 and queries.device.type == "cpu":
             return super()._context(queries, memory, groups)
         found = F.scaled_dot_product_attention(
-            self._by_head(queries), memory.keys, memory.values, dropout_p=rate
+            self._by_head(groups.scatter(queries)), memory.keys, memory.values, dropout_p=rate
         )
         return groups.gather(_joined(found))
 
@@ -198,10 +217,11 @@ class AdditiveAttention(RegionAttention):
         """Keys of regions [I, R, F], and these as values."""
         return ImageMemory(self.key(regions).unsqueeze(1), regions.unsqueeze(1))
 
-    def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Scores [I, 1, Q, R] of projected queries [I, Q, A] and keys [I, 1, R, A]."""
-        found: Tensor = self.score((queries.unsqueeze(2) + keys).tanh())
-        return found.squeeze(3).unsqueeze(1)
+    def scores(self, queries: Tensor, keys: Tensor, groups: TokenGroups) -> Tensor:
+        """Scores [I, 1, Q, R] of projected queries [N, A] and keys [I, 1, R, A]."""
+        images = groups.token_images
+        found = additive_scores(queries, keys.squeeze(1), images, self.score.weight[0])
+        return groups.scatter(found).unsqueeze(1)
 
     def sentinel(self, queries: Tensor, sentinels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [N, 1] of sentinels [N, S] for projected queries [N, A], and these as values."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import ConfigError
-from captioner.models.language_model import output_loss
+from captioner.models.word_layers import output_loss
 from captioner.ops import dropout
 
 if TYPE_CHECKING:  # a machine that trains on features alone needs no torchvision

@@ -7,9 +7,8 @@ A prefix is a few embeddings read before the first word: an image is one (or one
 packed layout it is a concatenation: cat([prefix, words]) with batch_sizes [B] * P + batch_sizes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -18,13 +17,19 @@ from torch import Tensor, nn
 
 from captioner.models.lstm import LSTM
 from captioner.models.rnn import make_rnn
-from captioner.ops import dropout, linear_cross_entropy
-from captioner.ops.packing import packed_places
+from captioner.models.word_layers import (
+    NO_DROPOUT,
+    Drop,
+    DropoutRates,
+    check_tied,
+    output_loss,
+    sequence_dropout,
+    set_bias_from_counts,
+)
+from captioner.ops import dropout
 from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
-
-Drop = Callable[[Tensor, float], Tensor]  # dropout of packed rows [N, ...] at a rate
 
 LARGEST_TABLE = 2**25  # values that generation may keep of words' input projections
 
@@ -34,17 +39,6 @@ class Before(TypedDict, total=False):
 
     prefix: Tensor  # [P, B, E], still to be read
     state: State  # of what has been read, each tensor [L, B, H]
-
-
-@dataclass(frozen=True)
-class DropoutRates:
-    """Dropout of what the recurrent layers read (prefix and words), of what they give, and between
-    them. With `variational` a sequence has one mask for all its steps (Gal & Ghahramani 2016)."""
-
-    input: float = 0.0
-    output: float = 0.0
-    layer: float = 0.0
-    variational: bool = False
 
 
 class LanguageModel(nn.Module):
@@ -61,17 +55,13 @@ class LanguageModel(nn.Module):
         embedding_dim: int,
         hidden_size: int,
         num_layers: int = 1,
-        dropout: DropoutRates = DropoutRates(),
+        dropout: DropoutRates = NO_DROPOUT,
         tie_embeddings: bool = False,
         backend: str = "auto",
         kind: str = "lstm",
     ) -> None:
         super().__init__()
-        if tie_embeddings and embedding_dim != hidden_size:
-            raise ValueError(
-                f"tied embeddings need embedding_dim = hidden_size, got {embedding_dim} "
-                f"and {hidden_size}"
-            )
+        check_tied(tie_embeddings, embedding_dim, hidden_size)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         # Named lstm whatever its `kind`: checkpoints have its weights under that name.
         sizes = (embedding_dim, hidden_size, num_layers)
@@ -254,16 +244,7 @@ class LanguageModel(nn.Module):
         if not (self.training and self.dropout.variational):
             return lambda rows, rate: dropout(rows, rate, self.training)
         batch = int(batch_sizes[0]) if state is None else state[0].shape[1]
-        _, sequences, _ = packed_places(batch_sizes, rows)
-        sequences = sequences.to(self.embedding.weight.device)
-
-        def drop(rows: Tensor, rate: float) -> Tensor:
-            if rate == 0:
-                return rows
-            masks = dropout(rows.new_ones(batch, rows.shape[1]), rate, True)
-            return rows * masks[sequences[len(sequences) - len(rows) :]]
-
-        return drop
+        return sequence_dropout(batch_sizes, batch, rows, self.embedding.weight.device)
 
     def _shares_words(self) -> bool:
         """Whether equal words are read once: exact where the input has no dropout, and faster on
@@ -287,28 +268,6 @@ class LanguageModel(nn.Module):
 
 def _equal(kept: Tensor, now: Tensor) -> bool:
     return kept.device == now.device and kept.dtype == now.dtype and torch.equal(kept, now)
-
-
-def output_loss(
-    layer: nn.Linear,
-    hidden: Tensor,  # [N, H]
-    targets: Tensor,  # [N]
-    *,
-    label_smoothing: float,
-    backend: str,
-) -> Tensor:
-    """Summed cross-entropy of the targets in nats under an output layer; see
-    `ops.linear_cross_entropy`."""
-    backward_ends("vocabulary and loss, backward", hidden)
-    with span("vocabulary and loss"):
-        return linear_cross_entropy(
-            hidden,
-            layer.weight,
-            layer.bias,
-            targets,
-            label_smoothing=label_smoothing,
-            backend=backend,
-        )
 
 
 @torch.no_grad()
@@ -341,10 +300,3 @@ def initialise(
 def set_output_bias(model: LanguageModel, counts: Sequence[int]) -> None:
     """Start from word frequencies (neuraltalk, neon): log(count) - max, a count of 0 taken as 1."""
     set_bias_from_counts(model.output, counts)
-
-
-@torch.no_grad()
-def set_bias_from_counts(layer: nn.Linear, counts: Sequence[int]) -> None:
-    """`set_output_bias` of an output layer."""
-    frequency = torch.tensor(counts, dtype=torch.float64).clamp(min=1).log()
-    layer.bias.copy_(frequency - frequency.max())

@@ -16,17 +16,17 @@ length, E embedding, H hidden, A attention, V vocabulary.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from captioner.models.attention import ImageMemory, MultiHeadAttention
+from captioner.models.attention import AttentionSettings, ImageMemory, MultiHeadAttention
 from captioner.models.base_captioner import BaseCaptioner
-from captioner.models.language_model import Drop, LanguageModel, State
+from captioner.models.language_model import LanguageModel, State
 from captioner.models.rnn import make_rnn
 from captioner.models.token_groups import TokenGroups, group_by_image, group_packed
+from captioner.models.word_layers import Drop
 from captioner.ops import dropout
 from captioner.profiling import backward_ends, span
 
@@ -36,22 +36,12 @@ if TYPE_CHECKING:  # a machine that trains on features alone needs no torchvisio
 JOINS = ("concat", "gate", "lstm")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttentionSettings:
-    """Width A of keys and values, its heads, dropout of projected regions and of the weights."""
-
-    dim: int
-    heads: int = 1
-    region_dropout: float = 0.0
-    weight_dropout: float = 0.0
-
-
 class LayeredAttention(BaseCaptioner):
     """Layered attention; features as in `BaseCaptioner`.
 
     `join` makes y_t of h_t and c_t: "concat" is tanh(W [h; c] + b); "gate" is g h + (1 - g) tanh(W
-    c + b) with g = sigmoid(W_g [h; c] + b_g); "lstm" is h plus the output of a second LSTM that
-    reads [h; c]. ValueError for another, or unless the heads divide A.
+    c + b) with g = sigmoid(W_g [h; c] + b_g); "lstm" is h + W c + b plus the output of a second
+    LSTM that reads [h; c]. ValueError for another, or unless the heads divide A.
     """
 
     def __init__(
@@ -94,8 +84,7 @@ class LayeredAttention(BaseCaptioner):
             self.second = make_rnn(
                 rnn.mode.lower(), hidden + dim, hidden, 1, dropout=0.0, backend=backend
             )
-        else:
-            self.context_projection = nn.Linear(dim + (hidden if join == "concat" else 0), hidden)
+        self.context_projection = nn.Linear(dim + (hidden if join == "concat" else 0), hidden)
         if join == "gate":
             self.gate = nn.Linear(hidden + dim, hidden)
         self.language_model = language_model
@@ -195,7 +184,7 @@ class LayeredAttention(BaseCaptioner):
             return self.context_projection(both).tanh(), ()
         both = drop(both, self.language_model.dropout.input)
         output, state = self.second.forward_packed(both, batch_sizes, state, capacity=capacity)
-        return hidden + output, state
+        return hidden + self.context_projection(context) + output, state
 
     def start(self, images: Tensor) -> tuple[Any, ...]:
         """The state after reading the images: of the first LSTM, of the second one where there is

@@ -27,6 +27,11 @@ class TokenGroups:
     size: int
     filled: Tensor | None = None
 
+    @property
+    def token_images(self) -> Tensor:
+        """The image of each token, [N]; padding rows have some image."""
+        return (self.slots // self.size).clamp(max=self.images - 1)
+
     def scatter(self, rows: Tensor) -> Tensor:
         """Rows [N, D] into their slots [I, Q, D]; empty slots are 0."""
         count, padding = self.images * self.size, int(self.filled is not None)
