@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["layered, lstm"])
+@pytest.mark.parametrize("name", ["layered, lstm", "adaptive", "show, attend and tell", "up-down"])
 def test_a_graph_gives_the_captions_of_its_model(tmp_path: Path, name: str) -> None:
     """Features in half precision, as grids are cached."""
     model, encoder = make_model(name, scale=0.9).eval(), make_encoder("grid", F)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from attention_models import IMAGES, MODELS, F, R, V, make_batch, make_model
 from torch import Tensor, nn
 
+from captioner.build.models import KINDS
 from captioner.errors import ConfigError
 from captioner.export.plain_attention import PlainAttention
 from captioner.export.plain_captioners import PLAIN_STEPS, plain_step
 from captioner.generation.hypothesis import select_rows
 from captioner.models.attention import AdditiveAttention, MultiHeadAttention, RegionAttention
 from captioner.models.base_captioner import BaseCaptioner
+from captioner.models.captioner import Captioner
 from captioner.models.token_groups import group_by_image
 
 BEAMS = 2
@@ -66,6 +68,11 @@ def test_plain_attention_is_attention(attention: RegionAttention, sentinel: bool
     groups = group_by_image(ROWS, images=IMAGES)
     expected = attention(queries, memory, groups, sentinels)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_every_kind_of_captioner_can_be_exported() -> None:
+    kinds = {get_type_hints(make)["return"] for make in KINDS.values()}
+    assert kinds == set(PLAIN_STEPS) == {type(make_model(name)) for name in MODELS} | {Captioner}
 
 
 def test_a_model_that_is_not_known_is_named() -> None:
