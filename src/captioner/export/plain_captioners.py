@@ -81,7 +81,7 @@ class PlainLayeredAttention(PlainStep):
         model, both = self.model, torch.cat([hidden, context], 1)
         if self.second is not None:
             output, after = self.second(both, state)
-            return hidden + model.context_projection(context) + output, after
+            return hidden + output, after
         if model.join == "concat":
             return model.context_projection(both).tanh(), ()
         gate = model.gate(both).sigmoid()
