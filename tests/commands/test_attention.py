@@ -90,6 +90,12 @@ def test_images_of_the_report_have_maps_and_scenes_their_figures(folder: Path) -
     assert page.count(" data-map=") == words and page.count("<canvas") == 4
 
 
+def test_without_a_report_there_are_figures_and_no_maps(folder: Path) -> None:
+    found = evaluate(folder, "attends", "report=0")
+    assert set(FIGURES) < set(found.scores)
+    assert all(one.maps is None for i in load_record(found.folder).images for one in i.captions)
+
+
 def test_a_pooled_captioner_says_that_there_are_none(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def test_the_images_shown_have_their_panels(tmp_path: Path) -> None:
     assert list(panels) == ["attention/0", "attention/1", "attention/2"]
     pixels, step = panels["attention/1"]
     assert step == 17 and pixels.shape[2] == 3 and pixels.shape[1] > 2 * 112
+
+
+def test_no_image_need_be_shown(tmp_path: Path) -> None:
+    writer = Writer()
+    validator = make(tmp_path, None, writer=writer, shown=0)
+    validator.attention = replace(validator.attention, source=never)  # type: ignore[type-var]
+    validator(0)
+    assert not writer.images
+
+
+def never(rows: Tensor) -> Tensor:
+    raise AssertionError("no image is to be read")
 
 
 @pytest.mark.parametrize("training", [True, False])

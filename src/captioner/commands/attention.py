@@ -23,7 +23,7 @@ def image_maps(
     """The attention maps of every image's captions; [], and a line in the log, of a model that has
     none. An ensemble has none: its members may look elsewhere."""
     grid = find_grid(trained.members[0].model, trained.members[0].features)
-    if grid is None or len(trained.members) > 1:
+    if grid is None or len(trained.members) > 1 or not images:
         return []
     generator, source = trained.generator(generation), trained.source(images)
     found: list[list[CaptionMaps]] = []

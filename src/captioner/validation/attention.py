@@ -37,7 +37,7 @@ class AttentionViews:
         return self.metrics({image.name: (_words(one[0]), own) for image, one, own in found})
 
     def show(self, writer: Any, step: int, captions: Sequence[Sequence[Caption]]) -> None:
-        """Write a panel for each word of the captions of the first images."""
+        """Write a panel for each word of the captions of the first images, which may be none."""
         found = zip(self.images, captions, self.maps(captions), strict=False)
         for number, (image, one, maps) in enumerate(found):
             panels = attention_panels(load_image(image.path), _words(one[0]), maps)
@@ -47,7 +47,8 @@ class AttentionViews:
     def maps(self, captions: Sequence[Sequence[Caption]]) -> list[CaptionMaps]:
         """Those of the best captions of the first images, one after another."""
         maps: list[CaptionMaps] = []
-        for rows in torch.arange(len(captions)).split(self.batch_size):
+        for start in range(0, len(captions), self.batch_size):
+            rows = torch.arange(start, min(start + self.batch_size, len(captions)))
             best = [captions[row][:1] for row in rows.tolist()]
             found = self.generator.attention_maps(self.source(rows), best, self.grid)
             maps += [one for (one,) in found]
