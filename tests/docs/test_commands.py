@@ -46,9 +46,9 @@ TINY_MODEL = ["model.hidden_size=16", "model.embedding_dim=16"]
 TINY_CAPTIONS = ["trainer.batch_size=8", "generation.max_length=4", "generation.min_length=1"]
 TINY_SCENES = ["data.train=8", "data.dev=3", "data.test=3", "data.size=32", "encoder.size=32"]
 TINY_ENCODER = [
-    "encoder.kind=plain", "encoder.name=plain_small", "encoder.weights=plain.pt", "encoder.size=32",
-    "encoder.output=pooled",
-]  # fmt: skip
+    *("encoder.kind=plain", "encoder.name=plain_small", "encoder.weights=plain.pt"),
+    "encoder.size=32",
+]
 TINY_TEXT = ["trainer.batch_size=2", "trainer.window=16", "trainer.epoch_windows=2"]
 TINY_OTHERS = {
     "evaluate": ["samples=10", "metrics=[BLEU,CIDEr]"],
