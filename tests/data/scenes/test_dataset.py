@@ -19,10 +19,16 @@ from captioner.data.scenes.captions import (
     Scene,
     caption_scene,
     likeliest_caption,
+    object_words,
     parse_caption,
     turned_round,
 )
-from captioner.data.scenes.dataset import all_scenes, draw_scenes, load_scene_truth
+from captioner.data.scenes.dataset import (
+    all_scenes,
+    draw_scenes,
+    load_scene_boxes,
+    load_scene_truth,
+)
 from captioner.data.tokenize import tokenize
 from captioner.errors import ConfigError, DataError
 
@@ -276,3 +282,42 @@ def test_turning_round_twice_changes_nothing() -> None:
         turned = turned_round(scene.slots())
         assert turned["relation"] == OPPOSITE[scene.relation]
         assert turned_round(turned) == scene.slots()
+
+
+def test_boxes_hold_the_objects_and_nothing_else(drawn: CaptionData) -> None:
+    boxes = load_scene_boxes(drawn.split("test")[0].path.parent)
+    truth = load_scene_truth(drawn.split("test")[0].path.parent)
+    assert list(boxes) == list(truth)
+    for item in itertools.chain(*drawn.splits.values()):
+        group, other = boxes[item.name]
+        assert len(group) == COUNTS[truth[item.name].count] and len(other) == 1
+        with Image.open(item.path) as image:
+            colours = np.asarray(image).astype(int)
+        object_pixels = np.abs(colours - np.median(colours, (0, 1))).max(2) > 25
+        outside = object_pixels.copy()
+        for left, top, right, bottom in [*group, *other]:
+            assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+            edges = [round(64 * edge) for edge in (left, top, right, bottom)]
+            inside = object_pixels[edges[1] : edges[3], edges[0] : edges[2]]
+            rows, columns = (inside.any(axis) for axis in (1, 0))
+            # Tight to a pixel on each edge, the pointed ones of triangles to two.
+            assert rows[:3].any() and rows[-2:].any() and columns[:3].any() and columns[-3:].any()
+            outside[edges[1] - 1 : edges[3] + 1, edges[0] - 1 : edges[2] + 1] = False
+        assert not outside.any(), item.name
+
+
+def test_boxes_need_the_seed(tmp_path: Path) -> None:
+    (tmp_path / "scenes.json").write_text('{"scenes": {}}')
+    with pytest.raises(DataError, match="does not name the seed"):
+        load_scene_boxes(tmp_path)
+
+
+def test_words_that_describe_objects_are_found_with_what_they_state() -> None:
+    words = tokenize("Below a little pink ring there are two red squares")
+    assert object_words(words) == [
+        (2, 0, "size", "small"),
+        (3, 0, "colour", "pink"),
+        (4, 0, "shape", "ring"),
+        (8, 1, "colour", "red"),
+        (9, 1, "shape", "square"),
+    ]
