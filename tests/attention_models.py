@@ -14,6 +14,8 @@ from captioner.models.attention import AttentionSettings
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.language_model import LanguageModel, initialise
 from captioner.models.layered_attention import LayeredAttention
+from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.models.up_down import UpDown
 from captioner.models.word_layers import DropoutRates, WordLayers
 from captioner.ops.linear_cross_entropy import IGNORED
 
@@ -61,6 +63,8 @@ MODELS: dict[str, Callable[..., BaseCaptioner]] = {
     "layered, lstm": layered("lstm"),
     "layered, lstm, gru": layered("lstm", kind="gru"),
     "adaptive": literature(AdaptiveAttention),
+    "show, attend and tell": literature(ShowAttendTell, doubly_stochastic=0.0),
+    "up-down": literature(UpDown),
 }
 
 

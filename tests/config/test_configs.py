@@ -46,6 +46,10 @@ NEEDED = {
     "experiment/adaptive_attention_flickr8k": ["data.root=x"],
     "model/layered_attention": ["encoder.output=grid"],
     "model/adaptive_attention": ["encoder.output=grid"],
+    "experiment/show_attend_tell_flickr8k": ["data.root=x"],
+    "experiment/up_down_flickr8k": ["data.root=x"],
+    "model/show_attend_tell": ["encoder.output=grid"],
+    "model/up_down": ["encoder.output=grid"],
 }
 
 LAYERED = "model=layered_attention"
@@ -159,6 +163,23 @@ def test_experiments_carry_the_published_settings() -> None:
         ([LAYERED, "model.head=8"], ["head", "'model.heads'"]),
         ([LAYERED, "model.attention_dropout=1"], ["model.attention_dropout", "0.999"]),
         (["model.heads=8"], ["heads"]),
+        (
+            ["model=up_down", "encoder.output=grid", "trainer.graph=on"],
+            ["trainer.graph=on", "model=up_down"],
+        ),
+        (
+            ["model=show_attend_tell", "encoder.output=grid", "trainer.replicas=2"],
+            ["trainer.replicas must be 1 for model=show_attend_tell, got 2"],
+        ),
+        (
+            ["model=adaptive_attention", "encoder.output=grid", "rnn.kind=gru"],
+            ["model=adaptive_attention needs rnn.kind=lstm, got gru"],
+        ),
+        (
+            ["model=up_down", "encoder.output=grid", "model.num_layers=2"],
+            ["model.num_layers must be 1 for model=up_down, got 2"],
+        ),
+        (["model=show_attend_tell", "model.doubly_stochastic=-1"], ["model.doubly_stochastic"]),
         (["model.kind=layered_attention"], ["model.kind is show_and_tell", "model=..."]),
         (["model=layered_atention"], ["model", "'layered_attention'"]),
         (

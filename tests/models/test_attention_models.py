@@ -31,7 +31,8 @@ from captioner.generation.hypothesis import repeat_rows, select_rows
 from captioner.models.ensemble import Ensemble
 from captioner.models.language_model import DropoutRates
 
-STATIC = [name for name in MODELS if "gru" not in name]
+FEEDBACK = ["show, attend and tell", "up-down"]
+STATIC = [name for name in MODELS if "gru" not in name and name not in FEEDBACK]
 
 
 def gradients(model: nn.Module, batch: tuple[Tensor, ...], **settings: object) -> list[Tensor]:
@@ -133,6 +134,15 @@ def test_the_static_shape_form_is_the_ordinary_one(name: str, by_image: bool) ->
         torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_feedback_has_no_static_shape_form(name: str) -> None:
+    model = make_model(name)
+    assert model.feedback == (name in FEEDBACK)
+    if model.feedback:
+        with pytest.raises(ValueError, match="capacity needs a model without feedback, not"):
+            model.loss(*padded(make_batch()), capacity=True)
+
+
 @pytest.mark.parametrize("name", STATIC)
 @pytest.mark.parametrize("variational", [False, True])
 def test_dropout_reads_nothing_on_the_host(name: str, variational: bool) -> None:
@@ -164,13 +174,13 @@ def test_one_batch_is_learnt_by_heart_and_generated_exactly(name: str) -> None:
     captions = CAPTIONS[:3]  # one an image: no two can both be the likeliest
     tokens, rows = TokenStore(captions, bos=BOS, eos=EOS).pack(torch.arange(IMAGES))
     batch = (images, rows, tokens.inputs, tokens.batch_sizes, tokens.targets)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(200):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(120):
         optimizer.zero_grad()
         loss = model.loss(*batch)
         loss.backward()
         optimizer.step()
-    assert loss / len(tokens.targets) < 0.05
+    assert loss / len(tokens.targets) < 0.1
     model.eval()
     constraints = Constraints(bos=BOS, eos=EOS, max_length=8)
     diverse = partial(beam_search, beam_size=4, groups=2, diversity=0.1)

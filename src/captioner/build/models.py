@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from captioner import config as schema
+from captioner.errors import ConfigError
 from captioner.models.adaptive_attention import AdaptiveAttention
 from captioner.models.attention import AttentionSettings
 from captioner.models.base_captioner import BaseCaptioner
@@ -13,6 +14,8 @@ from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.language_model import LanguageModel, initialise
 from captioner.models.layered_attention import LayeredAttention
+from captioner.models.show_attend_tell import ShowAttendTell
+from captioner.models.up_down import UpDown
 from captioner.models.word_layers import DropoutRates, WordLayers
 
 
@@ -35,7 +38,13 @@ def build_captioner(
     rnn: schema.RnnConfig | None = None,
 ) -> BaseCaptioner:
     """The captioner of the configuration's kind, its own layers initialised as configured; `rnn`
-    None is an LSTM. A model that attends takes images of so many `regions`, None of any number."""
+    None is an LSTM. A model that attends takes images of so many `regions`, None of any number;
+    ConfigError where it is one."""
+    if config.attends and regions == 1:
+        raise ConfigError(
+            f"model={config.kind} attends to the regions of a grid, but these features are pooled: "
+            "one region an image"
+        )
     norm = config.feature_norm
     if norm == "auto":
         norm = "none" if encoder is not None else "standardise"
@@ -79,11 +88,31 @@ def _adaptive_attention(
     return AdaptiveAttention(words=words, attention=attention, **image)
 
 
+def _show_attend_tell(
+    config: schema.ShowAttendTellConfig, vocab_size: int, rnn: schema.RnnConfig, **image: Any
+) -> ShowAttendTell:
+    return ShowAttendTell(
+        words=_word_layers(config, vocab_size, rnn),
+        attention=_attention(config),
+        doubly_stochastic=config.doubly_stochastic,
+        **image,
+    )
+
+
+def _up_down(
+    config: schema.UpDownConfig, vocab_size: int, rnn: schema.RnnConfig, **image: Any
+) -> UpDown:
+    words, attention = _word_layers(config, vocab_size, rnn), _attention(config)
+    return UpDown(words=words, attention=attention, **image)
+
+
 # By model.kind: a function of the configuration, of V and of the recurrent layers' configuration.
 KINDS: dict[str, Callable[..., BaseCaptioner]] = {
     "show_and_tell": _show_and_tell,
     "layered_attention": _layered_attention,
     "adaptive_attention": _adaptive_attention,
+    "show_attend_tell": _show_attend_tell,
+    "up_down": _up_down,
 }
 
 

@@ -216,7 +216,37 @@ class AdaptiveAttentionConfig(LiteratureConfig):
     kind: str = "adaptive_attention"
 
 
-MODELS = (ModelConfig, LayeredAttentionConfig, AdaptiveAttentionConfig)
+@dataclass
+class ShowAttendTellConfig(LiteratureConfig):
+    """Xu et al. 2015, soft attention, see models/show_attend_tell.py; doubly_stochastic: lambda of
+    the regulariser by which every region is looked at sometime."""
+
+    feedback: ClassVar[bool] = True
+
+    kind: str = "show_attend_tell"
+    doubly_stochastic: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("model.doubly_stochastic", self.doubly_stochastic, 0)
+
+
+@dataclass
+class UpDownConfig(LiteratureConfig):
+    """Anderson et al. 2018: one LSTM attends, another speaks, see models/up_down.py."""
+
+    feedback: ClassVar[bool] = True
+
+    kind: str = "up_down"
+
+
+MODELS = (
+    ModelConfig,
+    LayeredAttentionConfig,
+    AdaptiveAttentionConfig,
+    ShowAttendTellConfig,
+    UpDownConfig,
+)
 
 
 @dataclass
