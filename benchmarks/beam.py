@@ -1,12 +1,12 @@
 """suite=beam: beam search over batches of images, beside one image at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.captions import build_vocabulary, captioned_images, random_features
 from benchmarks.suite import Run, SuiteResult, SuiteSettings
@@ -16,7 +16,7 @@ from captioner.build.models import build_captioner
 from captioner.config import GenerationConfig, ModelConfig
 from captioner.data.vocabulary import Vocabulary
 from captioner.inference.captions import CaptionGenerator
-from captioner.models.base_captioner import BaseCaptioner
+from captioner.models.captioner import Captioner
 
 FEATURE_DIM, TIMES_FASTER = 1280, 5.0
 BATCHED, SINGLE = "batched", "one image at a time"
@@ -45,11 +45,11 @@ def beam_suite(settings: BeamBenchmark, run: Run) -> SuiteResult:
     store = random_features(images[: settings.images], FEATURE_DIM, seed=run.seed)
     features = torch.from_numpy(store.features).to(run.device)
     generator = _generator(vocabulary, settings, run)
-    settle_length(generator, features[:CALIBRATED_ON])
+    _settle_length(generator, features[:CALIBRATED_ON])
     found: dict[str, list[str]] = {}
 
     def caption(name: str, batch_size: int) -> None:
-        found[name] = best_captions(generator, features.split(batch_size))
+        found[name] = _captions(generator, features.split(batch_size))
 
     sizes = {BATCHED: settings.batch_size, SINGLE: 1}
     calls = {name: partial(caption, name, size) for name, size in sizes.items()}
@@ -70,38 +70,32 @@ def beam_suite(settings: BeamBenchmark, run: Run) -> SuiteResult:
 def _generator(vocabulary: Vocabulary, settings: BeamBenchmark, run: Run) -> CaptionGenerator:
     size = settings.hidden_size
     config = ModelConfig(embedding_dim=size, hidden_size=size)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(run.seed)
         model = build_captioner(config, vocab_size=len(vocabulary), feature_dim=FEATURE_DIM)
-    make_decided(model)
+        assert isinstance(model, Captioner)
+        model.language_model.embedding.weight.mul_(DECIDED)
+        model.language_model.output.weight.mul_(DECIDED)
     generation = GenerationConfig(method="beam", beam_size=settings.beam_size)
     search = build_generation(generation, vocabulary)
     return CaptionGenerator(model.to(run.device).eval(), vocabulary, search)
 
 
 @torch.no_grad()
-def make_decided(model: BaseCaptioner) -> None:
-    """Bring an untrained model's probabilities near to a trained one's: see DECIDED."""
-    (embedding,) = (part for part in model.modules() if isinstance(part, nn.Embedding))
-    embedding.weight.mul_(DECIDED)
-    model.output_layer.weight.mul_(DECIDED)
-
-
-@torch.no_grad()
-def settle_length(generator: CaptionGenerator, features: Tensor) -> None:
+def _settle_length(generator: CaptionGenerator, features: Tensor) -> None:
     """Set the bias of `<eos>` (by bisection) so that captions have about WORDS words."""
-    assert isinstance(generator.model, BaseCaptioner)
-    bias, eos = generator.model.output_layer.bias, generator.vocabulary.eos
+    assert isinstance(generator.model, Captioner)
+    bias, eos = generator.model.language_model.output.bias, generator.vocabulary.eos
     low, high = -10.0, 30.0
     for _ in range(9):
         bias[eos] = (low + high) / 2
-        captions = best_captions(generator, [features])
+        captions = _captions(generator, [features])
         if sum(len(text.split()) for text in captions) > WORDS * len(captions):
             low = float(bias[eos])
         else:
             high = float(bias[eos])
 
 
-def best_captions(generator: CaptionGenerator, batches: Iterable[Tensor]) -> list[str]:
+def _captions(generator: CaptionGenerator, batches: Sequence[Tensor]) -> list[str]:
     """The best caption of each image."""
     return [found[0].text for found in generator.all_captions(batches)]

@@ -154,7 +154,7 @@ def load_workload(workload: Workload) -> TrainingData:
     if workload.features is None:
         store = random_features(images, workload.feature_dim, seed=workload.seed)
     else:
-        mapped = np.load(workload.features, mmap_mode="r")[: len(images)]
+        mapped = np.load(workload.features, mmap_mode="c")[: len(images)]
         store = FeatureStore([image.name for image in images], mapped)
     dataset = CaptionDataset(
         images,
