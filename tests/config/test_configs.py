@@ -162,7 +162,8 @@ def test_experiments_carry_the_published_settings() -> None:
         ([LAYERED, "model.join=sum"], ["model.join", "'sum'", "concat, gate, lstm"]),
         ([LAYERED, "model.head=8"], ["head", "'model.heads'"]),
         ([LAYERED, "model.attention_dropout=1"], ["model.attention_dropout", "0.999"]),
-        (["model.heads=8"], ["heads"]),
+        (["model.heads=8"], ["model.heads is a key of model=layered_attention alone"]),
+        (["data.layout=auto"], ["data.layout is a key of data=flickr8k alone"]),
         (
             ["model=up_down", "encoder.output=grid", "trainer.graph=on"],
             ["trainer.graph=on", "model=up_down"],

@@ -23,6 +23,7 @@ from attention_models import (
 )
 from host_reads import no_host_reads
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from captioner.data.packed import TokenStore
 from captioner.errors import ConfigError
@@ -151,6 +152,26 @@ def test_dropout_reads_nothing_on_the_host(name: str, variational: bool) -> None
     batch = padded(make_batch())
     with no_host_reads():
         gradients(model, batch, capacity=True)
+
+
+@pytest.mark.parametrize("name", STATIC)
+@pytest.mark.parametrize("by_image", [False, True])
+def test_every_tensor_is_made_on_the_device(name: str, by_image: bool) -> None:
+    """Of a GPU that is not there: a tensor left on the CPU cannot meet those on the device."""
+    images, rows, *tokens = padded(make_batch())
+    batch = (
+        (images, rows, *tokens) if by_image else (images[rows], torch.arange(len(rows)), *tokens)
+    )
+    attention = {"region_dropout": 0.2, "weight_dropout": 0.2}
+    with FakeTensorMode() as mode, torch.device("cuda"):
+        model = make_model(name, DropoutRates(0.2, 0.2, 0.2, variational=True), attention)
+        for module in model.modules():
+            if "backend" in vars(module):
+                module.backend = "reference"
+        on_device = [mode.from_tensor(x).to("cuda") for x in batch]
+    with mode:
+        loss = model.loss(*on_device, label_smoothing=0.1, capacity=True)
+        assert loss.device.type == "cuda"
 
 
 @pytest.mark.parametrize("name", MODELS)

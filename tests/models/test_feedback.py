@@ -66,3 +66,17 @@ def test_scores_in_pieces_are_those_at_once(
     theirs = torch.autograd.grad((expected * direction).sum(), leaves)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_scores_in_float32_are_exact_to_rounding(scale: float) -> None:
+    """Also where the hidden layer saturates, or queries and keys cancel."""
+    generator = torch.Generator().manual_seed(4)
+    keys = scale * torch.randn(2, 50, 64, generator=generator).clamp(-1.3, 1.3)
+    drawn = scale * torch.randn(4, 64, generator=generator).clamp(-1.3, 1.3)
+    queries = torch.cat([drawn, -keys[1, :3]])
+    weight, images = torch.randn(64, generator=generator), torch.tensor([0, 1, 0, 1, 1, 1, 1])
+    exact = (queries.double().unsqueeze(1) + keys.double()[images]).tanh() @ weight.double()
+    found = additive_scores(queries, keys, images, weight)
+    error = (found - exact).abs().max() / weight.abs().sum()
+    assert error < 1e-6

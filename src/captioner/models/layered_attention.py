@@ -84,7 +84,8 @@ class LayeredAttention(BaseCaptioner):
             self.second = make_rnn(
                 rnn.mode.lower(), hidden + dim, hidden, 1, dropout=0.0, backend=backend
             )
-        self.context_projection = nn.Linear(dim + (hidden if join == "concat" else 0), hidden)
+        else:
+            self.context_projection = nn.Linear(dim + (hidden if join == "concat" else 0), hidden)
         if join == "gate":
             self.gate = nn.Linear(hidden + dim, hidden)
         self.language_model = language_model
@@ -184,7 +185,7 @@ class LayeredAttention(BaseCaptioner):
             return self.context_projection(both).tanh(), ()
         both = drop(both, self.language_model.dropout.input)
         output, state = self.second.forward_packed(both, batch_sizes, state, capacity=capacity)
-        return hidden + self.context_projection(context) + output, state
+        return hidden + output, state
 
     def start(self, images: Tensor) -> tuple[Any, ...]:
         """The state after reading the images: of the first LSTM, of the second one where there is
