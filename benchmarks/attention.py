@@ -2,8 +2,9 @@
 values alone, and plain loops with feedback; then beam search.
 
 Every implementation has a process of its own and takes the same captions: batches of whole images,
-five captions each. Models and their training are those of the experiments, on a GPU without CUDA
-graphs. Grids are drawn and lie in a file in half precision, as in the cache.
+five captions each. Models and their training are those of the experiments, but for the average of
+the weights, and on a GPU without CUDA graphs. Grids are drawn and lie in a file in half precision,
+as in the cache.
 
 Shapes: n images, I images a batch, R regions, F image feature, H hidden (= E = A, the attention).
 """
