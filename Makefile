@@ -88,7 +88,7 @@ format: $(INSTALLED) ## Format all sources and apply the safe corrections
 
 check: lint test ## Lint and test: what must pass before a commit
 
-benchmark: $(READY) ## Measure on this machine: SUITE=features, epoch, scale, beam, lstm, windows, kinds, replicas or metrics
+benchmark: $(READY) ## Measure on this machine: SUITE=features, epoch, scale, beam, attention, lstm, windows, kinds, replicas or metrics
 	$(BIN)/python scripts/benchmark.py suite=$(SUITE)
 
 # Needs no environment: PyTorch, numpy and pytest beside $(PYTHON), CUDA's compiler and a GPU.
