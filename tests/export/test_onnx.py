@@ -79,11 +79,17 @@ def assert_equal(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]
             assert a.score == pytest.approx(b.score, abs=1e-5)
 
 
-def check(path: Path, model: Captioner, encoder: Encoder | None, **search: Any) -> list[Any]:
-    """Export, and compare with beam_search for batches of one and of three; the found of three."""
-    settings = {"bos": BOS, "eos": EOS, "max_length": 6, "banned": [0, BOS, 3], **search}
-    loop = flat(CaptioningLoop)(model, encoder, **settings)
+SEARCH = {"bos": BOS, "eos": EOS, "max_length": 6, "banned": [0, BOS, 3]}
+
+
+def export(path: Path, model: Captioner, encoder: Encoder | None, **search: Any) -> Path:
+    loop = flat(CaptioningLoop)(model, encoder, **{**SEARCH, **search})
     write_onnx(path, loop, size=SIZE, metadata={"words": "a b"})
+    return path
+
+
+def check(path: Path, model: Captioner, encoder: Encoder | None, **search: Any) -> Any:
+    """Compare with beam_search for batches of one and of three; the found of three."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def start(pixels: Tensor) -> Any:
@@ -93,63 +99,82 @@ def check(path: Path, model: Captioner, encoder: Encoder | None, **search: Any) 
         for pixels in (PIXELS[:1], PIXELS):
             outputs = session.run(None, {"pixels": pixels.numpy()})
             found = hypotheses(outputs)
-            expected = beam_search(model.step, start(pixels), batch_size=len(pixels), **settings)
-            assert_equal(found, expected)
+            settings = {**SEARCH, **search, "batch_size": len(pixels)}
+            assert_equal(found, beam_search(model.step, start(pixels), **settings))
     return found
 
 
-@pytest.mark.parametrize(
-    "search",
-    [
-        {"beam_size": 1, "n_best": 1},
-        {"beam_size": 4, "length_penalty": 0.5, "min_length": 3, "no_repeat_ngram": 2},
-    ],
-    ids=["greedy", "beam"],
-)
-def test_searches_of_a_frozen_encoder(tmp_path: Path, search: dict[str, Any]) -> None:
-    found = check(tmp_path / "m.onnx", make_captioner(), make_encoder("pooled"), **search)
+# An export takes seconds: what differs in weights alone is written into one graph.
+BEAM = {"beam_size": 3, "n_best": 3}
+
+
+@pytest.fixture(scope="module")
+def beam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graph of a search with three beams, of a captioner on a frozen encoder."""
+    path = tmp_path_factory.mktemp("onnx") / "beam.onnx"
+    return export(path, make_captioner(), make_encoder("pooled"), **BEAM)
+
+
+def check_with_weights_of(model: Captioner, graph: Path, path: Path) -> list[list[Hypothesis]]:
+    """The graph, with the output layer of `model` in place of its own."""
+    content = onnx.load(graph)
+    layer = dict(model.language_model.output.named_parameters(prefix="step.output"))
+    places = [one for one in content.graph.initializer if one.name in layer]
+    assert len(places) == 2
+    for one in places:
+        one.CopyFrom(onnx.numpy_helper.from_array(layer[one.name].detach().numpy(), one.name))
+    onnx.save(content, path)
+    found: list[list[Hypothesis]] = check(path, model, make_encoder("pooled"), **BEAM)
+    return found
+
+
+def test_a_search_of_a_frozen_encoder(beam: Path) -> None:
+    found = check(beam, make_captioner(), make_encoder("pooled"), **BEAM)
     assert len({round(float(one[0].score), 4) for one in found}) == 3, "images make no difference"
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh"])
-def test_a_trained_encoder_with_a_grid(tmp_path: Path, kind: str) -> None:
-    """Every recurrent network, two layers, several first words."""
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "search"),
+    [
+        ("lstm", {"beam_size": 2, "n_best": 2}),
+        ("gru", {"beam_size": 4, "length_penalty": 0.5, "min_length": 3, "no_repeat_ngram": 2}),
+        ("rnn_tanh", {"beam_size": 2, "n_best": 2, "min_length": 6, "no_repeat_ngram": 1}),
+    ],
+)
+def test_a_trained_encoder_with_a_grid(tmp_path: Path, kind: str, search: dict[str, Any]) -> None:
+    """Every recurrent network, two layers, several first words; the rules of a search."""
     model = make_captioner(kind, layers=2, encoder=make_encoder("grid"))
-    check(tmp_path / "m.onnx", model, None, beam_size=2, n_best=2)
+    found = check(export(tmp_path / "m.onnx", model, None, **search), model, None, **search)
+    assert len({round(float(one[0].score), 4) for one in found}) == 3, "images make no difference"
+    if search.get("no_repeat_ngram") == 1:
+        # Five words, none twice, and an end that is not allowed before the sixth: all are closed.
+        assert all(len(h.token_ids) == 5 and not h.finished for one in found for h in one)
 
 
-def test_sentences_end_early_and_late(tmp_path: Path) -> None:
+def test_sentences_end_early_and_late(beam: Path, tmp_path: Path) -> None:
     """All end at once, with the loop; none ends, and the longest are closed without an end."""
-    encoder = make_encoder("pooled")
-    early = check(
-        tmp_path / "early.onnx", make_captioner(eos_bias=9), encoder, beam_size=2, n_best=1
-    )
+    early = check_with_weights_of(make_captioner(eos_bias=9), beam, tmp_path / "early.onnx")
     assert all(one[0].token_ids == () and one[0].finished for one in early)
-    late = check(
-        tmp_path / "late.onnx", make_captioner(eos_bias=-30), encoder, beam_size=2, n_best=2
-    )
+    late = check_with_weights_of(make_captioner(eos_bias=-30), beam, tmp_path / "late.onnx")
     assert all(len(h.token_ids) == 6 and not h.finished for one in late for h in one)
 
 
-def test_beams_that_can_go_nowhere_are_closed(tmp_path: Path) -> None:
-    """Five words, none twice, and an end that is not allowed before the sixth."""
-    rules = {"min_length": 6, "no_repeat_ngram": 1, "beam_size": 2, "n_best": 2}
-    found = check(tmp_path / "m.onnx", make_captioner(), make_encoder("pooled"), **rules)
-    assert all(len(h.token_ids) == 5 and not h.finished for one in found for h in one)
-
-
-def test_equal_words_are_ordered_as_in_beam_search(tmp_path: Path) -> None:
+def test_equal_words_are_ordered_as_in_beam_search(beam: Path, tmp_path: Path) -> None:
     """With an output layer of zeros every word is as likely as any other."""
     model = make_captioner()
     nn.init.zeros_(model.language_model.output.weight)
     nn.init.zeros_(model.language_model.output.bias)
-    found = check(tmp_path / "m.onnx", model, make_encoder("pooled"), beam_size=3, n_best=3)
+    found = check_with_weights_of(model, beam, tmp_path / "m.onnx")
     assert found[0][0].token_ids == ()
 
 
-def test_the_graph_is_a_loop_of_standard_operators(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    check(path, make_captioner(), make_encoder("pooled"), beam_size=1, max_length=40)
+def test_greedy_search_and_the_graph_is_a_loop_of_standard_operators(tmp_path: Path) -> None:
+    search = {"beam_size": 1, "n_best": 1, "max_length": 40}
+    model, encoder = make_captioner(), make_encoder("pooled")
+    path = export(tmp_path / "m.onnx", model, encoder, **search)
+    found = check(path, model, encoder, **search)
+    assert len({round(float(one[0].score), 4) for one in found}) == 3, "images make no difference"
     graph = onnx.load(path)
     onnx.checker.check_model(graph)
     loops = [node for node in graph.graph.node if node.op_type == "Loop"]
