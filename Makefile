@@ -60,9 +60,9 @@ sweep: $(READY) ## Train many: ARGS="optimizer.lr=1e-3,3e-3 sweep_dir=outputs/fi
 leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outputs/leaderboard.html
 	$(BIN)/python scripts/leaderboard.py outputs $(ARGS)
 
-# The files of tests are dealt out to processes of one thread, which wait for nobody.
+# The files of tests are given to processes of one thread each, in the order of tests/conftest.py.
 test: $(READY) ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
 	    -m "not nvcc" $(TESTS)
 
 test-cuda-build: $(INSTALLED) ## Compile the CUDA kernels with nvcc, if it is there: no warnings, no spills

@@ -13,6 +13,12 @@ from script_runner import REPOSITORY, Scripts
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: none is begun when there is nothing else left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def scripts() -> Iterator[Scripts]:
     """The project's scripts, begun without importing torch again."""

@@ -19,6 +19,7 @@ from script_runner import Scripts
 from captioner.training.checkpoint import load_checkpoint
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.slow
 SMALL = [
     "data.train=48",
     "data.dev=12",

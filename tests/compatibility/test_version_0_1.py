@@ -26,6 +26,7 @@ from script_runner import Scripts
 
 import captioner
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 TREE = Path(os.environ.get("CAPTIONER_TREE", HERE.parents[1]))
 # The groups' names in the checkout whose scripts run.

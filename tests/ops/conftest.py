@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -74,12 +75,13 @@ class Compiler:
     def _build(self, name: str, flags: Mapping[Path, list[str]], link: list[str]) -> Path:
         """A program or library of sources, each with its flags."""
         target = self.folder / name
-        if target.exists():
-            return target
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            objects = [*pool.map(self._object, flags, flags.values())]
-        of_link = [flag for flag in SANITIZED if flag in next(iter(flags.values()))]
-        self._run([*of_link, *map(str, objects), *link], target)
+        with (self.folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the test run need it, too
+            if not target.exists():
+                with ThreadPoolExecutor(max_workers=2) as pool:
+                    objects = [*pool.map(self._object, flags, flags.values())]
+                of_link = [flag for flag in SANITIZED if flag in next(iter(flags.values()))]
+                self._run([*of_link, *map(str, objects), *link], target)
         return target
 
     def _object(self, source: Path, flags: list[str]) -> Path:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from conftest import Compiler
 
 
+pytestmark = pytest.mark.slow  # the programs have to be compiled
+
+
 def execute(program: Path, *arguments: str, schedule: str = "forward") -> tuple[int, str]:
     """Exit status of a sanitized program and what it said, warnings about fibres excepted."""
     environment = {
