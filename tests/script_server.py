@@ -40,8 +40,9 @@ def run_script(call: dict[str, Any]) -> int:
 
 
 def run(call: dict[str, Any]) -> None:
-    """The process of a script, which leads a process group."""
+    """The process of a script, which leads a process group and says so by its number."""
     os.setsid()
+    print(os.getpid(), flush=True)
     os.close(0)
     os.open(os.devnull, os.O_RDONLY)
     status = run_script(call)
@@ -51,11 +52,10 @@ def run(call: dict[str, Any]) -> None:
 
 
 def keep(call: dict[str, Any]) -> None:
-    """Start the script's process, name it, wait for it, and write down how it ended."""
+    """Start the script's process, wait for it, and write down how it ended."""
     child = os.fork()
     if child == 0:
         run(call)
-    print(child, flush=True)
     _, status = os.waitpid(child, 0)
     unfinished = Path(call["status"] + ".tmp")
     unfinished.write_text(str(os.waitstatus_to_exitcode(status)))

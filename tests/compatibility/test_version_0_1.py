@@ -22,7 +22,7 @@ import pytest
 import torch
 from compatibility.fixture_files import curve, digest, final_weights, machine
 from safetensors.torch import load_file
-from script_runner import Scripts
+from script_runner import REPOSITORY, Scripts
 
 import captioner
 
@@ -81,16 +81,19 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scripts() -> Iterator[Scripts]:
-    running = Scripts(TREE)
-    yield running
-    running.close()
+def scripts_of_tree(scripts: Scripts) -> Iterator[Scripts]:
+    if TREE == REPOSITORY:
+        yield scripts
+    else:
+        others = Scripts(TREE)
+        yield others
+        others.close()
 
 
 @pytest.fixture
-def place(archive: Path, tmp_path: Path, scripts: Scripts) -> Place:
+def place(archive: Path, tmp_path: Path, scripts_of_tree: Scripts) -> Place:
     shutil.copytree(archive, tmp_path / "place")
-    return Place(tmp_path / "place", scripts)
+    return Place(tmp_path / "place", scripts_of_tree)
 
 
 def read(path: Path) -> Any:
