@@ -11,7 +11,8 @@ from torch import Tensor
 from benchmarks.captions import build_vocabulary, captioned_images, random_features
 from benchmarks.suite import Run, SuiteResult, SuiteSettings
 from benchmarks.timing import interleaved, paired_ratio
-from captioner.build.components import build_captioner, build_generation
+from captioner.build.components import build_generation
+from captioner.build.models import build_captioner
 from captioner.config import GenerationConfig, ModelConfig
 from captioner.data.vocabulary import Vocabulary
 from captioner.inference.captions import CaptionGenerator
@@ -72,6 +73,7 @@ def _generator(vocabulary: Vocabulary, settings: BeamBenchmark, run: Run) -> Cap
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(run.seed)
         model = build_captioner(config, vocab_size=len(vocabulary), feature_dim=FEATURE_DIM)
+        assert isinstance(model, Captioner)
         model.language_model.embedding.weight.mul_(DECIDED)
         model.language_model.output.weight.mul_(DECIDED)
     generation = GenerationConfig(method="beam", beam_size=settings.beam_size)

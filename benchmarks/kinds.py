@@ -16,7 +16,7 @@ from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
 from benchmarks.timing import Spread
 from benchmarks.worker import ROOT
 from captioner import config as schema
-from captioner.build.components import build_language_model
+from captioner.build.models import build_language_model
 from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.files import read_json, write_json

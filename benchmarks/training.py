@@ -18,7 +18,8 @@ from benchmarks.timing import synchronize
 from captioner.data.dataset import BatchOrder, make_loader
 from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
 from captioner.models.captioner import Captioner
-from captioner.models.language_model import DropoutRates, LanguageModel
+from captioner.models.language_model import LanguageModel
+from captioner.models.word_layers import DropoutRates
 from captioner.training.distributed import World
 from captioner.training.graph_step import GraphStep
 from captioner.training.memory import keep_freed_memory

@@ -152,6 +152,16 @@ def test_features_suite_gives_the_bare_encoders_features(monkeypatch: pytest.Mon
     assert not encoders[0].training
 
 
+def test_features_suite_measures_grids_in_half_precision() -> None:
+    settings = FeaturesBenchmark(
+        encoder="torchvision/shufflenet_v2_x0_5", output="grid", pictures=3, picture_side=64
+    )
+    record = run_benchmark(tiny("features", features=settings))
+    assert record["settings"]["output"] == "grid"
+    difference = requirement(record, "largest difference of a feature by pil")
+    assert 1e-6 < difference["median"] < difference["at_most"] == 1e-3
+
+
 def test_epoch_suite_takes_the_plain_loops_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "adam_256", StepSettings(hidden_size=8, batch_size=6, clip_norm=5.0))
     settings = EpochBenchmark(

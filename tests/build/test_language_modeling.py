@@ -201,7 +201,7 @@ def test_wrong_input_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
     write_text(text)
     with pytest.raises(DataError, match="no word occurs min_count=999 times"):
         trainer(text, tmp_path / "rare", "data.unit=word", "vocabulary.min_count=999")
-    with pytest.raises(ConfigError, match="text goes with encoder=none"):
+    with pytest.raises(ConfigError, match="text needs encoder=none"):
         trainer(text, tmp_path / "x", "encoder=plain")
     with pytest.raises(ConfigError, match="best_metric must be one of loss"):
         trainer(text, tmp_path / "x", "trainer.best_metric=BLEU-4")

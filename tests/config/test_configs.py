@@ -10,13 +10,8 @@ import pytest
 from torch import nn
 
 from captioner import config as schema
-from captioner.build.components import (
-    build_captioner,
-    build_generation,
-    build_language_model,
-    build_optimizer,
-    trainer_settings,
-)
+from captioner.build.components import build_generation, build_optimizer, trainer_settings
+from captioner.build.models import build_captioner, build_language_model
 from captioner.commands.cli import compose_config
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
@@ -47,7 +42,17 @@ NEEDED = {
     "experiment/nic_flickr8k": ["data.root=x"],
     "experiment/neon_flickr8k": ["data.root=x"],
     "experiment/neuraltalk_flickr8k": ["data.root=x"],
+    "experiment/attention_flickr8k": ["data.root=x"],
+    "experiment/adaptive_attention_flickr8k": ["data.root=x"],
+    "model/layered_attention": ["encoder.output=grid"],
+    "model/adaptive_attention": ["encoder.output=grid"],
+    "experiment/show_attend_tell_flickr8k": ["data.root=x"],
+    "experiment/up_down_flickr8k": ["data.root=x"],
+    "model/show_attend_tell": ["encoder.output=grid"],
+    "model/up_down": ["encoder.output=grid"],
 }
+
+LAYERED = "model=layered_attention"
 
 
 def compose(*overrides: str, name: str = "train") -> Any:
@@ -136,6 +141,15 @@ def test_experiments_carry_the_published_settings() -> None:
         (["model.tie_embeddings=true", "model.hidden_size=8"], ["tie_embeddings", "and 8"]),
         (["model.feature_norm=standardise"], ["feature_norm", "train_from=stage1"]),
         (["encoder.resize=crop"], ["encoder.resize", "'crop'"]),
+        (["encoder.views=[original,miror]"], ["encoder.views", "'miror'", "'mirror'"]),
+        (["encoder.views=[original,original]"], ["encoder.views", "twice", "original, original"]),
+        (["encoder.views=[mirror,original]"], ["encoder.views", "begin with original"]),
+        (["encoder.views=[]"], ["encoder.views", "begin with original", "[]"]),
+        (
+            ["encoder=features", "encoder.path=x", "encoder.views=[original,mirror]"],
+            ["encoder.views=mirror", "encoder.kind is features"],
+        ),
+        (["encoder.cache_dtype=int8"], ["encoder.cache_dtype", "'int8'", "float16"]),
         (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
         (["encoder=none"], ["encoder=none", "data.kind=scenes"]),
         (["data=text", "encoder=none"], ["data.path", "a text file"]),
@@ -143,6 +157,36 @@ def test_experiments_carry_the_published_settings() -> None:
         (["data=python_source", "data.unit=letter"], ["data.unit", "'letter'", "character"]),
         (["decoder.hidden_size=8"], ["decoder.hidden_size is now called model.hidden_size"]),
         (["decode=greedy"], ["decode is now called generation"]),
+        ([LAYERED, "encoder.output=pooled"], ["model=layered_attention", "encoder.output=grid"]),
+        ([LAYERED, "model.heads=7"], ["model.heads", "model.attention_dim", "7 and 512"]),
+        ([LAYERED, "model.join=sum"], ["model.join", "'sum'", "concat, gate, lstm"]),
+        ([LAYERED, "model.head=8"], ["head", "'model.heads'"]),
+        ([LAYERED, "model.attention_dropout=1"], ["model.attention_dropout", "0.999"]),
+        (["model.heads=8"], ["model.heads is a key of model=layered_attention alone"]),
+        (["data.layout=auto"], ["data.layout is a key of data=flickr8k alone"]),
+        (
+            ["model=up_down", "encoder.output=grid", "trainer.graph=on"],
+            ["trainer.graph=on", "model=up_down"],
+        ),
+        (
+            ["model=show_attend_tell", "encoder.output=grid", "trainer.replicas=2"],
+            ["trainer.replicas must be 1 for model=show_attend_tell, got 2"],
+        ),
+        (
+            ["model=adaptive_attention", "encoder.output=grid", "rnn.kind=gru"],
+            ["model=adaptive_attention needs rnn.kind=lstm, got gru"],
+        ),
+        (
+            ["model=up_down", "encoder.output=grid", "model.num_layers=2"],
+            ["model.num_layers must be 1 for model=up_down, got 2"],
+        ),
+        (["model=show_attend_tell", "model.doubly_stochastic=-1"], ["model.doubly_stochastic"]),
+        (["model.kind=layered_attention"], ["model.kind is show_and_tell", "model=..."]),
+        (["model=layered_atention"], ["model", "'layered_attention'"]),
+        (
+            ["data=python_source", "encoder=none", "trainer.best_metric=loss", LAYERED],
+            ["model=layered_attention attends to images", "model=show_and_tell"],
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from captioner import config
+from captioner.build.models import KINDS
 from captioner.data.formats import prepare
 from captioner.data.text.codec import UNITS
 from captioner.data.vocabulary import RARE
 from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
+from captioner.features.source import VIEWS
 from captioner.models.captioner import FEATURE_NORMS
+from captioner.models.layered_attention import JOINS
 from captioner.models.rnn import RNN_KINDS
 from captioner.ops import BACKENDS
 from captioner.runs import upgrade
@@ -18,8 +21,11 @@ from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
 def test_choices_are_those_of_the_code() -> None:
     assert config.UNITS == UNITS
     assert config.RARE == RARE
+    assert set(config.VIEWS) == set(VIEWS)
     assert config.FEATURE_NORMS == FEATURE_NORMS
     assert config.RNN_KINDS == RNN_KINDS
+    assert config.JOINS == JOINS
+    assert {one.kind for one in config.MODELS} == set(KINDS)
     assert set(config.BACKENDS) == set(BACKENDS)
     assert set(config.OPTIMIZERS) == set(OPTIMIZERS)
     assert config.SCHEDULES == SCHEDULES

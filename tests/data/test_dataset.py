@@ -150,6 +150,46 @@ def test_without_shuffling_rows_come_as_they_are() -> None:
     assert list(order) == [[0, 1], [2, 3], [4]]
 
 
+def test_of_several_views_each_row_draws_one_after_the_order() -> None:
+    size, drawn = 4000, []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        plain = BatchOrder(size, batch_size=30, seed=seed)
+        order = BatchOrder(size, batch_size=30, seed=seed, views=2)
+        plain.epoch = order.epoch = epoch
+        torch.manual_seed(epoch)
+        before = torch.get_rng_state()
+        rows = order.rows()
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(rows, order.rows())
+        assert torch.equal(rows % size, plain.rows())
+        views = rows // size
+        assert set(views.tolist()) == {0, 1}
+        assert abs(int(views.sum()) - size / 2) < 5 * (size / 4) ** 0.5  # of as many coins
+        drawn.append(views[rows.argsort()].tolist())
+        order.position = 7
+        assert list(chain.from_iterable(order)) == rows[7 * 30 :].tolist()
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+
+
+def test_the_order_of_one_view_is_that_of_version_0_1() -> None:
+    order = BatchOrder(50, batch_size=8, seed=3, views=1)
+    order.epoch = 4
+    generator = torch.Generator().manual_seed(3 * 1_000_003 + 4)
+    assert torch.equal(order.rows(), torch.randperm(50, generator=generator))
+
+
+@pytest.mark.parametrize("by_image", [False, True])
+def test_a_row_brings_the_view_that_it_names(by_image: bool) -> None:
+    dataset = make(by_image=by_image)
+    rows, images = len(dataset), len(IMAGES)
+    mirrored = [(image + images, caption) for image, caption in EVERYTHING]
+    assert contents(dataset[range(rows, 2 * rows)]) == mirrored
+    # An image that a batch shows in two views is there twice.
+    both = dataset[[0, rows]] if by_image else dataset[[0, 1 + rows]]
+    assert dataset.source.asked[-1] == [0, images]  # type: ignore[attr-defined]
+    assert [image for image, _ in contents(both)] == sorted([0, images] * (2 if by_image else 1))
+
+
 def tensors(batch: CaptionBatch) -> list[Tensor]:
     return [*batch.model_inputs, batch.targets]
 
@@ -190,3 +230,20 @@ def test_images_are_read_when_asked_for_and_kept_where_they_fit(
         assert torch.equal(source(torch.tensor([2, 0])), found)
     with pytest.raises(ImageError, match=str(images[1].path)):
         source(torch.tensor([1]))
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 1 << 20])
+def test_images_are_mirrored_where_rows_ask_for_it(tmp_path: Path, keep_bytes: int) -> None:
+    images = []
+    for number in range(3):
+        path = tmp_path / f"{number}.png"
+        Image.effect_noise((8, 8), 50 + number).convert("RGB").save(path)
+        images.append(CaptionedImage(path.name, path, ("a dog",), number))
+    transform = ImageTransform(size=8, resize=8)
+    plain = DecodedImages(images, transform, keep_bytes=keep_bytes)
+    views = DecodedImages(images, transform, keep_bytes=keep_bytes, views=("original", "mirror"))
+    expected = plain(torch.tensor([0, 1, 1]))
+    found = views(torch.tensor([0, 1, 4]))
+    assert torch.equal(found[:2], expected[:2])
+    assert torch.equal(found[2], expected[2].flip(-1)) and not torch.equal(found[2], found[1])
+    assert found.is_contiguous(memory_format=torch.channels_last)

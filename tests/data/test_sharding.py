@@ -39,3 +39,10 @@ class Rows:
 def test_a_batch_too_small_for_all_leaves_some_without() -> None:
     assert [BatchShard(Rows(), rank=r, size=2)[[3, 0, 2, 1]] for r in (0, 1)] == [[0, 1], [3, 2]]
     assert [BatchShard(Rows(), rank=r, size=3)[[2]] for r in range(3)] == [[2], None, None]
+
+
+def test_views_of_a_row_are_partitioned_as_the_row_is() -> None:
+    batch, views = [3, 0, 2, 1], [7, 0, 6, 5]  # of four rows
+    for rank in (0, 1):
+        plain = BatchShard(Rows(), rank=rank, size=2)[batch]
+        assert [row % 4 for row in BatchShard(Rows(), rank=rank, size=2)[views]] == plain

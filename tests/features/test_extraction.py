@@ -24,7 +24,6 @@ from captioner.features.extraction import extract_features
 from captioner.features.store import FeatureStore, load_features
 from captioner.models.transforms import ImageTransform
 
-SOURCE = Path(__file__).parents[2] / "src"
 TRANSFORM = ImageTransform(size=16, resize="squash")
 
 
@@ -258,7 +257,8 @@ def slowly(images):
     return encode(images)
 
 images = [(path.name, path) for path in sorted(Path(sys.argv[1]).iterdir())]
-extract(images, Path(sys.argv[2]), encode=slowly, num_workers=int(sys.argv[4]))
+how = {"num_workers": int(sys.argv[4]), "dtype": sys.argv[5]}
+extract(images, Path(sys.argv[2]), encode=slowly, **how)
 print("finished", flush=True)
 """
 
@@ -272,25 +272,27 @@ def start(scripts: Scripts, tmp_path: Path) -> Start:
     program = tmp_path / "program.py"
     program.write_text(SCRIPT)
 
-    def begin(images: Path, cache: Path, workers: int = 0) -> Process:
-        arguments = [str(images), str(cache), str(Path(__file__).parent), str(workers)]
+    def begin(images: Path, cache: Path, workers: int = 0, dtype: str = "float32") -> Process:
+        arguments = [str(images), str(cache), str(Path(__file__).parent), str(workers), dtype]
         return scripts.start(tmp_path, program, arguments)
 
     return begin
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_killed_and_resumed_has_the_same_bits(tmp_path: Path, workers: int, start: Start) -> None:
+@pytest.mark.parametrize(("workers", "dtype"), [(0, "float32"), (1, "float32"), (0, "float16")])
+def test_killed_and_resumed_has_the_same_bits(
+    tmp_path: Path, workers: int, dtype: str, start: Start
+) -> None:
     images = write_images(tmp_path / "images", 50)
-    extract(images, tmp_path / "whole", num_workers=workers)
-    process = start(tmp_path / "images", tmp_path / "cache", workers)
+    extract(images, tmp_path / "whole", num_workers=workers, dtype=dtype)
+    process = start(tmp_path / "images", tmp_path / "cache", workers, dtype)
     process.wait_until(lambda: process.stdout.count("batch") >= (8 if workers == 0 else 4))
     process.kill()
     folder = folder_of(tmp_path / "cache")
     done = np.load(folder / "done.npy")
     assert 12 <= done.sum() < 50
     counter = Counter()
-    extract(images, tmp_path / "cache", encode=counter, num_workers=workers)
+    extract(images, tmp_path / "cache", encode=counter, num_workers=workers, dtype=dtype)
     assert sum(counter.sizes) == 50 - done.sum()
     for file in ("features.npy", "done.npy"):
         uninterrupted = folder_of(tmp_path / "whole") / file
@@ -361,7 +363,7 @@ def test_gather_and_rows() -> None:
 
 
 def test_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.features.store._CHUNK_BYTES", 200)  # several chunks
+    monkeypatch.setattr("captioner.features.rows._CHUNK_BYTES", 200)  # several chunks
     store = store_of()
     store.features[:, :, 2] = 0.1
     for rows in (None, torch.tensor([1, 2, 6])):

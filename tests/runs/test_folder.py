@@ -9,7 +9,8 @@ import pytest
 from captioner.files import write_json
 from captioner.runs.folder import CONFIG, LATER, FolderTaken, check_same_run
 
-NOW = {"seed": 1, "trainer": {"graph": "auto", "epochs": 3}, "encoder": {"reader": "auto"}}
+ENCODER = {"reader": "auto", "cache_dtype": "float32", "views": ["original"]}
+NOW = {"seed": 1, "trainer": {"graph": "auto", "epochs": 3}, "encoder": ENCODER}
 
 
 def test_a_run_that_began_without_later_settings_goes_on(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def make_images() -> list[CaptionedImage]:
 
 
 def source(rows: Tensor) -> Tensor:
-    return FEATURES[rows]
+    """Rows beyond the images are those of their second view."""
+    return torch.cat([FEATURES, -FEATURES])[rows]
 
 
 class Losses:
@@ -123,6 +124,7 @@ def captioner(
     double: bool = True,
     validates: bool = False,
     batch_size: int = 3,
+    views: int = 1,
     **settings: Any,
 ) -> Trainer:
     """A small captioner's trainer: 20 captions, in batches of 3 the last of an epoch has 2."""
@@ -150,7 +152,7 @@ def captioner(
         )
     if double:
         model.double().image_projection.register_forward_pre_hook(lambda _, x: (x[0].double(),))
-    order = BatchOrder(len(dataset), batch_size=batch_size, seed=5)
+    order = BatchOrder(len(dataset), batch_size=batch_size, seed=5, views=views)
     share: Any = dataset
     if ranks.size > 1:
         share = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
@@ -301,6 +303,7 @@ Case = Callable[[World, Path], dict[str, Any]]
 PLAIN: dict[str, Case] = {
     "captions": partial(whole, captioner),
     "images": partial(whole, captioner, by_image=True),
+    "views": partial(whole, captioner, by_image=True, views=2),
     "accumulated and clipped": partial(
         whole, captioner, accumulation=2, clip_norm=0.5, clip_value=0.1, label_smoothing=0.1
     ),

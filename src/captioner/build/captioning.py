@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,14 +11,16 @@ from torch import nn
 
 from captioner import config as schema
 from captioner.build.components import (
-    build_captioner,
     build_generation,
     image_features,
     load_data,
+    refuse_uneven_grid,
     scene_metrics,
 )
 from captioner.build.cuda_graph import resident_captions
+from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
+from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
@@ -25,8 +28,8 @@ from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
-from captioner.models.captioner import Captioner
-from captioner.models.language_model import set_output_bias
+from captioner.models.base_captioner import BaseCaptioner
+from captioner.models.word_layers import set_bias_from_counts
 from captioner.training.distributed import World
 from captioner.training.setup import Order
 from captioner.validation.captions import CaptionValidator
@@ -41,7 +44,14 @@ class CaptionTask:
             data = load_data(config.data)
             self.splits = {name: data.split(name) for name in ("train", "dev")}
             self.features = image_features(config.encoder, seed=config.seed, device=device)
-            sources = {name: self.features.source(images) for name, images in self.splits.items()}
+            # A run that began before this was refused may be continued.
+            if not (config.resume and (Path(config.run_dir) / "last.pt").exists()):
+                refuse_uneven_grid(self.features.encoder)
+            views = {"train": config.encoder.views, "dev": ["original"]}
+            sources = {
+                name: self.features.source(images, views=views[name])
+                for name, images in self.splits.items()
+            }
         words = (tokenize(text) for image in self.splits["train"] for text in image.captions)
         self.vocabulary = Vocabulary.build(
             words, min_count=config.vocabulary.min_count, rare=config.vocabulary.rare
@@ -58,7 +68,12 @@ class CaptionTask:
         }
         training = self.datasets["train"]
         batch_size = config.trainer.batch_size
-        order = BatchOrder(len(training), batch_size=batch_size, seed=order_seed(config))
+        order = BatchOrder(
+            len(training),
+            batch_size=batch_size,
+            seed=order_seed(config),
+            views=len(config.encoder.views),
+        )
         self.order: Order = order
         self.data = resident_captions(config, training, order, device, world)
         self.loader = self._loader(training, order, config.trainer.workers)
@@ -71,10 +86,11 @@ class CaptionTask:
             share = BatchShard(training, rank=self.world.rank, size=self.world.size)
         # Where every batch opens image files, worker processes can do it beside this one.
         opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
-        pinned = self.device.type == "cuda"
-        return make_loader(share, order, workers=workers if opens_files else 0, pin_memory=pinned)
+        on_gpu = self.device.type == "cuda"
+        loader = make_loader(share, order, workers=workers if opens_files else 0, pin_memory=on_gpu)
+        return BatchesAhead(loader, self.device) if on_gpu else loader
 
-    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> Captioner:
+    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> BaseCaptioner:
         """A captioner initialised from the seed, output bias and feature scale set.
 
         An encoder that is trained is each replica's own.
@@ -84,22 +100,24 @@ class CaptionTask:
             features = image_features(config.encoder, seed=config.seed, device=self.device)
             refuse_shared_draws(features.encoder or nn.Identity())
         source = self.datasets["train"].source
+        regions, feature_dim = features.shape(source)
         torch.manual_seed(config.seed)
         model = build_captioner(
             config.model,
             vocab_size=len(self.vocabulary),
-            feature_dim=features.feature_dim(source),
+            feature_dim=feature_dim,
+            regions=regions,
             encoder=features.encoder if features.trained else None,
             rnn=config.rnn,
         )
         if config.model.output_bias_from_counts:
-            set_output_bias(model.language_model, self.vocabulary.counts)
+            set_bias_from_counts(model.output_layer, self.vocabulary.counts)
         if model.feature_norm == "standardise" and isinstance(source, CachedFeatures):
             model.set_feature_statistics(*source.statistics())
         return model
 
     def validator(
-        self, config: schema.TrainConfig, model: Captioner, writer: Any
+        self, config: schema.TrainConfig, model: BaseCaptioner, writer: Any
     ) -> CaptionValidator:
         """Scores the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
@@ -115,11 +133,12 @@ class CaptionTask:
             world=self.world,
         )
 
-    def texts(self, config: schema.TrainConfig, model: Captioner) -> dict[str, str]:
+    def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""
-        feature_dim = model.image_projection.in_features
+        regions, feature_dim = self.features.shape(self.datasets["train"].source)
+        identity = {**self.features.identity(), "feature_dim": feature_dim, "regions": regions}
         return {
             "config": json.dumps(dataclasses.asdict(config)),
             "vocabulary": self.vocabulary.to_json(),
-            "encoder": json.dumps({**self.features.identity(), "feature_dim": feature_dim}),
+            "encoder": json.dumps(identity),
         }

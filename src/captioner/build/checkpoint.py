@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,18 +10,14 @@ import torch
 
 from captioner import config as schema
 from captioner.build.backend import for_inference
-from captioner.build.components import (
-    build_captioner,
-    build_generation,
-    build_language_model,
-    image_features,
-)
+from captioner.build.components import build_generation, image_features
+from captioner.build.models import build_captioner, build_language_model
 from captioner.data.text.codec import TextCodec
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError
 from captioner.features.source import ImageFeatures
 from captioner.inference.captions import CaptionGenerator
-from captioner.models.captioner import Captioner
+from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.language_model import LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.runs.upgrade import upgrade
@@ -34,7 +30,7 @@ class TrainedCaptioner:
     """A captioner made usable: the model, its vocabulary, its images' features, its data."""
 
     task: ClassVar = "captions"
-    model: Captioner
+    model: BaseCaptioner
     vocabulary: Vocabulary
     features: ImageFeatures
     data: Any
@@ -142,8 +138,9 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
         identity = json.loads(checkpoint.texts["encoder"])
         # What auto chose there, whatever it would choose here.
         reader = {"reader": identity.get("reader", "pil")}
-        encoder_config = schema.EncoderConfig(**{**tree["encoder"], **reader})
-        model_config = for_inference(schema.ModelConfig(**tree["model"]))
+        before = {"cache_dtype": "float32"}  # what was not a setting once
+        encoder_config = schema.EncoderConfig(**{**before, **tree["encoder"], **reader})
+        model_config = for_inference(schema.model_config(tree["model"]))
         rnn_config = schema.RnnConfig(**tree.get("rnn", {}))  # none in version 0.1.0
         data = schema.data_config(tree["data"])
     except (KeyError, TypeError, ValueError) as error:
@@ -165,10 +162,14 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
             f"{path} was trained on the features of another encoder: it names "
             f"{_encoder_name(identity)}, here is {_encoder_name(here)}"
         )
+    if "regions" in identity:  # not in those of version 0.1
+        shape = (identity["regions"], identity["feature_dim"])
+        features = replace(features, expected_shape=shape)
     model = build_captioner(
         model_config,
         vocab_size=len(vocabulary),
         feature_dim=identity["feature_dim"],
+        regions=identity.get("regions"),  # not in those of version 0.1
         encoder=features.encoder if trained else None,
         rnn=rnn_config,
     )
@@ -188,7 +189,7 @@ def _language_model(
     try:
         tree = upgrade(json.loads(checkpoint.texts["config"]))
         vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
-        model_config = for_inference(schema.ModelConfig(**tree["model"]))
+        model_config = for_inference(schema.model_config(tree["model"]))
         rnn = schema.RnnConfig(**tree["rnn"])
         data = schema.TextData(**tree["data"])
         min_count = int(tree["vocabulary"]["min_count"])

@@ -21,11 +21,10 @@ from captioner.errors import ConfigError
 from captioner.evaluation.attributes import attribute_accuracy
 from captioner.features.source import ImageFeatures, choose_reader
 from captioner.generation import Constraints, SamplingParams, beam_search, greedy, sample
+from captioner.generation.hypothesis import state_device
 from captioner.inference.captions import GenerationMethod
-from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.models.encoders import make_encoder
-from captioner.models.language_model import DropoutRates, LanguageModel, initialise
 from captioner.training.distributed import own_gpu, started_together
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.setup import TrainerSettings
@@ -147,68 +146,23 @@ def image_features(
         batch_size=config.batch_size,
         workers=config.workers,
         reader=choose_reader(config.reader, device),
+        cache_dtype=str(config.cache_dtype),
     )
 
 
-# -- model and generation ------------------------------------------------------------------------
+def refuse_uneven_grid(encoder: Encoder | None) -> None:
+    """ConfigError where `grid_size` would average cells that overlap."""
+    if encoder is None or encoder.grid_size is None:
+        return
+    if any(side % encoder.grid_size for side in encoder.grid):
+        raise ConfigError(
+            f"encoder.grid_size={encoder.grid_size} must divide both sides of the grid "
+            f"{list(encoder.grid)} that {encoder.name} makes of an image of "
+            f"{encoder.transform.size} x {encoder.transform.size} pixels; null keeps it whole"
+        )
 
 
-def build_language_model(
-    config: schema.ModelConfig, *, vocab_size: int, rnn: schema.RnnConfig
-) -> LanguageModel:
-    """A language model with nothing in front, initialised as the configuration says."""
-    model = _language_model(config, vocab_size, rnn)
-    _initialise(model, config)
-    return model
-
-
-def _language_model(
-    config: schema.ModelConfig, vocab_size: int, rnn: schema.RnnConfig
-) -> LanguageModel:
-    return LanguageModel(
-        vocab_size=vocab_size,
-        embedding_dim=config.embedding_dim,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        dropout=DropoutRates(
-            input=config.input_dropout,
-            output=config.output_dropout,
-            layer=config.layer_dropout,
-            variational=rnn.variational_dropout,
-        ),
-        tie_embeddings=config.tie_embeddings,
-        backend=config.backend,
-        kind=rnn.kind,
-    )
-
-
-def _initialise(part: nn.Module, config: schema.ModelConfig) -> None:
-    initialise(part, scheme=config.init, scale=config.init_scale, forget_bias=config.forget_bias)
-
-
-def build_captioner(
-    config: schema.ModelConfig,
-    *,
-    vocab_size: int,
-    feature_dim: int,
-    encoder: Encoder | None = None,
-    rnn: schema.RnnConfig | None = None,
-) -> Captioner:
-    """The captioner, its own layers initialised as configured; `rnn` None is an LSTM."""
-    language_model = _language_model(config, vocab_size, rnn or schema.RnnConfig())
-    norm = config.feature_norm
-    if norm == "auto":
-        norm = "none" if encoder is not None else "standardise"
-    model = Captioner(
-        language_model=language_model,
-        feature_dim=feature_dim,
-        feature_norm=norm,
-        feature_dropout=config.feature_dropout,
-        encoder=encoder,
-    )
-    for part in (model.image_projection, language_model):
-        _initialise(part, config)
-    return model
+# -- generation --------------------------------------------------------------------------------
 
 
 def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) -> GenerationMethod:
@@ -242,7 +196,7 @@ def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) ->
     )
 
     def draw(step: Any, state: Any, *, batch_size: int) -> Any:
-        generator = torch.Generator(device=state[0].device).manual_seed(config.seed)
+        generator = torch.Generator(device=state_device(state)).manual_seed(config.seed)
         return drawn(step, state, batch_size=batch_size, generator=generator)
 
     return draw

@@ -37,7 +37,7 @@ def resident_captions(
     return ResidentCaptions(
         dataset,
         batch_size=order.batch_size,
-        features=source(torch.arange(len(source.store_rows))),
+        features=source.whole(device),
         device=device,
         capacities=capacities,
     )
@@ -69,6 +69,8 @@ def why_not(
         return "the encoder is trained, so that image files are read at every step"
     if config.rnn.kind != "lstm":
         return f"rnn.kind={config.rnn.kind} takes the lengths of captions from the host"
+    if config.model.feedback:
+        return f"model={config.model.kind} feeds back: each step reads its length on the host"
     if config.trainer.replicas > 1:
         return f"trainer.replicas={config.trainer.replicas} take turns, batch by batch"
     if world.size > 1:
@@ -78,8 +80,7 @@ def why_not(
     backend = choose_backend(config.model.backend, "cuda")
     if backend in ("reference", "plain"):
         return f"model.backend={backend} reads the captions' lengths on the host"
-    store = source.store
-    needed = 4 * len(source.store_rows) * store.regions * store.feature_dim
+    needed = source.nbytes
     free = torch.cuda.mem_get_info(device)[0]
     if needed > SHARE * free:
         return (

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from captioner import config as schema
-from captioner.build.components import build_language_model
 from captioner.build.cuda_graph import wants_graph
+from captioner.build.models import build_language_model
 from captioner.build.replicas import order_seed
 from captioner.data.dataset import make_loader
 from captioner.data.resident import ResidentCaptions

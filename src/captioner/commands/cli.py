@@ -228,8 +228,20 @@ def explain(error: Exception, name: str) -> str:
     noise = ("To append", "object_type", "reference_type", "full_key", "Set the environment")
     kept = [x.strip() for x in lines if x.strip() and not x.strip().startswith(noise)]
     wrong = re.search(r"Could not override '([^']+)'", text)
+    if wrong and (sentence := key_of_another(wrong[1])) is not None:
+        return sentence
     key = nearest(wrong[1], [*known_keys(COMMANDS[name]), *GROUPS]) if wrong else None
     return "; ".join(dict.fromkeys(kept)) + (f"; did you mean {key!r}?" if key else "")
+
+
+def key_of_another(wrong: str) -> str | None:
+    """One sentence where a key is one of other choices of its group."""
+    group, _, key = wrong.partition(".")
+    choices = {kind: schema for kind, schema in GROUPS.get(group, {}).items() if kind != "base"}
+    owners = [kind for kind, schema in choices.items() if key in known_keys(schema)]
+    if not owners or len(owners) == len(choices):
+        return None
+    return f"{wrong} is a key of {group}={', '.join(owners)} alone"
 
 
 def nearest(wrong: str, keys: Sequence[str]) -> str | None:

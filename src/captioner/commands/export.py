@@ -23,6 +23,7 @@ from captioner.export.onnx_check import Comparison, OnnxCaptioner, compare_capti
 from captioner.export.onnx_graph import require_onnx, write_onnx
 from captioner.files import read_json, write_json
 from captioner.inference.captions import Caption
+from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.runs.upgrade import upgrade
 from captioner.training.model_folder import ENCODER, open_checkpoint, save_folder, weights_file
@@ -120,6 +121,12 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
             "format=folder takes both"
         )
     trained = load_captioner(config.checkpoint, device=CPU, checkpoint=checkpoint)
+    if not isinstance(trained.model, Captioner):
+        kind = json.loads(checkpoint.texts["config"])["model"]["kind"]
+        raise ConfigError(
+            f"{config.checkpoint} is of model={kind}: format=onnx exports model=show_and_tell, "
+            "format=folder all models"
+        )
     encoder = trained.features.encoder
     if encoder is None:
         raise ConfigError(

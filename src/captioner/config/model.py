@@ -1,7 +1,7 @@
 """Schemas of the encoder, of the language model and of generation."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -10,7 +10,10 @@ from captioner.errors import ConfigError
 
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
 READERS = ("auto", "pil", "torchvision")
+VIEWS = ("original", "mirror")
+CACHE_DTYPES = ("float32", "float16")
 FEATURE_NORMS = ("standardise", "l2", "none")
+JOINS = ("concat", "gate", "lstm")
 RNN_KINDS = ("lstm", "gru", "rnn_tanh")
 BACKENDS = ("auto", "reference", "torch", "fused", "plain", "persistent", "cluster")
 
@@ -25,7 +28,10 @@ class EncoderConfig:
     grid_size regions. size: height and width in pixels; resize: the shorter of both before the
     centre crop, or squash for the whole image; null takes the network's own. train_from: a stage's
     name trains it and all after it with learning rate lr; null freezes the network and caches its
-    features in cache_dir, batch_size images at a time. reader: pil; torchvision, which decodes,
+    features in cache_dir, batch_size images at a time, as cache_dtype: null becomes float16 for a
+    grid and float32 for all else. views: what training sees of each image, original or also mirror;
+    an epoch draws one for each caption (trainer.batch_by=picture: image), and everything but
+    training takes the original. reader: pil; torchvision, which decodes,
     resizes and crops on the device and encodes in bfloat16; or auto, which logs its choice.
     workers: processes (torchvision: threads) that read images for a GPU; on a CPU each thread reads
     its own.
@@ -42,6 +48,8 @@ class EncoderConfig:
     lr: float | None = None
     path: str | None = None
     cache_dir: str = ".cache/features"
+    cache_dtype: str | None = None
+    views: list[str] = field(default_factory=lambda: ["original"])
     batch_size: int = 32
     reader: str = "auto"
     workers: int = 2
@@ -65,6 +73,25 @@ class EncoderConfig:
         in_range("encoder.workers", self.workers, 0)
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
+        self._check_views()
+        if self.cache_dtype is None:  # a run's folder then says which it was
+            cached = self.kind not in ("features", "none") and self.train_from is None
+            self.cache_dtype = "float16" if cached and self.output == "grid" else "float32"
+        one_of("encoder.cache_dtype", self.cache_dtype, CACHE_DTYPES)
+
+    def _check_views(self) -> None:
+        for view in self.views:
+            one_of("encoder.views", view, VIEWS)
+        if self.views[:1] != ["original"] or len(set(self.views)) < len(self.views):
+            raise ConfigError(
+                "encoder.views must begin with original and name no view twice, got "
+                f"[{', '.join(self.views)}]"
+            )
+        if self.kind in ("features", "none") and len(self.views) > 1:
+            raise ConfigError(
+                f"encoder.views={self.views[1]} needs an encoder that computes it from the images, "
+                f"but encoder.kind is {self.kind}"
+            )
 
 
 @dataclass
@@ -80,11 +107,16 @@ class RnnConfig:
 
 @dataclass
 class ModelConfig:
-    """The language model and how the image enters it; initialisation as in `initialise`.
+    """Show and Tell, and what all models have; initialisation as in `initialise`.
 
+    The language model and how the image enters it. kind is the choice of the group (model=...).
     feature_norm auto is standardise for features that stay as they are, none for a trained encoder.
     """
 
+    attends: ClassVar[bool] = False  # to the regions of a grid
+    feedback: ClassVar[bool] = False  # of what a step attended to into the next
+
+    kind: str = "show_and_tell"
     embedding_dim: int = 512
     hidden_size: int = 512
     num_layers: int = 1
@@ -108,11 +140,113 @@ class ModelConfig:
         one_of("model.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
         one_of("model.init", self.init, ("uniform", "xavier"))
         one_of("model.backend", self.backend, BACKENDS)
+        if self.kind != type(self).kind:
+            raise ConfigError(
+                f"model.kind is {type(self).kind} here, got {self.kind!r}: choose another model "
+                "with model=..."
+            )
         if self.tie_embeddings and self.embedding_dim != self.hidden_size:
             raise ConfigError(
                 "model.tie_embeddings needs model.embedding_dim = model.hidden_size, got "
                 f"{self.embedding_dim} and {self.hidden_size}"
             )
+
+
+@dataclass
+class AttentionConfig(ModelConfig):
+    """What models have that attend to the regions of an image (encoder.output=grid).
+
+    attention_dim: the width of keys; attention_dropout: of the weights; region_dropout: of the
+    regions after their projection, where feature_dropout is before it.
+    """
+
+    attends: ClassVar[bool] = True
+
+    kind: str = MISSING
+    attention_dim: int = 512
+    attention_dropout: float = 0.0
+    region_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("model.attention_dim", self.attention_dim, 1)
+        each_in_range("model", self, "attention_dropout region_dropout", 0, 0.999)
+
+
+@dataclass
+class LayeredAttentionConfig(AttentionConfig):
+    """Attention of every h_t at once, see models/layered_attention.py.
+
+    heads of the attention, which divide attention_dim; join: concat, gate or lstm (a second LSTM).
+    """
+
+    kind: str = "layered_attention"
+    heads: int = 8
+    join: str = "concat"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("model.heads", self.heads, 1)
+        one_of("model.join", self.join, JOINS)
+        if self.attention_dim % self.heads:
+            raise ConfigError(
+                f"model.heads must divide model.attention_dim, got {self.heads} and "
+                f"{self.attention_dim}"
+            )
+
+
+@dataclass
+class LiteratureConfig(AttentionConfig):
+    """What the attention models of the literature share: one layer, and additive attention."""
+
+    kind: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_layers != 1:
+            raise ConfigError(
+                f"model.num_layers must be 1 for model={self.kind}, got {self.num_layers}"
+            )
+
+
+@dataclass
+class AdaptiveAttentionConfig(LiteratureConfig):
+    """Lu et al. 2017: a visual sentinel beside the regions, see models/adaptive_attention.py."""
+
+    kind: str = "adaptive_attention"
+
+
+@dataclass
+class ShowAttendTellConfig(LiteratureConfig):
+    """Xu et al. 2015, soft attention, see models/show_attend_tell.py; doubly_stochastic: lambda of
+    the regulariser by which every region is looked at sometime."""
+
+    feedback: ClassVar[bool] = True
+
+    kind: str = "show_attend_tell"
+    doubly_stochastic: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("model.doubly_stochastic", self.doubly_stochastic, 0)
+
+
+@dataclass
+class UpDownConfig(LiteratureConfig):
+    """Anderson et al. 2018: one LSTM attends, another speaks, see models/up_down.py."""
+
+    feedback: ClassVar[bool] = True
+
+    kind: str = "up_down"
+
+
+MODELS = (
+    ModelConfig,
+    LayeredAttentionConfig,
+    AdaptiveAttentionConfig,
+    ShowAttendTellConfig,
+    UpDownConfig,
+)
 
 
 @dataclass

@@ -15,7 +15,8 @@ from captioner.errors import ConfigError
 GROUPS: dict[str, dict[str, type]] = {
     "data": {one.kind: one for one in data.KINDS},
     "encoder": {"base": model.EncoderConfig},
-    "model": {"base": model.ModelConfig},
+    # An own YAML from before there were kinds names base_schema.
+    "model": {"base": model.ModelConfig, **{one.kind: one for one in model.MODELS}},
     "optimizer": {"base": training.OptimizerConfig},
     "trainer": {"base": training.TrainerConfig},
     "generation": {"base": model.GenerationConfig},
@@ -71,6 +72,14 @@ def data_config(tree: dict[str, Any]) -> data.DataConfig:
     one_of("data.kind", tree.get("kind", ""), tuple(GROUPS["data"]))
     schema = GROUPS["data"][tree["kind"]]
     return schema(**tree)
+
+
+def model_config(tree: dict[str, Any]) -> model.ModelConfig:
+    """The same of a model; without a kind, as before there were several, it is Show and Tell."""
+    schemas = {one.kind: one for one in model.MODELS}
+    kind = tree.get("kind", model.ModelConfig.kind)
+    one_of("model.kind", kind, tuple(schemas))
+    return schemas[kind](**tree)
 
 
 def known_keys(schema: Any, prefix: str = "") -> list[str]:

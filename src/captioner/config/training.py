@@ -8,7 +8,13 @@ from omegaconf import MISSING
 from captioner.checks import each_in_range, in_range, one_of, positive
 from captioner.config.commands import RunConfig
 from captioner.config.data import TextData, VocabularyConfig
-from captioner.config.model import EncoderConfig, GenerationConfig, ModelConfig, RnnConfig
+from captioner.config.model import (
+    EncoderConfig,
+    GenerationConfig,
+    LiteratureConfig,
+    ModelConfig,
+    RnnConfig,
+)
 from captioner.errors import ConfigError
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
@@ -151,6 +157,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_text()
+        self._check_attention()
         self._check_replicas()
         trained = self.encoder.train_from is not None
         if trained and self.model.feature_norm == "standardise":
@@ -160,6 +167,31 @@ class TrainConfig(RunConfig):
             )
         if trained and self.encoder.kind == "features":
             raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")
+
+    def _check_attention(self) -> None:
+        """What a model that attends needs, and one with feedback cannot have."""
+        kind = self.model.kind
+        if not self.model.attends:
+            return
+        if isinstance(self.data, TextData):
+            raise ConfigError(f"model={kind} attends to images: text needs model=show_and_tell")
+        if self.encoder.output != "grid" and self.encoder.kind != "features":
+            raise ConfigError(
+                f"model={kind} attends to regions: it needs encoder.output=grid, got "
+                f"{self.encoder.output}"
+            )
+        if isinstance(self.model, LiteratureConfig) and self.rnn.kind != "lstm":
+            raise ConfigError(f"model={kind} needs rnn.kind=lstm, got {self.rnn.kind}")
+        if self.model.feedback and self.trainer.graph == "on":
+            raise ConfigError(
+                f"trainer.graph=on cannot be with model={kind}: each of its steps needs what the "
+                "step before attended to, so that lengths are read on the host"
+            )
+        if self.model.feedback and self.trainer.replicas > 1:
+            raise ConfigError(
+                f"trainer.replicas must be 1 for model={kind}, got {self.trainer.replicas}: its "
+                "loop over time leaves nothing for replicas to share"
+            )
 
     def _check_replicas(self) -> None:
         """As many values as replicas, and the same images' features for all of them."""

@@ -3,6 +3,9 @@
 Nothing here opens an image file (features/pixels.py does): a machine that trains on features needs
 no library for that.
 
+Where training sees several views of an image, one number names row and view: view k of row r among
+n rows is r + k n. So do the rows of a dataset, and those of the images that its source gives.
+
 Shapes: B captions in a batch, I images in a batch, R regions, F image feature, S height and width.
 """
 
@@ -31,7 +34,8 @@ class CaptionDataset(Dataset[CaptionBatch]):
     images, and a trained encoder computes each image once instead of five times. Captions are
     cut at `max_length` words; those with no word left in the vocabulary are skipped (`skipped`
     counts them). `captions_by_row` [rows, C] are each row's captions, -1 where it has fewer than C;
-    `tokens_per_row` [rows] what it has to predict. Raises DataError when no caption is left.
+    `tokens_per_row` [rows] what it has to predict; `image_count` how many images the split has.
+    Raises DataError when no caption is left.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
         self.skipped = len(encoded) - len(kept)
         self.image_rows = torch.tensor([row for row, _ in kept])
         self.store = TokenStore([ids for _, ids in kept], bos=vocabulary.bos, eos=vocabulary.eos)
-        self.source = source
+        self.source, self.image_count = source, len(images)
         # Captions of one image lie together.
         rows = self.image_rows if by_image else torch.arange(len(kept))
         counts = torch.unique_consecutive(rows, return_counts=True)[1].unsqueeze(1)
@@ -67,21 +71,29 @@ class CaptionDataset(Dataset[CaptionBatch]):
         return len(self.captions_by_row)
 
     def __getitem__(self, rows: Sequence[int]) -> CaptionBatch:
-        captions = self.captions_by_row[torch.as_tensor(rows)]
-        tokens, captions = self.store.pack(captions[captions >= 0])
-        images, image_rows = self.image_rows[captions].unique(return_inverse=True)
+        numbers = torch.as_tensor(rows)
+        views = numbers // len(self)
+        captions = self.captions_by_row[numbers % len(self)]  # [rows, C]
+        images = self.image_rows[captions] + self.image_count * views.unsqueeze(1)
+        there = captions >= 0
+        tokens, images = self.store.pack(captions[there], beside=images[there])
+        images, image_rows = images.unique(return_inverse=True)
         return CaptionBatch(self.source(images), image_rows, tokens)
 
 
 class BatchOrder:
     """Batches of row numbers, shuffled anew each epoch from the seed alone, resumable anywhere.
 
+    Of several `views` one is drawn for each row, by the same generator after the order.
     Iterating goes from `position` (a batch number of the running epoch) to the end of the epoch;
     the state of a run is (epoch, position), which the trainer keeps and sets.
     """
 
-    def __init__(self, size: int, *, batch_size: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self, size: int, *, batch_size: int, seed: int, shuffle: bool = True, views: int = 1
+    ) -> None:
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
+        self.views = views
         self.epoch, self.position = 0, 0
 
     def __len__(self) -> int:
@@ -92,7 +104,10 @@ class BatchOrder:
         if not self.shuffle:
             return torch.arange(self.size)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return torch.randperm(self.size, generator=generator)
+        rows = torch.randperm(self.size, generator=generator)
+        if self.views > 1:
+            rows += self.size * torch.randint(self.views, (self.size,), generator=generator)
+        return rows
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.rows().split(self.batch_size)[self.position :]:

@@ -29,6 +29,15 @@ class TensorBatch:
         """Page-locked copies, so that `to` can overlap with computation (called by DataLoader)."""
         return self._map(Tensor.pin_memory)
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell the allocator that `stream` uses the tensors, which another stream has made."""
+
+        def record(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._map(record)
+
     def _map(self: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {}
         for name, value in vars(self).items():
@@ -85,11 +94,12 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def pack(self, rows: Tensor) -> tuple[PackedTokens, Tensor]:
-        """The sequences `rows` [B] packed, and `rows` in the packed order (longest first)."""
+    def pack(self, rows: Tensor, beside: Tensor | None = None) -> tuple[PackedTokens, Tensor]:
+        """The sequences `rows` [B] packed, and `rows`, or what stands `beside` each of them [B], in
+        the packed order (longest first)."""
         where, batch_sizes, order = packed_order(self.starts[rows], self.lengths[rows])
         packed = PackedTokens(self.tokens[where], self.tokens[where + 1], batch_sizes)
-        return packed, rows[order]
+        return packed, (rows if beside is None else beside)[order]
 
 
 def packed_order(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

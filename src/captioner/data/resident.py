@@ -4,8 +4,8 @@ A CUDA graph that holds a training step has fixed shapes, so its batches have a 
 they fill in part (the capacity form of `ops.lstm_packed`). Nearly all batches fit the smaller of
 two capacities; the host, which knows order and lengths, plans which batch takes which.
 
-Shapes: I images, R regions, F image feature, P rows of a batch, C captions of a row (1, or an
-image's), B = P C captions, T longest length, N token capacity.
+Shapes: I images, V views of each, R regions, F image feature, P rows of a batch, C captions of a
+row (1, or an image's), B = P C captions, T longest length, N token capacity.
 """
 
 import math
@@ -77,7 +77,8 @@ def token_capacities(
 class ResidentCaptions:
     """`dataset` on `device`, for batches of up to `batch_size` rows.
 
-    `features` [I, R, F] are those of all its images; `capacities` as `token_capacities` gives them.
+    `features` [V I, R, F] are those of all its images, in float32 or float16, view after view;
+    `capacities` as `token_capacities` gives them. Rows name views as in data/dataset.py.
     `padding_row` has captions without a token: it fills up batches, and a batch of nothing else is
     a dummy batch.
     """
@@ -92,11 +93,14 @@ class ResidentCaptions:
         capacities: tuple[int, int],
     ) -> None:
         self.batch_size, self.device, self.capacities = batch_size, device, capacities
-        self.tokens_per_row = dataset.tokens_per_row  # on the host
+        views = len(features) // dataset.image_count
+        self.tokens_per_row = dataset.tokens_per_row.repeat(views)  # on the host
         store, captions = dataset.store, dataset.captions_by_row
-        self.padding_row = len(captions)
-        images_of_rows = dataset.image_rows[captions[:, 0]]
-        captions = F.pad(captions, (0, 0, 0, 1), value=-1)
+        images_of_view = dataset.image_rows[captions[:, 0]]
+        first_images = dataset.image_count * torch.arange(views).unsqueeze(1)
+        images_of_rows = (first_images + images_of_view).flatten()
+        self.padding_row = len(images_of_rows)
+        captions = F.pad(captions.repeat(views, 1), (0, 0, 0, 1), value=-1)
         # Where a row has fewer than C captions it has the one without a token, behind all others.
         self._captions = torch.where(captions < 0, len(store), captions).to(device)
         self._images = F.pad(images_of_rows, (0, 1)).to(device)
@@ -127,7 +131,7 @@ class ResidentCaptions:
         if per_row == 1:  # every caption brings its image, in the packed order
             images = images.index_select(0, order)
             image_rows = torch.arange(len(rows), device=rows.device)
-        features = self._features.index_select(0, images)
+        features = self._features.index_select(0, images).float()
         return StaticBatch(features, image_rows, inputs, targets, batch_sizes, batch_sizes.sum())
 
 

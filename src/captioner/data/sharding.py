@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from captioner.data.dataset import CaptionDataset
@@ -32,6 +33,7 @@ class BatchShard(Dataset[Any]):
         self.dataset, self.rank, self.size = dataset, rank, size
 
     def __getitem__(self, rows: Sequence[int]) -> Any:
-        sizes = self.dataset.tokens_per_row[list(rows)].tolist()
+        tokens = self.dataset.tokens_per_row
+        sizes = tokens[torch.as_tensor(rows) % len(tokens)].tolist()  # of all views the same
         mine = balanced_partition(sizes, self.size)[self.rank]
         return self.dataset[[rows[k] for k in mine]] if mine else None

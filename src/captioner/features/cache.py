@@ -79,7 +79,8 @@ class FeatureCache:
     def write(self, start: int, rows: np.ndarray) -> None:
         """Store rows [B, R, F] from row `start` on, then mark them done."""
         with self._writing():
-            _overwrite(self.folder / "features.npy", start, rows.astype(self.dtype, order="C"))
+            stored = np.ascontiguousarray(rows, self.dtype)
+            _overwrite(self.folder / "features.npy", start, stored)
             _overwrite(self.folder / "done.npy", start, np.ones(len(rows), np.uint8))
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
@@ -105,6 +106,6 @@ def _overwrite(path: Path, start: int, rows: np.ndarray) -> None:
     header = np.load(path, mmap_mode="r", allow_pickle=False).offset
     with path.open("r+b") as handle:
         handle.seek(header + start * rows[0].nbytes)
-        handle.write(rows.tobytes())
+        handle.write(rows.data)
         handle.flush()
         os.fsync(handle.fileno())

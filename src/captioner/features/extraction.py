@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from captioner.data.captions import duplicates
@@ -87,18 +88,21 @@ def _fill(
         contextlib.closing(encoded(blocks, images)) as found,
     ):
         for block, features in found:
-            _check(features, block, images, cache)
-            cache.write(block.start, features)
+            cache.write(block.start, _checked(features, block, images, cache))
             bar.update(len(block))
 
 
-def _check(features: np.ndarray, block: range, images: ImageFiles, cache: FeatureCache) -> None:
-    """Refuse features of another shape or, in the file's own precision, not finite."""
+def _checked(
+    features: np.ndarray, block: range, images: ImageFiles, cache: FeatureCache
+) -> np.ndarray:
+    """The features in the file's own precision; other shapes and what is not finite are refused."""
     expected = (len(block), *cache.shape[1:])
     if features.shape != expected:
         raise DataError(f"encode must return {list(expected)}, got {list(features.shape)}")
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(features.astype(cache.dtype)).all(axis=(1, 2))
+    # By torch, which is several times faster than numpy at half precision.
+    stored = torch.from_numpy(features).to(getattr(torch, cache.dtype.name))
+    finite = stored.isfinite().flatten(1).all(1).numpy()
     if not finite.all():
         name = images[block[int(np.argmin(finite))]][0]
         raise NumericsError(f"the features of {name} hold NaN or infinity as {cache.dtype}")
+    return stored.numpy()

@@ -1,13 +1,15 @@
 """What images enter a captioner as: cached features, pixels, or features that the user computed.
 
-Letters: I images, R regions, F image feature, S image side.
+Training may see several views of each image; rows name them as in data/dataset.py.
+
+Letters: n images, I images of a batch, V views, R regions, F image feature, S image side.
 """
 
 import functools
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import ImageSource
 from captioner.data.images import load_image
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, DataError
 from captioner.features.device_images import pixels_of, transform_batch
 from captioner.features.encoding import Encoded, ImageFiles, encoded_ahead, encoded_blocks
 from captioner.features.extraction import extract_features
@@ -27,6 +29,12 @@ from captioner.models.transforms import ImageTransform
 
 log = logging.getLogger(__name__)
 KEPT_BYTES = 1 << 28  # images kept in memory: 20,000 of 64 x 64 pixels, 1,700 of 224 x 224
+_COPIED = 64  # images whose features go to the device at a time
+# Images [B, 3, S, S] as each view shows them.
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "original": lambda images: images,
+    "mirror": lambda images: images.flip(-1),
+}
 
 
 def choose_reader(wanted: str, device: torch.device) -> str:
@@ -43,22 +51,52 @@ def choose_reader(wanted: str, device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """An ImageSource over a store: `store_rows` maps image rows to the store's rows."""
+    """An ImageSource over a store: `store_rows` [n] maps images to the store's rows, and to those
+    of the `further` stores, of one view each, in the same order."""
 
     store: FeatureStore
     store_rows: Tensor
+    further: tuple[FeatureStore, ...] = ()
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Features [I, R, F] of image rows [I]."""
-        return self.store.gather(self.store_rows[rows])
+        if not self.further:
+            return self.store.gather(self.store_rows[rows])
+        views, store_rows = rows // len(self.store_rows), self.store_rows[rows % len(self)]
+        features = torch.empty(len(rows), self.store.regions, self.store.feature_dim)
+        for view, store in enumerate((self.store, *self.further)):
+            places = (views == view).nonzero().squeeze(1)
+            features[places] = store.gather(store_rows[places])
+        return features
+
+    def __len__(self) -> int:
+        return len(self.store_rows)
+
+    @property
+    def nbytes(self) -> int:
+        """What the features of all images in all views take, as `whole` gives them."""
+        values = len(self) * self.store.regions * self.store.feature_dim
+        return self.store.dtype.itemsize * (1 + len(self.further)) * values
+
+    def whole(self, device: torch.device) -> Tensor:
+        """The features of all images, view after view, [V n, R, F] on `device`; float16 stays."""
+        count, dtype, stores = len(self), self.store.dtype, (self.store, *self.further)
+        shape = (len(stores) * count, self.store.regions, self.store.feature_dim)
+        features = torch.empty(shape, dtype=dtype, device=device)
+        for view, store in enumerate(stores):
+            for rows in torch.arange(count).split(_COPIED):
+                first = view * count + int(rows[0])
+                part = store.gather(self.store_rows[rows], dtype)
+                features[first : first + len(rows)].copy_(part)
+        return features
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation [F] over all images."""
+        """Mean and deviation [F] over all images, as the first view shows them."""
         return self.store.statistics(self.store_rows)
 
 
 class DecodedImages:
-    """An ImageSource that reads image files when a batch asks for them.
+    """An ImageSource that reads image files when a batch asks for them, and shows their `views`.
 
     `kept`: all of them, resized, take at most `keep_bytes`; then each is read once and kept.
     """
@@ -69,8 +107,9 @@ class DecodedImages:
         transform: ImageTransform,
         *,
         keep_bytes: int = KEPT_BYTES,
+        views: Sequence[str] = ("original",),
     ) -> None:
-        self.images, self.transform = images, transform
+        self.images, self.transform, self.views = images, transform, views
         shape = (len(images), transform.size, transform.size, 3)
         self.kept = math.prod(shape) <= keep_bytes
         # Untouched memory costs nothing yet.
@@ -79,6 +118,13 @@ class DecodedImages:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Images [I, 3, S, S]; ImageError names a file that cannot be read."""
+        shown = self._original(rows % len(self.images))
+        for number, view in enumerate(self.views[1:], 1):
+            places = (rows // len(self.images) == number).nonzero().squeeze(1)
+            shown[places] = VIEWS[view](shown[places])
+        return shown
+
+    def _original(self, rows: Tensor) -> Tensor:
         if not self.kept:
             return self.transform.normalise(torch.stack([self._load(row) for row in rows.tolist()]))
         for row in rows[~self._read[rows]].tolist():
@@ -97,8 +143,9 @@ class ImageFeatures:
     A frozen `encoder`'s features are computed once and cached in `cache_dir`; an encoder with a
     trainable part belongs to the model, which then takes images; without an encoder the features
     come from the file `path`. `reader`: pil reads and resizes by Pillow and encodes in float32;
-    torchvision does so on the device and encodes in bfloat16, and is cached apart. `workers` are
-    pil's processes for a GPU, or torchvision's threads.
+    torchvision does so on the device and encodes in bfloat16, and is cached apart, as are caches of
+    another `cache_dtype`. `workers` are pil's processes for a GPU, or torchvision's threads.
+    `expected_shape` is the (R, F) that a trained captioner takes.
     """
 
     encoder: Encoder | None
@@ -108,6 +155,8 @@ class ImageFeatures:
     batch_size: int = 32
     workers: int = 2
     reader: str = "pil"
+    cache_dtype: str = "float32"
+    expected_shape: tuple[int, int] | None = None
 
     @property
     def trained(self) -> bool:
@@ -137,19 +186,35 @@ class ImageFeatures:
         known = {"kind": "frozen", "name": self.encoder.name, "fingerprint": self.fingerprint}
         return known if self.reader == "pil" else {**known, "reader": self.reader}
 
-    def source(self, images: Sequence[CaptionedImage]) -> ImageSource:
-        """A function from rows of `images` [I] to features [I, R, F] or images [I, 3, S, S]."""
+    def source(
+        self, images: Sequence[CaptionedImage], *, views: Sequence[str] = ("original",)
+    ) -> ImageSource:
+        """A function from rows of `images` [I] to features [I, R, F] or images [I, 3, S, S].
+
+        DataError where the user's features are not of the expected shape.
+        """
         if self.encoder is not None and self.trained:
-            return DecodedImages(images, self.encoder.transform)
-        store = self._store(images)
-        return CachedFeatures(store, store.rows([image.name for image in images]))
+            return DecodedImages(images, self.encoder.transform, views=views)
+        store, *further = (self._store(images, view) for view in views)
+        shape = (store.regions, store.feature_dim)
+        if self.expected_shape not in (None, shape):
+            raise DataError(
+                f"{self.path} holds features [R, F] = {list(shape)} of an image, and the captioner "
+                f"was trained on {list(self.expected_shape or ())}"
+            )
+        rows = store.rows([image.name for image in images])
+        return CachedFeatures(store, rows, tuple(further))
+
+    def shape(self, source: ImageSource) -> tuple[int, int]:
+        """(R, F) of `source`'s features, or of what the encoder makes of its images."""
+        if isinstance(source, CachedFeatures):
+            return source.store.regions, source.store.feature_dim
+        assert self.encoder is not None
+        return self.encoder.regions, self.encoder.feature_dim
 
     def feature_dim(self, source: ImageSource) -> int:
         """F of `source`'s features, or of what the encoder makes of its images."""
-        if isinstance(source, CachedFeatures):
-            return source.store.feature_dim
-        assert self.encoder is not None
-        return self.encoder.feature_dim
+        return self.shape(source)[1]
 
     @torch.inference_mode()
     def of_image(self, image: Any) -> Tensor:
@@ -164,7 +229,11 @@ class ImageFeatures:
             pixels = transform_batch(self.encoder.transform, [pixels_of(image).to(self.device)])
         else:
             pixels = self.encoder.transform(image).unsqueeze(0).to(self.device)
-        return pixels if self.trained else self._encode(pixels)
+        if self.trained:
+            return pixels
+        features = self._encode(pixels)
+        # Rounded as in the cache: an image has the same caption wherever it comes from.
+        return features.to(getattr(torch, self.cache_dtype)).float()
 
     def _encode(self, images: Tensor) -> Tensor:
         """Features [B, R, F] of images [B, 3, S, S] by the frozen encoder, in float32."""
@@ -179,23 +248,30 @@ class ImageFeatures:
         assert self.encoder is not None
         return self.encoder.to(self.device).eval()
 
-    def _encoded(self, blocks: Sequence[range], images: ImageFiles) -> Encoded:
-        """Blocks of rows with their features, read by the chosen reader."""
+    def _encoded(self, view: str, blocks: Sequence[range], images: ImageFiles) -> Encoded:
+        """Blocks of rows with their features in a view, read by the chosen reader."""
         assert self.encoder is not None
-        own: dict[str, Any] = {"transform": self.encoder.transform, "encode": self._encode}
+        own: dict[str, Any] = {
+            "transform": self.encoder.transform,
+            "encode": lambda batch: self._encode(VIEWS[view](batch)),
+        }
         if self.reader == "torchvision":
             return encoded_ahead(blocks, images, device=self.device, threads=self.workers, **own)
         return encoded_blocks(blocks, images, num_workers=self.reading_processes, **own)
 
-    def _store(self, images: Sequence[CaptionedImage]) -> FeatureStore:
-        """The features of all images, extracted where the cache lacks them."""
+    def _store(self, images: Sequence[CaptionedImage], view: str) -> FeatureStore:
+        """The features of all images in a view, extracted where that view's cache lacks them."""
         if self.encoder is None:
             return load_features(str(self.path), names=[image.name for image in images])
+        key = self.fingerprint
+        if view != "original":
+            key = hashlib.sha256(f"{key} {view}".encode()).hexdigest()
         return extract_features(
-            key=self.fingerprint,
-            encoded=self._encoded,
+            key=key,
+            encoded=functools.partial(self._encoded, view),
             shape=(self.encoder.regions, self.encoder.feature_dim),
             images=[(image.name, image.path) for image in images],
             cache_dir=self.cache_dir,
             batch_size=self.batch_size,
+            dtype=self.cache_dtype,
         )

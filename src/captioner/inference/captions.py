@@ -14,7 +14,7 @@ from torch import Tensor
 from captioner.data.vocabulary import Vocabulary
 from captioner.generation import Hypothesis
 from captioner.generation.hypothesis import State, Step
-from captioner.models.captioner import Captioner
+from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.ensemble import Ensemble
 
 Images = Tensor | tuple[Tensor, ...]
@@ -45,7 +45,7 @@ class CaptionGenerator:
     """
 
     def __init__(
-        self, model: Captioner | Ensemble, vocabulary: Vocabulary, method: GenerationMethod
+        self, model: BaseCaptioner | Ensemble, vocabulary: Vocabulary, method: GenerationMethod
     ) -> None:
         self.model, self.vocabulary, self.method = model, vocabulary, method
 

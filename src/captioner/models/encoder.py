@@ -39,8 +39,9 @@ class Encoder(nn.Module):
     """Images [B, 3, S, S] -> features [B, R, F], frozen until `freeze_before` says otherwise.
 
     `trunk`, or `features` of it, maps images to [B, F] (output "pooled") or to [B, F, h, w] (output
-    "grid", R = h w), which `grid_size` averages to `grid_size` x `grid_size`. `feature_dim` (F) and
-    `regions` (R) are measured. ConfigError when the trunk cannot take the transform's images.
+    "grid", R = h w), which `grid_size` averages to `grid_size` x `grid_size`. `feature_dim` (F),
+    `regions` (R) and `grid` (h, w) are measured. ConfigError when the trunk cannot take the
+    transform's images.
     """
 
     def __init__(
@@ -70,7 +71,10 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The features [B, R, F] of normalised images [B, 3, S, S]."""
         images = images.contiguous(memory_format=torch.channels_last)
-        features = self._features(self.trunk, images)
+        return self._as_regions(self._features(self.trunk, images))
+
+    def _as_regions(self, features: Tensor) -> Tensor:
+        """What the trunk gives, [B, F] or [B, F, h, w], as [B, R, F]."""
         if self.output == "pooled":
             return features.unsqueeze(1)
         if self.grid_size is not None:
@@ -78,13 +82,14 @@ class Encoder(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
     def _measure(self) -> tuple[int, int]:
-        """R and F of a blank image."""
+        """R and F of a blank image, and the sides of its grid."""
         side = self.transform.size
         weight = next(self.trunk.parameters(), torch.empty(0))
         blank = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
         try:
             with torch.no_grad():
-                features = self(blank)
+                found = self._features(self.trunk, blank)
+                features = self._as_regions(found)
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
@@ -93,6 +98,7 @@ class Encoder(nn.Module):
             ) from error
         if features.dim() != 3:
             raise ConfigError(f"{self.name} has no {self.output} features: {list(features.shape)}")
+        self.grid: tuple[int, ...] = tuple(found.shape[2:])  # empty when pooled
         return features.shape[1], features.shape[2]
 
     @property

@@ -7,9 +7,9 @@ A prefix is a few embeddings read before the first word: an image is one (or one
 packed layout it is a concatenation: cat([prefix, words]) with batch_sizes [B] * P + batch_sizes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,16 @@ from torch import Tensor, nn
 
 from captioner.models.lstm import LSTM
 from captioner.models.rnn import make_rnn
-from captioner.ops import dropout, linear_cross_entropy
-from captioner.ops.packing import packed_places
+from captioner.models.word_layers import (
+    NO_DROPOUT,
+    Drop,
+    DropoutRates,
+    check_tied,
+    output_loss,
+    sequence_dropout,
+    set_bias_from_counts,
+)
+from captioner.ops import dropout
 from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
@@ -26,15 +34,11 @@ State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
 LARGEST_TABLE = 2**25  # values that generation may keep of words' input projections
 
 
-@dataclass(frozen=True)
-class DropoutRates:
-    """Dropout of what the recurrent layers read (prefix and words), of what they give, and between
-    them. With `variational` a sequence has one mask for all its steps (Gal & Ghahramani 2016)."""
+class Before(TypedDict, total=False):
+    """What the language model has read before the first word of each sequence; one of the two."""
 
-    input: float = 0.0
-    output: float = 0.0
-    layer: float = 0.0
-    variational: bool = False
+    prefix: Tensor  # [P, B, E], still to be read
+    state: State  # of what has been read, each tensor [L, B, H]
 
 
 class LanguageModel(nn.Module):
@@ -51,17 +55,13 @@ class LanguageModel(nn.Module):
         embedding_dim: int,
         hidden_size: int,
         num_layers: int = 1,
-        dropout: DropoutRates = DropoutRates(),
+        dropout: DropoutRates = NO_DROPOUT,
         tie_embeddings: bool = False,
         backend: str = "auto",
         kind: str = "lstm",
     ) -> None:
         super().__init__()
-        if tie_embeddings and embedding_dim != hidden_size:
-            raise ValueError(
-                f"tied embeddings need embedding_dim = hidden_size, got {embedding_dim} "
-                f"and {hidden_size}"
-            )
+        check_tied(tie_embeddings, embedding_dim, hidden_size)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         # Named lstm whatever its `kind`: checkpoints have its weights under that name.
         sizes = (embedding_dim, hidden_size, num_layers)
@@ -101,17 +101,8 @@ class LanguageModel(nn.Module):
         The logits are never kept (`ops.linear_cross_entropy`). `capacity` as in `hidden`.
         """
         hidden, state = self.hidden(token_ids, batch_sizes, prefix, state, capacity=capacity)
-        backward_ends("vocabulary and loss, backward", hidden)
-        with span("vocabulary and loss"):
-            loss = linear_cross_entropy(
-                hidden,
-                self.output.weight,
-                self.output.bias,
-                targets,
-                label_smoothing=label_smoothing,
-                backend=self.backend,
-            )
-        return loss, state
+        settings = {"label_smoothing": label_smoothing, "backend": self.backend}
+        return output_loss(self.output, hidden, targets, **settings), state  # type: ignore[arg-type]
 
     def hidden(
         self,
@@ -127,12 +118,28 @@ class LanguageModel(nn.Module):
         With `capacity` (see `lstm_packed`) batch_sizes lies on the device; N and the B of prefix or
         state, one of which must be given, need not be filled. All B sequences read a prefix.
         """
+        output, state, drop = self.recurrent(
+            token_ids, batch_sizes, prefix, state, capacity=capacity
+        )
+        return drop(output, self.dropout.output), state
+
+    def recurrent(
+        self,
+        token_ids: Tensor,  # [N] packed
+        batch_sizes: Tensor,  # [T] on the CPU
+        prefix: Tensor | None = None,  # [P, B, E]
+        state: State | None = None,  # h and c, each [L, B, H]
+        *,
+        capacity: bool = False,
+    ) -> tuple[Tensor, State, Drop]:
+        """The last layer's h after each token, [N, H], without dropout, the state at the end, and
+        the dropout that rows [N, ...] have at a rate; arguments as `hidden`."""
         with span("embedding"):
             data, batch_sizes, rows, before = self._read_words(
                 token_ids, batch_sizes, prefix, shares=not capacity
             )
             if capacity and state is None and prefix is not None:
-                state = self._zero_state(data, prefix.shape[1])
+                state = self.zero_state(data, prefix.shape[1])
             drop = self._dropout(batch_sizes, state, before + len(token_ids))
             data = drop(data, self.dropout.input)
         backward_ends("LSTM, backward", data)
@@ -145,7 +152,7 @@ class LanguageModel(nn.Module):
                 between=lambda rows: drop(rows, self.lstm.dropout),
                 capacity=capacity,
             )
-            return drop(output[before:], self.dropout.output), state
+        return output[before:], state, drop
 
     def _read_words(
         self, token_ids: Tensor, batch_sizes: Tensor, prefix: Tensor | None, *, shares: bool
@@ -174,7 +181,7 @@ class LanguageModel(nn.Module):
         steps, batch = embeddings.shape[:2]
         sizes = torch.full((steps,), batch, device=embeddings.device if capacity else None)
         if capacity and state is None:
-            state = self._zero_state(embeddings, batch)
+            state = self.zero_state(embeddings, batch)
         drop = self._dropout(sizes, state, steps * batch)
         output, state = self.lstm.forward_packed(
             drop(embeddings.flatten(0, 1), self.dropout.input),
@@ -185,14 +192,35 @@ class LanguageModel(nn.Module):
         )
         return output.view(steps, batch, -1), state
 
+    def after_prefix(
+        self,
+        prefix: Tensor,  # [P, I, E]
+        rows: Tensor,  # [B] which prefix each sequence follows
+        *,
+        capacity: bool = False,
+    ) -> Before:
+        """What precedes each sequence: its prefix, or the state after it where sequences share
+        prefixes, each of which is then read once."""
+        if len(rows) < 2 * prefix.shape[1]:
+            return {"prefix": prefix.index_select(1, rows)}
+        read = self.read(prefix, capacity=capacity)[1]
+        return {"state": tuple(one.index_select(1, rows) for one in read)}
+
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of generation: tokens [B] -> log-probabilities [B, V] of the next, new state."""
-        if self._word_projections is None:
-            output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
-            output = output[0]
-        else:
-            output, state = self.lstm.step(self._word_projections, token_ids, state)  # type: ignore[operator]
-        return F.log_softmax(self.output(output).float(), dim=-1), state
+        output, state = self.advance(token_ids, state)
+        return self.log_probs(output), state
+
+    def advance(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """The recurrent part of a step: tokens [B] -> h of the last layer [B, H], new state."""
+        if self._word_projections is not None:
+            return self.lstm.step(self._word_projections, token_ids, state)  # type: ignore[operator]
+        output, state = self.read(self.embedding(token_ids).unsqueeze(0), state)
+        return output[0], state
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities [B, V] of the next token after hidden states [B, H]."""
+        return F.log_softmax(self.output(hidden).float(), dim=-1)
 
     @contextmanager
     def tabulated(self) -> Iterator[None]:
@@ -206,27 +234,17 @@ class LanguageModel(nn.Module):
             finally:
                 self._word_projections = None
 
-    def _zero_state(self, like: Tensor, batch: int) -> State:
+    def zero_state(self, like: Tensor, batch: int) -> State:
+        """The state before anything is read, (h, c), each [L, B, H]."""
         return (like.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size),) * 2
 
-    def _dropout(
-        self, batch_sizes: Tensor, state: State | None, rows: int
-    ) -> Callable[[Tensor, float], Tensor]:
+    def _dropout(self, batch_sizes: Tensor, state: State | None, rows: int) -> Drop:
         """Dropout of `rows` packed rows [N, ...], or the last of them: a mask for each row, or for
         each of the sequences in `state`, or else in batch_sizes."""
         if not (self.training and self.dropout.variational):
             return lambda rows, rate: dropout(rows, rate, self.training)
         batch = int(batch_sizes[0]) if state is None else state[0].shape[1]
-        _, sequences, _ = packed_places(batch_sizes, rows)
-        sequences = sequences.to(self.embedding.weight.device)
-
-        def drop(rows: Tensor, rate: float) -> Tensor:
-            if rate == 0:
-                return rows
-            masks = dropout(rows.new_ones(batch, rows.shape[1]), rate, True)
-            return rows * masks[sequences[len(sequences) - len(rows) :]]
-
-        return drop
+        return sequence_dropout(batch_sizes, batch, rows, self.embedding.weight.device)
 
     def _shares_words(self) -> bool:
         """Whether equal words are read once: exact where the input has no dropout, and faster on
@@ -279,8 +297,6 @@ def initialise(
                     parameter.chunk(4)[1].fill_(forget_bias)
 
 
-@torch.no_grad()
 def set_output_bias(model: LanguageModel, counts: Sequence[int]) -> None:
     """Start from word frequencies (neuraltalk, neon): log(count) - max, a count of 0 taken as 1."""
-    frequency = torch.tensor(counts, dtype=torch.float64).clamp(min=1).log()
-    model.output.bias.copy_(frequency - frequency.max())
+    set_bias_from_counts(model.output, counts)

@@ -20,7 +20,13 @@ FREE = (
     "trainer.log_steps",
 )
 # Later settings, with the values that a run which began without them is taken to have.
-LATER = {"trainer.graph": "auto", "encoder.reader": "auto"}
+LATER = {
+    "trainer.graph": "auto",
+    "encoder.reader": "auto",
+    "encoder.cache_dtype": "float32",
+    "encoder.views": ["original"],
+    "model.kind": "show_and_tell",
+}
 
 
 class FolderTaken(ConfigError):
@@ -49,7 +55,9 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before, now = {**LATER, **flat(upgrade(read_json(path)))}, flat(resolved)
+    now = flat(resolved)
+    later = {key: value for key, value in LATER.items() if key in now}
+    before = {**later, **flat(upgrade(read_json(path)))}
     differing = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*before, *now})

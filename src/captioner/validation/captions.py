@@ -14,7 +14,7 @@ from captioner.data.images import load_image
 from captioner.evaluation import score
 from captioner.evaluation.coco_format import ImageId
 from captioner.inference.captions import Caption, CaptionGenerator
-from captioner.models.captioner import Captioner
+from captioner.models.base_captioner import BaseCaptioner
 from captioner.training.distributed import World
 
 VALIDATED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
@@ -84,8 +84,8 @@ class CaptionValidator:
     def loss(self) -> float:
         """Mean loss of the references' tokens, nats a token, without dropout."""
         model = self.generator.model.eval()
-        assert isinstance(model, Captioner)
-        device = model.image_projection.weight.device
+        assert isinstance(model, BaseCaptioner)
+        device = model.feature_mean.device
 
         def summed(rows: Tensor) -> tuple[float, int]:
             batch = self.dataset[rows.tolist()].to(device)
