@@ -24,6 +24,7 @@ from captioner.commands import cli
 from captioner.commands.cli import compose_config, gather_list, quote
 from captioner.ops.extension import ABSENT
 
+pytestmark = pytest.mark.slow
 CONFIGS = REPOSITORY / "configs"
 # What is not run here, by the beginning of the command, and why. What has a configuration is
 # composed all the same.
