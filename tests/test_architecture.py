@@ -28,15 +28,15 @@ MAY_IMPORT: dict[str, str] = {
     "demo": "build inference evaluation data checks errors",
     "leaderboard": "runs evaluation files errors",
     "build": (
-        "config runs validation inference evaluation training features generation models data ops "
-        "errors"
+        "config runs validation inspection inference evaluation training features generation "
+        "models data ops errors"
     ),
     "config": "checks errors",
     "runs": "data files errors",
     "export": "inference generation models data version files errors",
-    "validation": "inference evaluation training models data",
-    "inspection": "evaluation training generation models data",
-    "inference": "generation models data",
+    "validation": "inspection inference evaluation training models data",
+    "inspection": "inference evaluation training generation models data",
+    "inference": "generation models data errors",
     "evaluation": "data version files checks errors",
     "training": "models data ops profiling version files errors",
     "features": "models data files errors",

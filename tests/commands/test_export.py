@@ -52,6 +52,17 @@ FROZEN = [
     "encoder.resize=squash",
     "model.tie_embeddings=true",
 ]
+ATTENDING = [
+    "model=layered_attention",
+    "model.heads=2",
+    "model.attention_dim=8",
+    "encoder=torchvision",
+    "encoder.name=squeezenet1_1",
+    "encoder.weights=random",
+    "encoder.size=64",
+    "encoder.resize=squash",
+    "encoder.output=grid",
+]
 TRAINED = ["encoder.name=plain_small", "encoder.size=32", "encoder.grid_size=2"]
 
 
@@ -72,6 +83,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """best.pt of a tiny captioner on a frozen random network, its embeddings tied."""
     return train(tmp_path_factory.mktemp("frozen"), *FROZEN)
+
+
+@pytest.fixture(scope="module")
+def attending(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """best.pt of a tiny captioner that attends to the grid of a frozen random network."""
+    return train(tmp_path_factory.mktemp("attending"), *ATTENDING)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +125,7 @@ def scenes(checkpoint: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("which", ["trained", "frozen"])
+@pytest.mark.parametrize("which", ["trained", "frozen", "attending"])
 def test_a_folder_captions_as_its_checkpoint_does(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -342,6 +359,16 @@ def test_the_command_proves_its_onnx_file(run_script: Run, trained: Path, tmp_pa
     token_ids, _, _ = session.run(None, {"pixels": batch})
     text = " ".join(words[k] for k in token_ids[0, 0] if k > 2)
     assert text == captioner.load(trained, "cpu").caption(photos[0], beam_size=3)
+
+
+@pytest.mark.slow
+def test_a_captioner_that_attends_becomes_onnx(attending: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    images = f"images={scenes(attending)[0].parent}"
+    settings = ["format=onnx", "generation=beam", "generation.max_length=8", images, "pictures=8"]
+    found = export_onnx(config(attending, tmp_path / "m.onnx", *settings))
+    assert (found.images, found.equal) == (8, 8)
 
 
 def test_captions_that_differ_are_an_error(

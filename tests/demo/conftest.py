@@ -1,4 +1,5 @@
-"""Small checkpoints for the page: two captioners of drawn scenes and a character model."""
+"""Small checkpoints for the page: two captioners of drawn scenes, of which the second attends to
+regions, and a character model."""
 
 from __future__ import annotations
 
@@ -55,7 +56,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
         "trainer.batch_size=8",
         "trainer.window=50",
     ]
-    runs = {"one": [*scenes, "seed=1"], "two": [*scenes, "seed=2"], "text": text}
+    attends = ["model=adaptive_attention", "model.attention_dim=16", "encoder.grid_size=null"]
+    runs = {
+        "one": [*scenes, "seed=1"],
+        "two": [*scenes, *attends, "seed=2"],
+        "text": text,
+    }
     for name, settings in runs.items():
         overrides = [*settings, f"run_dir={folder / name}"]
         build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()

@@ -144,6 +144,27 @@ def test_html_says_what_the_captions_say_and_escapes_it(checkpoints: Any) -> Non
     assert "a&lt;b" in html and "<b " not in problem_html(DataError("<b onclick=x>"))
 
 
+def test_words_of_a_model_that_attends_have_maps_over_the_image(checkpoints: Any) -> None:
+    given = [str(checkpoints.one), str(checkpoints.two)]
+    pooled, attends = load_models(given, device=CPU).captioners
+    _, values = defaults(settings())
+    generation = configure(settings(), "beam", {**values, "n_best": 2})
+    captions, maps = attends.captions_and_maps(IMAGE, generation)
+    assert captions == attends.captions(IMAGE, generation) and maps is not None
+    assert [len(one.cells) for one in maps] == [len(one.words) for one in captions]
+    assert maps[0].rows == maps[0].columns == 8 and maps[0].sentinel is not None
+    html = captions_html("x", "facts", captions, image=IMAGE, maps=maps)
+    assert re.findall('data-map="([^"]*)"', html) == [x for one in maps for x in one.cells]
+    assert html.count("<canvas") == 1 and 'src="data:image/jpeg' in html
+    styles = re.findall(r'style="(--p:[^"]*)"', html)
+    assert all(re.fullmatch(r"--p:[\d.]+;--sentinel:[\d.]+", one) for one in styles)
+
+    captions, none = pooled.captions_and_maps(IMAGE, generation)
+    assert none is None
+    plain = captions_html("x", "facts", captions, image=IMAGE, maps=none)
+    assert plain == captions_html("x", "facts", captions) and "canvas" not in plain
+
+
 def test_examples_need_no_download(checkpoints: Any, tmp_path: Path) -> None:
     models = load_models([str(checkpoints.one)], device=CPU)
     paths = example_images(models, tmp_path)

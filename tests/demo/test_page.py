@@ -113,6 +113,30 @@ def test_an_image_gets_captions_of_both_models(page: Any) -> None:
     assert words and all(re.fullmatch(r"\S+\s+(<1|\d+)|…", word) for word in words), words
 
 
+def test_a_word_shows_where_it_looked(page: Any) -> None:
+    figures = page.locator("#captions figure.attention")
+    assert figures.count() == 1  # the first model has one vector of an image
+    canvas, below = page.locator("#captions canvas"), figures.locator("figcaption")
+    hint = below.inner_text()
+    assert "Point at a word" in hint and not canvas.is_visible()
+    word = page.locator("#captions [data-map]").first
+    word.hover()
+    canvas.wait_for(state="visible")
+    image, veil = (
+        page.locator(f"#captions .frame {one}").bounding_box() for one in ("img", "canvas")
+    )
+    assert veil == pytest.approx(image, abs=1) and image["width"] > 200
+    assert below.inner_text().startswith(word.get_attribute("data-word"))
+    assert "on the sentinel" in below.inner_text()
+    page.mouse.move(1, 1)
+    canvas.wait_for(state="hidden")
+    assert below.inner_text() == hint
+    word.click()
+    page.mouse.move(1, 1)
+    assert canvas.is_visible() and word.get_attribute("aria-pressed") == "true"
+    word.click()
+
+
 def test_method_and_settings_change_what_is_shown(page: Any) -> None:
     page.fill("#n_best input[type=number]", "5")
     page.locator("#n_best input[type=number]").blur()

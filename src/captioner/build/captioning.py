@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from captioner import config as schema
+from captioner.build.attention import attention_views
 from captioner.build.components import (
     build_generation,
     image_features,
@@ -122,15 +123,25 @@ class CaptionTask:
         """Scores the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
         method = build_generation(config.generation, self.vocabulary)
+        generator = CaptionGenerator(model, self.vocabulary, method)
+        scenes = isinstance(config.data, schema.ScenesData)
         return CaptionValidator(
-            generator=CaptionGenerator(model, self.vocabulary, method),
+            generator=generator,
             images=images,
             dataset=dataset,
             batch_size=config.generation.batch_size,
-            extra=scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
+            extra=scene_metrics(images) if scenes else None,
             writer=writer,
             shown=config.trainer.shown_pictures,
             world=self.world,
+            attention=attention_views(
+                generator,
+                self.features,
+                images,
+                dataset.source,
+                batch_size=config.generation.batch_size,
+                scenes=scenes,
+            ),
         )
 
     def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from captioner import config as schema
 from captioner.build.checkpoint import TrainedCaptioner, task_of
 from captioner.build.components import load_data, pick_device, scene_metrics
 from captioner.build.ensemble import TrainedEnsemble, load_ensemble
+from captioner.commands.attention import image_maps, scene_attention, shown_maps
 from captioner.commands.evaluate_text import evaluate_text
 from captioner.commands.scoring import (
     checkpoint_card,
@@ -29,6 +31,7 @@ from captioner.evaluation.leakage import find_leakage
 from captioner.evaluation.records import ImageRecord, ShownCaption, save_record
 from captioner.evaluation.report import write_report
 from captioner.evaluation.sanity import TrainingSet
+from captioner.inference.attention import CaptionMaps
 from captioner.inference.captions import Caption
 from captioner.training.model_folder import open_checkpoint, results_folder, weights_file
 
@@ -71,19 +74,24 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     images = data.split(config.split)
     captions = caption_images(trained, images, config.generation)
     best = {image.image_id: found[0].text for image, found in zip(images, captions, strict=True)}
-    extra = {}
-    if isinstance(data_config, schema.ScenesData):
-        by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
-        extra = {k: round(v, 2) for k, v in scene_metrics(images)(by_name).items()}
     generation = config.generation
+    scenes = isinstance(data_config, schema.ScenesData)
+    attended = len(images) if scenes else config.report
+    maps = image_maps(trained, images[:attended], captions[:attended], generation)
+    extra = {}
+    if scenes:
+        by_name = {image.name: found[0].text for image, found in zip(images, captions, strict=True)}
+        figures = {**scene_metrics(images)(by_name), **scene_attention(images, captions, maps)}
+        extra = {k: round(v, 2) for k, v in figures.items()}
     method = generation.method + (str(generation.beam_size) if generation.method == "beam" else "")
     ensemble = f"ensemble_of_{count}_" if count > 1 else ""
     folder = Path(config.out or results_folder(given[0], f"{config.split}_{ensemble}{method}"))
+    shown = chain(maps[: config.report], repeat(repeat(None)))  # no maps beyond
     record = score_split(
         scoring_options(config),
         [
-            ImageRecord(i.image_id, [_shown(c) for c in found], i.captions, str(i.path))
-            for i, found in zip(images, captions, strict=True)
+            ImageRecord(i.image_id, list(map(_shown, found, own)), i.captions, str(i.path))
+            for i, found, own in zip(images, captions, shown, strict=False)
         ],
         name=f"{run if count == 1 else f'{count} from {run}'} {config.split} {method}",
         card={
@@ -106,9 +114,10 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     return Evaluation(images, captions, dict(record.scores), folder)
 
 
-def _shown(caption: Caption) -> ShownCaption:
+def _shown(caption: Caption, maps: CaptionMaps | None) -> ShownCaption:
     words = [(word, round(p, 4)) for word, p in caption.words]
-    return ShownCaption(caption.text, words, round(caption.log_prob, 4))
+    shown = None if maps is None else shown_maps(maps)
+    return ShownCaption(caption.text, words, round(caption.log_prob, 4), shown)
 
 
 def _training_set(

@@ -23,7 +23,6 @@ from captioner.export.onnx_check import Comparison, OnnxCaptioner, compare_capti
 from captioner.export.onnx_graph import require_onnx, write_onnx
 from captioner.files import read_json, write_json
 from captioner.inference.captions import Caption
-from captioner.models.captioner import Captioner
 from captioner.models.encoder import Encoder
 from captioner.runs.upgrade import upgrade
 from captioner.training.model_folder import ENCODER, open_checkpoint, save_folder, weights_file
@@ -121,12 +120,6 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
             "format=folder takes both"
         )
     trained = load_captioner(config.checkpoint, device=CPU, checkpoint=checkpoint)
-    if not isinstance(trained.model, Captioner):
-        kind = json.loads(checkpoint.texts["config"])["model"]["kind"]
-        raise ConfigError(
-            f"{config.checkpoint} is of model={kind}: format=onnx exports model=show_and_tell, "
-            "format=folder all models"
-        )
     encoder = trained.features.encoder
     if encoder is None:
         raise ConfigError(
@@ -140,6 +133,7 @@ def export_onnx(config: schema.ExportConfig) -> Comparison:
     loop = CaptioningLoop(
         trained.model,
         None if trained.features.trained else encoder,
+        feature_dtype=_feature_dtype(trained),
         **{"beam_size": 1, "n_best": 1, **plain},
     )
     metadata = _metadata(config, trained, encoder)
@@ -184,6 +178,12 @@ def _images(
     return [(path.name, encoder.transform(load_image(path))) for path in chosen]
 
 
+def _feature_dtype(trained: TrainedCaptioner) -> torch.dtype:
+    """What the features of the captioner's training were rounded to."""
+    found: torch.dtype = getattr(torch, trained.features.cache_dtype)
+    return found
+
+
 def _captions_of_pixels(
     trained: TrainedCaptioner, encoder: Encoder, generation: schema.GenerationConfig
 ) -> Callable[[Tensor], list[list[Caption]]]:
@@ -192,7 +192,9 @@ def _captions_of_pixels(
 
     @torch.inference_mode()
     def captions(pixels: Tensor) -> list[list[Caption]]:
-        images = pixels if trained.features.trained else encoder.eval()(pixels)
+        images = pixels
+        if not trained.features.trained:
+            images = encoder.eval()(pixels).to(_feature_dtype(trained)).float()
         return generator.captions(images)
 
     return captions

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from captioner.demo.models import CaptionModel, Models, TextModel, facts, read_upload
 from captioner.demo.settings import (
@@ -85,10 +86,7 @@ def _captions_tab(
             generation = configure(**generation_values(method, _by_key(CAPTION_SETTINGS, values)))
             path = Path(upload["path"])
             image = read_upload(path, upload.get("orig_name") or path.name)
-            parts = (
-                captions_html(model.name, facts(model), model.captions(image, generation))
-                for model in captioners
-            )
+            parts = (_spoken(model, image, generation) for model in captioners)
             return element("div", *parts, class_="side-by-side")
         except CaptionerError as error:
             return problem_html(error)
@@ -109,6 +107,11 @@ def _captions_tab(
         return [gr.update(visible=setting.used_by(method)) for setting in CAPTION_SETTINGS]
 
     chosen.change(visible, chosen, sliders, queue=False, **_PRIVATE)
+
+
+def _spoken(model: CaptionModel, image: Image.Image, generation: Any) -> str:
+    captions, maps = model.captions_and_maps(image, generation)
+    return captions_html(model.name, facts(model), captions, image=image, maps=maps)
 
 
 def _text_tab(writer: TextModel) -> None:

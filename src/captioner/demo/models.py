@@ -3,15 +3,19 @@
 import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from captioner.build.attention import find_grid
 from captioner.build.checkpoint import TrainedCaptioner, TrainedLanguageModel, load_trained
 from captioner.data.images import load_image
 from captioner.errors import ConfigError, ImageError
+from captioner.evaluation.attention import WordMaps
+from captioner.inference.attention import RegionGrid
 from captioner.inference.captions import Caption
 from captioner.inference.text import TextGenerator
 from captioner.inference.text_stream import stream_text
@@ -39,8 +43,24 @@ class CaptionModel:
 
         `generation` is what `TrainedCaptioner.generator` takes.
         """
+        return self.captions_and_maps(image, generation)[0]
+
+    def captions_and_maps(
+        self, image: Image.Image, generation: Any
+    ) -> tuple[list[Caption], list[WordMaps] | None]:
+        """The same, and each caption's attention maps, of a model that attends to regions."""
         images = self.trained.features.of_image(image)
-        return self.trained.generator(generation).captions(images)[0]
+        generator = self.trained.generator(generation)
+        captions = generator.captions(images)
+        if self._grid is None:
+            return captions[0], None
+        (found,) = generator.attention_maps(images, captions, self._grid)
+        maps = [WordMaps.of(x.weights, x.sentinel, crop=x.grid.crop) for x in found]
+        return captions[0], maps
+
+    @cached_property
+    def _grid(self) -> RegionGrid | None:
+        return find_grid(self.trained.model, self.trained.features)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.errors import ConfigError
+from captioner.evaluation.attention import attention_script, attention_style
 from captioner.evaluation.html import resource
 
 WAITING = 32  # visitors in the queue; the next is told to come back
@@ -69,7 +70,8 @@ def serve(demo: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Ite
             enable_monitoring=False,
             footer_links=["settings"],
             theme=theme,
-            css=resource(__package__, "demo.css"),
+            css=attention_style() + resource(__package__, "demo.css"),
+            head=f"<script>{attention_script()}</script>",
             app_kwargs={"middleware": [Middleware(SameHost)], "docs_url": None, "redoc_url": None},
             prevent_thread_lock=True,
             quiet=True,

@@ -1,10 +1,14 @@
 """The HTML of every page that the package writes: self-contained, nothing loaded, text escaped."""
 
+import base64
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
+
+from PIL import Image
 
 from captioner.files import atomic_write
 
@@ -31,6 +35,13 @@ def write_page(
 def resource(package: str, name: str) -> str:
     """A text file of a package: a style sheet or a script."""
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def data_uri(image: Image.Image, *, quality: int = 75) -> str:
+    """An RGB image as a JPEG inside the page."""
+    encoded = io.BytesIO()
+    image.save(encoded, format="JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
 
 
 def element(tag: str, *content: str, **attributes: object) -> str:

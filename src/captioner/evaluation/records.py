@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from captioner.errors import DataError
+from captioner.evaluation.attention import WordMaps
 from captioner.evaluation.bleu import bleu_metrics
 from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.meteor import meteor_metric
@@ -24,11 +25,19 @@ DIGITS = 10  # of the numbers of each image
 
 @dataclass(frozen=True)
 class ShownCaption:
-    """A caption with its words' probabilities and its log-probability (nats), where known."""
+    """A caption with its words' probabilities, its log-probability (nats) and its words' attention
+    maps, where known."""
 
     text: str
     words: Sequence[tuple[str, float]] = ()
     log_prob: float | None = None
+    maps: WordMaps | None = None
+
+    def __post_init__(self) -> None:
+        if self.maps is not None and len(self.maps.cells) != len(self.words):
+            raise ValueError(
+                f"{len(self.maps.cells)} attention maps of a caption of {len(self.words)} words"
+            )
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,14 @@ def save_record(path: Path | str, record: RunRecord) -> None:
         for name, metric in record.metrics.items()
         if not name.startswith("BLEU-") or name == "BLEU-4"
     }
-    images = [asdict(one) for one in record.images]
+    images = [asdict(one, dict_factory=_without_maps) for one in record.images]
     write_json(images_file(path), {"name": record.name, "images": images, "statistics": statistics})
     write_json(path, record.scores)
+
+
+def _without_maps(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dataclass's fields without those of attention where there is none."""
+    return {k: x for k, x in items if x is not None or k not in ("maps", "sentinel", "crop")}
 
 
 def load_record(path: Path | str) -> RunRecord:
@@ -104,7 +118,12 @@ def load_record(path: Path | str) -> RunRecord:
 
 def _image(entry: Mapping[str, Any]) -> ImageRecord:
     captions = [
-        ShownCaption(one["text"], [(word, p) for word, p in one["words"]], one["log_prob"])
+        ShownCaption(
+            one["text"],
+            [(word, p) for word, p in one["words"]],
+            one["log_prob"],
+            WordMaps(**one["maps"]) if "maps" in one else None,
+        )
         for one in entry["captions"]
     ]
     file = entry["file"] if "file" in entry else entry["picture"]  # the key in earlier files

@@ -1,11 +1,9 @@
 """One HTML page for a run, or for two side by side: scores, protocol, distributions, images.
 
-The page is self-contained: thumbnails, styles and the script that sorts, filters and searches are
-inside it.
+The page is self-contained: thumbnails, styles, the scripts that sort, filter, search and draw
+attention over images, and its maps are inside it.
 """
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -18,8 +16,17 @@ from PIL import Image
 from captioner.data.images import load_image
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
+from captioner.evaluation.attention import attended_image, attention_script, attention_style
 from captioner.evaluation.compare import compare_runs
-from captioner.evaluation.html import element, listing, resource, table, text, write_page
+from captioner.evaluation.html import (
+    data_uri,
+    element,
+    listing,
+    resource,
+    table,
+    text,
+    write_page,
+)
 from captioner.evaluation.plots import histogram
 from captioner.evaluation.records import ImageRecord, RunRecord, ShownCaption
 
@@ -38,8 +45,8 @@ def write_report(
     """
     if len(runs) not in (1, 2):
         raise DataError(f"a report shows one run or two, got {len(runs)}")
-    style = resource(__package__, "report.css")
-    script = resource(__package__, "report.js")
+    style = attention_style() + resource(__package__, "report.css")
+    script = resource(__package__, "report.js") + attention_script()
     write_page(path, title, _body(runs, images), style=style, script=script)
 
 
@@ -49,7 +56,8 @@ def _body(runs: Sequence[RunRecord], limit: int | None) -> Iterator[str]:
     yield from _summary(runs, shared)
     shown = list(zip(*(run.images[:limit] for run in runs), strict=True))
     sortable = _sortable(runs, shared)
-    yield text("h2", f"Images ({len(shown)})") + "\n" + _controls(sortable, two=len(runs) == 2)
+    yield text("h2", f"Images ({len(shown)})") + "\n" + _legend(shown)
+    yield _controls(sortable, two=len(runs) == 2)
     yield '<div id="images">\n'
     for number, images in enumerate(shown):
         yield _article(number, images, runs, sortable)
@@ -153,6 +161,23 @@ def _controls(sortable: Sortable, *, two: bool) -> str:
     return template.substitute(options=options, differing=differing if two else "")
 
 
+def _legend(shown: Sequence[tuple[ImageRecord, ...]]) -> str:
+    """How attention maps are read, where there are any."""
+    maps = [one.maps for images in shown for image in images for one in image.captions if one.maps]
+    if not maps:
+        return ""
+    said = (
+        "Point at a word, click it or tap it: the brighter a part of the image, the more of the "
+        "model's attention lay on it when it chose that word."
+    )
+    if any(one.sentinel for one in maps):
+        said += (
+            " The line under a word is the share of its attention that lay on the sentinel, on "
+            "what the model knew without the image."
+        )
+    return text("p", said, class_="legend") + "\n"
+
+
 # -- one image ----------------------------------------------------------------------------------
 
 
@@ -163,9 +188,10 @@ def _article(
     file = None if first.file is None else Path(first.file)
     name = str(first.image_id) if file is None else file.name
     texts = [caption.text for image in images for caption in image.captions]
-    thumbnail = "" if file is None else element("img", alt=name, decoding="async", src=_data(file))
+    attended = file is not None and any(one.maps for image in images for one in image.captions)
+    shown, size = _image(file, name, attended=attended)
     captions = [
-        _captions(run.name if len(runs) > 1 else "", image)
+        _captions(run.name if len(runs) > 1 else "", image, size)
         for run, image in zip(runs, images, strict=True)
     ]
     references = listing("ul", map(escape, first.references))
@@ -175,26 +201,37 @@ def _article(
         "data_text": " ".join([name, *texts, *first.references]).lower(),
         **{f"data_{key}": values[number] for key, (_, values) in sortable.items()},
     }
+    if attended:
+        data["data_attended"] = ""
     heading = text("small", name) + "<br>References"
     beside = element("div", heading, references, class_="references")
-    return element("article", thumbnail, *captions, beside, **data) + "\n"
+    return element("article", shown, *captions, beside, **data) + "\n"
 
 
-def _captions(heading: str, image: ImageRecord) -> str:
+def _captions(heading: str, image: ImageRecord, size: tuple[int, int] | None) -> str:
     scores = ", ".join(f"{name} {value:.1f}" for name, value in image.scores.items())
-    captions = listing("ol", map(_caption, image.captions))
+    captions = element("ol", *(_caption(caption, size) for caption in image.captions)) + "\n"
     title = text("h3", heading) if heading else ""
     return element("div", title, captions, text("small", scores), class_="run") + "\n"
 
 
-def _caption(caption: ShownCaption) -> str:
-    """The words, each shaded by its probability: the redder, the less probable."""
+def _caption(caption: ShownCaption, size: tuple[int, int] | None) -> str:
+    """The words, each shaded by its probability: the redder, the less probable; with attention
+    maps where the image, of this width and height, is shown."""
+    maps = caption.maps if size is not None else None
     words = [
-        text("span", word, class_=f"word p{min(9, int(10 * p))}", title=f"{p:.3f}")
-        for word, p in caption.words
+        text(
+            "span",
+            word,
+            class_=f"word p{min(9, int(10 * p))}",
+            title=f"{p:.3f}",
+            **({} if maps is None else maps.word_attributes(place, word)),
+        )
+        for place, (word, p) in enumerate(caption.words)
     ]
     log_prob = "" if caption.log_prob is None else f" <small>{caption.log_prob:.2f}</small>"
-    return (" ".join(words) or escape(caption.text)) + log_prob
+    around = {} if maps is None or size is None else maps.list_attributes(*size)
+    return element("li", (" ".join(words) or escape(caption.text)) + log_prob, **around)
 
 
 def _number(value: float | None) -> str:
@@ -205,10 +242,13 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _data(path: Path) -> str:
-    """A thumbnail of an image file as a data URI."""
-    image = load_image(path)
+def _image(file: Path | None, name: str, *, attended: bool) -> tuple[str, tuple[int, int] | None]:
+    """An image file as a thumbnail inside the page, and its sides in pixels."""
+    if file is None:
+        return "", None
+    image = load_image(file)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    image.save(encoded, format="JPEG", quality=75)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
+    source, (width, height) = data_uri(image), image.size
+    if attended:
+        return attended_image(source, name, width=width, height=height), image.size
+    return element("img", alt=name, decoding="async", src=source), image.size

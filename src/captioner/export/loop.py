@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 
-from captioner.export.plain_step import PlainStep
+from captioner.export.plain_captioners import plain_step
+from captioner.export.plain_step import Memory
 from captioner.generation.constraints import Constraints, forbid_repeats
 from captioner.generation.sequences import Sequences, length_norms
-from captioner.models.captioner import Captioner
+from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.encoder import Encoder
 
 PAD = 0
@@ -28,8 +29,10 @@ PAD = 0
 class CaptioningLoop(nn.Module):
     """A captioner, its encoder and its search.
 
-    `encoder` is the frozen one; None where the captioner has its own. Other arguments are those of
-    `generation.beam_search`; a `beam_size` of 1 is greedy search. Raises ConfigError as that does.
+    `encoder` is the frozen one; None where the captioner has its own. Its features are rounded to
+    `feature_dtype`, as the cache that the captioner was trained on rounds them. Other arguments are
+    those of `generation.beam_search`; a `beam_size` of 1 is greedy search. Raises ConfigError as
+    that does, and for a captioner that cannot be exported.
     """
 
     norms: Tensor
@@ -38,21 +41,22 @@ class CaptioningLoop(nn.Module):
 
     def __init__(
         self,
-        captioner: Captioner,
+        captioner: BaseCaptioner,
         encoder: Encoder | None,
         *,
         constraints: Constraints,
         beam_size: int,
         n_best: int | None = None,
+        feature_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         banned = (PAD, constraints.bos, *constraints.banned)
         self.rules = replace(constraints, banned=banned)
-        self.captioner, self.encoder = captioner, encoder
-        self.step = PlainStep(captioner.language_model)
+        self.encoder, self.feature_dtype = encoder, feature_dtype
+        self.step = plain_step(captioner, beam_size=beam_size)
         self.beam_size = beam_size
         self.kept = min(n_best or beam_size, beam_size)
-        words = torch.arange(captioner.language_model.embedding.num_embeddings)
+        words = torch.arange(captioner.vocab_size)
         longest, penalty = constraints.max_length, constraints.length_penalty
         self.register_buffer("norms", length_norms(longest, penalty, torch.device("cpu")))
         self.register_buffer("banned", torch.isin(words, torch.tensor(banned)))
@@ -64,12 +68,18 @@ class CaptioningLoop(nn.Module):
         Best first. A sentence is followed by eos, where it has ended, and by zeros; where there are
         fewer than P, scores are -inf.
         """
-        images = pixels if self.encoder is None else self.encoder(pixels)
-        state = self.step.read(self.captioner.embed_images(images))
+        images = pixels
+        if self.encoder is not None:
+            images = self.encoder(pixels).to(self.feature_dtype).float()
+        state, memory = self.step.start(images)
         repeated = [one.repeat_interleave(self.beam_size, dim=1) for one in state]
         position = torch.zeros((), dtype=torch.int64)
         carried = (position, *self._start(pixels.shape[0]), *repeated)
-        _, scores, tokens, log_probs, *rest = while_loop(self._continues, self._advance, carried)
+
+        def advance(*carried: Tensor) -> tuple[Tensor, ...]:
+            return self._advance(memory, *carried)
+
+        _, scores, tokens, log_probs, *rest = while_loop(self._continues, advance, carried)
         beams = Sequences(scores, tokens, log_probs, torch.full_like(scores, self.longest).long())
         done = Sequences(*rest[:4])
         # Beams still running have max_length words, or cannot change the result any more.
@@ -99,6 +109,7 @@ class CaptioningLoop(nn.Module):
 
     def _advance(
         self,
+        memory: Memory,  # of the images, which no step changes
         position: Tensor,  # words so far
         sums: Tensor,  # [B, K]
         tokens: Tensor,  # [B, K, T], aligned at the end
@@ -108,7 +119,7 @@ class CaptioningLoop(nn.Module):
         """Extend every beam by a token; set aside those that end."""
         beams = Sequences(sums, tokens, log_probs, position.expand(sums.shape))
         done = Sequences(*others[:4])
-        found, state = self.step(tokens[..., -1].flatten(), others[4:])
+        found, state = self.step(tokens[..., -1].flatten(), others[4:], memory)
         allowed = self._allowed(found, tokens.flatten(0, 1), position)
         parents, words, taken, chosen = self._best(allowed, sums)
 

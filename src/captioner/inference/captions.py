@@ -4,7 +4,7 @@ Shapes: B images, R regions, F image feature.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from captioner.data.vocabulary import Vocabulary
 from captioner.generation import Hypothesis
 from captioner.generation.hypothesis import State, Step
+from captioner.inference.attention import CaptionMaps, RegionGrid, caption_maps
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.ensemble import Ensemble
 
@@ -30,12 +31,14 @@ class GenerationMethod(Protocol):
 
 @dataclass(frozen=True)
 class Caption:
-    """A generated caption: its text, its words with their probabilities, its log-probability."""
+    """A generated caption: its text, its words with their probabilities, its log-probability, and
+    the tokens that it was generated as, without `<bos>` and `<eos>`."""
 
     text: str
     words: tuple[tuple[str, float], ...]
     log_prob: float
     finished: bool
+    token_ids: tuple[int, ...] = ()
 
 
 class CaptionGenerator:
@@ -64,6 +67,13 @@ class CaptionGenerator:
         for images in batches:
             yield from self.captions(images)
 
+    def attention_maps(
+        self, images: Images, captions: Sequence[Sequence[Caption]], grid: RegionGrid
+    ) -> list[list[CaptionMaps]]:
+        """Where the model looked for each word of captions that it wrote of `images`, as `captions`
+        takes them; ConfigError for a model that does not attend to regions, and for an ensemble."""
+        return caption_maps(self.model, self.vocabulary, grid, images, captions)
+
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         # Word by word: a special token has a probability but no word. The eos is the one too many.
         words = tuple(
@@ -76,4 +86,5 @@ class CaptionGenerator:
             words=words,
             log_prob=sum(hypothesis.log_probs),
             finished=hypothesis.finished,
+            token_ids=hypothesis.token_ids,
         )

@@ -56,6 +56,11 @@ class ImageTransform:
             kept = round(self.resize * new_size / self.size)
         return dataclasses.replace(self, size=new_size, resize=kept)
 
+    @property
+    def crop(self) -> float | None:
+        """The side of the centre crop as a share of the image's shorter side; None for "squash"."""
+        return None if isinstance(self.resize, str) else self.size / self.resize
+
     def __call__(self, image: Image.Image) -> Tensor:
         """[3, S, S], with channels-last strides, as the pixels lie."""
         return self.normalise(self.pixels(image))

@@ -16,6 +16,7 @@ from captioner.evaluation.coco_format import ImageId
 from captioner.inference.captions import Caption, CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.training.distributed import World
+from captioner.validation.attention import AttentionViews
 
 VALIDATED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 
@@ -28,7 +29,8 @@ class CaptionValidator:
 
     Called by the trainer with the step number, it returns loss (nats a token), perplexity, BLEU-1
     to BLEU-4, ROUGE-L, CIDEr-D (in percent), the share of different captions, and what `extra`
-    adds; with a TensorBoard `writer` the first `shown` images are logged with their captions. The
+    adds; with a TensorBoard `writer` the first `shown` images are logged with their captions. Of a
+    model that attends to regions, `attention` adds what it measures and shows where it looks. The
     processes of a `world` divide the batches, which are the same as one process's, and rank 0 alone
     computes scores: every figure is that of one process, and all processes get it.
     """
@@ -44,10 +46,12 @@ class CaptionValidator:
         writer: Any = None,
         shown: int = 0,
         world: World | None = None,
+        attention: AttentionViews | None = None,
     ) -> None:
         self.world = world or World()
         self.generator, self.images, self.dataset = generator, images, dataset
         self.batch_size, self.extra, self.writer, self.shown = batch_size, extra, writer, shown
+        self.attention = attention
 
     def __call__(self, step: int) -> dict[str, float]:
         """Every figure of the split; the model's mode and the random state are left as found."""
@@ -75,6 +79,7 @@ class CaptionValidator:
             **{name: scores[name] for name in VALIDATED},
             "different_captions": len(set(best.values())) / len(best),
             **(self.extra(best) if self.extra else {}),
+            **(self.attention.figures(captions) if self.attention else {}),
         }
         if self.writer is not None:
             self._show(step, captions)
@@ -103,3 +108,5 @@ class CaptionValidator:
             self.writer.add_image(f"dev/{number}", pixels, step, dataformats="HWC")
             text = f"**{found[0].text}**\n\n" + "\n".join(f"- {c}" for c in image.captions)
             self.writer.add_text(f"dev/{number}", text, step)
+        if self.attention is not None:
+            self.attention.show(self.writer, step, captions[: self.shown])

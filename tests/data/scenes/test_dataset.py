@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
+from script_runner import Scripts
 
 from captioner.data.captions import CaptionData
 from captioner.data.scenes import drawing as scene_drawing
@@ -19,10 +17,16 @@ from captioner.data.scenes.captions import (
     Scene,
     caption_scene,
     likeliest_caption,
+    object_words,
     parse_caption,
     turned_round,
 )
-from captioner.data.scenes.dataset import all_scenes, draw_scenes, load_scene_truth
+from captioner.data.scenes.dataset import (
+    all_scenes,
+    draw_scenes,
+    load_scene_boxes,
+    load_scene_truth,
+)
 from captioner.data.tokenize import tokenize
 from captioner.errors import ConfigError, DataError
 
@@ -41,11 +45,6 @@ def pixels(data: CaptionData) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> CaptionData:
     return draw_scenes(tmp_path_factory.mktemp("scenes"), train=200, dev=30, test=50, seed=3)
-
-
-def _environment() -> dict[str, str]:
-    source = Path(scene_drawing.__file__).parents[3]
-    return {**os.environ, "PYTHONPATH": str(source)}
 
 
 def test_no_two_scenes_look_the_same() -> None:
@@ -130,13 +129,13 @@ def test_an_interrupted_drawing_is_completed_and_the_rest_kept(tmp_path: Path) -
     assert sorted(path.name for path in folder.iterdir()) == sorted([*whole, "scenes.json"])
 
 
-def test_two_processes_may_draw_at_once(tmp_path: Path) -> None:
-    code = (
+def test_two_processes_may_draw_at_once(tmp_path: Path, scripts: Scripts) -> None:
+    program = tmp_path / "draw.py"
+    program.write_text(
         "import sys; from captioner.data.scenes.dataset import draw_scenes; "
         "draw_scenes(sys.argv[1], train=60, dev=0, test=0)"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "both")]
-    workers = [subprocess.Popen(command, env=_environment()) for _ in range(2)]
+    workers = [scripts.start(tmp_path, program, [str(tmp_path / "both")]) for _ in range(2)]
     assert [worker.wait(60) for worker in workers] == [0, 0]
     both = draw_scenes(tmp_path / "both", train=60, dev=0, test=0)
     assert pixels(both) == pixels(draw_scenes(tmp_path / "alone", train=60, dev=0, test=0))
@@ -276,3 +275,42 @@ def test_turning_round_twice_changes_nothing() -> None:
         turned = turned_round(scene.slots())
         assert turned["relation"] == OPPOSITE[scene.relation]
         assert turned_round(turned) == scene.slots()
+
+
+def test_boxes_hold_the_objects_and_nothing_else(drawn: CaptionData) -> None:
+    boxes = load_scene_boxes(drawn.split("test")[0].path.parent)
+    truth = load_scene_truth(drawn.split("test")[0].path.parent)
+    assert list(boxes) == list(truth)
+    for item in itertools.chain(*drawn.splits.values()):
+        group, other = boxes[item.name]
+        assert len(group) == COUNTS[truth[item.name].count] and len(other) == 1
+        with Image.open(item.path) as image:
+            colours = np.asarray(image).astype(int)
+        object_pixels = np.abs(colours - np.median(colours, (0, 1))).max(2) > 25
+        outside = object_pixels.copy()
+        for left, top, right, bottom in [*group, *other]:
+            assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+            edges = [round(64 * edge) for edge in (left, top, right, bottom)]
+            inside = object_pixels[edges[1] : edges[3], edges[0] : edges[2]]
+            rows, columns = (inside.any(axis) for axis in (1, 0))
+            # Tight to a pixel on each edge, the pointed ones of triangles to two.
+            assert rows[:3].any() and rows[-2:].any() and columns[:3].any() and columns[-3:].any()
+            outside[edges[1] - 1 : edges[3] + 1, edges[0] - 1 : edges[2] + 1] = False
+        assert not outside.any(), item.name
+
+
+def test_boxes_need_the_seed(tmp_path: Path) -> None:
+    (tmp_path / "scenes.json").write_text('{"scenes": {}}')
+    with pytest.raises(DataError, match="does not name the seed"):
+        load_scene_boxes(tmp_path)
+
+
+def test_words_that_describe_objects_are_found_with_what_they_state() -> None:
+    words = tokenize("Below a little pink ring there are two red squares")
+    assert object_words(words) == [
+        (2, 0, "size", "small"),
+        (3, 0, "colour", "pink"),
+        (4, 0, "shape", "ring"),
+        (8, 1, "colour", "red"),
+        (9, 1, "shape", "square"),
+    ]

@@ -3,7 +3,7 @@
 The grammar and the parser share the tables below, so every word that can be written can be read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -175,23 +175,45 @@ def _is_plural(phrase: Mapping[str, str]) -> bool:
     return phrase.get("count", "one") != "one"
 
 
+def object_words(words: Sequence[str]) -> list[tuple[int, int, str, str]]:
+    """Of the words that state an object's size, colour or shape: the word's place, the number of
+    the object among those that the caption names, the slot, and its value."""
+    return [one for one in _statements(words) if one[2] in _OBJECT_TABLES]
+
+
+def _statements(words: Sequence[str]) -> Iterator[tuple[int, int, str, str]]:
+    """The place of each word that states something, the object that it is about, slot and value.
+
+    A count is about the object that comes, a relation's number is how many were named before it.
+    """
+    named, begun = 0, False
+    for place, word in enumerate(words):
+        if word in _COUNT_WORDS:
+            begun = False
+            yield place, named, "count", _COUNT_WORDS[word]
+        elif word in _RELATION_WORDS:
+            begun = False
+            yield place, named, "relation", _RELATION_WORDS[word]
+        elif word in _OBJECT_WORDS:
+            named += not begun
+            begun = True
+            yield place, named - 1, *_OBJECT_WORDS[word]
+
+
 def _phrases(caption: str) -> tuple[list[dict[str, str]], set[tuple[int, str]]]:
     """The objects named, in order, and each relation with how many objects were named before it."""
     stated: list[dict[str, set[str]]] = []
     places: set[tuple[int, str]] = set()
     count: str | None = None
-    begun = False
-    for word in tokenize(caption):
-        if word in _COUNT_WORDS:
-            count, begun = _COUNT_WORDS[word], False
-        elif word in _RELATION_WORDS:
-            places.add((len(stated), _RELATION_WORDS[word]))
-            count, begun = None, False
-        elif word in _OBJECT_WORDS:
-            if not begun:
+    for _, number, slot, value in _statements(tokenize(caption)):
+        if slot == "count":
+            count = value
+        elif slot == "relation":
+            places.add((number, value))
+            count = None
+        else:
+            if number == len(stated):
                 stated.append({"count": {count}} if count is not None else {})
-                begun = True
-            slot, value = _OBJECT_WORDS[word]
             stated[-1].setdefault(slot, set()).add(value)
     # Two values for one slot contradict each other.
     phrases = [

@@ -24,7 +24,7 @@ from captioner.data.scenes.captions import (
     Scene,
     caption_scene,
 )
-from captioner.data.scenes.drawing import draw_scene
+from captioner.data.scenes.drawing import Box, draw_scene, lay_out
 from captioner.errors import ConfigError, DataError
 from captioner.files import atomic_write, read_json, write_json
 
@@ -95,6 +95,25 @@ def load_scene_truth(folder: Path | str) -> dict[str, Scene]:
     except (KeyError, TypeError, AttributeError) as error:
         what = "does not list scenes as draw_scenes writes them"
         raise DataError(f"{path} {what}: {error}") from error
+
+
+def load_scene_boxes(folder: Path | str) -> dict[str, tuple[list[Box], list[Box]]]:
+    """Where the objects of each image in such a folder are, by the image's name: the boxes of the
+    group and of the other object, in units of the image's side, drawn again from the seed.
+
+    DataError as `load_scene_truth`.
+    """
+    truth = load_scene_truth(folder)
+    path = Path(folder) / _TRUTH
+    try:
+        seed = int(read_json(path)["parameters"]["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} does not name the seed of its images: {error!r}") from error
+    found = {}
+    for number, (name, scene) in enumerate(truth.items()):  # listed in the order of their numbers
+        _, (group, other) = lay_out(scene, _generator(seed, number, 2))
+        found[name] = group.boxes(), other.boxes()
+    return found
 
 
 def _check(counts: dict[str, int], *, size: int, seed: int) -> None:

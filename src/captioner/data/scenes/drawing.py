@@ -4,6 +4,7 @@ Positions and radii (of the circle around an object) are in units of the image's
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw
 from captioner.data.scenes.captions import Scene
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _RGB = {
     "red": (214, 39, 40),
@@ -34,25 +36,57 @@ _SUPERSAMPLING = 4
 _NOISE = 5.0  # grey levels, to either side
 
 
+@dataclass(frozen=True)
+class Group:
+    """Equal objects as they are drawn: their centres, the radius of each, shape and colour."""
+
+    shape: str
+    fill: tuple[int, ...]
+    radius: float
+    centres: list[Point]
+
+    def boxes(self) -> list[Box]:
+        """The smallest box around each object."""
+        outline = [(self.radius * dx, self.radius * dy) for dx, dy in _OUTLINES[self.shape]]
+        left, top = (min(along) for along in zip(*outline, strict=True))
+        right, bottom = (max(along) for along in zip(*outline, strict=True))
+        return [(x + left, y + top, x + right, y + bottom) for x, y in self.centres]
+
+
 def draw_scene(scene: Scene, generator: np.random.Generator, *, size: int) -> Image.Image:
     """Draw `scene` as an RGB image of `size` by `size` pixels; the generator sets the jitter."""
-    ground = tuple(round(_between(generator, 226, 248)) for _ in range(3))
+    ground, groups = lay_out(scene, generator)
     side = size * _SUPERSAMPLING
     canvas = Image.new("RGB", (side, side), ground)
     pen = ImageDraw.Draw(canvas)
-    group, other = place_objects(scene, generator)
-    for centres, size_word, colour, shape in (
-        (group, scene.size, scene.colour, scene.shape),
-        ([other], scene.size2, scene.colour2, scene.shape2),
-    ):
-        radius = _between(generator, *RADIUS[size_word]) * side
-        fill = tuple(round(level + _between(generator, -12, 12)) for level in _RGB[colour])
-        fill = tuple(min(max(level, 0), 255) for level in fill)
-        for x, y in centres:
-            _draw_shape(pen, shape, (x * side, y * side), radius, fill)
+    for group in groups:
+        for x, y in group.centres:
+            centre, radius = (x * side, y * side), group.radius * side
+            _draw_shape(pen, group.shape, centre, radius, group.fill)
     pixels = np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float64)
     noise = (2 * generator.random(pixels.shape) - 1) * _NOISE
     return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
+
+
+def lay_out(
+    scene: Scene, generator: np.random.Generator
+) -> tuple[tuple[int, ...], tuple[Group, Group]]:
+    """The background's colour, and where and how the group and the other object are drawn: what
+    `draw_scene` draws with a generator in the same state."""
+    ground = tuple(round(_between(generator, 226, 248)) for _ in range(3))
+    group, other = place_objects(scene, generator)
+    return ground, (
+        _group(generator, scene.size, scene.colour, scene.shape, group),
+        _group(generator, scene.size2, scene.colour2, scene.shape2, [other]),
+    )
+
+
+def _group(
+    generator: np.random.Generator, size: str, colour: str, shape: str, centres: list[Point]
+) -> Group:
+    radius = _between(generator, *RADIUS[size])
+    levels = [round(level + _between(generator, -12, 12)) for level in _RGB[colour]]
+    return Group(shape, tuple(min(max(x, 0), 255) for x in levels), radius, centres)
 
 
 def place_objects(scene: Scene, generator: np.random.Generator) -> tuple[list[Point], Point]:
@@ -81,7 +115,7 @@ def _draw_shape(
 ) -> None:
     x, y = centre
     if shape == "ring":
-        r = 0.95 * radius
+        r = _RING * radius
         pen.ellipse((x - r, y - r, x + r, y + r), outline=fill, width=round(0.45 * radius))
     else:
         outline = [(x + radius * dx, y + radius * dy) for dx, dy in _OUTLINES[shape]]
@@ -89,7 +123,9 @@ def _draw_shape(
 
 
 # Shapes that differ in more than their corners: networks soon distinguish them in small images.
+_RING = 0.95  # its outer radius
 _OUTLINES: dict[str, list[Point]] = {
+    "ring": [(-_RING, -_RING), (_RING, _RING)],  # of its box: it is no polygon
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "bar": [(-0.95, -0.36), (0.95, -0.36), (0.95, 0.36), (-0.95, 0.36)],
     "triangle": [(0.0, -1.0), (math.sqrt(0.75), 0.5), (-math.sqrt(0.75), 0.5)],
