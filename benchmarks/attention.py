@@ -256,8 +256,7 @@ def _start(
     stack: ExitStack, name: str, settings: AttentionBenchmark, run: Run, grids: str
 ) -> Worker:
     """A worker that has taken its first steps, with this process's number of threads."""
-    training = attention_training(name, settings, run, grids)
-    given = (name, training, WARM_UP)
+    given = (name, settings, run, grids)
     worker = stack.enter_context(Worker(TimedModel, *given, threads=torch.get_num_threads()))
     worker.call("result")
     return worker
@@ -268,6 +267,9 @@ class TimedModel(TimedSteps):
     search."""
 
     training: AttentionTraining
+
+    def __init__(self, name: str, settings: AttentionBenchmark, run: Run, grids: str) -> None:
+        super().__init__(name, attention_training(name, settings, run, grids), WARM_UP)
 
     @cached_property
     def generator(self) -> CaptionGenerator:

@@ -102,10 +102,10 @@ def test_the_plain_loop_trains_as_show_attend_tell(
 
 def test_every_image_is_searched_for_as_many_steps(tmp_path: Path) -> None:
     grids = attention.draw_grids(tmp_path, SETTINGS, seed=0)
-    training = attention.attention_training("up_down", SETTINGS, RUN, grids)
-    found = TimedModel("up_down", training, 1).captions()
+    timed = TimedModel("up_down", SETTINGS, RUN, grids)
+    found = timed.captions()
     assert [len(one[0].words) for one in found] == [SEARCHED] * SETTINGS.images
-    assert training.data.vocab_size == 2544  # words of more captions than are trained on
+    assert timed.training.data.vocab_size == 2544  # words of more captions than are trained on
 
 
 def test_all_models_take_the_same_captions_and_only_the_pooled_one_a_vector(
