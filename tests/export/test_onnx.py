@@ -59,11 +59,12 @@ def compare_with_weights_of(model: Captioner, graph: Path, path: Path) -> list[A
     import onnx
 
     content = onnx.load(graph)
-    layer = dict(model.language_model.output.named_parameters(prefix="step.output"))
-    places = [one for one in content.graph.initializer if one.name in layer]
-    assert len(places) == 2
+    layer = dict(model.language_model.output.named_parameters())
+    places = [one for one in content.graph.initializer if ".output." in one.name]
+    assert len(places) == 2, [one.name for one in content.graph.initializer]
     for one in places:
-        one.CopyFrom(onnx.numpy_helper.from_array(layer[one.name].detach().numpy(), one.name))
+        values = layer[one.name.rpartition(".")[2]].detach().numpy()
+        one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
     onnx.save(content, path)
     return compare(path, model, make_encoder("pooled"), **BEAM)
 
