@@ -21,7 +21,7 @@ SANITIZED := build/sanitized/captioner/ops/_extension.abi3.so
 
 .DEFAULT_GOAL := help
 SCRIPTS_RUN := train evaluate caption sample compare
-.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k test test-sanitized lint format check benchmark gpu-check clean distclean
+.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k test test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,20 +60,24 @@ sweep: $(READY) ## Train many: ARGS="optimizer.lr=1e-3,3e-3 sweep_dir=outputs/fi
 leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outputs/leaderboard.html
 	$(BIN)/python scripts/leaderboard.py outputs $(ARGS)
 
-# The files of tests are dealt out to processes of one thread, which wait for nobody.
+# The files of tests are given to processes of one thread each, in the order of tests/conftest.py.
 test: $(READY) ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
+	    -m "not nvcc" $(TESTS)
+
+test-cuda-build: $(INSTALLED) ## Compile the CUDA kernels with nvcc, if it is there: no warnings, no spills
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 -m nvcc tests/ops/test_cuda_build.py
 
 $(SANITIZED): $(INSTALLED) setup.py $(CXX_FILES)
 	CAPTIONER_SANITIZE=1 CAPTIONER_CUDA=0 $(BIN)/python setup.py --quiet build_ext \
 	    --build-lib build/sanitized --build-temp build/sanitized/objects
 
 test-sanitized: $(SANITIZED) ## Run the LSTM's tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	CAPTIONER_EXTENSION=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
+	CAPTIONER_EXTENSION=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
 	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-	    $(BIN)/python -m pytest -p no:cacheprovider -k "fused or ragged or row or linear" tests/models/test_lstm.py \
-	    tests/ops/test_lstm_packed.py tests/ops/test_fused_cpu.py tests/ops/test_lstm_step.py \
-	    tests/ops/test_linear_cross_entropy.py
+	    $(BIN)/python -m pytest -p no:cacheprovider -n auto --maxprocesses=4 --dist loadfile \
+	    -k "fused or ragged or row or linear" tests/models/test_lstm.py tests/ops/test_lstm_packed.py \
+	    tests/ops/test_fused_cpu.py tests/ops/test_lstm_step.py tests/ops/test_linear_cross_entropy.py
 
 lint: $(INSTALLED) ## Check style, types and formatting; change nothing
 	$(BIN)/ruff check .
@@ -88,7 +92,7 @@ format: $(INSTALLED) ## Format all sources and apply the safe corrections
 
 check: lint test ## Lint and test: what must pass before a commit
 
-benchmark: $(READY) ## Measure on this machine: SUITE=features, epoch, scale, beam, lstm, windows, kinds, replicas or metrics
+benchmark: $(READY) ## Measure on this machine: SUITE=features, epoch, scale, beam, attention, lstm, windows, kinds, replicas or metrics
 	$(BIN)/python scripts/benchmark.py suite=$(SUITE)
 
 # Needs no environment: PyTorch, numpy and pytest beside $(PYTHON), CUDA's compiler and a GPU.

@@ -1,4 +1,4 @@
-"""Captions and features [n, 1, F] of n images to measure on: Flickr8k's, or their likeness."""
+"""Captions and features [n, R, F] of n images to measure on: Flickr8k's, or their likeness."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,7 +110,9 @@ def random_features(
 @dataclass(frozen=True)
 class Workload:
     """Images and captions as `captioned_images` has them; features: a memory-mapped .npy file [at
-    least images, 1, F], None draws them; vocabulary: the least number of words of the model."""
+    least images, R, F], None draws [images, 1, F]; vocabulary: the least number of words of the
+    model; counted: the least number of images in whose captions words are counted; by_image: as of
+    CaptionDataset."""
 
     images: int
     feature_dim: int
@@ -118,6 +120,8 @@ class Workload:
     seed: int = 0
     features: str | None = None
     vocabulary: int = 0
+    counted: int = 0
+    by_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class TrainingData:
 
     @property
     def features(self) -> Tensor:
-        """[n, 1, F]."""
+        """[n, R, F]."""
         return torch.from_numpy(self.store.features)
 
     @property
@@ -143,15 +147,21 @@ class TrainingData:
 @lru_cache(maxsize=1)
 def load_workload(workload: Workload) -> TrainingData:
     """The same data for the same workload."""
-    images = captioned_images(workload.images, data_root=workload.data_root, seed=workload.seed)
+    wanted = max(workload.images, workload.counted)
+    images = captioned_images(wanted, data_root=workload.data_root, seed=workload.seed)
     vocabulary = build_vocabulary(images)
+    images = images[: workload.images]
     if workload.features is None:
         store = random_features(images, workload.feature_dim, seed=workload.seed)
     else:
-        mapped = np.load(workload.features, mmap_mode="r")[: len(images)]
+        mapped = np.load(workload.features, mmap_mode="c")[: len(images)]
         store = FeatureStore([image.name for image in images], mapped)
     dataset = CaptionDataset(
-        images, vocabulary=vocabulary, source=store.gather, max_length=MAX_LENGTH
+        images,
+        vocabulary=vocabulary,
+        source=store.gather,
+        max_length=MAX_LENGTH,
+        by_image=workload.by_image,
     )
     return TrainingData(vocabulary, max(len(vocabulary), workload.vocabulary), store, dataset)
 
@@ -161,3 +171,10 @@ def endless(order: BatchOrder, batches: Iterable[Any] | None = None) -> Iterator
     for epoch in itertools.count():
         order.epoch = epoch
         yield from order if batches is None else batches
+
+
+def caption_batches(order: BatchOrder, dataset: CaptionDataset) -> Iterator[list[int]]:
+    """The captions of one batch after another, without end, whatever a row of `order` is."""
+    for rows in endless(order):
+        captions = dataset.captions_by_row[rows].flatten()
+        yield captions[captions >= 0].tolist()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
+from benchmarks.attention import AttentionBenchmark, attention_suite
 from benchmarks.beam import BeamBenchmark, beam_suite
 from benchmarks.epoch import EpochBenchmark, ReplicasBenchmark, epoch_suite, replicas_suite
 from benchmarks.features import FeaturesBenchmark, features_suite
@@ -35,6 +36,7 @@ SUITES: dict[str, Callable[[Any, Run], SuiteResult]] = {
     "replicas": replicas_suite,
     "scale": scale_suite,
     "beam": beam_suite,
+    "attention": attention_suite,
     "lstm": lstm_suite,
     "windows": windows_suite,
     "kinds": kinds_suite,
@@ -62,6 +64,7 @@ class BenchmarkConfig(RunConfig):
     replicas: ReplicasBenchmark = field(default_factory=ReplicasBenchmark)
     scale: ScaleBenchmark = field(default_factory=ScaleBenchmark)
     beam: BeamBenchmark = field(default_factory=BeamBenchmark)
+    attention: AttentionBenchmark = field(default_factory=AttentionBenchmark)
     lstm: LstmBenchmark = field(default_factory=LstmBenchmark)
     windows: WindowsBenchmark = field(default_factory=WindowsBenchmark)
     kinds: KindsBenchmark = field(default_factory=KindsBenchmark)

@@ -1,9 +1,10 @@
 """The baseline: the training loop in plain PyTorch that everybody writes, nothing of this package.
 
-Shapes: B captions, T longest, N packed tokens, V vocabulary, F image feature.
+Shapes: B captions, T longest, N packed tokens, V vocabulary, F image feature, R regions.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 Item = tuple[Tensor, Tensor]
 Batch = tuple[Tensor, Tensor, Tensor]
+Loss = Callable[[Any, Tensor], Tensor]  # of what a model gives and of the targets [N]
 
 
 class PlainCaptions(Dataset[Item]):
-    """Pairs of a feature [F] and a caption [n + 2], `<bos> w1 .. wn <eos>`."""
+    """Pairs of a feature [F], or a grid [R, F], and a caption [n + 2], `<bos> w1 .. wn <eos>`."""
 
     def __init__(
         self, features: Tensor, image_rows: Sequence[int], captions: Sequence[Sequence[int]]
@@ -33,7 +35,7 @@ class PlainCaptions(Dataset[Item]):
 
 
 def collate(items: list[Item]) -> Batch:
-    """Features [B, F], padded captions [B, T] and their lengths [B], longest first."""
+    """Features [B, F] or [B, R, F], padded captions [B, T] and their lengths [B], longest first."""
     items = sorted(items, key=lambda item: len(item[1]), reverse=True)
     features = torch.stack([feature for feature, _ in items])
     lengths = torch.tensor([len(caption) for _, caption in items])
@@ -65,23 +67,23 @@ class PlainCaptioner(nn.Module):
 
 
 def plain_steps(
-    model: PlainCaptioner,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     captions: PlainCaptions,
     batch_sampler: Iterable[list[int]],
     *,
     clip_norm: float | None,
     clip_value: float | None,
+    loss_of: Loss = F.cross_entropy,
 ) -> Iterator[float]:
     """The loop: the loss of one optimiser step after another."""
-    device = model.output.weight.device
+    device = next(model.parameters()).device
     loader = DataLoader(captions, batch_sampler=batch_sampler, collate_fn=collate)
     for features, words, lengths in loader:
         features, words = features.to(device), words.to(device)
         targets = pack_padded_sequence(words[:, 1:], lengths - 1, batch_first=True).data
         optimizer.zero_grad()
-        logits = model(features, words[:, :-1], lengths - 1)
-        loss = F.cross_entropy(logits, targets)
+        loss = loss_of(model(features, words[:, :-1], lengths - 1), targets)
         loss.backward()
         if clip_value is not None:
             clip_grad_value_(model.parameters(), clip_value)

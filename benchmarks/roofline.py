@@ -33,21 +33,22 @@ class Gemms:
         products and the vocabulary's, for a batch of so many captions and tokens to predict."""
         h = self.hidden
         return [
-            *self._linear("image", batch, self.feature_dim, h),
-            *self._linear("weight_ih", tokens + batch, h, 4 * h),
-            *self._linear("weight_hh", tokens, h, 4 * h),  # the image's step has no state yet
-            *self._linear("vocabulary", tokens, h, self.vocab_size),
+            *self.linear("image", batch, self.feature_dim, h, input_gradient=False),
+            *self.linear("weight_ih", tokens + batch, h, 4 * h),
+            *self.linear("weight_hh", tokens, h, 4 * h),  # the image's step has no state yet
+            *self.linear("vocabulary", tokens, h, self.vocab_size),
         ]
 
-    def _linear(
-        self, name: str, rows: int, inputs: int, outputs: int
+    def linear(
+        self, name: str, rows: int, inputs: int, outputs: int, *, input_gradient: bool = True
     ) -> Iterator[Callable[[], Tensor]]:
+        """Forward, the weight's gradient and the input's of a layer on [rows, inputs]."""
         widths = {"x": inputs, "y": outputs, "out": outputs}
         x, y, out = (self._matrix(f"{name} {one}", rows, wide) for one, wide in widths.items())
         w, dw = (self._matrix(f"{name} {one}", outputs, inputs) for one in ("w", "dw"))
         yield partial(torch.mm, x, w.t(), out=out)
         yield partial(torch.mm, y.t(), x, out=dw)
-        if name != "image":
+        if input_gradient:
             yield partial(torch.mm, y, w, out=self._matrix(f"{name} dx", rows, inputs))
 
     def _matrix(self, name: str, rows: int, columns: int) -> Tensor:

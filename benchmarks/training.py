@@ -8,15 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-from benchmarks.captions import TrainingData, Workload, endless, load_workload
+from benchmarks.captions import (
+    TrainingData,
+    Workload,
+    caption_batches,
+    endless,
+    load_workload,
+)
 from benchmarks.memory import own_bytes, peak_bytes
-from benchmarks.plain_loop import PlainCaptioner, PlainCaptions, plain_steps
+from benchmarks.plain_loop import Loss, PlainCaptioner, PlainCaptions, plain_steps
 from benchmarks.roofline import Gemms
 from benchmarks.suite import Axes, float32_products
 from benchmarks.timing import synchronize
 from captioner.data.dataset import BatchOrder, make_loader
 from captioner.data.resident import ResidentCaptions, ResidentLoader, token_capacities
+from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.models.word_layers import DropoutRates
@@ -46,13 +54,15 @@ class StepSettings:
     clip_value: float | None = None
     input_dropout: float = 0.0
     output_dropout: float = 0.0
+    label_smoothing: float = 0.0
     dtype: str = "float32"
 
     @property
     def trainer(self) -> TrainerSettings:
         """The same for this package's trainer."""
         clip: dict[str, Any] = {"clip_norm": self.clip_norm, "clip_value": self.clip_value}
-        return TrainerSettings(epochs=1, bf16=self.dtype == "bfloat16", **clip)
+        bf16, smoothing = self.dtype == "bfloat16", self.label_smoothing
+        return TrainerSettings(epochs=1, bf16=bf16, label_smoothing=smoothing, **clip)
 
 
 # The loop that everybody writes, at neuraltalk's and neon's sizes; then the experiments as they are
@@ -130,7 +140,7 @@ class Training:
         captions, batch_size = len(self.data.dataset), self.settings.batch_size
         return BatchOrder(captions, batch_size=batch_size, seed=self.workload.seed)
 
-    def model(self, backend: str) -> Captioner:
+    def model(self, backend: str) -> BaseCaptioner:
         """The captioner in training, with its first weights, uniform as Show and Tell's."""
         settings = self.settings
         with torch.random.fork_rng():
@@ -170,11 +180,7 @@ class PlainSteps(Steps):
     def __init__(self, training: Training) -> None:
         settings, data = training.settings, training.data
         self.half = training.device.type, settings.dtype == "bfloat16"
-        weights = {
-            name.replace("image_projection", "projection").removeprefix("language_model."): tensor
-            for name, tensor in training.model("torch").named_parameters()
-        }
-        model = PlainCaptioner(weights, (settings.input_dropout, settings.output_dropout))
+        model, loss_of = self._model(training)
         model.to(training.device).train()
         kind = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[settings.optimizer]
         common = {"lr": settings.lr, "weight_decay": settings.weight_decay, **settings.arguments}
@@ -184,11 +190,22 @@ class PlainSteps(Steps):
         self.loop = plain_steps(
             model,
             kind(model.parameters(), **common),
-            PlainCaptions(data.features[:, 0], rows, captions),
-            endless(training.order()),
+            PlainCaptions(data.features.squeeze(1), rows, captions),
+            caption_batches(training.order(), data.dataset),
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
+            loss_of=loss_of,
         )
+
+    def _model(self, training: Training) -> tuple[torch.nn.Module, Loss]:
+        """The model with the weights of `training`, and its loss."""
+        settings = training.settings
+        weights = {
+            name.replace("image_projection", "projection").removeprefix("language_model."): tensor
+            for name, tensor in training.model("torch").named_parameters()
+        }
+        rates = (settings.input_dropout, settings.output_dropout)
+        return PlainCaptioner(weights, rates), F.cross_entropy
 
     def losses(self, count: int) -> list[float]:
         """The loss of each of `count` steps."""

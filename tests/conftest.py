@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
-
+from script_runner import REPOSITORY, Scripts
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: none is begun when there is nothing else left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
-def run_script() -> Run:
+def scripts() -> Iterator[Scripts]:
+    """The project's scripts, begun without importing torch again."""
+    running = Scripts()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def run_script(scripts: Scripts) -> Run:
     """Run scripts/<name>.py with overrides in a folder and return what it printed."""
-
-    def run(
-        folder: Path, name: str, *overrides: str, timeout: float = 240
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *overrides],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    return run
+    return scripts.run
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,9 @@ def assert_equal(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]
             assert a.score == pytest.approx(b.score, abs=1e-5)
 
 
+SEARCH: dict[str, Any] = {"bos": BOS, "eos": EOS, "max_length": 6, "banned": [0, BOS, 3]}
+
+
 def check(
     path: Path,
     model: BaseCaptioner,
@@ -66,12 +69,25 @@ def check(
     feature_dtype: torch.dtype = torch.float32,
     **search: Any,
 ) -> list[Any]:
-    """Export, and compare with beam_search for batches of one and of three; the found of three."""
-    import onnxruntime
-
-    settings = {"bos": BOS, "eos": EOS, "max_length": 6, "banned": [0, BOS, 3], **search}
+    """Export, which takes seconds, and `compare`."""
+    settings = {**SEARCH, **search}
     loop = flat(CaptioningLoop)(model, encoder, feature_dtype=feature_dtype, **settings)
     write_onnx(path, loop, size=SIZE, metadata={"words": "a b"})
+    return compare(path, model, encoder, feature_dtype=feature_dtype, **search)
+
+
+def compare(
+    path: Path,
+    model: BaseCaptioner,
+    encoder: Encoder | None,
+    *,
+    feature_dtype: torch.dtype = torch.float32,
+    **search: Any,
+) -> list[Any]:
+    """Hold a graph against beam_search for batches of one and of three; the found of three."""
+    import onnxruntime
+
+    settings = {**SEARCH, **search}
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def start(pixels: Tensor) -> Any:

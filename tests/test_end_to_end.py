@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from script_runner import Scripts
 
 from captioner.training.checkpoint import load_checkpoint
 
-REPOSITORY = Path(__file__).parents[1]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.slow
 SMALL = [
     "data.train=48",
     "data.dev=12",
@@ -45,24 +45,12 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, run_script: Run) -> Path:
     """A folder in which a small run has been trained to the end with one command."""
     folder = tmp_path_factory.mktemp("trained")
-    done = start(folder, "run_dir=run", "trainer.epochs=3")
-    assert done.wait(timeout=240) == 0, (folder / "stderr").read_text()
+    done = run_script(folder, "train", *SMALL, "run_dir=run", "trainer.epochs=3")
+    assert done.returncode == 0, done.stderr
     return folder
-
-
-def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
-    """scripts/train.py begun in `folder`."""
-    return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "scripts/train.py"), *SMALL, *overrides],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr").open("ab"),
-        start_new_session=True,
-    )
 
 
 def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
@@ -143,56 +131,50 @@ def test_a_folder_that_holds_a_run_is_not_touched(run_script: Run, trained: Path
     assert (trained / "run" / "last.pt").read_bytes() == before
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    process = start(tmp_path, "run_dir=run", "trainer.epochs=200", "trainer.checkpoint_steps=null")
-    wait_for(lambda: "epoch 1:" in log_of(tmp_path / "run"), process)
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, scripts: Scripts) -> None:
+    endless = ("run_dir=run", "trainer.epochs=200", "trainer.checkpoint_steps=null")
+    process = scripts.start(tmp_path, "train", [*SMALL, *endless])
+    process.wait_until(lambda: "epoch 1:" in log_of(tmp_path / "run"))
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=120) == 130
-    said = (tmp_path / "stderr").read_text()
+    said = process.stderr
     assert "run_dir=run resume=true" in said and "Traceback" not in said
     progress = (load_checkpoint(tmp_path / "run" / "last.pt").training or {})["progress"]
     assert progress["step"] >= 20
 
 
-def test_killed_ten_times_a_run_ends_bit_identical(tmp_path: Path) -> None:
+def test_killed_ten_times_a_run_ends_bit_identical(tmp_path: Path, scripts: Scripts) -> None:
     """SIGKILL in the feature cache, between steps and while a checkpoint is written."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    whole = start(tmp_path / "whole", "run_dir=run", "trainer.epochs=6")
     moments = random.Random(0)
     folder = tmp_path / "killed"
     run = folder / "run"
+    command = [*SMALL, "run_dir=run", "trainer.epochs=6", "resume=true"]
+    whole = scripts.start(tmp_path / "whole", "train", command[:-1])
     for phase in ("features",) * 3 + ("steps", "saving") * 3 + ("anywhere",):
-        process = start(folder, "run_dir=run", "trainer.epochs=6", "resume=true")
+        left = {*run.glob(".last.pt.*")}  # by one that was killed while it saved
+        process = scripts.start(folder, "train", command)
         if phase == "features":
-            wait_for(lambda: any(folder.rglob("done.npy")), process)
+            process.wait_until(lambda: any(folder.rglob("done.npy")))
         elif phase == "steps":
             begun = trainings(run)
-            wait_for(lambda begun=begun: trainings(run) > begun, process)  # type: ignore[misc]
+            process.wait_until(lambda begun=begun: trainings(run) > begun)  # type: ignore[misc]
         elif phase == "saving":
-            wait_for(lambda: any(run.glob(".last.pt.*")), process)
+            process.wait_until(lambda left=left: bool({*run.glob(".last.pt.*")} - left))  # type: ignore[misc]
         if phase != "saving":
-            time.sleep(moments.uniform(0, 0.6 if phase != "anywhere" else 4))
+            time.sleep(moments.uniform(0, 0.6))
         assert process.poll() is None, f"over before it was killed ({phase}): {log_of(run)[-300:]}"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    last = start(folder, "run_dir=run", "trainer.epochs=6", "resume=true")
-    assert last.wait(timeout=240) == 0, (folder / "stderr").read_text()
-    assert whole.wait(timeout=240) == 0, (tmp_path / "whole" / "stderr").read_text()
+        process.kill()
+    last = scripts.start(folder, "train", command)
+    assert last.wait(timeout=240) == 0, last.stderr
+    assert whole.wait(timeout=240) == 0, whole.stderr
     for name in ("last.pt", "best.pt"):
         expected = load_checkpoint(tmp_path / "whole" / "run" / name).model
         found = load_checkpoint(run / name).model
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
     assert without_seconds(run) == without_seconds(tmp_path / "whole" / "run")
-
-
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Return as soon as something has happened, or the process has ended."""
-    deadline = time.monotonic() + 120
-    while not happened() and process.poll() is None:
-        assert time.monotonic() < deadline, "waited two minutes in vain"
-        time.sleep(0.001)
 
 
 def log_of(run: Path) -> str:

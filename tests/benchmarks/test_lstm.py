@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,11 +247,11 @@ def test_without_matplotlib_nothing_is_measured_in_vain(monkeypatch: pytest.Monk
         run_benchmark(config)
 
 
-def test_script_prints_the_tables_and_writes_the_record(tmp_path: Path) -> None:
+def test_script_prints_the_tables_and_writes_the_record(tmp_path: Path, run_script: Any) -> None:
     out = tmp_path / "lstm.json"
-    command = [
-        sys.executable,
-        str(ROOT / "scripts" / "benchmark.py"),
+    done = run_script(
+        tmp_path,
+        "benchmark",
         "suite=lstm",
         "repeats=1",
         "lstm.batch_sizes=[2]",
@@ -262,14 +260,6 @@ def test_script_prints_the_tables_and_writes_the_record(tmp_path: Path) -> None:
         "threads=1",
         "device=cpu",
         f"out={out}",
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )
     assert done.returncode == 0, done.stderr
     assert "required" in done.stdout and "reference" in done.stdout

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from captioner.commands.cli import gather_list, quote, threads_in_sweep
+from captioner.commands.cli import compose_config, gather_list, quote, threads_in_sweep
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -152,3 +153,11 @@ def test_runs_beside_each_other_divide_the_cores(monkeypatch: pytest.MonkeyPatch
     assert threads_in_sweep(OmegaConf.create({"cpus_per_task": 3})) == 3
     assert threads_in_sweep(OmegaConf.create({"_target_": "BasicLauncher"})) is None
     assert torch.get_num_threads() >= 1
+
+
+def test_a_configuration_is_composed_within_a_running_job() -> None:
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        running = GlobalHydra.instance().hydra
+        assert compose_config("train", configs=ROOT / "configs").data.kind == "scenes"
+        assert GlobalHydra.instance().hydra is running
+    assert not GlobalHydra.instance().is_initialized()

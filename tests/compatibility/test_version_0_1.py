@@ -12,20 +12,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from compatibility.fixture_files import curve, digest, final_weights, machine
 from safetensors.torch import load_file
+from script_runner import REPOSITORY, Scripts
 
 import captioner
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 TREE = Path(os.environ.get("CAPTIONER_TREE", HERE.parents[1]))
 # The groups' names in the checkout whose scripts run.
@@ -51,40 +52,6 @@ TEXT = f"""
 """
 
 
-class Done(NamedTuple):
-    """How a script ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-class Scripts:
-    """The scripts of TREE, run in one place after another; see script_server.py."""
-
-    def __init__(self) -> None:
-        self.server = subprocess.Popen(
-            [sys.executable, str(HERE / "script_server.py")],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, folder: Path, script: str, arguments: Sequence[str]) -> Done:
-        call = {
-            "script": str(TREE / "scripts" / f"{script}.py"),
-            "arguments": arguments,
-            "folder": str(folder),
-            **{name: str(folder / f"{script}.{name}") for name in ("stdout", "stderr")},
-        }
-        assert self.server.stdin is not None and self.server.stdout is not None
-        self.server.stdin.write(json.dumps(call) + "\n")
-        self.server.stdin.flush()
-        status = int(self.server.stdout.readline())
-        return Done(status, *(Path(call[name]).read_text() for name in ("stdout", "stderr")))
-
-
 @dataclass(frozen=True)
 class Place:
     """A copy of the archive for one test to write in, and the scripts to run there."""
@@ -92,13 +59,13 @@ class Place:
     folder: Path
     scripts: Scripts
 
-    def run(self, command: str) -> Done:
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
         script, *arguments = command.split()
-        return self.scripts(self.folder, script, arguments)
+        return self.scripts.run(self.folder, script, *arguments)
 
     def succeed(self, command: str) -> str:
         done = self.run(command)
-        assert done.status == 0, done.stderr
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     def json(self, name: str) -> Any:
@@ -114,16 +81,19 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scripts() -> Iterator[Scripts]:
-    running = Scripts()
-    yield running
-    running.server.communicate()
+def scripts_of_tree(scripts: Scripts) -> Iterator[Scripts]:
+    if TREE == REPOSITORY:
+        yield scripts
+    else:
+        others = Scripts(TREE)
+        yield others
+        others.close()
 
 
 @pytest.fixture
-def place(archive: Path, tmp_path: Path, scripts: Scripts) -> Place:
+def place(archive: Path, tmp_path: Path, scripts_of_tree: Scripts) -> Place:
     shutil.copytree(archive, tmp_path / "place")
-    return Place(tmp_path / "place", scripts)
+    return Place(tmp_path / "place", scripts_of_tree)
 
 
 def read(path: Path) -> Any:
@@ -260,7 +230,7 @@ def test_a_finished_run_is_not_repeated(place: Place) -> None:
     again = f"train {CAPTIONS} run_dir=captioner trainer.epochs=80 resume=true"
     assert "captioner/best.pt" in place.succeed(again)
     done = place.run(f"{again} {MODEL}.hidden_size=32")
-    assert done.status == 2
+    assert done.returncode == 2
     assert f"{MODEL}.hidden_size was 16, now 32" in done.stderr
     assert done.stderr.count(" was ") == 1
     assert (place.folder / "captioner" / "last.pt").read_bytes() == before

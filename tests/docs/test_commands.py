@@ -24,6 +24,7 @@ from captioner.commands import cli
 from captioner.commands.cli import compose_config, gather_list, quote
 from captioner.ops.extension import ABSENT
 
+pytestmark = pytest.mark.slow
 CONFIGS = REPOSITORY / "configs"
 # What is not run here, by the beginning of the command, and why. What has a configuration is
 # composed all the same.
@@ -46,9 +47,9 @@ TINY_MODEL = ["model.hidden_size=16", "model.embedding_dim=16"]
 TINY_CAPTIONS = ["trainer.batch_size=8", "generation.max_length=4", "generation.min_length=1"]
 TINY_SCENES = ["data.train=8", "data.dev=3", "data.test=3", "data.size=32", "encoder.size=32"]
 TINY_ENCODER = [
-    "encoder.kind=plain", "encoder.name=plain_small", "encoder.weights=plain.pt", "encoder.size=32",
-    "encoder.output=pooled",
-]  # fmt: skip
+    *("encoder.kind=plain", "encoder.name=plain_small", "encoder.weights=plain.pt"),
+    "encoder.size=32",
+]
 TINY_TEXT = ["trainer.batch_size=2", "trainer.window=16", "trainer.epoch_windows=2"]
 TINY_OTHERS = {
     "evaluate": ["samples=10", "metrics=[BLEU,CIDEr]"],

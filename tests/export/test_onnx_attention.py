@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,16 @@ from attention_models import F, make_model
 from onnx_graphs import PIXELS, check, make_encoder
 from torch import Tensor
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
+if not all(map(find_spec, ("onnx", "onnxruntime", "onnxscript"))):  # seconds to import
+    pytest.skip("the extra [onnx] is not installed", allow_module_level=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["layered, lstm", "adaptive", "show, attend and tell", "up-down"])
 def test_a_graph_gives_the_captions_of_its_model(tmp_path: Path, name: str) -> None:
     """Features in half precision, as grids are cached."""
+    import onnx
+
     model, encoder = make_model(name, scale=0.9).eval(), make_encoder("grid", F)
     settings = {"feature_dtype": torch.float16, "beam_size": 3, "n_best": 3}
     found = check(tmp_path / "m.onnx", model, encoder, **settings)

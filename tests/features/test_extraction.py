@@ -5,13 +5,9 @@ import hashlib
 import json
 import logging
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
+from script_runner import Process, Scripts
 from torch import Tensor
 
 from captioner.errors import DataError, ImageError, NumericsError
@@ -27,7 +24,6 @@ from captioner.features.extraction import extract_features
 from captioner.features.store import FeatureStore, load_features
 from captioner.models.transforms import ImageTransform
 
-SOURCE = Path(__file__).parents[2] / "src"
 TRANSFORM = ImageTransform(size=16, resize="squash")
 
 
@@ -267,30 +263,31 @@ print("finished", flush=True)
 """
 
 
-def start(
-    images: Path, cache: Path, workers: int = 0, dtype: str = "float32"
-) -> subprocess.Popen[str]:
-    arguments = [str(images), str(cache), str(Path(__file__).parent), str(workers), dtype]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(scripts: Scripts, tmp_path: Path) -> Start:
+    """Begin an extraction whose network takes its time."""
+    program = tmp_path / "program.py"
+    program.write_text(SCRIPT)
+
+    def begin(images: Path, cache: Path, workers: int = 0, dtype: str = "float32") -> Process:
+        arguments = [str(images), str(cache), str(Path(__file__).parent), str(workers), dtype]
+        return scripts.start(tmp_path, program, arguments)
+
+    return begin
 
 
 @pytest.mark.parametrize(("workers", "dtype"), [(0, "float32"), (1, "float32"), (0, "float16")])
-def test_killed_and_resumed_has_the_same_bits(tmp_path: Path, workers: int, dtype: str) -> None:
+def test_killed_and_resumed_has_the_same_bits(
+    tmp_path: Path, workers: int, dtype: str, start: Start
+) -> None:
     images = write_images(tmp_path / "images", 50)
     extract(images, tmp_path / "whole", num_workers=workers, dtype=dtype)
     process = start(tmp_path / "images", tmp_path / "cache", workers, dtype)
-    assert process.stdout is not None
-    for _ in range(8 if workers == 0 else 4):
-        assert process.stdout.readline() == "batch\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait_until(lambda: process.stdout.count("batch") >= (8 if workers == 0 else 4))
+    process.kill()
     folder = folder_of(tmp_path / "cache")
     done = np.load(folder / "done.npy")
     assert 12 <= done.sum() < 50
@@ -302,14 +299,16 @@ def test_killed_and_resumed_has_the_same_bits(tmp_path: Path, workers: int, dtyp
         assert (folder / file).read_bytes() == uninterrupted.read_bytes()
 
 
-def test_two_processes_share_the_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_processes_share_the_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, start: Start
+) -> None:
     images, counter = write_images(tmp_path / "images", 40), Counter()
     process = start(tmp_path / "images", tmp_path / "cache")
-    assert process.stdout is not None and process.stdout.readline() == "batch\n"
+    process.wait_until(lambda: process.stdout == "batch\n")
     with caplog.at_level(logging.WARNING):
         store = extract(images, tmp_path / "cache", encode=counter)
-    output, errors = process.communicate()
-    assert output.endswith("finished\n"), errors
+    assert process.wait(timeout=60) == 0, process.stderr
+    assert process.stdout.endswith("finished\n")
     assert counter.sizes == [] and "waiting" in caplog.text
     expected = extract(images, tmp_path / "alone")
     assert np.array_equal(store.features, expected.features)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from script_runner import Scripts
 
 from captioner.commands.leaderboard import leaderboard
 from captioner.config import LeaderboardConfig
@@ -107,22 +106,19 @@ def test_folders_in_any_state_are_survived(outputs: Path) -> None:
     assert len(json.loads((outputs / "r.json").read_text())["runs"]) == 5
 
 
-def test_a_run_in_another_process_is_running(outputs: Path) -> None:
-    folder = outputs / "c"
-    hold = (
-        "import sys; from pathlib import Path; from captioner.runs.outcome import sole_trainer\n"
-        "with sole_trainer(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+def test_a_run_in_another_process_is_running(
+    outputs: Path, tmp_path: Path, scripts: Scripts
+) -> None:
+    folder, program = outputs / "c", tmp_path / "hold.py"
+    program.write_text(
+        "import sys, time; from pathlib import Path\n"
+        "from captioner.runs.outcome import sole_trainer\n"
+        "with sole_trainer(Path(sys.argv[1])): print('held'); time.sleep(240)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", hold, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    process = scripts.start(tmp_path, program, [str(folder)])
+    process.wait_until(lambda: process.stdout == "held\n")
     states = {run.folder.name: run.state for run in gather([outputs]).runs}
     process.kill()
-    process.communicate()
     assert states["c"] == "running" and states["a"] == "finished"
     assert {run.folder.name: run.state for run in gather([outputs]).runs}["c"] == "stopped"
 

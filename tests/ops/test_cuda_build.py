@@ -1,4 +1,7 @@
-"""The CUDA kernels through nvcc: no warnings, and nothing of a kernel in local memory."""
+"""The CUDA kernels through nvcc: no warnings, and nothing of a kernel in local memory.
+
+Minutes, which `make test-cuda-build` takes and `make test` leaves out.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ def nvcc() -> Path:
     return Path(found)
 
 
+@pytest.mark.nvcc
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_kernels_compile_without_warnings_and_spill_nothing(
     nvcc: Path, source: Path, tmp_path: Path
@@ -57,6 +61,7 @@ def test_kernels_compile_without_warnings_and_spill_nothing(
     assert set(usage) == {("0", "0", "0")}, said
 
 
+@pytest.mark.nvcc
 def test_the_program_of_latencies_compiles(nvcc: Path, tmp_path: Path) -> None:
     source = CSRC.parent / "benchmarks" / "latency.cu"
     done = subprocess.run(

@@ -24,6 +24,7 @@ from captioner.ops.reference import BackwardArguments, ForwardArguments
 if TYPE_CHECKING:
     from conftest import Compiler, Emulated
 
+pytestmark = pytest.mark.slow  # the operators have to be compiled
 # 5 and 33 take the kernels that move single numbers, 32 those that move vectors.
 HIDDEN = [5, 32, 33]
 

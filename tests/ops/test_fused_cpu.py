@@ -3,15 +3,14 @@ threads, types, numbers at the edge, and what it refuses."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from script_runner import Scripts
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -142,9 +141,12 @@ def test_types_stay_near_float64(dtype: torch.dtype, shared: bool) -> None:
     assert_same(results(outputs, drawn), expected, TOLERANCES[dtype])
 
 
+Compare = Callable[[str], "subprocess.CompletedProcess[str]"]
 COMPARE = """
-import sys, torch
+import torch
 from captioner.ops import lstm_packed
+
+torch.set_num_threads(2)
 
 def run(backend, dtype, sizes, size, hidden):
     torch.manual_seed(0)
@@ -166,28 +168,28 @@ print("equal")
 """
 
 
+@pytest.fixture(scope="module")
+def compare(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> Compare:
+    """Run COMPARE with an instruction set, which a process chooses once."""
+    program = tmp_path_factory.mktemp("compare") / "compare.py"
+    program.write_text(COMPARE)
+
+    def run(instructions: str) -> subprocess.CompletedProcess[str]:
+        return scripts.run(program.parent, program, environment={"CAPTIONER_CPU": instructions})
+
+    return run
+
+
 @pytest.mark.parametrize("instructions", ["avx512", "avx2", "portable"])
-def test_every_instruction_set_gives_the_same(instructions: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COMPARE],
-        env={**os.environ, "CAPTIONER_CPU": instructions, "OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_every_instruction_set_gives_the_same(instructions: str, compare: Compare) -> None:
+    done = compare(instructions)
     if "CAPTIONER_CPU must be auto" in done.stderr:
         pytest.skip(f"this processor does not run {instructions}")
     assert done.stdout == "equal\n", done.stderr[-2000:]
 
 
-def test_an_unknown_instruction_set_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COMPARE],
-        env={**os.environ, "CAPTIONER_CPU": "quick"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_an_unknown_instruction_set_is_refused(compare: Compare) -> None:
+    done = compare("quick")
     assert done.returncode != 0
     assert "CAPTIONER_CPU must be auto, portable or an instruction set" in done.stderr
 

@@ -22,6 +22,7 @@ from captioner.ops.algorithms import Algorithm
 if TYPE_CHECKING:
     from conftest import Emulated
 
+pytestmark = pytest.mark.slow  # the operators have to be compiled
 PLAIN, PERSISTENT, CLUSTER = Algorithm
 BOTH = pytest.mark.parametrize("algorithm", [PERSISTENT, CLUSTER], ids=lambda one: one.name)
 # What one in the last place of the largest figure is: TF32 has ten bits, as float16 has.

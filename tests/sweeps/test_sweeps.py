@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from script_runner import Process, Scripts
 
 from captioner.sweeps.grid import split_overrides
 from captioner.sweeps.study import Study
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TINY = (
     "experiment=words",
     "data.path=text.txt",
@@ -44,32 +40,30 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), "-m", *TINY, "sweep_dir=sweep", *overrides],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+Start = Callable[..., Process]
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=240)
-    return said
+@pytest.fixture(scope="module")
+def start(scripts: Scripts) -> Start:
+    """Begin a sweep in a folder."""
+
+    def begin(folder: Path, *overrides: str) -> Process:
+        arguments = ["-m", *TINY, "sweep_dir=sweep", *overrides]
+        return scripts.start(folder, "train", arguments, together=True)
+
+    return begin
 
 
-def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+def finish(process: Process) -> str:
+    process.wait(timeout=240)
+    return process.stdout
+
+
+def kill_when(process: Process, ready: Callable[[], bool]) -> None:
     """SIGKILL for the whole process group as soon as something has happened."""
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, f"over before it was killed: {finish(process)[-2000:]}"
-        assert time.monotonic() < deadline, "waited two minutes in vain"
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait_until(ready)
+    assert process.poll() is None, f"over before it was killed: {process.stdout[-2000:]}"
+    process.kill()
 
 
 def outcomes(folder: Path) -> dict[str, int]:
@@ -96,7 +90,7 @@ def histories(folder: Path) -> dict[str, list[dict[str, float]]]:
 
 
 @pytest.mark.slow
-def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path) -> None:
+def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path, start: Start) -> None:
     """One of its values is bad: that run fails alone, in one line, and is in the table."""
     grid = ("optimizer.lr=1e-3,3e-3,-1", "model.hidden_size=8,16")
     process = start(folder, *grid)
@@ -130,7 +124,7 @@ def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_study_counts_every_trial_once(folder: Path) -> None:
+def test_a_killed_study_counts_every_trial_once(folder: Path, start: Start) -> None:
     pytest.importorskip("optuna", minversion="4", reason="the extra [sweeps] is not installed")
     study = (
         "hydra/sweeper=optuna",
@@ -175,7 +169,7 @@ def trials(folder: Path) -> list[tuple[int, str, float | None]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str) -> None:
+def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str, start: Start) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     process = start(folder, f"hydra/launcher={launcher}", *jobs, "model.hidden_size=8,16")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from script_runner import Process, Scripts
 from torch import Tensor, nn
 
 from captioner.data.captions import CaptionedImage
@@ -341,28 +341,28 @@ def process(rank: int, size: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def start(rank: int, size: int, folder: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, __file__, str(rank), str(size), str(folder), *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Start = Callable[..., Process]
+
+
+@pytest.fixture(scope="module")
+def start(scripts: Scripts) -> Start:
+    """Begin this file as one of the processes."""
+
+    def begin(rank: int, size: int, folder: Path, *more: str) -> Process:
+        return scripts.start(folder, Path(__file__), [str(rank), str(size), str(folder), *more])
+
+    return begin
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def together(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, start: Start
 ) -> dict[str, Any]:
     """What each case gave when several processes ran it."""
     size, folder = request.param, tmp_path_factory.mktemp("together")
     processes = [start(rank, size, folder) for rank in range(size)]
-    try:
-        said = [one.communicate(timeout=300)[1] for one in processes]
-    finally:
-        for one in processes:
-            one.kill()
-    assert [one.returncode for one in processes] == [0] * size, "\n".join(said)
+    statuses = [one.wait(timeout=300) for one in processes]
+    assert statuses == [0] * size, "\n".join(one.stderr for one in processes)
     found: dict[str, Any] = torch.load(folder / "found.pt")
     return found
 
@@ -455,13 +455,14 @@ def failing(rank: int, size: int, folder: Path, how: str) -> None:
     ],
 )
 def test_the_failure_of_one_process_ends_all_and_is_said_once(
-    how: str, said: str, tmp_path: Path
+    how: str, said: str, tmp_path: Path, start: Start
 ) -> None:
     processes = [start(rank, 2, tmp_path, how) for rank in range(2)]
     begun = time.monotonic()
-    texts = [one.communicate(timeout=60)[1] for one in processes]
+    statuses = [one.wait(timeout=60) for one in processes]
     assert time.monotonic() - begun < 60
-    assert all(one.returncode != 0 for one in processes)
+    assert all(statuses)
+    texts = [one.stderr for one in processes]
     assert "".join(texts).count(said) == 1, texts
     assert sum("Error" in text for text in texts) == 1, texts
 

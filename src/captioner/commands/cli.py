@@ -13,7 +13,9 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -171,15 +173,20 @@ def threads_in_sweep(launcher: Any) -> int | None:
 
 
 def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -> Any:
-    """The checked configuration `configs/<name>.yaml`; ConfigError for an error in it."""
+    """The checked configuration `configs/<name>.yaml`, also within a running Hydra job; ConfigError
+    for an error in it."""
     register_schemas()
     register_resolver()
     refuse_old_names(overrides)
+    running = Singleton._instances.pop(GlobalHydra, None)  # there may be one only
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.resolve())):
             return parse(hydra.compose(name, overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, name)) from error
+    finally:
+        if running is not None:
+            Singleton._instances[GlobalHydra] = running
 
 
 @contextlib.contextmanager

@@ -40,8 +40,8 @@ class LayeredAttention(BaseCaptioner):
     """Layered attention; features as in `BaseCaptioner`.
 
     `join` makes y_t of h_t and c_t: "concat" is tanh(W [h; c] + b); "gate" is g h + (1 - g) tanh(W
-    c + b) with g = sigmoid(W_g [h; c] + b_g); "lstm" is h + W c + b plus the output of a second
-    LSTM that reads [h; c]. ValueError for another, or unless the heads divide A.
+    c + b) with g = sigmoid(W_g [h; c] + b_g); "lstm" is h plus the output of a second LSTM that
+    reads [h; c]. ValueError for another, or unless the heads divide A.
     """
 
     def __init__(

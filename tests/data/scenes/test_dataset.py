@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
+from script_runner import Scripts
 
 from captioner.data.captions import CaptionData
 from captioner.data.scenes import drawing as scene_drawing
@@ -47,11 +45,6 @@ def pixels(data: CaptionData) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> CaptionData:
     return draw_scenes(tmp_path_factory.mktemp("scenes"), train=200, dev=30, test=50, seed=3)
-
-
-def _environment() -> dict[str, str]:
-    source = Path(scene_drawing.__file__).parents[3]
-    return {**os.environ, "PYTHONPATH": str(source)}
 
 
 def test_no_two_scenes_look_the_same() -> None:
@@ -136,13 +129,13 @@ def test_an_interrupted_drawing_is_completed_and_the_rest_kept(tmp_path: Path) -
     assert sorted(path.name for path in folder.iterdir()) == sorted([*whole, "scenes.json"])
 
 
-def test_two_processes_may_draw_at_once(tmp_path: Path) -> None:
-    code = (
+def test_two_processes_may_draw_at_once(tmp_path: Path, scripts: Scripts) -> None:
+    program = tmp_path / "draw.py"
+    program.write_text(
         "import sys; from captioner.data.scenes.dataset import draw_scenes; "
         "draw_scenes(sys.argv[1], train=60, dev=0, test=0)"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "both")]
-    workers = [subprocess.Popen(command, env=_environment()) for _ in range(2)]
+    workers = [scripts.start(tmp_path, program, [str(tmp_path / "both")]) for _ in range(2)]
     assert [worker.wait(60) for worker in workers] == [0, 0]
     both = draw_scenes(tmp_path / "both", train=60, dev=0, test=0)
     assert pixels(both) == pixels(draw_scenes(tmp_path / "alone", train=60, dev=0, test=0))
