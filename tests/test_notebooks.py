@@ -29,6 +29,10 @@ SMALLER = {
         "data.dev=200": "data.dev=60",
         '"trainer.epochs=4"': '"trainer.epochs=2"',
     },
+    "06_where_a_captioner_looks": {
+        "train=1600": "train=400",
+        '"trainer.epochs=4"': '"trainer.epochs=2"',
+    },
 }
 
 nbformat = pytest.importorskip("nbformat", reason="the extra [notebooks] is not installed")

@@ -36,7 +36,7 @@ def cells(pixels: np.ndarray) -> np.ndarray:
 def test_attention_falls_on_the_object_that_is_described_more_often_than_chance(
     tmp_path: Path,
 ) -> None:
-    data = draw_scenes(tmp_path / "scenes", train=1200, dev=60, test=1, size=32)
+    data = draw_scenes(tmp_path / "scenes", train=800, dev=60, test=1, size=32)
     images = [image for split in data.splits.values() for image in split]
     pixels = np.stack([np.asarray(load_image(image.path), np.float32) / 255 for image in images])
     np.save(tmp_path / "cells.npy", cells(pixels))
@@ -50,7 +50,7 @@ def test_attention_falls_on_the_object_that_is_described_more_often_than_chance(
         "model.embedding_dim=48",
         "model.hidden_size=96",
         f"data.root={tmp_path}/scenes",
-        "data.train=1200",
+        "data.train=800",
         "data.dev=60",
         "data.test=1",
         "data.size=32",
