@@ -69,7 +69,9 @@ def preload() -> None:
 
     commands = Path(captioner.__file__).parent / "commands"
     names = [f"captioner.commands.{module.stem}" for module in sorted(commands.glob("[a-z]*.py"))]
-    for name in ("torch.utils.tensorboard", "captioner.ops", *names):
+    libraries = ["torchvision.transforms.v2", "timm", "nltk.stem.snowball"]
+    libraries += ["torch.utils.tensorboard", "captioner.ops"]
+    for name in (*libraries, *names):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     with contextlib.suppress(Exception):
