@@ -152,7 +152,8 @@ def test_fan_in_initialisation_gives_numbers_of_one_size(tied: bool) -> None:
     for weight in (model.output.weight, *model.lstm.parameters()):
         if weight.dim() == 2:
             assert 0.95 * bound < weight.detach().abs().max() <= bound
-    assert model.embedding.weight.detach().std() == pytest.approx(bound / 3**0.5 if tied else 1, rel=0.05)
+    deviation = bound / 3**0.5 if tied else 1
+    assert model.embedding.weight.detach().std() == pytest.approx(deviation, rel=0.05)
     assert not model.output.bias.any()
 
 
