@@ -24,6 +24,7 @@ from captioner.errors import CaptionerError
 ROOT = Path(__file__).parents[1]
 KEPT = 20_000  # characters of a program's output that go into a record
 GRACE = 15.0  # seconds past the deadline that the last job may still take
+START_METHOD = "spawn"  # multiprocessing's: nothing is shared with the process that starts it
 START_UP = 180.0  # seconds in which a process imports what it needs, beside others
 
 
@@ -97,7 +98,7 @@ class Worker:
     def __init__(
         self, build: Callable[..., Any], *arguments: Any, threads: int | None = None
     ) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START_METHOD)
         self._connection, self._theirs = context.Pipe()
         self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  (see __exit__)
         given = (self._theirs, self._log.name, threads, build, arguments)
