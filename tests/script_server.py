@@ -71,8 +71,10 @@ def preload() -> None:
 
     commands = Path(captioner.__file__).parent / "commands"
     names = [f"captioner.commands.{module.stem}" for module in sorted(commands.glob("[a-z]*.py"))]
-    others = ("torch.utils.tensorboard", "matplotlib.pyplot", "IPython.core.interactiveshell")
-    for name in ("captioner.ops", *others, *names):
+    libraries = ["torchvision.transforms.v2", "timm", "nltk.stem.snowball"]
+    libraries += ["torch.utils.tensorboard", "captioner.ops"]
+    libraries += ["matplotlib.pyplot", "IPython.core.interactiveshell"]
+    for name in (*libraries, *names):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     with contextlib.suppress(Exception):

@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import BinaryIO, cast
-
-from nltk.stem.snowball import SnowballStemmer
+from typing import Any, BinaryIO, cast
 
 # METEOR gives function words a lower weight. Used where METEOR's own list is not installed.
 _FUNCTION_WORDS = """
@@ -69,13 +67,17 @@ class WordMatches:
         return ""
 
 
-_STEMMER = SnowballStemmer("english")
+@lru_cache(maxsize=1)
+def _stemmer() -> Any:
+    from nltk.stem.snowball import SnowballStemmer  # imports scipy.stats: two seconds
+
+    return SnowballStemmer("english")
 
 
 @lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """The word's stem by the English Snowball stemmer."""
-    return str(_STEMMER.stem(word))
+    return str(_stemmer().stem(word))
 
 
 @lru_cache(maxsize=1)
