@@ -115,9 +115,7 @@ def run_in_jupyter(
     from nbclient import NotebookClient
 
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources=resources
-    )
+    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=resources)
     client.execute(env={**os.environ, **environment})
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 

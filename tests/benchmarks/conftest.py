@@ -25,4 +25,4 @@ def _fork_server() -> None:
 @pytest.fixture
 def forked_workers(_fork_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are forked. What they measure of memory is then not theirs alone."""
-    monkeypatch.setattr(worker, "START_METHOD", "forkserver")
+    monkeypatch.setattr(worker, "CONTEXT", multiprocessing.get_context("forkserver"))

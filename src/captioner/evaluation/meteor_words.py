@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 # METEOR gives function words a lower weight. Used where METEOR's own list is not installed.
 _FUNCTION_WORDS = """
@@ -128,7 +128,7 @@ def _paraphrases(table: Path, vocabulary: frozenset[str]) -> dict[Phrase, tuple[
     found: dict[bytes, list[bytes]] = defaultdict(list)
     phrase, wanted = b"", False
     with gzip.open(table) as file:
-        for entry, other in _entries(cast(BinaryIO, file)):  # millions: as bytes, of which few are decoded
+        for entry, other in _entries(file):  # millions, as bytes, of which few are decoded
             if entry != phrase:  # a phrase's entries follow each other
                 phrase, wanted = entry, known.issuperset(entry.split())
             if wanted and known.issuperset(other.split()):
@@ -136,7 +136,7 @@ def _paraphrases(table: Path, vocabulary: frozenset[str]) -> dict[Phrase, tuple[
     return {_words(phrase): tuple(map(_words, others)) for phrase, others in found.items()}
 
 
-def _entries(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+def _entries(file: gzip.GzipFile) -> Iterator[tuple[bytes, bytes]]:
     """The second and third of every three lines."""
     lines: list[bytes] = []
     while block := file.read(1 << 24):
