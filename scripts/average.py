@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from captioner.commands.cli import run_command
 from captioner.config import AverageConfig, checkpoint_paths
-from captioner.training.averaging import average_checkpoints
-from captioner.training.checkpoint import save_checkpoint
 
 
 def main(config: AverageConfig) -> str:
     """Write the averaged checkpoint, which every script reads like any other."""
+    from captioner.training.averaging import average_checkpoints
+    from captioner.training.checkpoint import save_checkpoint
+
     paths = checkpoint_paths(config.checkpoint)
     save_checkpoint(config.out, average_checkpoints(paths))
     return f"the mean of {len(paths)} checkpoints: {config.out}"

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from captioner.commands.caption import caption
+from collections.abc import Iterator
+
 from captioner.commands.cli import run_command
+from captioner.config import CaptionConfig
+
+
+def main(config: CaptionConfig) -> Iterator[str]:
+    """The lines of each image, as soon as it has its captions."""
+    from captioner.commands.caption import caption
+
+    return caption(config)
+
 
 if __name__ == "__main__":
-    run_command(caption, __file__)
+    run_command(main, __file__)

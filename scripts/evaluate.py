@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from captioner.commands.cli import run_command
-from captioner.commands.evaluate import evaluate
+from captioner.config import EvaluateConfig
+
+
+def main(config: EvaluateConfig) -> str:
+    """Score, and give the scores as text."""
+    from captioner.commands.evaluate import evaluate
+
+    return evaluate(config)
+
 
 if __name__ == "__main__":
-    run_command(evaluate, __file__)
+    run_command(main, __file__)

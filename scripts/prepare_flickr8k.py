@@ -6,11 +6,12 @@ import dataclasses
 
 from captioner.commands.cli import run_command
 from captioner.config import PrepareConfig
-from captioner.data.formats.prepare import prepare_flickr8k
 
 
 def main(config: PrepareConfig) -> str:
     """Download what is missing and verify it; the report."""
+    from captioner.data.formats.prepare import prepare_flickr8k
+
     return prepare_flickr8k(**dataclasses.asdict(config))
 
 

@@ -11,10 +11,6 @@ import logging
 import sys
 from pathlib import Path
 
-from captioner.commands.cli import compose_config
-from captioner.commands.evaluate import evaluate_checkpoint
-from captioner.commands.train import train
-
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUN = Path("outputs/demo")
 SHOWN = 5
@@ -27,6 +23,10 @@ def main() -> None:
         epilog="python scripts/quickstart.py      trains, or continues, in outputs/demo",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
+    from captioner.commands.cli import compose_config
+    from captioner.commands.evaluate import evaluate_checkpoint
+    from captioner.commands.train import train
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     overrides = ["experiment=scenes", f"run_dir={RUN}", "resume=true"]
     train(compose_config("train", overrides, configs=CONFIGS))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from captioner.commands.cli import run_command
-from captioner.commands.sample import sample_text
 from captioner.config import SampleConfig
 
 
 def main(config: SampleConfig) -> Iterator[str]:
     """Print the first text while it is written, then the others."""
+    from captioner.commands.sample import sample_text
+
     written = False
 
     def show(number: int, text: str) -> None:

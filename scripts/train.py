@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from captioner.commands.cli import run_command
-from captioner.commands.train import train
 from captioner.config import TrainConfig
-from captioner.training.distributed import world
 
 
 def main(config: TrainConfig) -> float | None:
     """Train to the end, say where the result lies, and return the score for a sweep to compare."""
+    from captioner.commands.train import train
+    from captioner.training.distributed import world
+
     try:
         outcome = train(config)
     except KeyboardInterrupt:

@@ -25,7 +25,8 @@ from captioner.generation.hypothesis import state_device
 from captioner.inference.captions import GenerationMethod
 from captioner.models.encoder import Encoder
 from captioner.models.encoders import make_encoder
-from captioner.training.distributed import own_gpu, started_together
+from captioner.training.distributed import own_gpu
+from captioner.training.launch import started_together
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.setup import TrainerSettings
 from captioner.validation.captions import ExtraMetrics

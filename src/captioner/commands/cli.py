@@ -7,25 +7,24 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from captioner.commands.help import help_text
 from captioner.config import COMMANDS, GROUPS, known_keys, parse, register_schemas
 from captioner.errors import CaptionerError, ConfigError
 from captioner.runs.name import register_resolver
 from captioner.runs.upgrade import old_name
-from captioner.training import distributed
+from captioner.training import launch
 
 log = logging.getLogger(__name__)
 # Hydra's own options that take the next argument.
@@ -54,13 +53,16 @@ def run_command(
     configuration to the others; the first to fail says why.
     """
     name, configs = Path(script).stem, Path(script).absolute().parents[1] / "configs"
-    if distributed.started_together() > 1 and not processes:
-        distributed.refuse(f"{name}.py")
+    if launch.started_together() > 1 and not processes:
+        launch.refuse(f"{name}.py")
     arguments = sys.argv[1:] if positional is None else gather_list(sys.argv[1:], positional)
     sys.argv[1:] = [quote(argument, literal) for argument in arguments]
     register_schemas()
     register_resolver()
-    _describe(name, configs / f"{name}.yaml")
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        with _one_sentence(name):
+            _show_help(name, configs)
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
 
     sent = False
@@ -76,7 +78,7 @@ def run_command(
             threads = threads_in_sweep(hydra_config.launcher) if in_sweep else None
             return _begin(task, world.from_main(lambda: settings), threads)
 
-    with _one_sentence(name), distributed.joined() as world:
+    with _one_sentence(name), _joined() as world:
         if not world.main:
             _follow(task, world)
             return
@@ -90,7 +92,29 @@ def run_command(
                 world.from_main(lambda: None)
 
 
-def _follow(task: Callable[[Any], Any], world: distributed.World) -> None:
+class _Alone:
+    """One process, which reads its command line without torch; several are a `World`."""
+
+    rank, size, main = 0, 1, True
+
+    def from_main(self, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives."""
+        return compute()
+
+
+@contextlib.contextmanager
+def _joined() -> Iterator[Any]:
+    """The processes that torchrun started, joined while the context is open; alone without it."""
+    if launch.started_together() == 1:
+        yield _Alone()
+        return
+    from captioner.training import distributed
+
+    with distributed.joined() as world:
+        yield world
+
+
+def _follow(task: Callable[[Any], Any], world: Any) -> None:
     """What the other processes do: the same with the configuration that the first one read."""
     logging.basicConfig(level=logging.WARNING, format=f"process {world.rank}: %(message)s")
     settings = world.from_main(lambda: None)
@@ -102,23 +126,32 @@ def _begin(task: Callable[[Any], Any], settings: Any, threads: int | None = None
     """Run the task with the threads that its settings ask for, otherwise `threads`."""
     threads = getattr(settings, "threads", None) or threads
     if threads:
+        import torch
+
         torch.set_num_threads(threads)
-    with distributed.failing_once():
-        result = task(settings)
-        texts = [result] if isinstance(result, str) else result
-        for text in texts if isinstance(texts, Iterable) else ():
-            print(text, flush=True)
-        return result
+    if launch.started_together() == 1:
+        return _run(task, settings)
+    from captioner.training.distributed import failing_once
+
+    with failing_once():
+        return _run(task, settings)
 
 
-def _describe(name: str, config: Path) -> None:
-    """Give --help its text: the script's first line, and the examples at the head of its YAML."""
+def _run(task: Callable[[Any], Any], settings: Any) -> Any:
+    """Run the task and print the texts that it returns."""
+    result = task(settings)
+    texts = [result] if isinstance(result, str) else result
+    for text in texts if isinstance(texts, Iterable) else ():
+        print(text, flush=True)
+    return result
+
+
+def _show_help(name: str, configs: Path) -> None:
+    """Print what the script is for; the overrides beside --help count."""
+    overrides = [one for one in sys.argv[1:] if not one.startswith("-")]
+    refuse_old_names(overrides)
     about = (sys.modules["__main__"].__doc__ or "").split("\n")[0]
-    head = takewhile(lambda line: line.startswith("#"), config.read_text("utf-8").splitlines())
-    text = "\n".join([about, "", *(line[1:].rstrip() for line in head)])
-    # Hydra fills the template in, and takes "$" for the beginning of a name.
-    OmegaConf.register_new_resolver("about", lambda: text.replace("$", "$$"), replace=True)
-    OmegaConf.register_new_resolver("script", lambda: f"scripts/{name}.py", replace=True)
+    print(help_text(name, overrides, about=about, configs=configs))
 
 
 def quote(argument: str, literal: Sequence[str] = ()) -> str:

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from captioner.data.images import load_image
 from captioner.errors import ImageError
-from captioner.features.device_images import read_images, transform_batch
 from captioner.models.transforms import ImageTransform
 
 # Images that a CPU thread encodes at once: more do not fit its cache, and their intermediate
@@ -73,6 +72,8 @@ def encoded_ahead(
 ) -> Encoded:
     """The same blocks, decoded, resized and normalised on `device` (on CUDA in a stream of its
     own), the next while one is encoded; `threads` read files. Errors as in `encoded_blocks`."""
+    from captioner.features.device_images import read_images, transform_batch
+
     side_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @torch.inference_mode()

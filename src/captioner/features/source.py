@@ -20,7 +20,6 @@ from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import ImageSource
 from captioner.data.images import load_image
 from captioner.errors import ConfigError, DataError
-from captioner.features.device_images import pixels_of, transform_batch
 from captioner.features.encoding import Encoded, ImageFiles, encoded_ahead, encoded_blocks
 from captioner.features.extraction import extract_features
 from captioner.features.store import FeatureStore, load_features
@@ -226,6 +225,8 @@ class ImageFeatures:
                 "the network that made them it cannot read an image"
             )
         if self.reader == "torchvision" and not self.trained:
+            from captioner.features.device_images import pixels_of, transform_batch
+
             pixels = transform_batch(self.encoder.transform, [pixels_of(image).to(self.device)])
         else:
             pixels = self.encoder.transform(image).unsqueeze(0).to(self.device)

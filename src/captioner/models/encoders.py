@@ -1,16 +1,16 @@
 """Encoders by kind and name: a library's network, cut before its classifier, and its transform."""
 
+from importlib import import_module
+
 from captioner.models.encoder import Encoder, Trunk
-from captioner.models.plain_encoder import plain_trunk
-from captioner.models.timm_encoder import efficientnet_lite_trunk, timm_trunk
-from captioner.models.torchvision_encoder import torchvision_trunk
 from captioner.models.transforms import Resize
 
+# Module and function of each kind; a library is imported by those who use it.
 TRUNKS = {
-    "torchvision": torchvision_trunk,
-    "timm": timm_trunk,
-    "efficientnet_lite": efficientnet_lite_trunk,
-    "plain": plain_trunk,
+    "torchvision": ("torchvision_encoder", "torchvision_trunk"),
+    "timm": ("timm_encoder", "timm_trunk"),
+    "efficientnet_lite": ("timm_encoder", "efficientnet_lite_trunk"),
+    "plain": ("plain_encoder", "plain_trunk"),
 }
 
 
@@ -31,7 +31,9 @@ def make_encoder(
     `resize` change the weights' transform. ConfigError for an unknown name, a missing library, a
     failed download or contradictory settings, CheckpointError for a file that does not fit.
     """
-    trunk: Trunk = TRUNKS[kind](name, weights=weights, output=output)
+    module, function = TRUNKS[kind]
+    make_trunk = getattr(import_module(f"captioner.models.{module}"), function)
+    trunk: Trunk = make_trunk(name, weights=weights, output=output)
     return Encoder(
         trunk.network,
         name=trunk.name,

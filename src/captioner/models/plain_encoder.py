@@ -1,11 +1,10 @@
-"""A small convolutional encoder for small images, built of torchvision's blocks.
+"""A small convolutional encoder for small images.
 
 ImageNet networks halve an image five times, which leaves 2 x 2 regions of 64 x 64 pixels. This one
 halves it three times, by max pooling, and trains quickly from scratch.
 """
 
 from torch import nn
-from torchvision.ops import Conv2dNormActivation
 
 from captioner.errors import ConfigError
 from captioner.models.encoder import Trunk
@@ -25,7 +24,10 @@ def plain_trunk(name: str, *, weights: str, output: str) -> Trunk:
     widths = SIZES[name]
     network = nn.Sequential()
     for i, (before, width) in enumerate(zip((3, *widths), widths, strict=False), start=1):
-        stage = nn.Sequential(Conv2dNormActivation(before, width, 3))
+        convolution = nn.Conv2d(before, width, 3, padding=1, bias=False)
+        stage = nn.Sequential(
+            nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        )
         if i < len(widths):
             stage.append(nn.MaxPool2d(2))
         network.add_module(f"stage{i}", stage)

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from captioner.errors import CaptionerError, ConfigError
 from captioner.training.batch_norm import share_batch_norms, without_images
+from captioner.training.launch import started_together
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -171,11 +172,6 @@ def world() -> World:
     return World(dist.get_rank(), dist.get_world_size())
 
 
-def started_together() -> int:
-    """How many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 @contextmanager
 def joined() -> Iterator[World]:
     """The processes that torchrun started, joined while the context is open; alone without it."""
@@ -222,11 +218,3 @@ def _first_to_fail(store: Store) -> bool:
         return bool(store.add("failures", 1) == 1)
     except RuntimeError:  # rank 0 kept the store, and has gone
         return False
-
-
-def refuse(command: str) -> None:
-    """End a command that torchrun started, and that takes one process only, with one sentence."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"error: {command} is one process; start it without torchrun", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)  # a failure here could end rank 0 before it has said why

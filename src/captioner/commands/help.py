@@ -1,0 +1,47 @@
+"""--help of every command: what it is for, worked examples, the choices of its groups, all keys.
+
+Hydra's own help takes seconds for a list of all groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+ENDING = """\
+--cfg job prints the configuration and stops; --help this text; -m runs a sweep (train.py).
+Tab completion in bash: eval "$(python scripts/{name}.py -sc install=bash)"
+"""
+
+
+def help_text(name: str, overrides: Sequence[str], *, about: str, configs: Path) -> str:
+    """The help of scripts/<name>.py, its keys as `overrides` leave them.
+
+    `about` is the first line; the examples are the comments at the head of configs/<name>.yaml.
+    Hydra's errors for overrides that are wrong.
+    """
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs)):
+        config = hydra.compose(name, overrides=list(overrides))
+    text = (configs / f"{name}.yaml").read_text("utf-8")
+    head = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    parts = [about, "", *(line[1:].rstrip() for line in head), ""]
+    groups = [f"{group}: {', '.join(choices(configs / group))}" for group in _groups(config)]
+    if groups:
+        parts += ["== Groups: group=choice ==", *groups, ""]
+    parts += ["== Keys and their defaults: key=value ==", OmegaConf.to_yaml(config, resolve=False)]
+    return "\n".join([*parts, ENDING.format(name=name)])
+
+
+def choices(folder: Path) -> list[str]:
+    """What a group of the configuration can be."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _groups(config: DictConfig) -> list[str]:
+    groups = ("data", "encoder", "experiment", "generation", "model", "optimizer", "trainer")
+    # An experiment is a choice of all of them, and no key.
+    return [one for one in groups if one in config or (one == "experiment" and "trainer" in config)]

@@ -1,0 +1,85 @@
+"""A command line is read without torch, and a command imports only the libraries that it uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(
+    path.stem
+    for path in (ROOT / "scripts").glob("*.py")
+    if "run_command" in path.read_text("utf-8") and path.stem != "benchmark"
+)
+# What takes a tenth of a second or more to import.
+HEAVY = ["PIL", "matplotlib", "nltk", "numpy", "optuna", "scipy", "sympy", "tensorboard", "timm"]
+HEAVY += ["torch", "torch._dynamo", "torchvision", "transformers"]
+# What of HEAVY a command's module brings before it is told what to do.
+WITHOUT_TORCH = {"compare": ["PIL", "numpy"], "leaderboard": ["PIL", "numpy"]}
+WITH_TORCH = ["caption", "demo", "evaluate", "export", "sample", "train"]
+REPORT = f"print('\\n', json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+
+
+def reports(program: str, *arguments: str) -> tuple[list[list[str]], str]:
+    """What of HEAVY a fresh process says that it has imported, and all that it says."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json, os, sys\n{program}", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.returncode == 0, done.stderr
+    lists = [line for line in done.stdout.splitlines() if line.startswith(" [")]
+    return [json.loads(line) for line in lists], done.stdout + done.stderr
+
+
+def run(script: str) -> str:
+    """A program that runs a script to its end, whatever its exit status, and reports."""
+    path = ROOT / "scripts" / f"{script}.py"
+    return (
+        f"import runpy\nsys.argv[0] = {str(path)!r}\n"
+        f"try: runpy.run_path({str(path)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+        + REPORT
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "argument", "expected"),
+    [
+        *((script, "--help", "python scripts/") for script in COMMANDS),
+        ("train", "--cfg=job", "hidden_size: 512"),
+        ("train", "model.hiden_size=1", "error: "),
+    ],
+)
+def test_a_command_line_is_read_without_any_of_them(
+    script: str, argument: str, expected: str
+) -> None:
+    heavy, said = reports(run(script), argument)
+    assert heavy == [[]]
+    assert expected in said
+
+
+def test_completion_needs_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_LINE", "train.py model")
+    heavy, said = reports(run("train"), "-sc", "query=bash")
+    assert heavy == [[]]
+    assert "model=" in said
+
+
+@pytest.mark.parametrize("command", WITHOUT_TORCH)
+def test_some_commands_need_no_torch(command: str) -> None:
+    heavy, _ = reports(f"import captioner.commands.{command}\n{REPORT}")
+    assert heavy == [WITHOUT_TORCH[command]]
+
+
+def test_a_command_brings_nothing_beside_torch_that_it_may_not_need() -> None:
+    """Each in a child of one process that has imported torch."""
+    child = f"__import__('captioner.commands.' + name)\n    {REPORT}\n    sys.exit()"
+    each = f"for name in {WITH_TORCH}:\n  if os.fork() == 0:\n    {child}\n  os.wait()"
+    heavy, _ = reports(f"import torch\n{each}")
+    assert heavy == [["PIL", "numpy", "torch"]] * len(WITH_TORCH)
