@@ -24,6 +24,8 @@ from captioner.errors import CaptionerError
 ROOT = Path(__file__).parents[1]
 KEPT = 20_000  # characters of a program's output that go into a record
 GRACE = 15.0  # seconds past the deadline that the last job may still take
+# Its processes share nothing with the one that starts them.
+CONTEXT = multiprocessing.get_context("spawn")
 START_UP = 180.0  # seconds in which a process imports what it needs, beside others
 
 
@@ -97,11 +99,10 @@ class Worker:
     def __init__(
         self, build: Callable[..., Any], *arguments: Any, threads: int | None = None
     ) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, self._theirs = context.Pipe()
+        self._connection, self._theirs = CONTEXT.Pipe()
         self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  (see __exit__)
         given = (self._theirs, self._log.name, threads, build, arguments)
-        self._process = context.Process(target=_serve, args=given)
+        self._process = CONTEXT.Process(target=_serve, args=given)
 
     def __enter__(self) -> "Worker":
         self._process.start()

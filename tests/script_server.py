@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def run_script(call: dict[str, Any]) -> int:
     """Run the script as `python script arguments...` would; its exit status."""
     os.chdir(call["folder"])
     os.environ.update(call["environment"])
+    tempfile.tempdir = None  # found anew, as TMPDIR says
     sys.argv = [call["script"], *call["arguments"]]
     for number in (1, 2):
         with open(call["output"][number - 1], "ab") as file:  # noqa: PTH123
@@ -71,6 +73,7 @@ def preload() -> None:
     names = [f"captioner.commands.{module.stem}" for module in sorted(commands.glob("[a-z]*.py"))]
     libraries = ["torchvision.transforms.v2", "timm", "nltk.stem.snowball"]
     libraries += ["torch.utils.tensorboard", "captioner.ops"]
+    libraries += ["matplotlib.pyplot", "IPython.core.interactiveshell"]
     for name in (*libraries, *names):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -162,6 +162,7 @@ def test_features_suite_measures_grids_in_half_precision() -> None:
     assert 1e-6 < difference["median"] < difference["at_most"] == 1e-3
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_epoch_suite_takes_the_plain_loops_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "adam_256", StepSettings(hidden_size=8, batch_size=6, clip_norm=5.0))
     settings = EpochBenchmark(
@@ -226,6 +227,7 @@ def test_loops_go_on_past_the_end_of_an_epoch() -> None:
     assert len(own) == 7 and own == pytest.approx(plain, abs=1e-4)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_scale_suite_varies_one_size_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +283,7 @@ def test_gemms_are_those_of_the_batches() -> None:
     assert shapes["image x"][1] == 12 and "image dx" not in shapes
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_failure_is_told_by_the_other_process() -> None:
     one = training(StepSettings(hidden_size=4, batch_size=2), images=2)
     worker = Worker(TimedSteps, "no-such-backend", one, 1, threads=1)
@@ -288,6 +291,7 @@ def test_a_failure_is_told_by_the_other_process() -> None:
         worker.call("seconds", 1)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_replicas_suite_takes_as_many_steps_side_by_side() -> None:
     settings = ReplicasBenchmark(
         replicas=2, images=10, feature_dim=12, cases=["adam_256"], batch_sizes=[4], steps=2
@@ -302,6 +306,7 @@ def test_peak_memory_is_that_of_a_whole_run() -> None:
     assert 5e7 < peak < 1.5e9
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_run_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch, "FEATURES", "no_such_ending.bin")
     monkeypatch.setattr(epoch.np, "save", lambda *_: None)

@@ -106,6 +106,7 @@ def jobs_in(*names: str, seconds: float = 900, noted: list[int] | None = None) -
     )
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_job_that_takes_its_process_along_is_noted_and_the_rest_done() -> None:
     noted: list[int] = []
     names = ("alone", "a", "breaks", "crashes", "b", "loses", "hangs", "c")

@@ -45,17 +45,31 @@ def register_command(name: str, schema: type) -> None:
 
 def register_schemas() -> None:
     """Tell Hydra the schemas; each YAML names its own first in its defaults list."""
-    store = ConfigStore.instance()
+    # For every configuration that it composes and every group that it lists Hydra copies its
+    # sources, the store among them: a tenth of a second each. Whatever it loads from the store it
+    # copies once more, so the store itself need not be.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
-            store.store(group=group, name=f"{name}_schema", node=schema)
+            _store(f"{name}_schema", schema, group)
     for group, schema in TRAINED.items():
-        store.store(group=group, name="trained", node=schema)
+        _store("trained", schema, group)
     for name, schema in COMMANDS.items():
-        store.store(name=f"{name}_schema", node=schema)
+        _store(f"{name}_schema", schema)
     Plugins.instance()  # first: another package's sweeper may be called optuna, too
     for name, sweeper in SWEEPERS.items():
-        store.store(group="hydra/sweeper", name=name, node=sweeper, provider="captioner")
+        _store(name, sweeper, "hydra/sweeper")
+
+
+def _store(name: str, schema: type, group: str | None = None) -> None:
+    """Give Hydra a schema, unless it has just this one already."""
+    store = ConfigStore.instance()
+    place = store.repo
+    for part in group.split("/") if group else ():
+        place = place.get(part, {})
+    stored = place.get(f"{name}.yaml")
+    if stored is None or OmegaConf.get_type(stored.node) is not schema:
+        store.store(name, schema, group=group, provider="captioner")
 
 
 def parse(config: DictConfig) -> Any:

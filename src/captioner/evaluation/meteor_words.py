@@ -7,7 +7,6 @@ downloaded. Without it only words and stems match, and the list of function word
 
 import gzip
 import importlib.util
-import itertools
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -125,15 +124,28 @@ def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:
 
 def _paraphrases(table: Path, vocabulary: frozenset[str]) -> dict[Phrase, tuple[Phrase, ...]]:
     """Phrases with their paraphrases; the file has a probability and two phrases, a line each."""
-    found: dict[Phrase, list[Phrase]] = defaultdict(list)
-    with gzip.open(table, "rt", encoding="utf-8") as file:
-        phrase: Phrase | None = None
-        text = None
-        while entry := list(itertools.islice(file, 3)):
-            if entry[1] != text:  # a phrase's entries follow each other
-                text = entry[1]
-                words = tuple(text.split())
-                phrase = words if vocabulary.issuperset(words) else None
-            if phrase is not None and vocabulary.issuperset(other := tuple(entry[2].split())):
+    known = {word.encode() for word in vocabulary}
+    found: dict[bytes, list[bytes]] = defaultdict(list)
+    phrase, wanted = b"", False
+    with gzip.open(table) as file:
+        for entry, other in _entries(file):  # millions, as bytes, of which few are decoded
+            if entry != phrase:  # a phrase's entries follow each other
+                phrase, wanted = entry, known.issuperset(entry.split())
+            if wanted and known.issuperset(other.split()):
                 found[phrase].append(other)
-    return {phrase: tuple(others) for phrase, others in found.items()}
+    return {_words(phrase): tuple(map(_words, others)) for phrase, others in found.items()}
+
+
+def _entries(file: gzip.GzipFile) -> Iterator[tuple[bytes, bytes]]:
+    """The second and third of every three lines."""
+    lines: list[bytes] = []
+    while block := file.read(1 << 24):
+        before = lines.pop() if lines else b""  # the beginning of a line
+        lines += (before + block).split(b"\n")
+        whole = (len(lines) - 1) // 3 * 3
+        yield from zip(lines[1:whole:3], lines[2:whole:3], strict=True)
+        del lines[:whole]
+
+
+def _words(phrase: bytes) -> Phrase:
+    return tuple(phrase.decode().split())
