@@ -68,9 +68,8 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
 
 
 def test_a_checkpoint_is_evaluated_from_the_command_line(run_script: Run, trained: Path) -> None:
-    done = run_script(
-        trained, "evaluate", "checkpoint=run/best.pt", "split=test", "generation.beam_size=2"
-    )
+    settings = ("split=test", "generation.beam_size=2", "metrics=[BLEU]")
+    done = run_script(trained, "evaluate", "checkpoint=run/best.pt", *settings)
     assert done.returncode == 0, done.stderr
     assert "BLEU-4" in done.stdout and "attribute_accuracy" in done.stdout
     folder = trained / "run" / "test_beam2"

@@ -23,10 +23,10 @@ TINY = (
     "model.hidden_size=8",
     "model.num_layers=1",
     "model.tie_embeddings=false",
-    "trainer.epochs=3",
+    "trainer.epochs=2",
     "trainer.batch_size=4",
     "trainer.window=8",
-    "trainer.epoch_windows=60",
+    "trainer.epoch_windows=40",
     "trainer.checkpoint_steps=5",
     "trainer.progress=false",
     "data.cache_dir=cache",
@@ -172,7 +172,8 @@ def trials(folder: Path) -> list[tuple[int, str, float | None]]:
 def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str, start: Start) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    process = start(folder, f"hydra/launcher={launcher}", *jobs, "model.hidden_size=8,16")
+    short = ["trainer.epochs=1", "trainer.epoch_windows=5"]
+    process = start(folder, f"hydra/launcher={launcher}", *jobs, *short, "model.hidden_size=8,16")
     said = finish(process)
     assert process.returncode == 0, said
     assert set(outcomes(folder)) == {"hidden_size=8", "hidden_size=16"}
