@@ -64,7 +64,7 @@ leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outpu
 # Compiled tests and modules are kept: the many processes would each compile them again.
 test: $(READY) ## Run the tests
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
-	    -m "not nvcc" $(TESTS)
+	    -m "not nvcc and not sanitized" $(TESTS)
 
 test-cuda-build: $(INSTALLED) ## Compile the CUDA kernels with nvcc, if it is there: no warnings, no spills
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 -m nvcc tests/ops/test_cuda_build.py
@@ -73,12 +73,14 @@ $(SANITIZED): $(INSTALLED) setup.py $(CXX_FILES)
 	CAPTIONER_SANITIZE=1 CAPTIONER_CUDA=0 $(BIN)/python setup.py --quiet build_ext \
 	    --build-lib build/sanitized --build-temp build/sanitized/objects
 
+# First the extension, which needs the sanitizers' libraries preloaded, then the CUDA kernels as programs.
 test-sanitized: $(SANITIZED) ## Run the LSTM's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	CAPTIONER_EXTENSION=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
 	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	    $(BIN)/python -m pytest -p no:cacheprovider -n auto --maxprocesses=4 --dist loadfile \
 	    -k "fused or ragged or row or linear" tests/models/test_lstm.py tests/ops/test_lstm_packed.py \
 	    tests/ops/test_fused_cpu.py tests/ops/test_lstm_step.py tests/ops/test_linear_cross_entropy.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 -m sanitized tests/ops
 
 lint: $(INSTALLED) ## Check style, types and formatting; change nothing
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ struct Thread {
   bool done = false;
   Barrier* waits_at = nullptr;
   Location location{};
-  uint64_t given = 0, seen[kWarp] = {};
+  uint64_t given = 0;        // to the lanes of its warp
   size_t rounds = 0;         // arrivals at the cluster's barrier
   std::vector<Copy> copies;  // started and not waited for
   bool arrived = false;
@@ -51,6 +51,7 @@ struct Barrier {
   const char* what;
   std::vector<Thread*> participants;
   size_t arrived = 0;
+  uint64_t seen[kWarp] = {};  // what each lane had given when the barrier opened last
 };
 
 struct Memory {
@@ -191,8 +192,9 @@ void Group::arrive(Barrier& barrier, Location location) {
 }
 
 void Group::yield() {
-  constexpr size_t kTimeout = 1'000'000;
-  if (++yields_ > kTimeout) fail("all threads that are left wait in a loop");
+  constexpr size_t kRounds = 200;  // in random order, too, each thread has run by then
+  if (++yields_ > kRounds * grid_.participants.size())
+    fail("all threads that are left wait in a loop");
   current_->fibre.leave(false);
 }
 
@@ -207,13 +209,13 @@ void Group::release(Barrier& barrier) {
   std::vector<Thread*> participants = barrier.participants;
   for (Thread* thread : participants) {
     const Location &own = thread->location, &first = participants.front()->location;
-    if (own.line != first.line || std::strcmp(own.file, first.file) != 0) {
+    if (own.line != first.line || (own.file != first.file && std::strcmp(own.file, first.file))) {
       fail(std::string(barrier.what) + " of block " + text(thread->block->index) + " at " +
            text(first) + " for thread " + text(participants.front()->index) + ", at " + text(own) +
            " for thread " + text(thread->index));
     }
     thread->waits_at = nullptr;
-    for (const Thread* other : participants) thread->seen[other->lane] = other->given;
+    barrier.seen[thread->lane] = thread->given;
   }
   barrier.arrived = 0;
   schedule_.arrange(participants);
@@ -290,6 +292,10 @@ int setting(const char* name, int otherwise) {
 int multiprocessors() { return setting("CUDA_EMULATION_MULTIPROCESSORS", 8); }
 int shared_kilobytes() { return setting("CUDA_EMULATION_SHARED", 227); }
 int compute_capability() { return setting("CUDA_EMULATION_CAPABILITY", 9); }
+int planted_fault() {
+  static const int fault = setting("CUDA_EMULATION_FAULT", 0);
+  return fault;
+}
 
 int lane() { return group->current()->lane; }
 
@@ -327,7 +333,7 @@ const uint64_t* exchange(Location location, uint32_t mask, uint64_t given) {
   }
   own.given = given;
   group->arrive(barrier, location);
-  return own.seen;
+  return barrier.seen;  // not changed before this thread arrives again
 }
 
 void copy_async(void* to, const void* from, size_t bytes) {

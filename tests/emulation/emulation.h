@@ -38,6 +38,7 @@ bool run(const Launch& launch, const std::function<void()>& body);
 int multiprocessors();     // CUDA_EMULATION_MULTIPROCESSORS, else 8
 int shared_kilobytes();    // of a block: CUDA_EMULATION_SHARED, else 227
 int compute_capability();  // its major number: CUDA_EMULATION_CAPABILITY, else 9
+int planted_fault();  // which of a test's planted faults is chosen: CUDA_EMULATION_FAULT, else 0
 constexpr unsigned kLargestCluster = 16;
 
 // ---- what a thread may call

@@ -13,40 +13,37 @@ namespace captioner::cuda {
 template <typename Scalar>
 void mma(Scalar, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
          uint32_t b1) {
-  constexpr int kNumbers = 4 / sizeof(Scalar);
-  struct Lane {
-    uint32_t a[4], b[2];
-  } lanes[::emulation::kWarp];
+  constexpr int kNumbers = 4 / sizeof(Scalar), kLength = 8 * kNumbers;
+  float rows[2][kLength], columns[2][kLength];  // g and g + 8; 2q and 2q + 1
   const auto exchange = [&](uint32_t low, uint32_t high) {
     return ::emulation::exchange({__FILE__, __LINE__}, 0xffffffffu, uint64_t{high} << 32 | low);
   };
-  const auto collect = [&](const uint64_t* seen, auto set) {
-    for (int k = 0; k < ::emulation::kWarp; ++k) {
-      set(lanes[k], static_cast<uint32_t>(seen[k]), static_cast<uint32_t>(seen[k] >> 32));
+  // The numbers of the `part`-th word that the `other`-th of four lanes has of a row or a column.
+  const auto put = [](float* numbers, int other, int part, uint64_t word) {
+    Scalar of_word[kNumbers];
+    const uint32_t bits = static_cast<uint32_t>(word);
+    std::memcpy(of_word, &bits, sizeof(bits));
+    for (int n = 0; n < kNumbers; ++n) {
+      numbers[(2 * other + part) * kNumbers + n] = static_cast<float>(of_word[n]);
     }
-  };
-  collect(exchange(a0, a1),
-          [](Lane& lane, uint32_t x, uint32_t y) { lane.a[0] = x, lane.a[1] = y; });
-  collect(exchange(a2, a3),
-          [](Lane& lane, uint32_t x, uint32_t y) { lane.a[2] = x, lane.a[3] = y; });
-  collect(exchange(b0, b1),
-          [](Lane& lane, uint32_t x, uint32_t y) { lane.b[0] = x, lane.b[1] = y; });
-  const auto number = [](uint32_t word, int k) {
-    Scalar numbers[kNumbers];
-    std::memcpy(numbers, &word, sizeof(word));
-    return static_cast<float>(numbers[k]);
   };
   const int g = ::emulation::lane() / 4, q = ::emulation::lane() % 4;
-  for (int k = 0; k < 4; ++k) {
-    const int row_half = k / 2, column = 2 * q + k % 2;
-    for (int other = 0; other < 4; ++other) {  // the lanes of the row and of the column
-      const Lane &row = lanes[4 * g + other], &col = lanes[4 * column + other];
-      for (int part = 0; part < 2; ++part) {
-        for (int n = 0; n < kNumbers; ++n) {
-          d[k] += number(row.a[2 * part + row_half], n) * number(col.b[part], n);
-        }
-      }
+  for (int part = 0; part < 2; ++part) {
+    const uint64_t* const seen = part == 0 ? exchange(a0, a1) : exchange(a2, a3);
+    for (int other = 0; other < 4; ++other) {
+      put(rows[0], other, part, seen[4 * g + other]);
+      put(rows[1], other, part, seen[4 * g + other] >> 32);
     }
+  }
+  const uint64_t* const seen = exchange(b0, b1);
+  for (int other = 0; other < 4; ++other) {
+    for (int k = 0; k < 2; ++k) {
+      put(columns[k], other, 0, seen[4 * (2 * q + k) + other]);
+      put(columns[k], other, 1, seen[4 * (2 * q + k) + other] >> 32);
+    }
+  }
+  for (int k = 0; k < 4; ++k) {
+    for (int n = 0; n < kLength; ++n) d[k] += rows[k / 2][n] * columns[k % 2][n];
   }
 }
 

@@ -2,7 +2,7 @@
 
 tests/emulation/README.md says what this cannot show. The same kernels under sanitizers, and the
 emulation itself, are tested in test_cuda_sanitized.py, the persistent kernels in
-test_persistent_emulation.py, and a real GPU in test_lstm_cuda.py.
+test_persistent_emulation.py and test_persistent_sanitized.py, and a real GPU in test_lstm_cuda.py.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def test_every_kernel_is_executed(emulated: Emulated, monkeypatch: pytest.Monkey
     launched = {name for name in emulated.launches() if "ward_steps<" in name}
     left = [name for name in kernels - launched if ", 1>" not in name]
     # Warp groups of 8 columns and half types without tiles are for a long K, slow here:
-    # test_cuda_sanitized.py has them.
+    # test_persistent_sanitized.py has them.
     assert len(launched) == 4 * 2, launched
     assert len(left) == 2 * 2 and all("FlagExchange" in name for name in left), left
     tiles = set(re.findall(pattern.replace("steps", "tiles"), symbols))
