@@ -37,6 +37,7 @@ SMALL = [
     "model.hidden_size=32",
     "model.input_dropout=0.2",
     "model.output_dropout=0.2",
+    "generation.length_penalty=0.5",
     "trainer.batch_size=12",
     "trainer.checkpoint_steps=2",
     "trainer.shown_pictures=2",
@@ -68,17 +69,20 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
 
 
 def test_a_checkpoint_is_evaluated_from_the_command_line(run_script: Run, trained: Path) -> None:
-    done = run_script(
-        trained, "evaluate", "checkpoint=run/best.pt", "split=test", "generation.beam_size=2"
-    )
+    """As it was validated but for the beam, on data that lie elsewhere."""
+    changes = ["generation.beam_size=2", "data.root=moved", "metrics=[BLEU]"]
+    done = run_script(trained, "evaluate", "checkpoint=run/best.pt", "split=test", *changes)
     assert done.returncode == 0, done.stderr
+    assert (trained / "moved").is_dir()
+    assert "left out the captions of the nearest training images" in done.stderr
     assert "BLEU-4" in done.stdout and "attribute_accuracy" in done.stdout
     folder = trained / "run" / "test_beam2"
     scores = json.loads((folder / "scores.json").read_text())
     captions = json.loads((folder / "captions.json").read_text())
     assert len(captions) == 12 and set(captions[0]) == {"image_id", "caption"}
     assert scores["protocol"]["split"] == "test" and scores["protocol"]["images"] == 12
-    assert scores["protocol"]["generation"]["beam_size"] == 2
+    generation = scores["protocol"]["generation"]
+    assert (generation["beam_size"], generation["length_penalty"]) == (2, 0.5)
     assert "data:image/jpeg;base64" in (folder / "report.html").read_text()
 
 

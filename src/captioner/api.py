@@ -10,7 +10,8 @@ from PIL import Image
 
 from captioner.build.checkpoint import TrainedCaptioner, TrainedLanguageModel, load_trained
 from captioner.build.components import pick_device
-from captioner.commands.caption import changed, find_images, stored_generation
+from captioner.commands.caption import find_images
+from captioner.commands.trained import changed_generation, stored_generation
 from captioner.data.images import as_rgb, load_image
 from captioner.errors import ConfigError
 from captioner.inference.captions import Caption
@@ -49,7 +50,7 @@ class CaptionModel:
         Raises ConfigError naming a wrong option, ImageError naming an unreadable image, DataError
         for an empty folder.
         """
-        generation = changed(self.generation, options)
+        generation = changed_generation(self.generation, options)
         files, several = _files(images)
         generator = self.trained.generator(generation)
         found: list[list[Caption]] = []

@@ -143,6 +143,20 @@ def test_uniform_initialisation_fills_its_range_and_the_forget_gate() -> None:
             assert not parameter.any(), name
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_fan_in_initialisation_gives_numbers_of_one_size(tied: bool) -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(vocab_size=400, embedding_dim=64, hidden_size=64, tie_embeddings=tied)
+    initialise(model, scheme="fan_in", forget_bias=1.5)
+    bound = 64**-0.5
+    for weight in (model.output.weight, *model.lstm.parameters()):
+        if weight.dim() == 2:
+            assert 0.95 * bound < weight.detach().abs().max() <= bound
+    deviation = bound / 3**0.5 if tied else 1
+    assert model.embedding.weight.detach().std() == pytest.approx(deviation, rel=0.05)
+    assert not model.output.bias.any()
+
+
 def test_xavier_initialisation_is_orthogonal_in_the_recurrence() -> None:
     model = make(hidden_size=8)
     initialise(model, scheme="xavier", forget_bias=0.0)

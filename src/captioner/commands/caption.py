@@ -1,26 +1,18 @@
 """What caption.py does: captions of images that are in no data set."""
 
 import glob
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from captioner import config as schema
 from captioner.build.components import pick_device
 from captioner.build.ensemble import load_ensemble
-from captioner.checks import one_of
+from captioner.commands.trained import generation_of
 from captioner.data.images import load_image
-from captioner.errors import ConfigError, DataError
+from captioner.errors import DataError
 from captioner.files import write_json
 from captioner.inference.captions import Caption
-from captioner.runs.upgrade import upgrade
-from captioner.training.checkpoint import Checkpoint
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
@@ -42,30 +34,10 @@ def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Cap
     paths = find_images(config.images)
     models = schema.checkpoint_paths(config.checkpoint)
     trained = load_ensemble(models, device=pick_device(config.device))
-    generator = trained.generator(config.generation)
+    generation = generation_of(trained.members[0].checkpoint, config.generation)
+    generator = trained.generator(generation)
     for path in paths:
         yield path, generator.captions(trained.of_image(load_image(path)))[0]
-
-
-def stored_generation(checkpoint: Checkpoint) -> schema.GenerationConfig:
-    """The settings of generation that a captioner's training was validated with."""
-    settings = upgrade(json.loads(checkpoint.texts["config"])).get("generation", {})
-    return schema.GenerationConfig(**settings)
-
-
-def changed(
-    generation: schema.GenerationConfig, options: Mapping[str, Any]
-) -> schema.GenerationConfig:
-    """The settings with `options`, checked; ConfigError names the option that is wrong."""
-    for key in options:
-        one_of("an option of generation", key, [one.name for one in fields(generation)])
-    if "beam_size" in options:
-        options = {"method": "beam", **options}
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(generation), dict(options))
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    return schema.parse(merged)  # type: ignore[arg-type]
 
 
 def find_images(images: str | Iterable[str]) -> list[Path]:

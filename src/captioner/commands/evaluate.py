@@ -25,6 +25,7 @@ from captioner.commands.scoring import (
     score_split,
     scoring_options,
 )
+from captioner.commands.trained import data_of, generation_of
 from captioner.data.captions import CaptionData, CaptionedImage
 from captioner.evaluation.coco_format import write_results
 from captioner.evaluation.leakage import find_leakage
@@ -69,12 +70,12 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     trained = load_ensemble(given, device=pick_device(config.device))
     paths = [weights_file(one) for one in given]
     run, count = paths[0].parent.name, len(paths)
-    data_config = config.data if config.data is not None else trained.data
+    generation = generation_of(trained.members[0].checkpoint, config.generation)
+    data_config = data_of(trained.data, config.data)
     data = load_data(data_config)
     images = data.split(config.split)
-    captions = caption_images(trained, images, config.generation)
+    captions = caption_images(trained, images, generation)
     best = {image.image_id: found[0].text for image, found in zip(images, captions, strict=True)}
-    generation = config.generation
     scenes = isinstance(data_config, schema.ScenesData)
     attended = len(images) if scenes else config.report
     maps = image_maps(trained, images[:attended], captions[:attended], generation)
@@ -132,7 +133,14 @@ def _training_set(
     training = data.splits["train"]
     features = None, None
     if not trained.features.trained and not data.missing_images("train"):
-        features = _mean_features(trained, training), _mean_features(trained, images)
+        if config.sanity == "full" or trained.features.is_extracted(training):
+            features = _mean_features(trained, training), _mean_features(trained, images)
+        else:
+            log.info(
+                "left out the captions of the nearest training images: their features are not in "
+                "%s (sanity=full extracts them)",
+                trained.features.cache_dir,
+            )
     paths = [[image.path for image in part] for part in (images, training)]
     return TrainingSet(
         captions=[image.captions for image in training],

@@ -13,6 +13,7 @@ from captioner.build.checkpoint import TrainedLanguageModel, load_language_model
 from captioner.build.components import pick_device
 from captioner.build.language_modeling import load_text, text_validator
 from captioner.commands.scoring import checkpoint_card
+from captioner.commands.trained import data_of
 from captioner.errors import ConfigError
 from captioner.files import write_json
 from captioner.inspection.surprise import write_surprise_page
@@ -72,14 +73,13 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
 
 def _data(config: schema.EvaluateConfig, trained: TrainedLanguageModel) -> schema.TextData:
     """The text to score, read in the model's own unit."""
-    if config.data is None:
-        return trained.data
-    if not isinstance(config.data, schema.TextData):
+    data = data_of(trained.data, config.data)
+    if not isinstance(data, schema.TextData):
         raise ConfigError(
             f"{config.checkpoint} is a language model of text; data must be text too, got "
-            f"data.kind={config.data.kind}"
+            f"data.kind={data.kind}"
         )
-    return dataclasses.replace(config.data, unit=trained.codec.unit)
+    return dataclasses.replace(data, unit=trained.codec.unit)
 
 
 def _surprises(trained: TrainedLanguageModel, tokens: Any) -> Iterator[tuple[str, float]]:

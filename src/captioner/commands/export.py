@@ -14,6 +14,7 @@ from captioner import config as schema
 from captioner.build.checkpoint import TrainedCaptioner, load_captioner, load_trained, task_of
 from captioner.build.components import build_generation, load_data
 from captioner.commands.caption import find_images
+from captioner.commands.trained import data_of
 from captioner.data.images import load_image
 from captioner.data.vocabulary import SPECIAL
 from captioner.errors import CaptionerError, ConfigError
@@ -172,7 +173,7 @@ def _images(
     if config.images is not None:
         paths = find_images(config.images)
     else:
-        data = load_data(config.data if config.data is not None else trained.data)
+        data = load_data(data_of(trained.data, config.data))
         paths = [image.path for image in data.split(config.split)]
     chosen = itertools.islice(paths, config.pictures)
     return [(path.name, encoder.transform(load_image(path))) for path in chosen]

@@ -9,4 +9,5 @@ from captioner.config.commands import *
 from captioner.config.data import *
 from captioner.config.model import *
 from captioner.config.registry import *
+from captioner.config.trained import *
 from captioner.config.training import *

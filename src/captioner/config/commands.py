@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from captioner.checks import in_range, one_of, positive
 from captioner.config.model import GenerationConfig
+from captioner.config.trained import given
 from captioner.errors import ConfigError
 
 METRICS = ("BLEU", "ROUGE-L", "CIDEr", "METEOR-py", "METEOR", "SPICE")
@@ -63,24 +64,26 @@ class ScoringConfig(RunConfig):
 class EvaluateConfig(ScoringConfig):
     """scripts/evaluate.py: checkpoints on a split, a results file, or human captions.
 
-    checkpoint: one, or a list that captions together as an ensemble. out: the folder of a
-    checkpoint's scores, or the file of the others'; subset allows results for only some of the
-    annotated images; human scores one reference against the others, of `references` or of a split
-    of `data`. sanity adds baselines and warnings, leakage also compares all images with the
-    training set's. A language model of text is scored on `split` of its data or of data=text (all:
-    the whole of it); page: an HTML file with the losses of the first page_tokens tokens.
+    checkpoint: one, or a list that captions together as an ensemble. data, generation: the (first)
+    checkpoint's own, of which single keys can be given. out: the folder of a checkpoint's scores,
+    or the file of the others'; subset allows results for only some of the annotated images; human
+    scores one reference against the others, of `references` or of a split of `data`. sanity adds
+    baselines and warnings; full: that of the nearest training images even where their features have
+    to be extracted first. leakage also compares all images with the training set's. A language
+    model of text is scored on `split` of its data or of data=text (all: the whole of it); page: an
+    HTML file with the losses of the first page_tokens tokens.
     """
 
     checkpoint: Any = None
     split: str = "dev"
     data: Any = None
-    generation: GenerationConfig = MISSING
+    generation: Any = None
     results: str | None = None
     references: str | None = None
     out: str | None = None
     subset: bool = False
     human: bool = False
-    sanity: bool = True
+    sanity: Any = True
     leakage: bool = False
     page: str | None = None
     page_tokens: int = 20000
@@ -88,8 +91,10 @@ class EvaluateConfig(ScoringConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("page_tokens", self.page_tokens, 1)
+        if not isinstance(self.sanity, bool):
+            one_of("sanity", self.sanity, ("true", "false", "full"))
         if self.human:
-            if (self.data is None) == (self.references is None):
+            if (given(self.data) is not None) == (self.references is None):
                 raise ConfigError("human=true needs data=..., or references=FILE, one of the two")
             return
         files = (self.results, self.references)
@@ -147,12 +152,13 @@ class LeaderboardConfig:
 class CaptionConfig(RunConfig):
     """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list.
 
-    checkpoint: one, or a list that captions together.
+    checkpoint: one, or a list that captions together. generation: the (first) checkpoint's own, of
+    which single keys can be given.
     """
 
     checkpoint: Any = MISSING
     images: Any = MISSING
-    generation: GenerationConfig = MISSING
+    generation: Any = None
     out: str | None = None
 
     def __post_init__(self) -> None:

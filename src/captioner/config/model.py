@@ -138,7 +138,7 @@ class ModelConfig:
         each_in_range("model", self, dropouts, 0, 0.999)
         positive("model.init_scale", self.init_scale)
         one_of("model.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
-        one_of("model.init", self.init, ("uniform", "xavier"))
+        one_of("model.init", self.init, ("uniform", "xavier", "fan_in"))
         one_of("model.backend", self.backend, BACKENDS)
         if self.kind != type(self).kind:
             raise ConfigError(

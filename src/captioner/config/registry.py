@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from captioner.checks import one_of
-from captioner.config import commands, data, model, training
+from captioner.config import commands, data, model, trained, training
 from captioner.errors import ConfigError
 
 GROUPS: dict[str, dict[str, type]] = {
@@ -21,6 +21,8 @@ GROUPS: dict[str, dict[str, type]] = {
     "trainer": {"base": training.TrainerConfig},
     "generation": {"base": model.GenerationConfig},
 }
+# Groups that can be left to a checkpoint, or changed in single keys.
+TRAINED = {"data": trained.DataChanges, "generation": trained.GenerationChanges}
 COMMANDS: dict[str, type] = {
     "train": training.TrainConfig,
     "evaluate": commands.EvaluateConfig,
@@ -50,6 +52,8 @@ def register_schemas() -> None:
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             _store(f"{name}_schema", schema, group)
+    for group, schema in TRAINED.items():
+        _store("trained", schema, group)
     for name, schema in COMMANDS.items():
         _store(f"{name}_schema", schema)
     Plugins.instance()  # first: another package's sweeper may be called optuna, too

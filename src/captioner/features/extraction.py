@@ -49,16 +49,23 @@ def extract_features(
     names = [name for name, _ in images]
     if twice := duplicates(names):
         raise DataError(f"the image name {twice[0]} stands twice in the list of images")
-    identity = {"format": _FORMAT, "encoder": key, "shape": list(shape), "dtype": dtype}
-    identity["pictures"] = _image_set(images)  # a key of the format
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    folder = Path(cache_dir) / digest[:16]
-    cache = FeatureCache(folder, identity, (len(images), *shape), np.dtype(dtype))
+    cache = feature_cache(key=key, shape=shape, images=images, cache_dir=cache_dir, dtype=dtype)
     if not cache.complete():
         with cache.lock():
             batch_size = cache.open(batch_size)
             _fill(cache, images, encoded, batch_size, progress)
     return FeatureStore(names, cache.features())
+
+
+def feature_cache(
+    *, key: str, shape: tuple[int, int], images: ImageFiles, cache_dir: Path | str, dtype: str
+) -> FeatureCache:
+    """Where `extract_features` keeps, or would keep, the features of all `images`."""
+    identity = {"format": _FORMAT, "encoder": key, "shape": list(shape), "dtype": dtype}
+    identity["pictures"] = _image_set(images)  # a key of the format
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    folder = Path(cache_dir) / digest[:16]
+    return FeatureCache(folder, identity, (len(images), *shape), np.dtype(dtype))
 
 
 def _image_set(images: ImageFiles) -> str:

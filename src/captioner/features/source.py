@@ -21,7 +21,7 @@ from captioner.data.dataset import ImageSource
 from captioner.data.images import load_image
 from captioner.errors import ConfigError, DataError
 from captioner.features.encoding import Encoded, ImageFiles, encoded_ahead, encoded_blocks
-from captioner.features.extraction import extract_features
+from captioner.features.extraction import extract_features, feature_cache
 from captioner.features.store import FeatureStore, load_features
 from captioner.models.encoder import Encoder
 from captioner.models.transforms import ImageTransform
@@ -204,6 +204,12 @@ class ImageFeatures:
         rows = store.rows([image.name for image in images])
         return CachedFeatures(store, rows, tuple(further))
 
+    def is_extracted(self, images: Sequence[CaptionedImage]) -> bool:
+        """Whether `source` of these images finds all of their features, and encodes none."""
+        if self.encoder is None:
+            return True
+        return not self.trained and feature_cache(**self._cached_as(images, "original")).complete()
+
     def shape(self, source: ImageSource) -> tuple[int, int]:
         """(R, F) of `source`'s features, or of what the encoder makes of its images."""
         if isinstance(source, CachedFeatures):
@@ -264,15 +270,22 @@ class ImageFeatures:
         """The features of all images in a view, extracted where that view's cache lacks them."""
         if self.encoder is None:
             return load_features(str(self.path), names=[image.name for image in images])
+        return extract_features(
+            **self._cached_as(images, view),
+            encoded=functools.partial(self._encoded, view),
+            batch_size=self.batch_size,
+        )
+
+    def _cached_as(self, images: Sequence[CaptionedImage], view: str) -> dict[str, Any]:
+        """What names the cache of the images' features in a view."""
+        assert self.encoder is not None
         key = self.fingerprint
         if view != "original":
             key = hashlib.sha256(f"{key} {view}".encode()).hexdigest()
-        return extract_features(
-            key=key,
-            encoded=functools.partial(self._encoded, view),
-            shape=(self.encoder.regions, self.encoder.feature_dim),
-            images=[(image.name, image.path) for image in images],
-            cache_dir=self.cache_dir,
-            batch_size=self.batch_size,
-            dtype=self.cache_dtype,
-        )
+        return {
+            "key": key,
+            "shape": (self.encoder.regions, self.encoder.feature_dim),
+            "images": [(image.name, image.path) for image in images],
+            "cache_dir": self.cache_dir,
+            "dtype": self.cache_dtype,
+        }

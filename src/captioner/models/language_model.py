@@ -277,12 +277,20 @@ def initialise(
     """Initialise every weight of a language model or of a captioner's own layers, in place.
 
     "uniform": weights from U(-scale, scale) (Show and Tell, neuraltalk, neon). "xavier": Glorot's
-    uniform, recurrent matrices orthogonal. Biases are 0, the LSTM's forget gate's `forget_bias`
-    (Jozefowicz et al. 2015; neon has 0).
+    uniform, recurrent matrices orthogonal. "fan_in": weights from U(-1/sqrt(n), 1/sqrt(n)) with n
+    inputs, embeddings from N(0, 1) unless the output layer shares them (PyTorch's own defaults), so
+    that layers of any width give numbers of one size, and words as large ones as the image.
+    Biases are 0, the LSTM's forget gate's `forget_bias` (Jozefowicz et al. 2015; neon has 0).
     """
+    tables = _embeddings_alone(model) if scheme == "fan_in" else set()
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
             parameter.zero_()
+        elif parameter in tables:
+            parameter.normal_()
+        elif scheme == "fan_in":
+            bound = parameter[0].numel() ** -0.5
+            parameter.uniform_(-bound, bound)
         elif scheme == "uniform":
             parameter.uniform_(-scale, scale)
         elif "weight_hh" in name:
@@ -295,6 +303,17 @@ def initialise(
             for name, parameter in module.named_parameters():
                 if name.startswith("bias_ih"):
                     parameter.chunk(4)[1].fill_(forget_bias)
+
+
+def _embeddings_alone(model: nn.Module) -> set[Tensor]:
+    """The embeddings' weights that no other layer shares."""
+    others = {
+        weight
+        for module in model.modules()
+        if not isinstance(module, nn.Embedding)
+        for weight in module.parameters(recurse=False)
+    }
+    return {one.weight for one in model.modules() if isinstance(one, nn.Embedding)} - others
 
 
 def set_output_bias(model: LanguageModel, counts: Sequence[int]) -> None:

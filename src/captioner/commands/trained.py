@@ -1,0 +1,59 @@
+"""A checkpoint's own settings of its data and of generation, as a command line changes them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from captioner import config as schema
+from captioner.errors import ConfigError
+from captioner.runs.upgrade import upgrade
+from captioner.training.checkpoint import Checkpoint
+
+Settings = TypeVar("Settings")
+
+
+def stored_generation(checkpoint: Checkpoint) -> schema.GenerationConfig:
+    """The settings of generation that a captioner's training was validated with."""
+    settings = upgrade(json.loads(checkpoint.texts["config"])).get("generation", {})
+    return schema.GenerationConfig(**settings)
+
+
+def generation_of(checkpoint: Checkpoint, given: Any) -> schema.GenerationConfig:
+    """`given`, or the checkpoint's own settings with the keys that are given alone."""
+    changes = schema.given(given)
+    return given if changes is None else changed_generation(stored_generation(checkpoint), changes)
+
+
+def data_of(trained_on: Any, given: Any) -> Any:
+    """`given`, or the data that a model was trained on with the keys that are given alone.
+
+    ConfigError for a key that such data does not have.
+    """
+    changes = schema.given(given)
+    return given if changes is None else changed(trained_on, changes, f"data={trained_on.kind}")
+
+
+def changed_generation(
+    generation: schema.GenerationConfig, options: Mapping[str, Any]
+) -> schema.GenerationConfig:
+    """The settings with `options`, of which beam_size alone asks for beam search."""
+    if "beam_size" in options:
+        options = {"method": "beam", **options}
+    return changed(generation, options, "generation")
+
+
+def changed(settings: Settings, options: Mapping[str, Any], name: str) -> Settings:
+    """The settings with `options`, checked; ConfigError names the option that is wrong."""
+    known = [one.name for one in fields(settings) if one.name != "kind"]  # type: ignore[arg-type]
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"{key} is no key of {name}, which has {', '.join(known)}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(settings), dict(options))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    return schema.parse(merged)  # type: ignore[arg-type]
