@@ -61,8 +61,9 @@ leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outpu
 	$(BIN)/python scripts/leaderboard.py outputs $(ARGS)
 
 # The files of tests are given to processes of one thread each, in the order of tests/conftest.py.
+# Compiled tests and modules are kept: the many processes would each compile them again.
 test: $(READY) ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
 	    -m "not nvcc and not sanitized" $(TESTS)
 
 test-cuda-build: $(INSTALLED) ## Compile the CUDA kernels with nvcc, if it is there: no warnings, no spills

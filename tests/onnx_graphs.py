@@ -102,3 +102,15 @@ def compare(
             expected = beam_search(model.step, start(pixels), batch_size=len(pixels), **settings)
             assert_equal(found, expected)
     return found
+
+
+def assert_memory_stays(path: Path, regions: int) -> None:
+    """No step of a loop hands keys or values [B, R, ...] on to the next."""
+    import onnx
+
+    loops = [node for node in onnx.load(path).graph.node if node.op_type == "Loop"]
+    carried = [
+        one.type.tensor_type.shape.dim for loop in loops for one in loop.attribute[0].g.input
+    ]
+    assert carried
+    assert all(regions not in [side.dim_value for side in shape[1:3]] for shape in carried)

@@ -66,7 +66,7 @@ def keep(call: dict[str, Any]) -> None:
 
 
 def preload() -> None:
-    """Import what takes long, as far as it is installed here."""
+    """Import what takes long, as far as it is installed here; Hydra looks for its plugins."""
     import captioner
 
     commands = Path(captioner.__file__).parent / "commands"
@@ -79,6 +79,9 @@ def preload() -> None:
             importlib.import_module(name)
     with contextlib.suppress(Exception):
         captioner.load("/nonexistent")  # imports what reads models
+    with contextlib.suppress(Exception):
+        cli = importlib.import_module("captioner.commands.cli")
+        cli.compose_config("train", configs=Path(captioner.__file__).parents[2] / "configs")
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
 
 def test_a_checkpoint_is_evaluated_from_the_command_line(run_script: Run, trained: Path) -> None:
     """As it was validated but for the beam, on data that lie elsewhere."""
-    changes = ["generation.beam_size=2", "data.root=moved"]
+    changes = ["generation.beam_size=2", "data.root=moved", "metrics=[BLEU]"]
     done = run_script(trained, "evaluate", "checkpoint=run/best.pt", "split=test", *changes)
     assert done.returncode == 0, done.stderr
     assert (trained / "moved").is_dir()

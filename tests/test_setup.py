@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from captioner.ops import extension
 
 ROOT = Path(__file__).parents[1]
 WITHOUT = "captioner is installed without its compiled LSTM: "
-BUILD = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+BUILD = ("--quiet", "build_ext", "--inplace")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -40,6 +42,17 @@ def run(checkout: Path, command: list[str], **environment: str) -> subprocess.Co
     )
 
 
+@pytest.fixture
+def run_setup(checkout: Path, run_script: Run) -> Run:
+    """Run setup.py, in a process that has imported torch before."""
+
+    def begin(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        settings = {"CAPTIONER_CUDA": "auto", **environment}
+        return run_script(checkout, checkout / "setup.py", *arguments, environment=settings)
+
+    return begin
+
+
 def backend(checkout: Path) -> str:
     """What the package in `checkout` says of the LSTM that it takes, computing with it."""
     script = (
@@ -54,19 +67,19 @@ def backend(checkout: Path) -> str:
 def test_without_a_compiler_it_says_so_and_works(checkout: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    done = run(checkout, BUILD, PATH=str(empty), CXX="no-such-compiler")
+    command = [sys.executable, "setup.py", *BUILD]
+    done = run(checkout, command, PATH=str(empty), CXX="no-such-compiler")
     assert done.returncode == 0, done.stderr
     assert f"{WITHOUT}no C++ compiler was found" in done.stderr
     said = backend(checkout)
     assert "LSTM backend on cpu: reference (the extension is not built here (`python set" in said
 
 
-def test_a_wheel_holds_the_package_alone(checkout: Path, tmp_path: Path) -> None:
+def test_a_wheel_holds_the_package_alone(checkout: Path, run_setup: Run, tmp_path: Path) -> None:
     """benchmarks/ is run from a checkout."""
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "__init__.py").touch()
-    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "wheel"]
-    done = run(checkout, command, CAPTIONER_CUDA="0")
+    done = run_setup("--quiet", "build_py", "--build-lib", "wheel", CAPTIONER_CUDA="0")
     assert done.returncode == 0, done.stderr
     packages = {path.name for path in (checkout / "wheel").iterdir()}
     assert packages == {"captioner", "hydra_plugins"}
@@ -83,12 +96,12 @@ def test_without_pytorch_it_says_so(checkout: Path) -> None:
     assert f"{WITHOUT}PyTorch is not in the build environment" in done.stderr
 
 
-def test_a_source_that_does_not_compile_ends_in_a_sentence(checkout: Path) -> None:
+def test_a_source_that_does_not_compile_ends_in_a_sentence(checkout: Path, run_setup: Run) -> None:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("needs a C++ compiler")
     for source in (checkout / "csrc").rglob("*.cpp"):
         source.write_text("" if source.name != "ops.cpp" else "#error broken\n")
-    done = run(checkout, BUILD, CAPTIONER_CUDA="0")
+    done = run_setup(*BUILD, CAPTIONER_CUDA="0")
     assert done.returncode == 0, done.stderr
     assert WITHOUT in done.stderr
     assert not list(checkout.rglob("*.so"))
@@ -109,9 +122,9 @@ def test_a_library_that_cannot_be_loaded_is_named(checkout: Path) -> None:
     ],
 )
 def test_a_wrong_wish_for_cuda_is_refused(
-    checkout: Path, value: str, home: str, message: str
+    run_setup: Run, value: str, home: str, message: str
 ) -> None:
-    done = run(checkout, BUILD, CAPTIONER_CUDA=value, CUDA_HOME=home)
+    done = run_setup(*BUILD, CAPTIONER_CUDA=value, CUDA_HOME=home)
     assert done.returncode != 0
     assert message in done.stderr
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -49,15 +48,8 @@ def program(path: Path, source: str) -> str:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_and_exits_with_2(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--out", "record.json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )
+def test_without_a_gpu_it_says_so_and_exits_with_2(tmp_path: Path, run_script: Any) -> None:
+    done = run_script(tmp_path, "gpu_check", "--out", "record.json")
     assert done.returncode == 2
     assert done.stderr.startswith("error: gpu-check needs a CUDA GPU, and PyTorch")
     assert len(done.stderr.splitlines()) == 1 and not done.stdout
@@ -344,6 +336,7 @@ def test_the_small_case_compares_with_the_reference(dtype: str) -> None:
 # -- the benchmark ------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_benchmark_measures_every_cell_and_notes_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_jobs, "CELL_SECONDS", 600.0)  # other tests may run beside it
     noted: list[int] = []
@@ -422,6 +415,7 @@ def test_the_measured_times_are_the_operators_table() -> None:
     assert nearest(check_table(table), "NVIDIA H100", torch.bfloat16, 512, 64)[0] == times
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_both_readers_of_images_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_jobs, "FEATURES_SECONDS", 600.0)  # other tests may run beside it
     part = run_features_stage(
@@ -497,7 +491,7 @@ def test_the_gpus_grid_begins_with_what_says_most() -> None:
 
 def test_a_process_ends_at_its_limit_with_its_children(tmp_path: Path) -> None:
     marker = tmp_path / "late"
-    child = f"import time; time.sleep(3); open({str(marker)!r}, 'w')"
+    child = f"import time; time.sleep(2); open({str(marker)!r}, 'w')"
     source = (
         "import subprocess, sys, time\n"
         f"subprocess.Popen([sys.executable, '-c', {child!r}])\n"
@@ -509,7 +503,7 @@ def test_a_process_ends_at_its_limit_with_its_children(tmp_path: Path) -> None:
     assert time.monotonic() - started < 10
     assert done.code is None and done.output == "begun\n"
     assert done.ending.endswith("its limit")
-    time.sleep(3)
+    time.sleep(1.5)
     assert not marker.exists()
 
 

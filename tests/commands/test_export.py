@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx_graphs import assert_memory_stays
 from PIL import Image
 
 import captioner
 from captioner.api import CaptionModel, TextModel
+from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
 from captioner.commands.caption import caption_files
 from captioner.commands.cli import compose_config
@@ -54,6 +56,7 @@ FROZEN = [
 ]
 ATTENDING = [
     "model=layered_attention",
+    "model.join=lstm",
     "model.heads=2",
     "model.attention_dim=8",
     "encoder=torchvision",
@@ -368,6 +371,8 @@ def test_a_captioner_that_attends_becomes_onnx(attending: Path, tmp_path: Path) 
     settings = ["format=onnx", "generation=beam", "generation.max_length=8", images, "pictures=8"]
     found = export_onnx(config(attending, tmp_path / "m.onnx", *settings))
     assert (found.images, found.equal) == (8, 8)
+    regions = load_captioner(attending, device=torch.device("cpu")).features.encoder.regions
+    assert_memory_stays(tmp_path / "m.onnx", regions)
 
 
 def test_captions_that_differ_are_an_error(

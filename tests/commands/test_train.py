@@ -31,7 +31,7 @@ TINY = [
 
 
 def overrides(folder: Path) -> list[str]:
-    (folder / "text.txt").write_text("the cat sat on the mat\n" * 100)
+    (folder / "text.txt").write_text("the cat sat on the mat\n" * 40)
     return [*TINY, f"data.path={folder}/text.txt", f"data.cache_dir={folder}/cache"]
 
 

@@ -6,8 +6,7 @@ import io
 import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 from PIL import Image
+from script_runner import Scripts
 
 if find_spec("gradio") is None:  # seconds to import, and only the command needs it
     pytest.skip("the extra [page] is not installed", allow_module_level=True)
@@ -42,23 +42,18 @@ SECONDS = 60  # until something is a hang, on a busy machine
 
 
 @pytest.fixture(scope="module")
-def address(checkpoints: Any) -> Iterator[str]:
+def address(checkpoints: Any, scripts: Scripts) -> Iterator[str]:
     """Where scripts/demo.py serves two captioners and a language model."""
     if CHROMIUM is None:
         pytest.skip("no chromium here: the page is not driven in a browser")
     given = f"checkpoint=[{checkpoints.one},{checkpoints.two},{checkpoints.text}]"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts/demo.py"), given, "port=null", "max_mb=0.1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+/", line)
-    assert found, f"demo.py said {line!r}"
+    folder = checkpoints.text.parents[1]  # the text's token store is written here
+    process = scripts.start(folder, "demo", [given, "port=null", "max_mb=0.1"])
+    process.wait_until(lambda: "\n" in process.stdout)
+    found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout)
+    assert found, f"demo.py said {process.stdout!r} and {process.stderr[-2000:]!r}"
     yield found[0]
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=SECONDS)
 
 

@@ -37,24 +37,44 @@ def make_captioner(
     return model.eval()
 
 
-# What differs in the weights of the output layer alone is written into one graph.
-BEAM = {"beam_size": 3, "n_best": 3}
+# An export takes some ten seconds: what differs in the weights of the output layer alone is written
+# into a graph that is there.
+BEAM: dict[str, Any] = {"beam_size": 3, "n_best": 3}
+RULES: dict[str, Any] = {
+    "beam_size": 4,
+    "length_penalty": 0.5,
+    "min_length": 3,
+    "no_repeat_ngram": 2,
+}
 
 
 @pytest.fixture(scope="module")
 def beam(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The graph of a search with three beams, of a captioner on a frozen encoder."""
+    """The graph of a search with three beams, of an LSTM of two layers on a frozen encoder."""
     path = tmp_path_factory.mktemp("onnx") / "beam.onnx"
-    found = check(path, make_captioner(), make_encoder("pooled"), **BEAM)
+    found = check(path, make_captioner(layers=2), make_encoder("pooled"), **BEAM)
     assert_images_differ(found)
     return path
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graph of a search with rules, of a GRU and an encoder of several first words."""
+    path = tmp_path_factory.mktemp("onnx") / "rules.onnx"
+    found = check(path, make_gru(), None, **RULES)
+    assert_images_differ(found)
+    return path
+
+
+def make_gru() -> Captioner:
+    return make_captioner("gru", layers=2, encoder=make_encoder("grid"))
 
 
 def assert_images_differ(found: list[Any]) -> None:
     assert len({round(float(one[0].score), 4) for one in found}) == 3, "images make no difference"
 
 
-def compare_with_weights_of(model: Captioner, graph: Path, path: Path) -> list[Any]:
+def with_output_layer_of(model: Captioner, graph: Path, path: Path) -> Path:
     """The graph, with the output layer of `model` in place of its own."""
     import onnx
 
@@ -66,51 +86,50 @@ def compare_with_weights_of(model: Captioner, graph: Path, path: Path) -> list[A
         values = layer[one.name.rpartition(".")[2]].detach().numpy()
         one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
     onnx.save(content, path)
-    return compare(path, model, make_encoder("pooled"), **BEAM)
+    return path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "search"),
-    [
-        ("lstm", {"beam_size": 2, "n_best": 2}),
-        ("gru", {"beam_size": 4, "length_penalty": 0.5, "min_length": 3, "no_repeat_ngram": 2}),
-        ("rnn_tanh", {"beam_size": 2, "n_best": 2, "min_length": 6, "no_repeat_ngram": 1}),
-    ],
-)
-def test_a_trained_encoder_with_a_grid(tmp_path: Path, kind: str, search: dict[str, Any]) -> None:
-    """Every recurrent network, two layers, several first words; the rules of a search."""
-    model = make_captioner(kind, layers=2, encoder=make_encoder("grid"))
-    found = check(tmp_path / "m.onnx", model, None, **search)
-    assert_images_differ(found)
-    if search.get("no_repeat_ngram") == 1:
-        # Five words, none twice, and an end that is not allowed before the sixth: all are closed.
-        assert all(len(h.token_ids) == 5 and not h.finished for one in found for h in one)
-
-
-def test_sentences_end_early_and_late(beam: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("eos_bias", [9, -30])
+def test_sentences_end_early_and_late(beam: Path, tmp_path: Path, eos_bias: float) -> None:
     """All end at once, with the loop; none ends, and the longest are closed without an end."""
-    early = compare_with_weights_of(make_captioner(eos_bias=9), beam, tmp_path / "early.onnx")
-    assert all(one[0].token_ids == () and one[0].finished for one in early)
-    late = compare_with_weights_of(make_captioner(eos_bias=-30), beam, tmp_path / "late.onnx")
-    assert all(len(h.token_ids) == 6 and not h.finished for one in late for h in one)
+    model = make_captioner(layers=2, eos_bias=eos_bias)
+    graph = with_output_layer_of(model, beam, tmp_path / "m.onnx")
+    found = compare(graph, model, make_encoder("pooled"), **BEAM)
+    if eos_bias > 0:
+        assert all(one[0].token_ids == () and one[0].finished for one in found)
+    else:
+        assert all(len(h.token_ids) == 6 and not h.finished for one in found for h in one)
 
 
 def test_equal_words_are_ordered_as_in_beam_search(beam: Path, tmp_path: Path) -> None:
     """With an output layer of zeros every word is as likely as any other."""
-    model = make_captioner()
+    model = make_captioner(layers=2)
     nn.init.zeros_(model.language_model.output.weight)
     nn.init.zeros_(model.language_model.output.bias)
-    found = compare_with_weights_of(model, beam, tmp_path / "m.onnx")
+    graph = with_output_layer_of(model, beam, tmp_path / "m.onnx")
+    found = compare(graph, model, make_encoder("pooled"), **BEAM)
     assert found[0][0].token_ids == ()
 
 
+def test_a_sentence_that_cannot_go_on_is_closed(rules: Path, tmp_path: Path) -> None:
+    """A single word is possible: no pair of words may come twice, and no end before the third."""
+    model = make_gru()
+    with torch.no_grad():
+        model.language_model.output.bias[torch.arange(WORDS) != WORDS - 1] = -torch.inf
+    found = compare(with_output_layer_of(model, rules, tmp_path / "m.onnx"), model, None, **RULES)
+    assert all([h.token_ids for h in one] == [(WORDS - 1,) * 2] for one in found)
+    assert not any(h.finished for one in found for h in one)
+
+
 def test_greedy_search_and_the_graph_is_a_loop_of_standard_operators(tmp_path: Path) -> None:
+    """Of a tanh network of two layers on several first words, trained with its encoder."""
     import onnx
 
     path = tmp_path / "m.onnx"
     search = {"beam_size": 1, "n_best": 1, "max_length": 40}
-    assert_images_differ(check(path, make_captioner(), make_encoder("pooled"), **search))
+    model = make_captioner("rnn_tanh", layers=2, encoder=make_encoder("grid"))
+    assert_images_differ(check(path, model, None, **search))
     graph = onnx.load(path)
     onnx.checker.check_model(graph)
     loops = [node for node in graph.graph.node if node.op_type == "Loop"]

@@ -23,10 +23,10 @@ TINY = (
     "model.hidden_size=8",
     "model.num_layers=1",
     "model.tie_embeddings=false",
-    "trainer.epochs=3",
+    "trainer.epochs=2",
     "trainer.batch_size=4",
     "trainer.window=8",
-    "trainer.epoch_windows=60",
+    "trainer.epoch_windows=40",
     "trainer.checkpoint_steps=5",
     "trainer.progress=false",
     "data.cache_dir=cache",
@@ -92,7 +92,7 @@ def histories(folder: Path) -> dict[str, list[dict[str, float]]]:
 @pytest.mark.slow
 def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path, start: Start) -> None:
     """One of its values is bad: that run fails alone, in one line, and is in the table."""
-    grid = ("optimizer.lr=1e-3,3e-3,-1", "model.hidden_size=8,16")
+    grid = ("optimizer.lr=3e-3,-1", "model.hidden_size=8,16")
     process = start(folder, *grid)
     kill_when(process, lambda: under_way(folder))
     before = outcomes(folder)
@@ -100,14 +100,14 @@ def test_a_killed_grid_goes_on_and_repeats_nothing(folder: Path, start: Start) -
     again = start(folder, *grid)
     said = finish(again)
     assert again.returncode == 1, said
-    names = {f"hidden_size={size},lr={lr}" for size in (8, 16) for lr in (0.001, 0.003, -1)}
+    names = {f"hidden_size={size},lr={lr}" for size in (8, 16) for lr in (0.003, -1)}
     after = outcomes(folder)
     assert set(after) == names
     done = [name for name in before if "-1" not in name]
     assert done and all(after[name] == before[name] for name in done), "a finished run was touched"
     for name in interrupted:
         assert "resuming at step" in (folder / "sweep" / name / "train.log").read_text()
-    assert "2 of 6 runs failed" in said and "optimizer.lr must be greater than 0" in said
+    assert "2 of 4 runs failed" in said and "optimizer.lr must be greater than 0" in said
     assert "Traceback" not in said
     best = [line for line in said.splitlines() if line.startswith("best perplexity on")]
     assert best and best[-1].endswith("best.pt")
@@ -128,7 +128,7 @@ def test_a_killed_study_counts_every_trial_once(folder: Path, start: Start) -> N
     pytest.importorskip("optuna", minversion="4", reason="the extra [sweeps] is not installed")
     study = (
         "hydra/sweeper=optuna",
-        "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.n_trials=3",
         "optimizer.lr=tag(log, interval(1e-3, 1e-1))",
         "model.hidden_size=8,16",
     )
@@ -142,18 +142,18 @@ def test_a_killed_study_counts_every_trial_once(folder: Path, start: Start) -> N
     after = outcomes(folder)
     assert all(after[name] == before[name] for name in before), "a finished run was touched"
     assert [(number, state) for number, state, _ in trials(folder)] == [
-        (number, "COMPLETE") for number in range(4)
+        (number, "COMPLETE") for number in range(3)
     ]
     scores = {
         json.loads(path.read_text())["best"] for path in (folder / "sweep").glob("*/outcome.json")
     }
     assert {value for _, _, value in trials(folder)} == scores
-    assert len(after) == 4
+    assert len(after) == 3
 
-    # Told to go to five, it adds one and leaves the others.
-    more = start(folder, *study, "hydra.sweeper.n_trials=5")
+    # Told to go to four, it adds one and leaves the others.
+    more = start(folder, *study, "hydra.sweeper.n_trials=4")
     finish(more)
-    assert more.returncode == 0 and len(trials(folder)) == 5
+    assert more.returncode == 0 and len(trials(folder)) == 4
     assert all(outcomes(folder)[name] == after[name] for name in after)
 
 
@@ -172,7 +172,8 @@ def trials(folder: Path) -> list[tuple[int, str, float | None]]:
 def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str, start: Start) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    process = start(folder, f"hydra/launcher={launcher}", *jobs, "model.hidden_size=8,16")
+    short = ["trainer.epochs=1", "trainer.epoch_windows=5"]
+    process = start(folder, f"hydra/launcher={launcher}", *jobs, *short, "model.hidden_size=8,16")
     said = finish(process)
     assert process.returncode == 0, said
     assert set(outcomes(folder)) == {"hidden_size=8", "hidden_size=16"}

@@ -37,20 +37,19 @@ class Recording:
 
 
 def kept_alive() -> list[Tensor]:
-    """Every tensor that was computed from something with a gradient, and is still there."""
+    """Every tensor that was computed from something with a gradient, and is still there.
+
+    Since `recorded_graphs` began: what earlier tests have left behind is not looked through.
+    """
     gc.collect()
     tensors = (x for x in gc.get_objects() if issubclass(type(x), Tensor))
     return [x for x in tensors if x.grad_fn is not None]
 
 
-of_others: list[Tensor] = []  # what earlier tests of this process have left behind
-
-
 @contextmanager
 def capturing(graph: Recording, **_: Any) -> Iterator[None]:
     # Its graph has nodes of another stream than the one that is captured: CUDA ends the capture.
-    known = {id(tensor) for tensor in of_others}
-    assert [x for x in kept_alive() if id(x) not in known] == []
+    assert kept_alive() == []
     Recording.open = graph
     yield
     Recording.open = None
@@ -62,8 +61,8 @@ class Stream:
 
 
 @pytest.fixture
-def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    of_others[:] = kept_alive()
+def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    gc.freeze()
     for name, stand_in in {
         "CUDAGraph": Recording,
         "graph": capturing,
@@ -74,6 +73,14 @@ def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         "set_rng_state": torch.set_rng_state,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("recorded_graphs")
+def test_a_tensor_with_a_graph_is_found() -> None:
+    kept = [torch.ones(2, requires_grad=True) * 2]
+    assert any(x is kept[0] for x in kept_alive())
 
 
 def captured(trainer: Any, counts: dict[int, int]) -> CapturedCalls:
