@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +12,13 @@ import torch
 
 from captioner import config as schema
 from captioner.build.cuda_graph import wants_graph, why_not
+from captioner.build.trainer import build_trainer
+from captioner.commands.cli import compose_config
 from captioner.errors import ConfigError
 from captioner.features.source import CachedFeatures
 from captioner.training.distributed import World
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 FEATURES = CachedFeatures(None, torch.arange(3))  # type: ignore[arg-type]
 
@@ -97,29 +99,36 @@ SMALL = [
 ]
 
 
+def train(folder: Path, *overrides: str) -> Any:
+    """The history of a run in a folder."""
+    places = [f"data.root={folder}/scenes", f"encoder.cache_dir={folder}/features"]
+    return build_trainer(compose_config("train", [*places, *overrides], configs=CONFIGS)).run()
+
+
 def test_a_run_in_the_form_of_a_graph_learns_what_the_plain_one_does(
-    run_script: Any, tmp_path: Path
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    histories = {}
-    for graph in ("off", "on"):
-        done = run_script(tmp_path, "train", *SMALL, f"trainer.graph={graph}", f"run_dir={graph}")
-        assert done.returncode == 0, done.stderr
-        assert ("as one CUDA graph, run as it is" in done.stderr + done.stdout) == (graph == "on")
-        histories[graph] = json.loads((tmp_path / graph / "history.json").read_text())
-    for plain, whole in zip(*histories.values(), strict=True):
+    histories = []
+    with caplog.at_level(logging.INFO, logger="captioner"):
+        for graph in ("off", "on"):
+            changes = [f"trainer.graph={graph}", f"run_dir={tmp_path}/{graph}"]
+            histories.append(train(tmp_path, *SMALL, *changes))
+            assert ("as one CUDA graph, run as it is" in caplog.text) == (graph == "on")
+    for plain, whole in zip(*histories, strict=True):
         assert whole["step"] == plain["step"]
         assert whole["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
 
 
-def test_a_text_is_refused_in_one_sentence(run_script: Any, tmp_path: Path) -> None:
+def test_a_text_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be " * 200)
-    done = run_script(
-        tmp_path,
-        "train",
-        "experiment=words",
-        "data.path=text.txt",
-        "trainer.graph=on",
-        "run_dir=run",
+    text = [
+        f"data.path={tmp_path}/text.txt",
+        f"data.cache_dir={tmp_path}",
+        f"run_dir={tmp_path}/run",
+    ]
+    config = compose_config(
+        "train", ["experiment=words", *text, "trainer.graph=on"], configs=CONFIGS
     )
-    assert done.returncode != 0
-    assert "trainer.graph=on cannot be: a text's windows carry a state" in done.stderr + done.stdout
+    refusal = "trainer.graph=on cannot be: a text's windows carry a state"
+    with pytest.raises(ConfigError, match=refusal):
+        build_trainer(config)

@@ -76,8 +76,9 @@ def stop_after(one: Trainer, steps: int) -> None:
         one.run()
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh"])
-@pytest.mark.parametrize("steps", [4, 12])
+@pytest.mark.parametrize(
+    ("kind", "steps"), [("lstm", 4), ("lstm", 12), ("gru", 4), ("rnn_tanh", 12)]
+)
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, kind: str, steps: int) -> None:
     text = write_text(tmp_path / "a.txt")
     settings = (f"rnn.kind={kind}", "trainer.checkpoint_steps=1", "rnn.variational_dropout=true")
