@@ -19,6 +19,7 @@ def test_the_kinds_have_equal_parameters() -> None:
     assert max(counts) / min(counts) < 1.03
 
 
+@pytest.mark.slow
 def test_every_kind_is_trained_with_every_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
