@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,10 @@ def test_configuration_is_read_by_commands_and_build_alone() -> None:
 def test_the_package_knows_nothing_of_what_is_not_installed(package: str) -> None:
     for path in (ROOT / "src").rglob("*.py"):
         assert not any(name.split(".")[0] == package for name in imports(path)), path
+
+
+def test_no_folder_of_tests_is_passed_over(pytestconfig: pytest.Config) -> None:
+    patterns = pytestconfig.getini("norecursedirs")
+    root = Path(__file__).parent
+    folders = {part for path in root.rglob("test_*.py") for part in path.relative_to(root).parts}
+    assert [one for one in sorted(folders) for p in patterns if fnmatch(one, p)] == []

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import ImageOps
 
 from captioner.build.checkpoint import load_captioner
 from captioner.build.components import build_encoder, load_data
-from captioner.build.ensemble import load_ensemble
+from captioner.build.ensemble import TrainedEnsemble, load_ensemble
 from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.commands.export import export
 from captioner.config import GenerationConfig, TrainConfig
+from captioner.data.images import load_image
 from captioner.errors import ConfigError, DataError
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.replicas import ReplicaTrainer
@@ -148,9 +150,6 @@ def test_a_model_folder_captions_as_its_checkpoint_does(folder: Path, model: str
         captions = trained.generator(GenerationConfig(n_best=2)).captions(images(torch.arange(4)))
         found.append([[(one.text, one.log_prob) for one in image] for image in captions])
     assert found[0] == found[1] and len(found[0][0]) == 2
-    config.format, config.out = "onnx", str(folder / "x.onnx")
-    with pytest.raises(ConfigError, match="format=onnx exports model=show_and_tell"):
-        export(config)
 
 
 def test_models_of_all_kinds_caption_together(folder: Path) -> None:
@@ -161,6 +160,33 @@ def test_models_of_all_kinds_caption_together(folder: Path) -> None:
     for method in ("greedy", "beam", "sample"):
         captions = ensemble.generator(GenerationConfig(method=method)).captions(images)
         assert len(captions) == 4 and all(one[0].text for one in captions)
+
+
+def test_views_make_no_difference_between_an_image_and_its_mirror_image(folder: Path) -> None:
+    checkpoint = trained_checkpoint(folder, "layered")
+    both = load_ensemble([checkpoint], device=CPU, views=["original", "mirror"])
+    one = load_ensemble([checkpoint], device=CPU)
+    images = load_data(both.data).split("dev")
+    photo = load_image(images[0].path)
+    generation = GenerationConfig(beam_size=2)
+
+    def log_prob(trained: TrainedEnsemble, features: Any) -> float:
+        return trained.generator(generation).captions(features)[0][0].log_prob
+
+    found = log_prob(both, both.of_image(photo))
+    assert log_prob(both, both.of_image(ImageOps.mirror(photo))) == pytest.approx(found, abs=1e-6)
+    assert log_prob(both, both.source(images)(torch.arange(1))) == pytest.approx(found, abs=1e-4)
+    alone = [log_prob(one, one.of_image(x)) for x in (photo, ImageOps.mirror(photo))]
+    assert abs(alone[0] - alone[1]) > 1e-4, "the mirror image is no other image for the model"
+
+
+def test_own_features_have_one_view(folder: Path) -> None:
+    overrides = own_features(folder, 4)
+    build_trainer(
+        configured(folder, "own", *overrides, *MODELS["layered"], "trainer.epochs=1")
+    ).run()
+    with pytest.raises(ConfigError, match=r"own features .* there are no views original, mirror"):
+        load_ensemble([folder / "own" / "best.pt"], device=CPU, views=["original", "mirror"])
 
 
 def own_features(folder: Path, regions: int) -> list[str]:

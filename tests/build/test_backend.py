@@ -12,6 +12,7 @@ from captioner.build import backend
 from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
+from captioner.commands.trained import stored_generation
 from captioner.errors import ConfigError
 from captioner.models import lstm
 from captioner.ops import choose_backend, linear_cross_entropy, lstm_packed
@@ -82,8 +83,8 @@ def test_a_bfloat16_run_validates_and_its_model_captions(
     assert one.model.language_model.lstm.backend == "persistent"  # type: ignore[union-attr]
     trained = load_captioner(tmp_path / "run" / "best.pt", device=CPU)
     images = torch.zeros(2, 1, trained.model.image_projection.in_features)
-    config = compose_config("caption", ["checkpoint=x", "images=x"], configs=CONFIGS).generation
-    assert len(trained.generator(config).captions(images)) == 2
+    own = stored_generation(trained.checkpoint)
+    assert len(trained.generator(own).captions(images)) == 2
 
 
 def test_other_backends_validate_with_what_they_trained_with(

@@ -49,6 +49,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
         *common,
         "data=text",
         f"data.path={folder}/text.txt",
+        f"data.cache_dir={folder}/cache",
         "encoder=none",
         "vocabulary.min_count=1",
         "model.hidden_size=64",

@@ -47,7 +47,8 @@ def address(checkpoints: Any, scripts: Scripts) -> Iterator[str]:
     if CHROMIUM is None:
         pytest.skip("no chromium here: the page is not driven in a browser")
     given = f"checkpoint=[{checkpoints.one},{checkpoints.two},{checkpoints.text}]"
-    process = scripts.start(ROOT, "demo", [given, "port=null", "max_mb=0.1"])
+    folder = checkpoints.text.parents[1]  # the text's token store is written here
+    process = scripts.start(folder, "demo", [given, "port=null", "max_mb=0.1"])
     process.wait_until(lambda: "\n" in process.stdout)
     found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout)
     assert found, f"demo.py said {process.stdout!r} and {process.stderr[-2000:]!r}"

@@ -44,6 +44,8 @@ EXAMPLES = ("tsv", "tiny", "mine", "NAME")  # names that extending.md makes up
 def _begins_like_a_folder(code: str) -> bool:
     """Whether a path begins with a folder of the repository or of the package."""
     first = code.split("/")[0]
+    if first == ".cache":  # what commands leave behind
+        return False
     return any((place / first).is_dir() for place in (REPOSITORY, SOURCE))
 
 

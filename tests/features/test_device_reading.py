@@ -214,7 +214,7 @@ def test_the_next_blocks_are_read_while_one_is_encoded(
         assert second.wait(10)  # the second block is begun before the first is encoded
         return encode(images)
 
-    monkeypatch.setattr(encoding, "read_images", watched)
+    monkeypatch.setattr(device_images, "read_images", watched)
     extract(files, tmp_path / "cache", encode=waits)
     assert begun == [4, 4, 3]
 

@@ -21,9 +21,9 @@ def image_maps(
     generation: schema.GenerationConfig,
 ) -> list[list[CaptionMaps]]:
     """The attention maps of every image's captions; [], and a line in the log, of a model that has
-    none. An ensemble has none: its members may look elsewhere."""
+    none. An ensemble, or several views, have none: each may look elsewhere."""
     grid = find_grid(trained.members[0].model, trained.members[0].features)
-    if grid is None or len(trained.members) > 1 or not images:
+    if grid is None or len(trained.members) > 1 or trained.views != ("original",) or not images:
         return []
     generator, source = trained.generator(generation), trained.source(images)
     found: list[list[CaptionMaps]] = []

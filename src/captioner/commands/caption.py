@@ -33,7 +33,7 @@ def caption_files(config: schema.CaptionConfig) -> Iterator[tuple[Path, list[Cap
     """Each image that files, folders and globs name, with its captions, best first."""
     paths = find_images(config.images)
     models = schema.checkpoint_paths(config.checkpoint)
-    trained = load_ensemble(models, device=pick_device(config.device))
+    trained = load_ensemble(models, device=pick_device(config.device), views=config.views)
     generation = generation_of(trained.members[0].checkpoint, config.generation)
     generator = trained.generator(generation)
     for path in paths:

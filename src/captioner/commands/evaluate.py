@@ -67,7 +67,7 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     The files go into `out`, by default a folder of the run named after split and method.
     """
     given = schema.checkpoint_paths(config.checkpoint)
-    trained = load_ensemble(given, device=pick_device(config.device))
+    trained = load_ensemble(given, device=pick_device(config.device), views=config.views)
     paths = [weights_file(one) for one in given]
     run, count = paths[0].parent.name, len(paths)
     generation = generation_of(trained.members[0].checkpoint, config.generation)
@@ -85,8 +85,9 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
         figures = {**scene_metrics(images)(by_name), **scene_attention(images, captions, maps)}
         extra = {k: round(v, 2) for k, v in figures.items()}
     method = generation.method + (str(generation.beam_size) if generation.method == "beam" else "")
-    ensemble = f"ensemble_of_{count}_" if count > 1 else ""
-    folder = Path(config.out or results_folder(given[0], f"{config.split}_{ensemble}{method}"))
+    parts = [config.split, *([f"ensemble_of_{count}"] if count > 1 else [])]
+    parts += [] if config.views == ["original"] else ["_".join(config.views)]
+    folder = Path(config.out or results_folder(given[0], "_".join([*parts, method])))
     shown = chain(maps[: config.report], repeat(repeat(None)))  # no maps beyond
     record = score_split(
         scoring_options(config),
@@ -99,6 +100,7 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
             "data": data.name,
             "split": config.split,
             "generation": dataclasses.asdict(generation),
+            "views": config.views,
             "vocabulary": len(trained.vocabulary),
             "checkpoint": checkpoint_card(paths),
             "torch": torch.__version__,

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from captioner.checks import in_range, one_of, positive
-from captioner.config.model import GenerationConfig
+from captioner.config.model import VIEWS, GenerationConfig
 from captioner.config.trained import given
 from captioner.errors import ConfigError
 
@@ -22,6 +22,14 @@ def checkpoint_paths(given: Any) -> list[Path]:
     if not names or not all(isinstance(name, str | Path) for name in names):
         raise ConfigError(f"checkpoint must be a file or a list of files, got {given!r}")
     return [Path(name) for name in names]
+
+
+def check_views(views: list[str]) -> None:
+    """ConfigError unless these are different views of an image, and at least one."""
+    for view in views:
+        one_of("views", view, VIEWS)
+    if not views or len(set(views)) < len(views):
+        raise ConfigError(f"views must name different views of an image, got [{', '.join(views)}]")
 
 
 @dataclass
@@ -65,8 +73,9 @@ class EvaluateConfig(ScoringConfig):
     """scripts/evaluate.py: checkpoints on a split, a results file, or human captions.
 
     checkpoint: one, or a list that captions together as an ensemble. data, generation: the (first)
-    checkpoint's own, of which single keys can be given. out: the folder of a checkpoint's scores,
-    or the file of the others'; subset allows results for only some of the annotated images; human
+    checkpoint's own, of which single keys can be given. views: of an image (original, mirror), over
+    which probabilities are averaged. out: the folder of a checkpoint's scores, or the file of the
+    others'; subset allows results for only some of the annotated images; human
     scores one reference against the others, of `references` or of a split of `data`. sanity adds
     baselines and warnings; full: that of the nearest training images even where their features have
     to be extracted first. leakage also compares all images with the training set's. A language
@@ -78,6 +87,7 @@ class EvaluateConfig(ScoringConfig):
     split: str = "dev"
     data: Any = None
     generation: Any = None
+    views: list[str] = field(default_factory=lambda: ["original"])
     results: str | None = None
     references: str | None = None
     out: str | None = None
@@ -91,6 +101,7 @@ class EvaluateConfig(ScoringConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("page_tokens", self.page_tokens, 1)
+        check_views(self.views)
         if not isinstance(self.sanity, bool):
             one_of("sanity", self.sanity, ("true", "false", "full"))
         if self.human:
@@ -153,17 +164,19 @@ class CaptionConfig(RunConfig):
     """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list.
 
     checkpoint: one, or a list that captions together. generation: the (first) checkpoint's own, of
-    which single keys can be given.
+    which single keys can be given. views: as in evaluate.py.
     """
 
     checkpoint: Any = MISSING
     images: Any = MISSING
     generation: Any = None
+    views: list[str] = field(default_factory=lambda: ["original"])
     out: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checkpoint_paths(self.checkpoint)
+        check_views(self.views)
 
 
 @dataclass

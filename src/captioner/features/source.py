@@ -118,9 +118,10 @@ class DecodedImages:
     def __call__(self, rows: Tensor) -> Tensor:
         """Images [I, 3, S, S]; ImageError names a file that cannot be read."""
         shown = self._original(rows % len(self.images))
-        for number, view in enumerate(self.views[1:], 1):
+        for number, view in enumerate(self.views):
             places = (rows // len(self.images) == number).nonzero().squeeze(1)
-            shown[places] = VIEWS[view](shown[places])
+            if view != "original":
+                shown[places] = VIEWS[view](shown[places])
         return shown
 
     def _original(self, rows: Tensor) -> Tensor:
@@ -222,9 +223,9 @@ class ImageFeatures:
         return self.shape(source)[1]
 
     @torch.inference_mode()
-    def of_image(self, image: Any) -> Tensor:
-        """One PIL image's features [1, R, F], or [1, 3, S, S] when trained; ConfigError without an
-        encoder."""
+    def of_image(self, image: Any, view: str = "original") -> Tensor:
+        """One PIL image's features [1, R, F] in a view, or [1, 3, S, S] when trained; ConfigError
+        without an encoder."""
         if self.encoder is None:
             raise ConfigError(
                 "this captioner was trained on your own features (encoder.kind=features): without "
@@ -236,6 +237,7 @@ class ImageFeatures:
             pixels = transform_batch(self.encoder.transform, [pixels_of(image).to(self.device)])
         else:
             pixels = self.encoder.transform(image).unsqueeze(0).to(self.device)
+        pixels = VIEWS[view](pixels)
         if self.trained:
             return pixels
         features = self._encode(pixels)
