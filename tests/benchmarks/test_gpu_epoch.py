@@ -175,6 +175,7 @@ def tiny(jobs: Jobs) -> Jobs:
     return made
 
 
+@pytest.mark.slow
 def test_every_job_runs_and_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_epoch, "JOB_SECONDS", 600.0)  # other tests may run beside it
     jobs, noted = tiny(epoch_jobs(tmp_path)), list[str]()

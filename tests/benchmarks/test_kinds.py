@@ -19,6 +19,7 @@ def test_the_kinds_have_equal_parameters() -> None:
     assert max(counts) / min(counts) < 1.03
 
 
+@pytest.mark.slow
 def test_every_kind_is_trained_with_every_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,4 +44,6 @@ def test_every_kind_is_trained_with_every_seed(
     assert [one.implementation for one in losses] == list(kinds.KINDS)
     assert all(len(set(one.spread.values)) == 2 and max(one.spread.values) < 5 for one in losses)
     monkeypatch.setattr(torch.optim.Adam, "step", None)  # nothing is trained again
-    assert kinds.kinds_suite(settings).figures == result.figures
+    monkeypatch.setattr(kinds, "KINDS", ("lstm",))
+    again = kinds.kinds_suite(settings).figures
+    assert again == [one for one in result.figures if one.implementation == "lstm"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -60,10 +61,20 @@ class Compiler:
 
     def operators(self) -> Path:
         """The library that registers csrc/cuda for tensors on the CPU."""
-        sources = [*OPERATOR, *KERNELS, *ENGINE, EMULATION / "torch_cuda.cpp"]
+        sources = [self._all_in_one([*OPERATOR, EMULATION / "torch_cuda.cpp"]), *KERNELS, *ENGINE]
         # Its own stand-ins come before functions of the same names in torch.
         link = ["-shared", "-Wl,-Bsymbolic", f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ldl"]
         return self._build("operators.so", dict.fromkeys(sources, AS_OPERATOR), link)
+
+    def _all_in_one(self, sources: Sequence[Path]) -> Path:
+        """A source that includes the others, which read torch's headers once in place of often."""
+        unfinished, target = (
+            self.folder / f"operator.{os.getpid()}.tmp",
+            self.folder / "operator.cpp",
+        )
+        unfinished.write_text("".join(f'#include "{source}"\n' for source in sources))
+        unfinished.replace(target)
+        return target
 
     def program(self, name: str, sources: list[Path], *, faulty: Sequence[Path] = ()) -> Path:
         """A program of `sources` and the emulation, under AddressSanitizer and UBSan.
