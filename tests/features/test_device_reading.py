@@ -18,7 +18,7 @@ from torch import Tensor
 
 from captioner.data.images import load_image
 from captioner.errors import ConfigError, ImageError
-from captioner.features import device_images, encoding
+from captioner.features import device_images
 from captioner.features.device_images import pixels_of, read_images, transform_batch
 from captioner.features.encoding import encoded_ahead, encoded_blocks
 from captioner.features.extraction import extract_features
@@ -202,7 +202,7 @@ def test_the_next_blocks_are_read_while_one_is_encoded(
 ) -> None:
     begun: list[int] = []
     second = threading.Event()
-    read = encoding.read_images
+    read = device_images.read_images
 
     def watched(paths: list[Path], *arguments: Any) -> list[Tensor]:
         begun.append(len(paths))
