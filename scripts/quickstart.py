@@ -30,7 +30,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     overrides = ["experiment=scenes", f"run_dir={RUN}", "resume=true"]
     train(compose_config("train", overrides, configs=CONFIGS))
-    overrides = [f"checkpoint={RUN / 'best.pt'}", "split=test"]
+    overrides = [f"checkpoint={RUN / 'best.pt'}", "split=test", "generation=beam"]
     evaluation = evaluate_checkpoint(compose_config("evaluate", overrides, configs=CONFIGS))
 
     shown = list(zip(evaluation.images, evaluation.captions, strict=True))[:SHOWN]
