@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 from captioner.commands.cli import run_command
-from captioner.config import ExportConfig
-
-
-def main(config: ExportConfig) -> list[str]:
-    """Export, and say what came of it."""
-    from captioner.commands.export import export
-
-    return export(config)
-
 
 if __name__ == "__main__":
-    run_command(main, __file__)
+    run_command("captioner.commands.export:export", __file__)

@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 from captioner.commands.cli import run_command
-from captioner.config import LeaderboardConfig
-
-
-def main(config: LeaderboardConfig) -> str:
-    """Write the page, and give the table."""
-    from captioner.commands.leaderboard import leaderboard
-
-    return leaderboard(config)
-
 
 if __name__ == "__main__":
-    run_command(main, __file__, positional="folders")
+    run_command("captioner.commands.leaderboard:leaderboard", __file__, positional="folders")

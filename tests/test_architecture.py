@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, str] = {
     "api": "commands build inference data errors",
     "commands": (
         "demo leaderboard export build config runs validation inspection inference "
-        "evaluation training models data version files errors"
+        "evaluation training models data version files checks errors"
     ),
     "sweeps": "leaderboard runs checks errors",
     "demo": "build inference evaluation data checks errors",

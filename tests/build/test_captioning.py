@@ -117,7 +117,8 @@ def test_a_run_from_before_views_continues(folder: Path) -> None:
     tree = json.loads(path.read_text())
     del tree["encoder"]["views"], tree["encoder"]["cache_dtype"]
     path.write_text(json.dumps(tree))
-    make(folder, "older", *pooled, "resume=true")
+    history: Any = make(folder, "older", *pooled, "resume=true").run()
+    assert [figures["epoch"] for figures in history] == [1, 2]
 
 
 def test_a_grid_size_that_does_not_divide_is_refused(folder: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_choice_of_the_group_takes_nothing_of_the_runs() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.size=64", "size is no key of data=flickr8k, which has root, layout"),
+        ("data.size=64", "an option of data=flickr8k must be one of root, layout, got 'size'"),
         ("data.layout=kagle", "data.layout must be one of .* did you mean 'kaggle'"),
         ("generation.max_length=0", "generation.max_length must be at least 1"),
         ("generation.beam_size=wide", "could not be converted to Integer"),

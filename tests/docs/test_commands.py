@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,11 +170,8 @@ class Done:
 def direct(compose: Callable[[], Any]) -> Iterator[None]:
     """Scripts call their task with the configuration that `compose` gives, without Hydra's main."""
 
-    def call(task: Callable[[Any], Any], *_: Any, **__: Any) -> None:
-        result = task(compose())
-        texts = [result] if isinstance(result, str) else result
-        for text in texts if isinstance(texts, Iterable) else ():
-            print(text)
+    def call(task: cli.Task, *_: Any, **__: Any) -> None:
+        cli.run_task(task, compose())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "run_command", call)

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import logging
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ from captioner.runs.upgrade import old_name
 from captioner.training import launch
 
 log = logging.getLogger(__name__)
+# What takes the checked configuration: a function, or "module:function", imported only then.
+Task = Callable[[Any], Any] | str
 # Hydra's own options that take the next argument.
 WITH_VALUE = re.compile(
     "--(cfg|package|config-path|config-name|config-dir|experimental-rerun|info|shell-completion)"
@@ -35,7 +38,7 @@ WITH_VALUE = re.compile(
 
 
 def run_command(
-    task: Callable[[Any], Any],
+    task: Task,
     script: str,
     *,
     literal: Sequence[str] = (),
@@ -59,10 +62,6 @@ def run_command(
     sys.argv[1:] = [quote(argument, literal) for argument in arguments]
     register_schemas()
     register_resolver()
-    if {"-h", "--help"} & {*sys.argv[1:]}:
-        with _one_sentence(name):
-            _show_help(name, configs)
-        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
 
     sent = False
@@ -86,9 +85,12 @@ def run_command(
             refuse_old_names(sys.argv[1:])
             if world.size > 1 and {"-m", "--multirun"} & set(sys.argv):
                 raise ConfigError("torchrun trains one run; start a sweep (-m) without it")
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                _show_help(name, configs)
+                return
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
         finally:
-            if not sent:  # --help, or an error in the configuration
+            if not sent:  # --help and the like, or an error in the configuration
                 world.from_main(lambda: None)
 
 
@@ -114,7 +116,7 @@ def _joined() -> Iterator[Any]:
         yield world
 
 
-def _follow(task: Callable[[Any], Any], world: Any) -> None:
+def _follow(task: Task, world: Any) -> None:
     """What the other processes do: the same with the configuration that the first one read."""
     logging.basicConfig(level=logging.WARNING, format=f"process {world.rank}: %(message)s")
     settings = world.from_main(lambda: None)
@@ -122,7 +124,7 @@ def _follow(task: Callable[[Any], Any], world: Any) -> None:
         _begin(task, settings)
 
 
-def _begin(task: Callable[[Any], Any], settings: Any, threads: int | None = None) -> Any:
+def _begin(task: Task, settings: Any, threads: int | None = None) -> Any:
     """Run the task with the threads that its settings ask for, otherwise `threads`."""
     threads = getattr(settings, "threads", None) or threads
     if threads:
@@ -130,16 +132,16 @@ def _begin(task: Callable[[Any], Any], settings: Any, threads: int | None = None
 
         torch.set_num_threads(threads)
     if launch.started_together() == 1:
-        return _run(task, settings)
+        return run_task(task, settings)
     from captioner.training.distributed import failing_once
 
     with failing_once():
-        return _run(task, settings)
+        return run_task(task, settings)
 
 
-def _run(task: Callable[[Any], Any], settings: Any) -> Any:
+def run_task(task: Task, settings: Any) -> Any:
     """Run the task and print the texts that it returns."""
-    result = task(settings)
+    result = (pkgutil.resolve_name(task) if isinstance(task, str) else task)(settings)
     texts = [result] if isinstance(result, str) else result
     for text in texts if isinstance(texts, Iterable) else ():
         print(text, flush=True)
@@ -149,7 +151,6 @@ def _run(task: Callable[[Any], Any], settings: Any) -> Any:
 def _show_help(name: str, configs: Path) -> None:
     """Print what the script is for; the overrides beside --help count."""
     overrides = [one for one in sys.argv[1:] if not one.startswith("-")]
-    refuse_old_names(overrides)
     about = (sys.modules["__main__"].__doc__ or "").split("\n")[0]
     print(help_text(name, overrides, about=about, configs=configs))
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from captioner.config import GROUPS
+
 ENDING = """\
 --cfg job prints the configuration and stops; --help this text; -m runs a sweep (train.py).
 Tab completion in bash: eval "$(python scripts/{name}.py -sc install=bash)"
@@ -42,6 +44,6 @@ def choices(folder: Path) -> list[str]:
 
 
 def _groups(config: DictConfig) -> list[str]:
-    groups = ("data", "encoder", "experiment", "generation", "model", "optimizer", "trainer")
-    # An experiment is a choice of all of them, and no key.
-    return [one for one in groups if one in config or (one == "experiment" and "trainer" in config)]
+    """The groups that a command has; an experiment, which chooses of all, is no key."""
+    experiment = ["experiment"] if "trainer" in config else []
+    return sorted([*(group for group in GROUPS if group in config), *experiment])

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner import config as schema
+from captioner.checks import one_of
 from captioner.errors import ConfigError
 from captioner.runs.upgrade import upgrade
 from captioner.training.checkpoint import Checkpoint
@@ -24,7 +25,7 @@ def stored_generation(checkpoint: Checkpoint) -> schema.GenerationConfig:
 
 def generation_of(checkpoint: Checkpoint, given: Any) -> schema.GenerationConfig:
     """`given`, or the checkpoint's own settings with the keys that are given alone."""
-    changes = schema.given(given)
+    changes = schema.given_keys(given)
     return given if changes is None else changed_generation(stored_generation(checkpoint), changes)
 
 
@@ -33,7 +34,7 @@ def data_of(trained_on: Any, given: Any) -> Any:
 
     ConfigError for a key that such data does not have.
     """
-    changes = schema.given(given)
+    changes = schema.given_keys(given)
     return given if changes is None else changed(trained_on, changes, f"data={trained_on.kind}")
 
 
@@ -50,8 +51,7 @@ def changed(settings: Settings, options: Mapping[str, Any], name: str) -> Settin
     """The settings with `options`, checked; ConfigError names the option that is wrong."""
     known = [one.name for one in fields(settings) if one.name != "kind"]  # type: ignore[arg-type]
     for key in options:
-        if key not in known:
-            raise ConfigError(f"{key} is no key of {name}, which has {', '.join(known)}")
+        one_of(f"an option of {name}", key, known)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(settings), dict(options))
     except OmegaConfBaseException as error:

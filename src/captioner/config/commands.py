@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from captioner.checks import in_range, one_of, positive
 from captioner.config.model import VIEWS, GenerationConfig
-from captioner.config.trained import given
+from captioner.config.trained import given_keys
 from captioner.errors import ConfigError
 
 METRICS = ("BLEU", "ROUGE-L", "CIDEr", "METEOR-py", "METEOR", "SPICE")
@@ -75,12 +75,12 @@ class EvaluateConfig(ScoringConfig):
     checkpoint: one, or a list that captions together as an ensemble. data, generation: the (first)
     checkpoint's own, of which single keys can be given. views: of an image (original, mirror), over
     which probabilities are averaged. out: the folder of a checkpoint's scores, or the file of the
-    others'; subset allows results for only some of the annotated images; human
-    scores one reference against the others, of `references` or of a split of `data`. sanity adds
-    baselines and warnings; full: that of the nearest training images even where their features have
-    to be extracted first. leakage also compares all images with the training set's. A language
-    model of text is scored on `split` of its data or of data=text (all: the whole of it); page: an
-    HTML file with the losses of the first page_tokens tokens.
+    others'; subset allows results for only some of the annotated images; human scores one reference
+    against the others, of `references` or of a split of `data`. sanity adds baselines and warnings;
+    full: that of the nearest training images even where their features have to be extracted first.
+    leakage also compares all images with the training set's. A language model of text is scored on
+    `split` of its data or of data=text (all: the whole of it); page: an HTML file with the losses
+    of the first page_tokens tokens.
     """
 
     checkpoint: Any = None
@@ -102,10 +102,10 @@ class EvaluateConfig(ScoringConfig):
         super().__post_init__()
         in_range("page_tokens", self.page_tokens, 1)
         check_views(self.views)
-        if not isinstance(self.sanity, bool):
-            one_of("sanity", self.sanity, ("true", "false", "full"))
+        if not isinstance(self.sanity, bool) and self.sanity != "full":
+            raise ConfigError(f"sanity must be true, false or full, got {self.sanity!r}")
         if self.human:
-            if (given(self.data) is not None) == (self.references is None):
+            if (given_keys(self.data) is not None) == (self.references is None):
                 raise ConfigError("human=true needs data=..., or references=FILE, one of the two")
             return
         files = (self.results, self.references)

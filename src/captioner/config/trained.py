@@ -20,7 +20,7 @@ DataChanges = _changes("DataChanges", *data.KINDS)
 GenerationChanges = _changes("GenerationChanges", model.GenerationConfig)
 
 
-def given(changes: Any) -> dict[str, Any] | None:
+def given_keys(changes: Any) -> dict[str, Any] | None:
     """The keys that were given, with their values; None for whole settings."""
     if changes is None:
         return {}

@@ -119,8 +119,8 @@ class DecodedImages:
         """Images [I, 3, S, S]; ImageError names a file that cannot be read."""
         shown = self._original(rows % len(self.images))
         for number, view in enumerate(self.views):
-            places = (rows // len(self.images) == number).nonzero().squeeze(1)
             if view != "original":
+                places = (rows // len(self.images) == number).nonzero().squeeze(1)
                 shown[places] = VIEWS[view](shown[places])
         return shown
 

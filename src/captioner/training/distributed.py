@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from captioner.errors import CaptionerError, ConfigError
 from captioner.training.batch_norm import share_batch_norms, without_images
-from captioner.training.launch import started_together
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -174,10 +173,7 @@ def world() -> World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The processes that torchrun started, joined while the context is open; alone without it."""
-    if started_together() == 1:
-        yield World()
-        return
+    """The processes that torchrun started, joined while the context is open."""
     store, rank, size = next(rendezvous("env://"))
     join(store, rank=rank, size=size)
     yield world()
