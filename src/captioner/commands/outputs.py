@@ -12,7 +12,9 @@ def refuse_overwriting(config: object) -> None:
 
     What is there may be one of the command's own inputs, or anybody's; `overwrite` allows it.
     """
-    for key, paths in config.outputs().items() if isinstance(config, OutputConfig) else ():
+    if not isinstance(config, OutputConfig):
+        return
+    for key, paths in config.outputs().items():
         for path in paths:
             if path.is_dir():
                 raise ConfigError(f"{key}: {path} is a folder, and a file is to be written there")

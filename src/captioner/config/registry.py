@@ -90,8 +90,8 @@ def parse(config: DictConfig) -> Any:
 def _refuse_added_keys(config: DictConfig, prefix: str = "") -> None:
     """ConfigError for a key that no schema has: Hydra lets +key=value add one to a dataclass."""
     kind = OmegaConf.get_type(config)
-    names = {item.name for item in fields(kind)} if is_dataclass(kind) else {*config}
-    for name in config:
+    names = {item.name for item in fields(kind)} if is_dataclass(kind) else {*map(str, config)}
+    for name in map(str, config):
         if name not in names:
             raise ConfigError(f"there is no key {prefix}{name}: + cannot add one")
         node = config._get_node(name)
