@@ -44,7 +44,7 @@ def planted(*_: Any, **__: Any) -> NoReturn:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
-def test_an_exception_that_nobody_expected_is_one_sentence(
+def test_an_unexpected_exception_is_one_sentence(
     path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -17,7 +17,7 @@ from captioner.config.ranges import Choice, Range, Text
 from captioner.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-KEYS = (schema.VocabularyConfig, schema.RnnConfig, schema.ReplicasConfig)
+KEYS = (schema.VocabularyConfig, schema.RnnConfig, schema.ReplicasConfig, schema.RewardConfig)
 SCHEMAS = [
     *dict.fromkeys(one for group in schema.GROUPS.values() for one in group.values()),
     *schema.COMMANDS.values(),

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from captioner.build.components import (
     scene_metrics,
 )
 from captioner.build.cuda_graph import resident_captions
+from captioner.build.initial import resumes
 from captioner.build.memory import (
     require_memory_for_captions,
     require_memory_for_images,
@@ -26,6 +26,7 @@ from captioner.build.memory import (
 )
 from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
+from captioner.build.reward import reward_objective
 from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
@@ -38,6 +39,7 @@ from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.word_layers import set_bias_from_counts
 from captioner.training.distributed import World
 from captioner.training.setup import Order
+from captioner.training.step import Objective
 from captioner.validation.captions import CaptionValidator
 
 
@@ -51,7 +53,7 @@ class CaptionTask:
             self.splits = {name: data.split(name) for name in ("train", "dev")}
             self.features = image_features(config.encoder, seed=config.seed, device=device)
             # A run that began before this was refused may be continued.
-            if not (config.resume and (Path(config.run_dir) / "last.pt").exists()):
+            if not resumes(config.run_dir, config.resume):
                 refuse_uneven_grid(self.features.encoder)
             self._require_memory_for_images(config)
             views = {"train": config.encoder.views, "dev": ["original"]}
@@ -91,8 +93,8 @@ class CaptionTask:
             return
         batch = {"encoder.batch_size": config.encoder.batch_size}
         if self.features.trained:  # a batch of captions may show few images
-            by_picture = config.trainer.batch_by == "picture"
-            batch = {"trainer.batch_size": config.trainer.batch_size} if by_picture else {}
+            by_image = config.trainer.batch_by == "picture"
+            batch = {"trainer.batch_size": config.trainer.batch_size} if by_image else {}
         size, images = self.features.encoder.transform.size, len(self.splits["train"])
         require_memory_for_images(size, batch, self.device, images=images)
 
@@ -171,6 +173,12 @@ class CaptionTask:
                 scenes=scenes,
             ),
         )
+
+    def objective(self, config: schema.TrainConfig, model: BaseCaptioner) -> Objective | None:
+        """The reward of sentences drawn, where that is what is trained on."""
+        if config.trainer.objective != "reward":
+            return None
+        return reward_objective(config.reward, model, self.vocabulary, self.splits["train"])
 
     def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""

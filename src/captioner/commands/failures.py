@@ -55,7 +55,7 @@ def one_sentence(name: str, folder: Path | str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def located(folder: Path | str | None = None) -> Iterator[None]:
-    """Turn what nobody expected into an UnexpectedError, memory that is short into CaptionerError.
+    """Turn a defect into an UnexpectedError, memory that is short into a CaptionerError.
 
     The traceback is written into `folder`, a run's, or where there is none to a temporary file.
     """

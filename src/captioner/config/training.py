@@ -33,6 +33,8 @@ from captioner.errors import ConfigError
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
+OBJECTIVES = ("cross_entropy", "reward")
+BASELINES = ("others", "greedy")
 CAPTION_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 DECAY = Range(0, 0.999999)  # of a moving average
 SAMPLERS = ("tpe", "random")
@@ -76,7 +78,8 @@ class TrainerConfig(Checked):
     batches (null: seed). ema, such as 0.999: the decay of a moving average of the weights, which is
     validated and kept as best.pt; keep_epochs keeps the weights of so many last epochs as
     epoch_N.pt, for scripts/average.py. graph=on replays each step as one CUDA graph, with the data
-    in GPU memory; auto logs its choice and the reason.
+    in GPU memory; auto logs its choice and the reason. objective: cross_entropy, or reward, see
+    RewardConfig.
     """
 
     group: ClassVar[str] = "trainer"
@@ -87,6 +90,7 @@ class TrainerConfig(Checked):
     window: int = setting(64, COUNT)
     epoch_windows: int | None = setting(None, COUNT)
     accumulation: int = setting(1, COUNT)
+    objective: str = setting("cross_entropy", Choice(OBJECTIVES))
     label_smoothing: float = setting(0.0, RATE)
     precision: str = setting("float32", Choice(("float32", "bf16")))
     best_metric: str = setting("BLEU-4", Choice(CAPTION_METRICS + TEXT_METRICS))
@@ -103,6 +107,40 @@ class TrainerConfig(Checked):
     ema: float | None = setting(None, DECAY)
     keep_epochs: int = setting(0, COUNT_OR_NONE)
     graph: str = setting("auto", Choice(("auto", "on", "off")))
+
+
+@dataclass
+class RewardConfig(Checked):
+    """trainer.objective=reward: training on a score, see training/reward.py.
+
+    samples: sentences drawn of each image, of at most max_length words. cider, bleu: weights of
+    CIDEr-D and BLEU-4 against the training references, whose document frequencies they take; eos:
+    whether `<eos>` is a word of sentences and references. baseline: others (the mean reward of the
+    image's other samples) or greedy (the reward of its greedy sentence); normalise divides the
+    advantages by their deviation over the batch. cross_entropy: the share of the references'
+    cross-entropy in the loss.
+    """
+
+    group: ClassVar[str] = "reward"
+
+    samples: int = setting(5, COUNT)
+    cider: float = setting(1.0, NOT_NEGATIVE)
+    bleu: float = setting(0.0, NOT_NEGATIVE)
+    eos: bool = True
+    baseline: str = setting("others", Choice(BASELINES))
+    normalise: bool = False
+    cross_entropy: float = setting(0.0, RATE)
+    max_length: int = setting(30, COUNT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cider + self.bleu == 0:
+            raise ConfigError("reward.cider or reward.bleu must be greater than 0, got 0 for both")
+        if self.baseline == "others" and self.samples < 2:
+            raise ConfigError(
+                "reward.baseline=others, the mean of an image's other samples, needs "
+                f"reward.samples of 2 or more, got {self.samples}; take reward.baseline=greedy"
+            )
 
 
 @dataclass
@@ -131,7 +169,9 @@ class ReplicasConfig(Checked):
 class TrainConfig(RunConfig):
     """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there.
 
-    sweep_dir: with -m, the folder of all runs; given again, the sweep is resumed.
+    sweep_dir: with -m, the folder of all runs; given again, the sweep is resumed. init_from: a
+    checkpoint, run's folder or model folder of the same vocabulary, whose weights a new run starts
+    from, with a fresh optimiser.
     """
 
     name: str = setting(MISSING, PATH)
@@ -139,6 +179,7 @@ class TrainConfig(RunConfig):
     run_dir: str = setting(MISSING, PATH)
     sweep_dir: str = setting("", TEXT)
     resume: bool = False
+    init_from: str | None = setting(None, PATH)
     data: Any = MISSING
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     encoder: EncoderConfig = MISSING
@@ -146,6 +187,7 @@ class TrainConfig(RunConfig):
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
+    reward: RewardConfig = field(default_factory=RewardConfig)
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     generation: GenerationConfig = MISSING
 
@@ -153,6 +195,7 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         self._check_text()
         self._check_attention()
+        self._check_objective()
         self._check_replicas()
         trained = self.encoder.train_from is not None
         if trained and self.model.feature_norm == "standardise":
@@ -186,6 +229,30 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 f"trainer.replicas must be 1 for model={kind}, got {self.trainer.replicas}: its "
                 "loop over time leaves nothing for replicas to share"
+            )
+
+    def _check_objective(self) -> None:
+        """What sentences that are drawn and scored need, and cannot be with."""
+        if self.trainer.objective != "reward":
+            return
+        if isinstance(self.data, TextData):
+            raise ConfigError("trainer.objective=reward scores captions: text has no references")
+        needed = {"batch_by": "picture", "label_smoothing": 0, "replicas": 1}
+        for key, value in needed.items():
+            if getattr(self.trainer, key) != value:
+                raise ConfigError(
+                    f"trainer.objective=reward needs trainer.{key}={value}, got "
+                    f"{getattr(self.trainer, key)}"
+                )
+        if self.init_from is None and self.reward.cross_entropy == 0:
+            raise ConfigError(
+                "trainer.objective=reward learns from captions that the model writes already: give "
+                "init_from=CHECKPOINT, or a share reward.cross_entropy"
+            )
+        if self.trainer.graph == "on":
+            raise ConfigError(
+                "trainer.graph=on cannot be with trainer.objective=reward: how long a drawn "
+                "sentence is, is known on the host"
             )
 
     def _check_replicas(self) -> None:
