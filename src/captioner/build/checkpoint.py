@@ -12,6 +12,7 @@ from torch import nn
 from captioner import config as schema
 from captioner.build.backend import for_inference
 from captioner.build.components import build_generation, image_features
+from captioner.build.memory import require_memory_for_captions
 from captioner.build.models import build_captioner, build_language_model
 from captioner.data.text.codec import TextCodec
 from captioner.data.vocabulary import Vocabulary
@@ -41,8 +42,11 @@ class TrainedCaptioner:
     data: Any
     checkpoint: Checkpoint
 
-    def generator(self, config: schema.GenerationConfig) -> CaptionGenerator:
-        """A generator of captions by the method that `config` describes."""
+    def generator(self, config: schema.GenerationConfig, *, images: int = 1) -> CaptionGenerator:
+        """A generator of captions by the method that `config` describes; ConfigError where too
+        little memory is free for a batch of so many `images`."""
+        device = next(self.model.parameters()).device
+        require_memory_for_captions(config, device, vocab_size=len(self.vocabulary), images=images)
         return CaptionGenerator(
             self.model, self.vocabulary, build_generation(config, self.vocabulary)
         )
@@ -199,7 +203,7 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
     place = f"{path}: config"
     tree: Any = stored_config(checkpoint, path)
     identity: Any = stored_identity(checkpoint, path)
-    vocabulary = _vocabulary(checkpoint, path)
+    vocabulary = stored_vocabulary(checkpoint, path)
     with _wrong_checkpoint():
         restore(_CaptionerSettings, tree, place)
         # What auto chose there, whatever it would choose here.
@@ -248,7 +252,8 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
     return TrainedCaptioner(model.to(device).eval(), vocabulary, features, data, checkpoint)
 
 
-def _vocabulary(checkpoint: Checkpoint, path: str) -> Vocabulary:
+def stored_vocabulary(checkpoint: Checkpoint, path: str) -> Vocabulary:
+    """The words that a checkpoint carries; CheckpointError names `path`."""
     if "vocabulary" not in checkpoint.texts:
         raise CheckpointError(f"{path} holds no vocabulary")
     with _wrong_checkpoint():
@@ -281,7 +286,7 @@ def _language_model(
 ) -> TrainedLanguageModel:
     place = f"{path}: config"
     tree = stored_config(checkpoint, path)
-    vocabulary = _vocabulary(checkpoint, path)
+    vocabulary = stored_vocabulary(checkpoint, path)
     with _wrong_checkpoint():
         settings: _LanguageModelSettings = restore(_LanguageModelSettings, tree, place)
         model_config = for_inference(schema.model_config(tree["model"], f"{place}: model"))

@@ -43,6 +43,12 @@ class Progress:
     validations_since_best: Count = 0
     finished: bool = False
     history: list[dict[str, Figure]] = field(default_factory=list)
+    # Of the epoch's figures that an objective gives: a sum, and what it is to be divided by.
+    sums: dict[str, tuple[Figure, Figure]] = field(default_factory=dict)
+
+    def means(self) -> dict[str, float]:
+        """The objective's figures so far in the epoch."""
+        return {name: total / max(1, count) for name, (total, count) in self.sums.items()}
 
 
 class _Optimizer(TypedDict):
