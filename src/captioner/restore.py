@@ -46,7 +46,7 @@ Figure = Annotated[float, "NaN and infinity too"]  # what was measured, however 
 
 
 class _Wrong(Exception):
-    """What is wrong, and where inside the value; the place is put together on the way out."""
+    """What is wrong, and where inside the value; each level adds its own step to the place."""
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(message)
