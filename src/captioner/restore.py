@@ -212,7 +212,7 @@ def _union(kinds: Sequence[Any]) -> Read:
 
 def _list(kind: Any) -> Read:
     inner, leaf = _reader(kind), _LEAVES.get(kind)
-    columns = _columns(kind)
+    columns, fixed = _columns(kind), _fixed(kind)
 
     def read(value: Any) -> Any:
         if not isinstance(value, list | tuple):
@@ -220,6 +220,8 @@ def _list(kind: Any) -> Read:
         # Without a look at each of what may be millions.
         if (leaf and _all_fine(leaf, value)) or (columns and _all_rows_fine(columns, value)):
             return value
+        if fixed and _all_fixed_fine(fixed, value):
+            return [*map(tuple, value)]
         made = []
         try:
             for one in value:
@@ -236,6 +238,18 @@ def _columns(kind: Any) -> dict[str, _Leaf]:
     hints = typing.get_type_hints(kind) if typing.is_typeddict(kind) else {}
     simple = hints and set(hints) == kind.__required_keys__ and _LEAVES.keys() >= {*hints.values()}
     return {key: _LEAVES[one] for key, one in hints.items()} if simple else {}
+
+
+def _fixed(kind: Any) -> list[_Leaf]:
+    """What a tuple of a fixed number of single values holds; of anything else nothing."""
+    parts = get_args(kind) if get_origin(kind) is tuple else ()
+    return [_LEAVES[one] for one in parts] if parts and _LEAVES.keys() >= {*parts} else []
+
+
+def _all_fixed_fine(parts: Sequence[_Leaf], rows: Sequence[Any]) -> bool:
+    if not (set(map(type, rows)) <= {list, tuple} and set(map(len, rows)) <= {len(parts)}):
+        return False
+    return all(map(_all_fine, parts, zip(*rows, strict=True)))
 
 
 def _all_rows_fine(columns: Mapping[str, _Leaf], rows: Sequence[Any]) -> bool:

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,51 @@ def test_a_checkpoint_whose_words_do_not_fit_is_refused(checkpoint: Path, tmp_pa
     save_checkpoint(tmp_path / "other.pt", other)
     with pytest.raises(CheckpointError, match=r"embedding\.weight is \["):
         load_captioner(tmp_path / "other.pt", device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config", lambda c: None, r"config must be an object, found None"),
+        ("config", lambda c: {**c, "model": None}, r"config: model must be an object, found None"),
+        ("config", lambda c: changed_in(c, "model", num_layers=100_000), "num_layers is 100,000"),
+        ("config", lambda c: changed_in(c, "model", hidden_size=10**9), "does not fit this model"),
+        ("config", lambda c: changed_in(c, "model", num_layers=1.5), "num_layers must be a whole"),
+        ("config", lambda c: changed_in(c, "model", kind=["x"]), "kind must be one of show_and"),
+        ("config", lambda c: changed_in(c, "encoder", views=5), "encoder: views must be a list"),
+        ("config", lambda c: {**c, "seed": "a"}, "config: seed must be a whole number, found 'a'"),
+        ("config", lambda c: {**c, "data": {"kind": "tv"}}, "data: kind must be one of scenes"),
+        ("config", lambda c: nested(100), "config: .* is nested more than 50 deep"),
+        ("config", lambda c: nested(900), "config"),
+        ("encoder", lambda c: [c], "encoder must be an object with the keys feature_dim, kind"),
+        ("encoder", lambda c: {"kind": "frozen"}, "encoder lacks 'feature_dim'"),
+        ("encoder", lambda c: {**c, "kind": "other"}, "kind must be one of frozen, trained, feat"),
+        ("encoder", lambda c: {"kind": "frozen", "feature_dim": 512}, "of another encoder"),
+        ("encoder", lambda c: {**c, "feature_dim": 10**18}, "does not fit this model"),
+        ("vocabulary", lambda c: {**c, "words": [5]}, r"vocabulary: words\[0\] must be text"),
+        ("vocabulary", lambda c: {**c, "words": {"a": 1}}, "words must be a list"),
+    ],
+)
+def test_a_checkpoint_with_other_texts_is_refused(
+    checkpoint: Path, tmp_path: Path, name: str, change: Callable[[Any], Any], message: str
+) -> None:
+    whole = load_checkpoint(checkpoint)
+    text = json.dumps(change(json.loads(whole.texts[name])))
+    other = dataclasses.replace(whole, texts={**whole.texts, name: text})
+    save_checkpoint(tmp_path / "other.pt", other)
+    with pytest.raises(CheckpointError, match=rf"other\.pt.*{message}"):
+        load_captioner(tmp_path / "other.pt", device=CPU)
+
+
+def changed_in(tree: dict[str, Any], group: str, **changes: Any) -> dict[str, Any]:
+    return {**tree, group: {**tree[group], **changes}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for _ in range(depth):
+        tree = {"a": tree}
+    return tree
 
 
 def test_pictures_missing_from_a_split_are_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -19,7 +20,13 @@ from hydra.core.global_hydra import GlobalHydra
 from in_process import COMMANDS, SCRIPTS, call
 from omegaconf import OmegaConf
 
-from captioner.commands.cli import compose_config, gather_list, quote, threads_in_sweep
+from captioner.commands.cli import (
+    _print_anything,
+    compose_config,
+    gather_list,
+    quote,
+    threads_in_sweep,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,3 +154,12 @@ def test_a_configuration_is_composed_within_a_running_job() -> None:
         assert compose_config("train", configs=ROOT / "configs").data.kind == "scenes"
         assert GlobalHydra.instance().hydra is running
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_terminal_shows_what_its_encoding_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is no UTF-8, a letter that is no ASCII: printed as an escape."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    _print_anything()
+    print(os.fsdecode(b"caf\xe9"), "\u00e9", flush=True)
+    assert written.getvalue() == b"caf\\udce9 \\xe9\n"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +136,22 @@ def test_the_result_outlives_the_file(tmp_path: Path) -> None:
     image = load_image(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").unlink()
     assert image.resize((2, 2)).size == (2, 2)
+
+
+def test_a_png_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    """Its pixels could be any: those of an uncompressed PNG are changed without another sign."""
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "a.png", compress_level=0)
+    whole = (tmp_path / "a.png").read_bytes()
+    assert (pixels(tmp_path / "a.png") == RED).all()
+    for place in (whole.index(b"IDAT") + 30, whole.index(b"IHDR") + 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (tmp_path / "b.png").write_bytes(damaged)
+        with pytest.raises(ImageError, match=r"b\.png is damaged: the checksum of its part 'I...'"):
+            load_image(tmp_path / "b.png")
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a\.png is a named pipe, expected a file"):
+        load_image(tmp_path / "a.png")

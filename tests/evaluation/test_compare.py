@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,3 +121,55 @@ def test_the_commands_score_and_compare_without_a_checkpoint(tmp_path: Path, run
     assert "3 runs" in compare(three)
     with pytest.raises(ConfigError, match="two runs or more, got 1"):
         compose_config("compare", [f"runs=[{runs[0]}]"], configs=CONFIGS)
+
+
+def without(*keys: str) -> Callable[[Any], object]:
+    """Take a part out of what a file holds; the last of the keys names it."""
+
+    def change(content: Any) -> object:
+        for key in keys[:-1]:
+            content = content[int(key) if isinstance(content, list) else key]
+        return content.pop(keys[-1])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("scores_images", without("images", "3", "captions"), r"images\[3\] lacks 'captions'"),
+        ("scores_images", without("images", "0", "references"), r"images\[0\] lacks 'references'"),
+        ("scores_images", without("images", "0", "scores", "CIDEr-D"), "image 0 has no CIDEr-D"),
+        ("scores_images", lambda c: c["images"].clear(), "scores_images.json holds no image"),
+        ("scores_images", lambda c: c["images"][1]["captions"].clear(), "image 1 has no caption"),
+        (
+            "scores_images",
+            lambda c: c["images"][1]["captions"][0].update(text=5),
+            r"images\[1\]\.captions\[0\]\.text must be text, found 5",
+        ),
+        (
+            "scores_images",
+            lambda c: c["statistics"]["BLEU-4"].pop(),
+            "statistics of BLEU-4 must be 30 rows of 10 finite numbers",
+        ),
+        ("scores_images", lambda c: c["statistics"]["BLEU-4"][2].pop(), "must be 30 rows of 10"),
+        ("scores_images", lambda c: c["statistics"].update(CIDEr=7), "statistics.CIDEr must be a"),
+        (
+            "scores_images",
+            lambda c: c["statistics"].update({"ROUGE-L": [["1", "1"]] * 30}),
+            "statistics of ROUGE-L must be 30 rows of 2 finite numbers",
+        ),
+        ("scores", without("protocol"), r"scores\.json lacks 'protocol'"),
+        ("scores", lambda c: c["intervals"].update(BLEU=[1]), "intervals.BLEU must be a list of 2"),
+    ],
+)
+def test_records_of_another_shape_are_refused(
+    tmp_path: Path, file: str, change: Callable[[Any], object], message: str
+) -> None:
+    scored(tmp_path, "a", GOOD)
+    path = tmp_path / "a" / f"{file}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"{file}\.json.*{message}|{message}"):
+        load_record(tmp_path / "a")

@@ -141,3 +141,34 @@ def test_page_and_csv_hold_every_run(outputs: Path, tmp_path: Path) -> None:
 
 def test_nothing_there_is_said(tmp_path: Path) -> None:
     assert leaderboard(LeaderboardConfig(folders=[str(tmp_path)])) == f"no runs in {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "note"),
+    [
+        ("config.json", {"trainer": {"best_metric": "BLEU-4", "epochs": "3"}}, "trainer: epochs"),
+        ("config.json", {"trainer": None}, "trainer must be an object"),
+        ("history.json", [{"epoch": 1, "BLEU-4": "high"}], r"[0].BLEU-4 must be a finite number"),
+        ("history.json", [{"BLEU-4": 1.0}], "[0] has no number epoch"),
+        ("history.json", [{"epoch": None, "BLEU-4": 1.0}], "[0] has no number epoch"),
+        ("outcome.json", {"state": "finished"}, "a finished run has a metric"),
+        ("outcome.json", {"state": "failed", "best": "9"}, "best must be a finite number or null"),
+        ("outcome.json", {"state": "lost"}, "state must be one of finished, failed, found 'lost'"),
+        ("outcome.json", [], "must be an object with the keys state, found a list of 0"),
+    ],
+)
+def test_runs_of_another_shape_are_left_out(
+    outputs: Path, file: str, content: Any, note: str
+) -> None:
+    (outputs / "c" / file).write_text(json.dumps(content))
+    gathered = gather([outputs])
+    assert len(gathered.runs) == 4 and len(gathered.notes) == 1
+    assert gathered.notes[0].startswith(f"{outputs}/c is left out: ") and note in gathered.notes[0]
+
+
+def test_scores_of_another_shape_give_no_interval(outputs: Path) -> None:
+    path = outputs / "s" / "b" / "dev_greedy" / "scores.json"
+    scores = json.loads(path.read_text())
+    for part in ({"protocol": "dev"}, {"intervals": {"BLEU-4": ["low", 1]}}, {"intervals": 10**30}):
+        path.write_text(json.dumps({**scores, **part}))
+        assert all(run.interval is None for run in gather([outputs]).runs), part

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from captioner.files import write_json
+from captioner.files import atomic_write, write_json
 from captioner.runs.folder import CONFIG, LATER, FolderTaken, check_same_run
+from captioner.runs.outcome import sole_trainer
 
 ENCODER = {"reader": "auto", "cache_dtype": "float32", "views": ["original"]}
 NOW = {"seed": 1, "trainer": {"graph": "auto", "epochs": 3}, "encoder": ENCODER}
@@ -44,3 +46,18 @@ def test_a_run_of_version_0_1_goes_on_under_todays_names(tmp_path: Path) -> None
         FolderTaken, match=r"with other settings: generation.beam_size was 3, now 5$"
     ):
         check_same_run(tmp_path, {**NOW, **now, "generation": {"beam_size": 5}})
+
+
+def test_a_checkpoint_that_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "replica_0").mkdir()
+    for folder in (tmp_path, tmp_path / "replica_0"):
+        with pytest.raises(KeyboardInterrupt), atomic_write(folder / "last.pt") as file:
+            file.write(b"half")
+            left = next(folder.glob(".last.pt.*"))
+            shutil.copy(left, folder / "copy")
+            raise KeyboardInterrupt
+        (folder / "copy").rename(left)  # as it lies there after a SIGKILL
+        (folder / ".hidden.json").touch()
+    with sole_trainer(tmp_path):
+        kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert kept == {"lock", ".hidden.json"}

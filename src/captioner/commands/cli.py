@@ -1,6 +1,7 @@
 """What every command does: compose, check, run; one clear sentence when something is wrong."""
 
 import contextlib
+import io
 import logging
 import os
 import pkgutil
@@ -39,6 +40,13 @@ WITH_VALUE = re.compile(
 )
 
 
+def _print_anything() -> None:
+    """Let the terminal show what its encoding lacks, such as names that are no UTF-8, escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_command(
     task: Task,
     script: str,
@@ -58,6 +66,7 @@ def run_command(
     configuration to the others; the first to fail says why.
     """
     name, configs = Path(script).stem, Path(script).absolute().parents[1] / "configs"
+    _print_anything()
     with one_sentence(name):
         if launch.started_together() > 1 and not processes:
             launch.refuse(f"{name}.py")

@@ -1,19 +1,17 @@
 """Opening an image: upright, 8-bit RGB, or one clear error."""
 
 import contextlib
-import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from captioner.errors import ImageError
+from captioner.errors import DataError, ImageError
+from captioner.files import refuse_special
 
 MAX_PIXELS = 178_956_970  # where Pillow itself stops
-
-# What Pillow's decoders raise on damaged files.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def load_image(
@@ -27,6 +25,8 @@ def load_image(
     """
     path = Path(path)
     try:
+        refuse_special(path)
+        _check_sums(path)
         with Image.open(path, formats=kinds) as image:
             width, height = image.size
             if width * height > max_pixels:
@@ -46,14 +46,41 @@ def load_image(
         raise ImageError(f"{path} is not an image{expected}: {found}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large an image: {error}") from error
-    except _DAMAGED as error:
-        raise ImageError(f"cannot read the image {path}, it may be damaged: {error}") from error
+    except ImageError:
+        raise
+    except DataError as error:  # no ordinary file
+        raise ImageError(f"cannot read the image {path}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of many kinds: what Pillow's readers do with damaged files
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise ImageError(f"cannot read the image {path}, it may be damaged: {reason}") from error
+
+
+def _check_sums(path: Path) -> None:
+    """ImageError where a part of a PNG has another checksum than it says: Pillow does not look at
+    those of the pixels. What is cut short it reports itself."""
+    with path.open("rb") as file:
+        if file.read(len(_PNG)) != _PNG:
+            return
+        data = memoryview(file.read())
+    start = 0
+    while len(data) - start >= 12:
+        size, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        end = start + 8 + size
+        stored = data[end : end + 4]
+        if len(stored) == 4 and zlib.crc32(data[start + 4 : end]) != int.from_bytes(stored, "big"):
+            part = bytes(kind).decode("latin-1")
+            raise ImageError(f"{path} is damaged: the checksum of its part {part!r} is wrong")
+        if kind == b"IEND":
+            return
+        start = end + 4
 
 
 def as_rgb(image: Image.Image, path: Path | str = "the image") -> Image.Image:
     """An opened image as `load_image` gives it; ImageError for an unknown range of values."""
     # A broken EXIF block does not make the pixels worse: such an image is not turned.
-    with contextlib.suppress(*_DAMAGED, KeyError, TypeError):
+    with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_wide_grey(path, image)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -17,8 +18,16 @@ from captioner.errors import DataError
 from captioner.evaluation.metric import Metric, mean_metric
 from captioner.evaluation.ngrams import ORDERS, Corpus, Floats, Ints, count_ngrams, find
 from captioner.files import read_json, write_json
+from captioner.restore import Size, restore
 
 SIGMA = 6.0  # words: the width of CIDEr-D's length penalty
+
+
+class _Table(TypedDict):
+    """What is stored of document frequencies."""
+
+    images: Size
+    ngrams: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,9 @@ class DocumentFrequencies:
     @classmethod
     def load(cls, path: Path | str) -> DocumentFrequencies:
         """Read a saved table; DataError naming the file when it is none."""
-        content = read_json(path)
-        if not isinstance(content, dict) or not {"images", "ngrams"} <= content.keys():
-            raise DataError(f'{path}: expected a table {{"images": number, "ngrams": {{...}}}}')
+        content: _Table = restore(_Table, read_json(path), str(path))
         images, counts = content["images"], content["ngrams"]
-        wrong = [k for k, v in counts.items() if not isinstance(v, int) or not 0 < v <= images]
+        wrong = [k for k, v in counts.items() if not 0 < v <= images]
         if wrong:
             raise DataError(
                 f"{path}: {wrong[0]!r} is said to be in {counts[wrong[0]]!r} of {images} images"

@@ -7,7 +7,7 @@ statistics that add up to the corpus's. Both can be read back without model or d
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from captioner.evaluation.meteor import meteor_metric
 from captioner.evaluation.metric import Metric, mean_metric
 from captioner.evaluation.metrics import Measured
 from captioner.files import read_json, write_json
+from captioner.restore import Json, restore
 
 DIGITS = 10  # of the numbers of each image
 
@@ -49,6 +50,10 @@ class ImageRecord:
     references: Sequence[str]
     file: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.captions:
+            raise ValueError(f"image {self.image_id!r} has no caption")
 
 
 @dataclass(frozen=True)
@@ -106,37 +111,73 @@ def load_record(path: Path | str) -> RunRecord:
         path = path / "scores.json"
     elif not path.suffix:
         path = path.with_suffix(".json")
-    scores, content = read_json(path), read_json(images_file(path))
+    scores: Any = restore(_OptionalScores, read_json(path, file_names=True), str(path))
+    place = str(images_file(path))
+    content = read_json(images_file(path), file_names=True)
+    stored: _Images = restore(_Images, _todays(content), place)
+    images, count = stored["images"], len(stored["images"])
+    if not images:
+        raise DataError(f"{place} holds no image")
+    statistics = {k: _table(x, k, count, place) for k, x in stored["statistics"].items()}
+    metrics = _metrics(statistics, penalise=scores["protocol"].get("brevity_penalty") == "on")
+    for image in images:
+        if absent := metrics.keys() - image.scores.keys():
+            raise DataError(f"{place}: image {image.image_id!r} has no {', '.join(sorted(absent))}")
+    return RunRecord(stored["name"], scores, images, metrics)
+
+
+class _Sanity(TypedDict, total=False):
+    warnings: list[str]
+    rows: dict[str, dict[str, float]]
+
+
+class _Scores(TypedDict):
+    protocol: dict[str, Json]
+
+
+class _OptionalScores(_Scores, total=False):
+    """What comparisons and reports read of scores.json, beside the scores."""
+
+    intervals: dict[str, tuple[float, float]]
+    sanity: _Sanity
+
+
+class _Images(TypedDict):
+    name: str
+    images: list[ImageRecord]
+    statistics: dict[str, list[Any]]
+
+
+def _todays(content: Any) -> Any:
+    """The content with the key "file", which in earlier files is "picture"."""
+    entries = content.get("images") if isinstance(content, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and "picture" in entry:
+            entry["file"] = entry.pop("picture")
+    return content
+
+
+# Statistics of an image; of all other metrics the score and a one.
+_COLUMNS = {"BLEU-4": 10, "METEOR-py": 6}
+
+
+def _table(rows: list[Any], name: str, images: int, place: str) -> np.ndarray:
+    shape = (images, _COLUMNS.get(name, 2))
     try:
-        images = [_image(one) for one in content["images"]]
-        metrics = _metrics(content["statistics"], scores)
-        name = str(content["name"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{images_file(path)} is no file of scored images: {error!r}") from error
-    return RunRecord(name, scores, images, metrics)
+        table = np.array(rows)
+    except ValueError:  # rows of different lengths
+        table = np.array(None)
+    if table.shape != shape or table.dtype.kind not in "iuf" or not np.isfinite(table).all():
+        expected = "{} rows of {} finite numbers".format(*shape)
+        raise DataError(f"{place}: the statistics of {name} must be {expected}")
+    return table.astype(np.float64)
 
 
-def _image(entry: Mapping[str, Any]) -> ImageRecord:
-    captions = [
-        ShownCaption(
-            one["text"],
-            [(word, p) for word, p in one["words"]],
-            one["log_prob"],
-            WordMaps(**one["maps"]) if "maps" in one else None,
-        )
-        for one in entry["captions"]
-    ]
-    file = entry["file"] if "file" in entry else entry["picture"]  # the key in earlier files
-    return ImageRecord(entry["image_id"], captions, entry["references"], file, entry["scores"])
-
-
-def _metrics(statistics: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Metric]:
+def _metrics(statistics: Mapping[str, np.ndarray], *, penalise: bool) -> dict[str, Metric]:
     """The metrics from their statistics; which formula combines them follows from the name."""
     metrics: dict[str, Metric] = {}
-    for name, rows in statistics.items():
-        table = np.array(rows, np.float64)
+    for name, table in statistics.items():
         if name == "BLEU-4":
-            penalise = scores["protocol"]["brevity_penalty"] == "on"
             metrics |= {m.name: m for m in bleu_metrics(table, penalise=penalise)}
         elif name == "METEOR-py":
             metrics[name] = meteor_metric(table)

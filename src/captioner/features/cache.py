@@ -14,14 +14,23 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from captioner.errors import DataError
+from captioner.features.rows import load_array
 from captioner.files import alone, atomic_write, disk_errors, read_json, write_json
+from captioner.restore import Json, Size, restore
 
 _log = logging.getLogger(__name__)
+
+
+class _Meta(TypedDict):
+    """What meta.json holds."""
+
+    identity: dict[str, Json]
+    batch_size: Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +49,11 @@ class FeatureCache:
 
     def features(self) -> np.ndarray:
         """[n, R, F], memory-mapped, read only."""
-        return np.load(self.folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        return load_array(self.folder / "features.npy")
 
     def done(self) -> np.ndarray:
         """[n] bool, a copy."""
-        return np.load(self.folder / "done.npy", allow_pickle=False) == 1
+        return load_array(self.folder / "done.npy") == 1
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -88,17 +97,16 @@ class FeatureCache:
 
     def _batch_size(self) -> int | None:
         """The batch size in meta.json; None unless all three files are there and whole."""
+        meta_file = self.folder / "meta.json"
         try:
-            meta = read_json(self.folder / "meta.json")
-            done = np.load(self.folder / "done.npy", allow_pickle=False)
-            features = self.features()
-            batch_size = int(meta["batch_size"])
-            whole = meta["identity"] == self.identity and batch_size > 0
-        except (DataError, OSError, ValueError, EOFError, KeyError, TypeError):
+            meta: _Meta = restore(_Meta, read_json(meta_file), str(meta_file))
+            done, features = load_array(self.folder / "done.npy"), self.features()
+        except DataError:
             return None
+        whole = meta["identity"] == self.identity
         whole &= done.shape == self.shape[:1] and done.dtype == np.uint8
         whole &= features.shape == self.shape and features.dtype == self.dtype
-        return batch_size if whole else None
+        return meta["batch_size"] if whole else None
 
 
 def _overwrite(path: Path, start: int, rows: np.ndarray) -> None:

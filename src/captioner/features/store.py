@@ -3,7 +3,6 @@
 Letters: n images, B images of a batch, R regions (1 when pooled), F image feature.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from captioner.data.captions import duplicates
 from captioner.errors import DataError
-from captioner.features.rows import FeatureRows
-from captioner.files import read_json
+from captioner.features.rows import FeatureRows, load_array
+from captioner.files import parse_json, read_json, read_text
+from captioner.restore import restore
 
 _CHECK_BYTES = 64 * 2**20  # of features that are looked at together
 
@@ -93,17 +93,10 @@ def load_features(path: Path | str, *, names: Sequence[str]) -> FeatureStore:
     if not path.is_file():
         raise DataError(f"there is no features file {path}")
     if path.suffix == ".npy":
-        return _checked(path, _read_sidecar(path), _read_npy(path), names)
+        return _checked(path, _read_sidecar(path), load_array(path), names)
     if path.suffix == ".safetensors":
         return _checked(path, *_read_safetensors(path, names), names)
     raise DataError(f"features are read from .npy or .safetensors, not from {path}")
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot read the array in {path}: {error}") from error
 
 
 def _read_sidecar(path: Path) -> list[str]:
@@ -112,14 +105,13 @@ def _read_sidecar(path: Path) -> list[str]:
     if as_json.is_file():
         return _name_list(read_json(as_json), as_json)
     if as_text.is_file():
-        return [line for line in as_text.read_text(encoding="utf-8-sig").splitlines() if line]
+        return [line for line in read_text(as_text).splitlines() if line]
     raise DataError(f"{path} needs its image names beside it, in {as_json.name} or {as_text.name}")
 
 
 def _name_list(value: Any, source: Path | str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise DataError(f"{source} must hold a JSON list of image names")
-    return value
+    names: list[str] = restore(list[str], value, str(source))
+    return names
 
 
 def _read_safetensors(path: Path, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -130,11 +122,12 @@ def _read_safetensors(path: Path, names: Sequence[str]) -> tuple[list[str], np.n
         with safetensors.safe_open(path, framework="pt") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             if "names" in metadata and set(file.keys()) == {"features"}:
-                listed = _name_list(json.loads(metadata["names"]), f"{path}: names")
+                source = f"{path}: names"
+                listed = _name_list(parse_json(metadata["names"], source), source)
                 return listed, _as_numpy(file.get_tensor("features"))
             _check_present(f"{path} lacks the features of", file.keys(), names)
             tensors = {name: file.get_tensor(name) for name in dict.fromkeys(names)}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise DataError(f"cannot read the features in {path}: {error}") from error
     return list(tensors), _stacked(path, tensors)
 

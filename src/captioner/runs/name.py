@@ -25,7 +25,7 @@ def run_name(values: Mapping[str, str]) -> str:
     exact = ",".join(f"{_shortest(key, full)}={value}" for key, value in full.items())
     name = ",".join(f"{_shortest(key, full)}={_safe(value)}" for key, value in full.items())
     if name != exact or len(name) > _LONGEST_NAME:
-        digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
+        digest = hashlib.sha256(exact.encode("utf-8", "backslashreplace")).hexdigest()[:8]
         name = f"{name[:_LONGEST_NAME]}~{digest}"
     return name or "run"
 

@@ -14,6 +14,7 @@ from captioner.runs.folder import FolderTaken
 
 OUTCOME = "outcome.json"
 _LOCK = "lock"
+UNFINISHED = ".*.pt.????????"  # as files.atomic_write calls a checkpoint until it is whole
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,15 @@ def sole_trainer(folder: Path) -> Iterator[None]:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderTaken(f"another process is training in {folder}") from None
+        _remove_unfinished(folder)
         yield
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote a checkpoint left, of replicas too."""
+    for path in (*folder.glob(UNFINISHED), *folder.glob(f"*/{UNFINISHED}")):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def is_training(folder: Path) -> bool:

@@ -7,7 +7,8 @@ with the trials that it would have had.
 import fcntl
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,43 +60,55 @@ class Study:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderTaken(f"another process works at the study in {lock.parent}") from None
-        try:
+        self._where = f"the study {name} in {storage}"
+        with self._reading():
             self.study = self.optuna.create_study(
                 storage=storage,
                 study_name=name,
                 direction="minimize" if lower_is_better else "maximize",
                 load_if_exists=True,
             )
+            # Left by an earlier process; the lock excludes another.
+            running = self.optuna.trial.TrialState.RUNNING
+            trials = self.study.get_trials(deepcopy=False)
+            self._stored = {name for one in trials for name in one.params}
+            self.unfinished = [
+                self.optuna.trial.Trial(self.study, one._trial_id)
+                for one in self.study.get_trials(deepcopy=False, states=(running,))
+            ]
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A storage that cannot be read or written ends in a ConfigError that names it."""
+        try:
+            yield
+        except ConfigError:
+            raise
         except Exception as error:  # SQLAlchemy's and Optuna's, of many kinds
-            raise ConfigError(f"cannot open the study {name} in {storage}: {error}") from error
-        # Left by an earlier process; the lock excludes another.
-        running = self.optuna.trial.TrialState.RUNNING
-        trials = self.study.get_trials(deepcopy=False)
-        self._stored = {name for one in trials for name in one.params}
-        self.unfinished = [
-            self.optuna.trial.Trial(self.study, one._trial_id)
-            for one in self.study.get_trials(deepcopy=False, states=(running,))
-        ]
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise ConfigError(f"cannot work with {self._where}: {reason}") from error
 
     def next_trials(self, most: int) -> list[tuple[Any, list[str]]]:
         """At most `most` trials to run now, each with its overrides; none when all have a score."""
         trials: list[tuple[Any, list[str]]] = []
-        while len(trials) < most and (self.unfinished or self._count() < self.n_trials):
-            trial = self.unfinished.pop(0) if self.unfinished else self._ask()
-            try:
-                trials.append((trial, [self._suggest(trial, one) for one in self.space]))
-            except ValueError as error:
-                raise ConfigError(
-                    f"the study {self.study.study_name} was begun with other values: {error}"
-                ) from error
+        with self._reading():
+            while len(trials) < most and (self.unfinished or self._count() < self.n_trials):
+                trial = self.unfinished.pop(0) if self.unfinished else self._ask()
+                try:
+                    trials.append((trial, [self._suggest(trial, one) for one in self.space]))
+                except ValueError as error:
+                    raise ConfigError(
+                        f"the study {self.study.study_name} was begun with other values: {error}"
+                    ) from error
         return trials
 
     def tell(self, trial: Any, outcome: Outcome) -> None:
         """Store the score of a finished run, or that it failed."""
-        if outcome.finished:
-            self.study.tell(trial, outcome.best)
-        else:
-            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+        with self._reading():
+            if outcome.finished:
+                self.study.tell(trial, outcome.best)
+            else:
+                self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
 
     def _count(self) -> int:
         return len(self.study.get_trials(deepcopy=False))

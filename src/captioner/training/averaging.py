@@ -97,10 +97,11 @@ def average_checkpoints(paths: Sequence[Path]) -> Checkpoint:
     sums = {k: x.double() if x.is_floating_point() else x for k, x in first.model.items()}
     for path in paths[1:]:
         other = load_checkpoint(path)
-        same_shapes = {k: v.shape for k, v in other.model.items()} == {
-            k: v.shape for k, v in first.model.items()
-        }
-        if not same_shapes or other.texts.get("vocabulary") != first.texts.get("vocabulary"):
+        shapes, expected = (
+            {name: (tensor.shape, tensor.dtype) for name, tensor in one.model.items()}
+            for one in (other, first)
+        )
+        if shapes != expected or other.texts.get("vocabulary") != first.texts.get("vocabulary"):
             raise CheckpointError(f"{path} is not of the model and vocabulary of {paths[0]}")
         for name, tensor in other.model.items():
             if tensor.is_floating_point():

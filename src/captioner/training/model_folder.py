@@ -94,7 +94,7 @@ def save_folder(
         data = safetensors.torch.save(tensors, metadata={"format": "pt"})
         (folder / WEIGHTS).write_bytes(data)
         (folder / VOCABULARY).write_text(checkpoint.texts["vocabulary"], encoding="utf-8")
-        (folder / CARD).write_text(card, encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
         content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,

@@ -291,3 +291,19 @@ def test_wrong_counts_and_lost_images(tmp_path: Path, flickr8k: Server) -> None:
     token.write_text(token.read_text() + "a.jpg#2\ta cat sits\n")
     with pytest.raises(DataError, match=r"captions in Flickr8k\.token\.txt: found 17, expected 16"):
         prepare_flickr8k(root=tmp_path, download=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [(6, 1, ".* is encrypted"), (8, 97, ".*compression")],
+    ids=["encrypted", "packed by a rare method"],
+)
+def test_an_archive_that_cannot_be_unpacked_is_named(
+    tmp_path: Path, field: int, value: int, reason: str
+) -> None:
+    data = bytearray(zipped({"Flickr8k.token.txt": "a.jpg#0\ta dog runs\n"}))
+    for header, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):  # the file's, the directory's
+        data[data.index(header) + field + shift] = value
+    (tmp_path / "Flickr8k_text.zip").write_bytes(data)
+    with pytest.raises(DataError, match=rf"Flickr8k_text\.zip cannot be unpacked: {reason}"):
+        prepare_flickr8k(root=tmp_path, download=False, text_url="http://elsewhere/x.zip")

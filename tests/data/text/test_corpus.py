@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +134,42 @@ def test_a_prompt_that_cannot_be_encoded_says_what_is_unknown(
 def test_bytes_that_are_no_text_still_decode(tmp_path: Path) -> None:
     codec: TextCodec = encode(tmp_path, "byte", TEXT).codec
     assert codec.decode([4 + 0xE2, 4 + 65]) == "\N{REPLACEMENT CHARACTER}A"
+
+
+def cached(folder: Path) -> Callable[[], TextCorpus]:
+    """Encodes a text, which is then in the cache, and again whenever it is called."""
+    splits = {"train": [document(folder, "x.txt", TEXT)]}
+    again = partial(
+        encode_corpus, splits, name="x", unit="character", min_count=1, cache_dir=folder / "c"
+    )
+    again()
+    return again
+
+
+def test_cached_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    again = cached(tmp_path)
+    (file,) = (tmp_path / "c").glob("*/train.bin")
+    tokens = np.fromfile(file, np.uint8)
+    tokens[5] = 200
+    tokens.tofile(file)
+    with pytest.raises(DataError, match=r"train\.bin holds the token 200, expected less than 1\d;"):
+        again()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("vocabulary", "{}", "vocabulary lacks 'counts'"),
+        ("dtype", "object", "dtype must be one of uint8"),
+        ("splits", {"train": {"tokens": "9"}}, r"splits\.train lacks 'characters'"),
+        ("splits", [], "splits must be an object"),
+    ],
+)
+def test_a_cache_of_another_shape_is_refused(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    again = cached(tmp_path)
+    (file,) = (tmp_path / "c").glob("*/text.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(DataError, match=rf"text\.json: .*{message}.*delete "):
+        again()

@@ -154,8 +154,13 @@ def _unpack(archive: Path, root: Path, overwrite: bool) -> int:
                 with zipped.open(member) as source, atomic_write(target, sync=False) as file:
                     shutil.copyfileobj(source, file)
                 written += 1
+    except DataError:
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{archive} is damaged: {error}; remove it and run this again") from error
+    except Exception as error:  # of many kinds: encrypted, packed by a rare method
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{archive} cannot be unpacked: {reason}") from error
     return written
 
 

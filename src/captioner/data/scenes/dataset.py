@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -27,11 +28,29 @@ from captioner.data.scenes.captions import (
 from captioner.data.scenes.drawing import Box, draw_scene, lay_out
 from captioner.errors import ConfigError, DataError
 from captioner.files import atomic_write, read_json, write_json
+from captioner.restore import Count, describe, restore
 
 # To be raised whenever the same parameters would draw other images or write other captions.
 FORMAT_VERSION = 5
 SMALLEST_SIZE = 32  # pixels; below it a small triangle cannot be recognised
 _TRUTH = "scenes.json"
+_OBJECT = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
+_VALUES = {"count": COUNTS, "relation": RELATIONS, **_OBJECT}
+_VALUES |= {f"{slot}2": values for slot, values in _OBJECT.items()}
+
+
+class _Truth(TypedDict):
+    """What is stored of the images that were drawn."""
+
+    scenes: dict[str, Scene]
+
+
+class _Parameters(TypedDict):
+    seed: Count
+
+
+class _Drawn(TypedDict):
+    parameters: _Parameters
 
 
 @lru_cache(maxsize=1)
@@ -90,11 +109,13 @@ def load_scene_truth(folder: Path | str) -> dict[str, Scene]:
     The folder is the parent of any image's path. DataError when it is not such a folder.
     """
     path = Path(folder) / _TRUTH
-    try:
-        return {name: Scene(**slots) for name, slots in read_json(path)["scenes"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        what = "does not list scenes as draw_scenes writes them"
-        raise DataError(f"{path} {what}: {error}") from error
+    truth: _Truth = restore(_Truth, read_json(path), str(path))
+    for name, scene in truth["scenes"].items():
+        for slot, value in scene.slots().items():
+            if value not in _VALUES[slot]:
+                wrong = f"must be one of {', '.join(_VALUES[slot])}, found {describe(value)}"
+                raise DataError(f"{path}: {describe(name)}: {slot} {wrong}")
+    return truth["scenes"]
 
 
 def load_scene_boxes(folder: Path | str) -> dict[str, tuple[list[Box], list[Box]]]:
@@ -105,10 +126,8 @@ def load_scene_boxes(folder: Path | str) -> dict[str, tuple[list[Box], list[Box]
     """
     truth = load_scene_truth(folder)
     path = Path(folder) / _TRUTH
-    try:
-        seed = int(read_json(path)["parameters"]["seed"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} does not name the seed of its images: {error!r}") from error
+    drawn: _Drawn = restore(_Drawn, read_json(path), str(path))
+    seed = drawn["parameters"]["seed"]
     found = {}
     for number, (name, scene) in enumerate(truth.items()):  # listed in the order of their numbers
         _, (group, other) = lay_out(scene, _generator(seed, number, 2))

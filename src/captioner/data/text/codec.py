@@ -66,7 +66,11 @@ class TextCodec:
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, whose last line gets no `<eos>`; DataError names unknown tokens."""
         if self.unit == "byte":
-            return [4 + byte for byte in text.encode("utf-8")]
+            try:  # a command line's bytes that are no UTF-8 are taken as they are
+                return [4 + byte for byte in text.encode("utf-8", "surrogateescape")]
+            except UnicodeEncodeError as error:
+                what = f"{text[error.start]!r} at {error.start} is no character"
+                raise DataError(f"the prompt cannot be encoded: {what}") from error
         tokens: list[str] = [*text]
         if self.unit == "word":
             tokens = text.replace("\n", f" {self.vocabulary.tokens[self.vocabulary.eos]} ").split()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -13,7 +14,15 @@ from captioner.data.text.codec import TextCodec, build_vocabulary
 from captioner.data.text.files import Document
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
-from captioner.files import alone, atomic_write, read_json, write_json
+from captioner.files import (
+    alone,
+    atomic_write,
+    disk_errors,
+    read_json,
+    refuse_special,
+    write_json,
+)
+from captioner.restore import Count, Size, restore
 
 VERSION = 1  # of the files' format
 
@@ -106,16 +115,47 @@ def _write(
 
 
 def _mapped(folder: Path, name: str, unit: str) -> TextCorpus:
-    content = read_json(folder / "text.json")
-    dtype = np.dtype(content["dtype"])
-    streams = {}
-    for split, counts in content["splits"].items():
-        path = folder / f"{split}.bin"
-        size, expected = path.stat().st_size, counts.pop("tokens") * dtype.itemsize
-        if size != expected:
-            raise DataError(f"{path} has {size} bytes, expected {expected}; delete {folder}")
-        streams[split] = TokenStream(np.memmap(path, dtype=dtype, mode="r"), **counts)
-    return TextCorpus(name, TextCodec(unit, Vocabulary.from_json(content["vocabulary"])), streams)
+    path = folder / "text.json"
+    try:
+        content: _Content = restore(_Content, read_json(path), str(path))
+        vocabulary = Vocabulary.from_json(content["vocabulary"], f"{path}: vocabulary")
+        codec, dtype = TextCodec(unit, vocabulary), np.dtype(content["dtype"])
+        streams = {
+            split: _stream(folder / f"{split}.bin", dtype, counts, len(vocabulary))
+            for split, counts in content["splits"].items()
+        }
+    except DataError as error:
+        raise DataError(f"{error}; delete {folder}, which is then made anew") from error
+    return TextCorpus(name, codec, streams)
+
+
+class _Counts(TypedDict):
+    documents: Count
+    tokens: Size
+    characters: Count
+    unknown: Count
+
+
+class _Content(TypedDict):
+    """What text.json holds."""
+
+    vocabulary: str
+    dtype: Literal["uint8", "uint16", "uint32"]
+    splits: dict[str, _Counts]
+
+
+def _stream(path: Path, dtype: np.dtype, counts: _Counts, vocabulary: int) -> TokenStream:
+    """A split's tokens, each of which is in the vocabulary: an embedding has no other rows."""
+    with disk_errors(f"read {path}"):
+        refuse_special(path)
+        size = path.stat().st_size
+    expected = counts["tokens"] * dtype.itemsize
+    if size != expected:
+        raise DataError(f"{path} has {size} bytes, expected {expected}")
+    tokens = np.memmap(path, dtype=dtype, mode="r")
+    if (highest := int(tokens.max())) >= vocabulary:
+        raise DataError(f"{path} holds the token {highest}, expected less than {vocabulary}")
+    return TokenStream(tokens, counts["documents"], counts["characters"], counts["unknown"])
 
 
 def _fingerprint(
