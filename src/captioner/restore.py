@@ -55,8 +55,7 @@ class _Wrong(Exception):
     def inside(self, step: str) -> "_Wrong":
         """The same seen from outside: `step` is a key or an index in brackets."""
         joint = "." if self.path and not self.path.startswith("[") else ""
-        step = step if step.isprintable() and len(step) < 60 else describe(step)
-        return _Wrong(self.message, f"{step}{joint}{self.path}")
+        return _Wrong(self.message, f"{shown(step)}{joint}{self.path}")
 
 
 def restore(kind: Any, value: Any, place: str, *, error: type[CaptionerError] = DataError) -> Any:
@@ -68,6 +67,11 @@ def restore(kind: Any, value: Any, place: str, *, error: type[CaptionerError] = 
     except _Wrong as wrong:
         where = f"{place}: {wrong.path}" if wrong.path else place
         raise error(f"{where} {wrong.message}") from None
+
+
+def shown(name: str) -> str:
+    """A name from a file as a message has it: on one line, and not too long."""
+    return name if name.isprintable() and len(name) < 200 else describe(name)
 
 
 def describe(value: Any) -> str:

