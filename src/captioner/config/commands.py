@@ -296,3 +296,7 @@ class ExportConfig(RunConfig):
         if self.format == "onnx" and self.generation.groups > 1:
             groups = self.generation.groups
             raise ConfigError(f"in an ONNX graph generation.groups must be 1, got {groups}")
+        if self.format == "onnx" and self.generation.rerank != "none":
+            raise ConfigError(
+                f"in an ONNX graph generation.rerank must be none, got {self.generation.rerank}"
+            )

@@ -251,7 +251,11 @@ MODELS = (
 
 @dataclass
 class GenerationConfig:
-    """How captions are searched or drawn; see generation/. Lengths are in words."""
+    """How captions are searched or drawn; see generation/. Lengths are in words.
+
+    rerank=consensus takes, of all beams or samples, those that agree most with the others by
+    CIDEr-D; document_frequencies: a saved table for it (null: all n-grams weigh the same).
+    """
 
     method: str = "beam"
     beam_size: int = 3
@@ -264,6 +268,8 @@ class GenerationConfig:
     top_p: float | None = None
     seed: int = 0
     n_best: int = 1
+    rerank: str = "none"
+    document_frequencies: str | None = None
     min_length: int = 1
     max_length: int = 30
     no_repeat_ngram: int = 0
@@ -272,6 +278,7 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         one_of("generation.method", self.method, ("greedy", "beam", "sample"))
+        one_of("generation.rerank", self.rerank, ("none", "consensus"))
         counts = "beam_size groups samples n_best max_length batch_size top_k"
         each_in_range("generation", self, counts, 1)
         each_in_range("generation", self, "diversity length_penalty min_length no_repeat_ngram", 0)
@@ -283,8 +290,21 @@ class GenerationConfig:
                 f"generation.min_length {self.min_length} exceeds "
                 f"generation.max_length {self.max_length}"
             )
+        if self.rerank == "consensus":
+            self._check_consensus()
         if self.beam_size % self.groups:
             raise ConfigError(
                 f"generation.groups must divide generation.beam_size, got {self.groups} and "
                 f"{self.beam_size}"
+            )
+
+    def _check_consensus(self) -> None:
+        """Of one or two sentences none agrees more than the other."""
+        key = {"beam": "beam_size", "sample": "samples"}.get(self.method)
+        if key is None or getattr(self, key) < 3:
+            found = "" if key is None else f" and generation.{key}={getattr(self, key)}"
+            raise ConfigError(
+                "generation.rerank=consensus compares 3 captions or more of an image: it needs "
+                "generation.method=beam or sample with as many, got "
+                f"generation.method={self.method}{found}"
             )
