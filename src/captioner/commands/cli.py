@@ -58,7 +58,9 @@ def run_command(
     configuration to the others; the first to fail says why.
     """
     name, configs = Path(script).stem, Path(script).absolute().parents[1] / "configs"
+    logging.raiseExceptions = False  # of a log on a full disk, which would print tracebacks
     with one_sentence(name):
+        _require_working_directory()
         if launch.started_together() > 1 and not processes:
             launch.refuse(f"{name}.py")
         arguments = sys.argv[1:] if positional is None else gather_list(sys.argv[1:], positional)
@@ -71,6 +73,13 @@ def run_command(
                 _lead(task, name, configs, world)
             else:
                 _follow(task, world)
+
+
+def _require_working_directory() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the working directory was removed; change to one that exists") from error
 
 
 def _lead(task: Task, name: str, configs: Path, world: Any) -> None:
