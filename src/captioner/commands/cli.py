@@ -207,7 +207,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{one[:40]}...: {error}") from error
         key, value = parsed.key_or_group, parsed.value()
         chooses = key in ("", "experiment", "hydra", *GROUPS) or "/" in key
-        if chooses and (value is None or isinstance(value, int | float)) and not parsed.is_delete():
+        nothing = value is None and not parsed.is_delete()
+        if chooses and (nothing or isinstance(value, int | float)):
             named = f"{key}= names one of its choices" if key else "a key stands before ="
             raise ConfigError(f"{one}: {named}, got {value!r}")
 
