@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
     path.stem
     for path in (ROOT / "scripts").glob("*.py")
-    if "run_command" in path.read_text("utf-8") and path.stem != "benchmark"
+    if "run_command" in path.read_text("utf-8")
 )
 # What takes a tenth of a second or more to import.
 HEAVY = ["PIL", "matplotlib", "nltk", "numpy", "optuna", "scipy", "sympy", "tensorboard", "timm"]
@@ -62,6 +62,13 @@ def test_a_command_line_is_read_without_any_of_them(
     heavy, said = reports(run(script), argument)
     assert heavy == [[]]
     assert expected in said
+
+
+def test_the_list_of_commands_needs_not_even_hydra() -> None:
+    program = "import captioner.__main__ as program\nprogram.main()\n" + REPORT
+    heavy, said = reports(program + "\nprint('hydra' in sys.modules)")
+    assert heavy == [[]]
+    assert "evaluate" in said and said.endswith("False\n")
 
 
 def test_completion_needs_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

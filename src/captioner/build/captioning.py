@@ -31,6 +31,7 @@ from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.word_layers import set_bias_from_counts
+from captioner.profiling import span
 from captioner.training.distributed import World
 from captioner.training.setup import Order
 from captioner.validation.captions import CaptionValidator
@@ -42,31 +43,36 @@ class CaptionTask:
     def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
         self.device, self.world = device, world
         with world.main_first():  # what is drawn or extracted is there for the others
-            data = load_data(config.data)
-            self.splits = {name: data.split(name) for name in ("train", "dev")}
-            self.features = image_features(config.encoder, seed=config.seed, device=device)
-            # A run that began before this was refused may be continued.
-            if not (config.resume and (Path(config.run_dir) / "last.pt").exists()):
-                refuse_uneven_grid(self.features.encoder)
+            with span("captions read"):
+                data = load_data(config.data)
+                self.splits = {name: data.split(name) for name in ("train", "dev")}
+            with span("encoder"):
+                self.features = image_features(config.encoder, seed=config.seed, device=device)
+                # A run that began before this was refused may be continued.
+                if not (config.resume and (Path(config.run_dir) / "last.pt").exists()):
+                    refuse_uneven_grid(self.features.encoder)
             views = {"train": config.encoder.views, "dev": ["original"]}
-            sources = {
-                name: self.features.source(images, views=views[name])
+            with span("image features"):
+                sources = {
+                    name: self.features.source(images, views=views[name])
+                    for name, images in self.splits.items()
+                }
+        with span("vocabulary"):
+            words = (tokenize(text) for image in self.splits["train"] for text in image.captions)
+            self.vocabulary = Vocabulary.build(
+                words, min_count=config.vocabulary.min_count, rare=config.vocabulary.rare
+            )
+        with span("captions encoded"):
+            self.datasets = {
+                name: CaptionDataset(
+                    images,
+                    vocabulary=self.vocabulary,
+                    source=sources[name],
+                    max_length=config.vocabulary.max_length,
+                    by_image=name == "train" and config.trainer.batch_by == "picture",
+                )
                 for name, images in self.splits.items()
             }
-        words = (tokenize(text) for image in self.splits["train"] for text in image.captions)
-        self.vocabulary = Vocabulary.build(
-            words, min_count=config.vocabulary.min_count, rare=config.vocabulary.rare
-        )
-        self.datasets = {
-            name: CaptionDataset(
-                images,
-                vocabulary=self.vocabulary,
-                source=sources[name],
-                max_length=config.vocabulary.max_length,
-                by_image=name == "train" and config.trainer.batch_by == "picture",
-            )
-            for name, images in self.splits.items()
-        }
         training = self.datasets["train"]
         batch_size = config.trainer.batch_size
         order = BatchOrder(

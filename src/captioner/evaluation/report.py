@@ -4,8 +4,7 @@ The page is self-contained: thumbnails, styles, the scripts that sort, filter, s
 attention over images, and its maps are inside it.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -91,7 +90,7 @@ def _summary(runs: Sequence[RunRecord], shared: Sequence[str]) -> Iterator[str]:
     yield _plots(runs, shared)
     cards = [run.scores.get("protocol", {}) for run in runs]
     rows = [
-        [key, *(_plain(card.get(key, "")) for card in cards)]
+        [key.replace("_", " "), *(_plain(card.get(key)) for card in cards)]
         for key in dict.fromkeys(key for card in cards for key in card)
     ]
     if rows:
@@ -129,11 +128,11 @@ def _plots(runs: Sequence[RunRecord], shared: Sequence[str]) -> str:
         for name, captions in best.items()
     }
     plots = [
-        histogram(f"{name}, images", {run.name: run.metrics[name].per_image for run in runs})
+        histogram(name, {run.name: run.metrics[name].per_image for run in runs}, of="images")
         for name in shared
     ]
-    plots.append(histogram("words in a caption", lengths, whole=True))
-    plots.append(histogram("log-probability of the caption, nats", log_probs))
+    plots.append(histogram("words in a caption", lengths, of="captions", whole=True))
+    plots.append(histogram("log-probability of a caption, nats", log_probs, of="captions"))
     return "<h2>Distributions</h2>\n" + element("div", *plots, class_="plots") + "\n"
 
 
@@ -239,7 +238,15 @@ def _number(value: float | None) -> str:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """An entry of the protocol as one reads it: settings as "name value", those that are not set
+    left out."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items() if one is not None)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 def _image(file: Path | None, name: str, *, attended: bool) -> tuple[str, tuple[int, int] | None]:
