@@ -129,13 +129,7 @@ def _make_trainer(
         device=device,
         world=ranks,
         random=random,
-        reporting=Reporting(
-            writer=writer,
-            show_progress=show,
-            name=replica,
-            metric=config.trainer.best_metric,
-            epochs=config.trainer.epochs,
-        ),
+        reporting=Reporting(writer=writer, show_progress=show, name=replica),
     )
 
 

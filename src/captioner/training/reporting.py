@@ -20,14 +20,11 @@ _DIGITS = {"loss": 4, "train_loss": 4, "bits_per_character": 4, "bits_per_byte":
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
     """Where a run reports to: `writer` is a TensorBoard SummaryWriter or None, `name` stands before
-    what is logged. Of an epoch of `epochs` the log has the figures that matter, among them the
-    `metric` that decides."""
+    what is logged."""
 
     writer: Any = None
     show_progress: bool = True
     name: str = ""
-    metric: str = "BLEU-4"
-    epochs: int = 0
 
     def say(self, message: str, *values: Any) -> None:
         """Log a message."""
@@ -39,11 +36,13 @@ class Reporting:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
 
-    def epoch(self, figures: Mapping[str, float], better: bool) -> None:
-        """Log an epoch's row, aligned with those of the others, and write all to TensorBoard."""
-        total = str(max(self.epochs, int(figures["epoch"])))
-        cells = [f"epoch {figures['epoch']:>{len(total)}.0f}/{total}"]
-        for name in dict.fromkeys(("train_loss", "perplexity", self.metric)):
+    def epoch(
+        self, figures: Mapping[str, float], better: bool, *, metric: str, epochs: int
+    ) -> None:
+        """Log an epoch's row, one of `epochs`, aligned with the others: losses, the `metric` that
+        decides, time. All figures go to TensorBoard."""
+        cells = [f"epoch {figures['epoch']:>{len(str(epochs))}.0f}/{epochs}"]
+        for name in dict.fromkeys(("train_loss", "perplexity", metric)):
             if name in figures:
                 cells.append(f"{name.replace('_', ' ')} {figure(name, figures[name]):>7}")
         cells.append(f"{duration(figures['seconds']):>7}")

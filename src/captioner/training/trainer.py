@@ -247,7 +247,8 @@ class Trainer:
         state.history = [*state.history, figures]
         if self.world.main:
             write_json(self.folder / "history.json", state.history)
-            self.reporting.epoch(figures, better)
+            metric, epochs = settings.best_metric, settings.epochs
+            self.reporting.epoch(figures, better, metric=metric, epochs=epochs)
             self.timing.finish_epoch(state.epoch + 1, state.step, state.tokens)
         else:
             self.timing.start_epoch()
