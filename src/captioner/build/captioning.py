@@ -23,10 +23,9 @@ from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
 from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
+from captioner.data.encoded import encode_splits
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
-from captioner.data.tokenize import tokenize
-from captioner.data.vocabulary import Vocabulary
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
@@ -57,22 +56,25 @@ class CaptionTask:
                     name: self.features.source(images, views=views[name])
                     for name, images in self.splits.items()
                 }
-        with span("vocabulary"):
-            words = (tokenize(text) for image in self.splits["train"] for text in image.captions)
-            self.vocabulary = Vocabulary.build(
-                words, min_count=config.vocabulary.min_count, rare=config.vocabulary.rare
-            )
-        with span("captions encoded"):
-            self.datasets = {
-                name: CaptionDataset(
-                    images,
-                    vocabulary=self.vocabulary,
-                    source=sources[name],
+            with span("vocabulary and captions encoded"):
+                self.vocabulary, encoded = encode_splits(
+                    self.splits,
+                    min_count=config.vocabulary.min_count,
+                    rare=config.vocabulary.rare,
                     max_length=config.vocabulary.max_length,
-                    by_image=name == "train" and config.trainer.batch_by == "picture",
+                    cache_dir=config.encoder.cache_dir,
                 )
-                for name, images in self.splits.items()
-            }
+        self.datasets = {
+            name: CaptionDataset(
+                images,
+                vocabulary=self.vocabulary,
+                source=sources[name],
+                max_length=config.vocabulary.max_length,
+                by_image=name == "train" and config.trainer.batch_by == "picture",
+                encoded=encoded[name],
+            )
+            for name, images in self.splits.items()
+        }
         training = self.datasets["train"]
         batch_size = config.trainer.batch_size
         order = BatchOrder(

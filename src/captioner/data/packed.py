@@ -4,6 +4,8 @@ Letters: B sequences, T longest length, N packed tokens, I images, R regions, F 
 image side.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -84,12 +86,27 @@ class TokenStore:
     """Sequences `<bos> w1 .. wn <eos>` (n + 1 predictions) end to end in one tensor."""
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, bos: int, eos: int) -> None:
-        framed = ((bos, *sequence, eos) for sequence in sequences)
-        tokens = np.fromiter(chain.from_iterable(framed), np.int64)
-        self.tokens = torch.from_numpy(tokens)
-        sizes = torch.tensor([len(sequence) + 2 for sequence in sequences], dtype=torch.int64)
+        tokens = np.fromiter(chain.from_iterable(sequences), np.int64)
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        self._store(tokens, lengths, bos, eos)
+
+    @classmethod
+    def of(cls, tokens: np.ndarray, lengths: np.ndarray, *, bos: int, eos: int) -> TokenStore:
+        """The store of sequences that lie end to end in `tokens`, with their `lengths`, int64."""
+        store = cls.__new__(cls)
+        store._store(tokens, lengths, bos, eos)
+        return store
+
+    def _store(self, tokens: np.ndarray, lengths: np.ndarray, bos: int, eos: int) -> None:
+        sizes = torch.from_numpy(lengths) + 2
         self.lengths = sizes - 1
         self.starts = sizes.cumsum(0) - sizes
+        self.tokens = torch.empty(len(tokens) + 2 * len(lengths), dtype=torch.int64)
+        inside = torch.ones(len(self.tokens), dtype=torch.bool)
+        for places, token in ((self.starts, bos), (self.starts + self.lengths, eos)):
+            inside[places] = False
+            self.tokens[places] = token
+        self.tokens[inside] = torch.from_numpy(tokens)
 
     def __len__(self) -> int:
         return len(self.lengths)

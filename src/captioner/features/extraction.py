@@ -54,7 +54,7 @@ def extract_features(
         with cache.lock():
             batch_size = cache.open(batch_size)
             _fill(cache, images, encoded, batch_size, progress)
-    return FeatureStore(names, cache.features())
+    return FeatureStore(names, cache.features(), cache.folder)
 
 
 def feature_cache(

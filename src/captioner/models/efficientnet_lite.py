@@ -1,7 +1,7 @@
 """EfficientNet-lite 0, 1 and 2 in plain PyTorch, so that no library has to be imported for them.
 
-The networks of https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, with
-the names and, to the last bit, the features of timm's tf_efficientnet_lite0 to 2.
+The networks of https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite,
+with the names and, to the last bit, the features of timm's tf_efficientnet_lite0 to 2.
 
 Letters: B images, C channels, F image feature, h w the grid's sides.
 """
