@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, str] = {
     "inspection": "inference evaluation training generation models data",
     "inference": "generation models data errors",
     "evaluation": "data version files checks errors",
-    "training": "models data ops profiling progress version files errors",
+    "training": "generation models data ops profiling progress version files errors",
     "features": "models data progress files errors",
     "generation": "errors",
     "models": "ops profiling errors",

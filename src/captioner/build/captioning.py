@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,10 @@ from captioner.build.components import (
     scene_metrics,
 )
 from captioner.build.cuda_graph import resident_captions
+from captioner.build.initial import resumes
 from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
+from captioner.build.reward import reward_objective
 from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.encoded import encode_splits
@@ -33,6 +34,7 @@ from captioner.models.word_layers import set_bias_from_counts
 from captioner.profiling import span
 from captioner.training.distributed import World
 from captioner.training.setup import Order
+from captioner.training.step import Objective
 from captioner.validation.captions import CaptionValidator
 
 
@@ -48,7 +50,7 @@ class CaptionTask:
             with span("encoder"):
                 self.features = image_features(config.encoder, seed=config.seed, device=device)
                 # A run that began before this was refused may be continued.
-                if not (config.resume and (Path(config.run_dir) / "last.pt").exists()):
+                if not resumes(config.run_dir, config.resume):
                     refuse_uneven_grid(self.features.encoder)
             views = {"train": config.encoder.views, "dev": ["original"]}
             with span("image features"):
@@ -151,6 +153,12 @@ class CaptionTask:
                 scenes=scenes,
             ),
         )
+
+    def objective(self, config: schema.TrainConfig, model: BaseCaptioner) -> Objective | None:
+        """The reward of sentences drawn, where that is what is trained on."""
+        if config.trainer.objective != "reward":
+            return None
+        return reward_objective(config.reward, model, self.vocabulary, self.splits["train"])
 
     def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""

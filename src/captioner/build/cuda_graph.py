@@ -71,6 +71,8 @@ def why_not(
         return f"rnn.kind={config.rnn.kind} takes the lengths of captions from the host"
     if config.model.feedback:
         return f"model={config.model.kind} feeds back: each step reads its length on the host"
+    if config.trainer.objective == "reward":
+        return "trainer.objective=reward draws sentences, whose lengths are read on the host"
     if config.trainer.replicas > 1:
         return f"trainer.replicas={config.trainer.replicas} take turns, batch by batch"
     if world.size > 1:

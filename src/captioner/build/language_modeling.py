@@ -81,6 +81,9 @@ class TextTask:
             "vocabulary": self.vocabulary.to_json(),
         }
 
+    def objective(self, config: schema.TrainConfig, model: StreamModel) -> None:
+        """The cross-entropy of the windows."""
+
 
 def load_text(
     config: schema.TextData,

@@ -19,6 +19,8 @@ from captioner.errors import ConfigError
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
+OBJECTIVES = ("cross_entropy", "reward")
+BASELINES = ("others", "greedy")
 CAPTION_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
 
@@ -64,7 +66,8 @@ class TrainerConfig:
     batches (null: seed). ema, such as 0.999: the decay of a moving average of the weights, which is
     validated and kept as best.pt; keep_epochs keeps the weights of so many last epochs as
     epoch_N.pt, for scripts/average.py. graph=on replays each step as one CUDA graph, with the data
-    in GPU memory; auto logs its choice and the reason.
+    in GPU memory; auto logs its choice and the reason. objective: cross_entropy, or reward, see
+    RewardConfig.
     """
 
     epochs: int = 10
@@ -73,6 +76,7 @@ class TrainerConfig:
     window: int = 64
     epoch_windows: int | None = None
     accumulation: int = 1
+    objective: str = "cross_entropy"
     label_smoothing: float = 0.0
     precision: str = "float32"
     best_metric: str = "BLEU-4"
@@ -98,9 +102,45 @@ class TrainerConfig:
         in_range("trainer.ema", self.ema, 0, 0.999999)
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
+        one_of("trainer.objective", self.objective, OBJECTIVES)
         one_of("trainer.graph", self.graph, ("auto", "on", "off"))
         one_of("trainer.precision", self.precision, ("float32", "bf16"))
         one_of("trainer.best_metric", self.best_metric, CAPTION_METRICS + TEXT_METRICS)
+
+
+@dataclass
+class RewardConfig:
+    """trainer.objective=reward: training on a score, see training/reward.py.
+
+    samples: sentences drawn of each image, of at most max_length words. cider, bleu: weights of
+    CIDEr-D and BLEU-4 against the training references, whose document frequencies they take; eos:
+    whether `<eos>` is a word of sentences and references. baseline: others (the mean reward of the
+    image's other samples) or greedy (the reward of its greedy sentence); normalise divides the
+    advantages by their deviation over the batch. cross_entropy: the share of the references'
+    cross-entropy in the loss.
+    """
+
+    samples: int = 5
+    cider: float = 1.0
+    bleu: float = 0.0
+    eos: bool = True
+    baseline: str = "others"
+    normalise: bool = False
+    cross_entropy: float = 0.0
+    max_length: int = 30
+
+    def __post_init__(self) -> None:
+        each_in_range("reward", self, "samples max_length", 1)
+        each_in_range("reward", self, "cider bleu", 0)
+        in_range("reward.cross_entropy", self.cross_entropy, 0, 0.999)
+        one_of("reward.baseline", self.baseline, BASELINES)
+        if self.cider + self.bleu == 0:
+            raise ConfigError("reward.cider or reward.bleu must be greater than 0, got 0 for both")
+        if self.baseline == "others" and self.samples < 2:
+            raise ConfigError(
+                "reward.baseline=others, the mean of an image's other samples, needs "
+                f"reward.samples of 2 or more, got {self.samples}; take reward.baseline=greedy"
+            )
 
 
 @dataclass
@@ -136,7 +176,9 @@ class ReplicasConfig:
 class TrainConfig(RunConfig):
     """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there.
 
-    sweep_dir: with -m, the folder of all runs; given again, the sweep is resumed.
+    sweep_dir: with -m, the folder of all runs; given again, the sweep is resumed. init_from: a
+    checkpoint, run's folder or model folder of the same vocabulary, whose weights a new run starts
+    from, with a fresh optimiser.
     """
 
     name: str = MISSING
@@ -144,6 +186,7 @@ class TrainConfig(RunConfig):
     run_dir: str = MISSING
     sweep_dir: str = ""
     resume: bool = False
+    init_from: str | None = None
     data: Any = MISSING
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     encoder: EncoderConfig = MISSING
@@ -151,6 +194,7 @@ class TrainConfig(RunConfig):
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
+    reward: RewardConfig = field(default_factory=RewardConfig)
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     generation: GenerationConfig = MISSING
 
@@ -158,6 +202,7 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         self._check_text()
         self._check_attention()
+        self._check_objective()
         self._check_replicas()
         trained = self.encoder.train_from is not None
         if trained and self.model.feature_norm == "standardise":
@@ -191,6 +236,30 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 f"trainer.replicas must be 1 for model={kind}, got {self.trainer.replicas}: its "
                 "loop over time leaves nothing for replicas to share"
+            )
+
+    def _check_objective(self) -> None:
+        """What sentences that are drawn and scored need, and cannot be with."""
+        if self.trainer.objective != "reward":
+            return
+        if isinstance(self.data, TextData):
+            raise ConfigError("trainer.objective=reward scores captions: text has no references")
+        needed = {"batch_by": "picture", "label_smoothing": 0, "replicas": 1}
+        for key, value in needed.items():
+            if getattr(self.trainer, key) != value:
+                raise ConfigError(
+                    f"trainer.objective=reward needs trainer.{key}={value}, got "
+                    f"{getattr(self.trainer, key)}"
+                )
+        if self.init_from is None and self.reward.cross_entropy == 0:
+            raise ConfigError(
+                "trainer.objective=reward learns from captions that the model writes already: give "
+                "init_from=CHECKPOINT, or a share reward.cross_entropy"
+            )
+        if self.trainer.graph == "on":
+            raise ConfigError(
+                "trainer.graph=on cannot be with trainer.objective=reward: how long a drawn "
+                "sentence is, is known on the host"
             )
 
     def _check_replicas(self) -> None:

@@ -74,7 +74,8 @@ class CaptionDataset(Dataset[CaptionBatch]):
         there = captions >= 0
         tokens, images = self.store.pack(captions[there], beside=images[there])
         images, image_rows = images.unique(return_inverse=True)
-        return CaptionBatch(self.source(images), image_rows, tokens)
+        numbers = images % self.image_count
+        return CaptionBatch(self.source(images), image_rows, tokens, image_numbers=numbers)
 
 
 class BatchOrder:

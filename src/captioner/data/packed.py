@@ -6,7 +6,7 @@ image side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
@@ -45,7 +45,7 @@ class TensorBatch:
         for name, value in vars(self).items():
             if isinstance(value, TensorBatch):
                 changed[name] = value._map(change)
-            elif name != "batch_sizes":
+            elif name != "batch_sizes" and value is not None:
                 changed[name] = change(value)
         return replace(self, **changed)
 
@@ -65,11 +65,17 @@ class PackedTokens(TensorBatch):
 @dataclass(frozen=True)
 class CaptionBatch(TensorBatch):
     """Captions with what each describes, every image once: images [I, R, F] or [I, 3, S, S];
-    image_rows [B] int64, the image of each caption, longest caption first."""
+    image_rows [B] int64, the image of each caption, longest caption first.
+
+    image_numbers [I] int64: which of their split's images these are; weights [N]: of the targets'
+    cross-entropy in the summed loss, None for 1.
+    """
 
     images: Tensor
     image_rows: Tensor
     tokens: PackedTokens
+    image_numbers: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -86,27 +92,36 @@ class TokenStore:
     """Sequences `<bos> w1 .. wn <eos>` (n + 1 predictions) end to end in one tensor."""
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, bos: int, eos: int) -> None:
-        tokens = np.fromiter(chain.from_iterable(sequences), np.int64)
-        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-        self._store(tokens, lengths, bos, eos)
+        framed = ((bos, *sequence, eos) for sequence in sequences)
+        self._keep(_end_to_end(framed), np.array([len(x) + 2 for x in sequences], np.int64))
 
     @classmethod
     def of(cls, tokens: np.ndarray, lengths: np.ndarray, *, bos: int, eos: int) -> TokenStore:
         """The store of sequences that lie end to end in `tokens`, with their `lengths`, int64."""
+        sizes = lengths + 2
+        ends = sizes.cumsum()
+        framed = np.empty(len(tokens) + 2 * len(lengths), np.int64)
+        inside = np.ones(len(framed), bool)
+        for places, token in ((ends - sizes, bos), (ends - 1, eos)):
+            inside[places] = False
+            framed[places] = token
+        framed[inside] = tokens
         store = cls.__new__(cls)
-        store._store(tokens, lengths, bos, eos)
+        store._keep(framed, sizes)
         return store
 
-    def _store(self, tokens: np.ndarray, lengths: np.ndarray, bos: int, eos: int) -> None:
-        sizes = torch.from_numpy(lengths) + 2
-        self.lengths = sizes - 1
-        self.starts = sizes.cumsum(0) - sizes
-        self.tokens = torch.empty(len(tokens) + 2 * len(lengths), dtype=torch.int64)
-        inside = torch.ones(len(self.tokens), dtype=torch.bool)
-        for places, token in ((self.starts, bos), (self.starts + self.lengths, eos)):
-            inside[places] = False
-            self.tokens[places] = token
-        self.tokens[inside] = torch.from_numpy(tokens)
+    @classmethod
+    def of_framed(cls, sequences: Sequence[Sequence[int]]) -> TokenStore:
+        """Sequences as they are: they begin with `<bos>`, and may end without `<eos>`."""
+        store = cls.__new__(cls)
+        store._keep(_end_to_end(sequences), np.array([len(x) for x in sequences], np.int64))
+        return store
+
+    def _keep(self, framed: np.ndarray, sizes: np.ndarray) -> None:
+        self.tokens = torch.from_numpy(framed)
+        counts = torch.from_numpy(sizes)
+        self.lengths = counts - 1
+        self.starts = counts.cumsum(0) - counts
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -117,6 +132,10 @@ class TokenStore:
         where, batch_sizes, order = packed_order(self.starts[rows], self.lengths[rows])
         packed = PackedTokens(self.tokens[where], self.tokens[where + 1], batch_sizes)
         return packed, (rows if beside is None else beside)[order]
+
+
+def _end_to_end(sequences: Iterable[Sequence[int]]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(sequences), np.int64)
 
 
 def packed_order(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,6 +26,16 @@ LATER = {
     "encoder.cache_dtype": "float32",
     "encoder.views": ["original"],
     "model.kind": "show_and_tell",
+    "init_from": None,
+    "trainer.objective": "cross_entropy",
+    "reward.samples": 5,
+    "reward.cider": 1.0,
+    "reward.bleu": 0.0,
+    "reward.eos": True,
+    "reward.baseline": "others",
+    "reward.normalise": False,
+    "reward.cross_entropy": 0.0,
+    "reward.max_length": 30,
 }
 
 

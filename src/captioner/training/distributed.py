@@ -140,9 +140,10 @@ class SummedLoss(nn.Module):
         if batch is None:
             weights = (p for p in self.model.parameters() if p.requires_grad)
             return without_images(self.model) + torch.stack([0 * p.sum() for p in weights]).sum()
-        loss: Tensor = self.model.loss(  # type: ignore[operator]
-            *batch.model_inputs, batch.targets, label_smoothing=label_smoothing
-        )
+        settings = {"label_smoothing": label_smoothing}
+        if getattr(batch, "weights", None) is not None:  # which captions alone can have
+            settings["weights"] = batch.weights
+        loss: Tensor = self.model.loss(*batch.model_inputs, batch.targets, **settings)  # type: ignore[operator]
         return loss
 
     def no_sync(self) -> AbstractContextManager[None]:

@@ -40,6 +40,12 @@ class Progress:
     validations_since_best: int = 0
     finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+    # Of the epoch's figures that an objective gives: a sum, and what it is to be divided by.
+    sums: dict[str, list[float]] = field(default_factory=dict)
+
+    def means(self) -> dict[str, float]:
+        """The objective's figures so far in the epoch."""
+        return {name: total / max(1, count) for name, (total, count) in self.sums.items()}
 
 
 @dataclass(frozen=True)
