@@ -10,7 +10,7 @@ from captioner.evaluation.ngrams import Floats
 
 # Pixels: the whole, and of it the frame in which the bars stand; a line of the legend.
 _WIDTH, _HEIGHT = 340, 190
-_LEFT, _RIGHT, _BASE, _TOP, _LINE = 34, 334, 162, 8, 13
+_LEFT, _RIGHT, _BASE, _TOP, _LINE = 34, 326, 162, 8, 13
 _BINS = 20
 
 

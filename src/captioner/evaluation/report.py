@@ -132,7 +132,7 @@ def _plots(runs: Sequence[RunRecord], shared: Sequence[str]) -> str:
         for name in shared
     ]
     plots.append(histogram("words in a caption", lengths, of="captions", whole=True))
-    plots.append(histogram("log-probability of a caption, nats", log_probs, of="captions"))
+    plots.append(histogram("log-probability, nats", log_probs, of="captions"))
     return "<h2>Distributions</h2>\n" + element("div", *plots, class_="plots") + "\n"
 
 

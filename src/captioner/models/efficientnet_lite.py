@@ -120,7 +120,7 @@ class EfficientNetLite(nn.Module):
     def feature_map(self, images: Tensor) -> Tensor:
         """The map [B, F, h, w] before the pooling."""
         found: Tensor = self.blocks(self.bn1(self.conv_stem(images)))
-        return self.bn2(self.conv_head(found))  # type: ignore[no-any-return]
+        return self.bn2(self.conv_head(found))
 
     def forward(self, images: Tensor) -> Tensor:
         """The features [B, F]."""

@@ -62,7 +62,7 @@ class FusedRMSprop(torch.optim.RMSprop):
         )
 
 
-def _uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """An optimiser without what torch.compile needs of it: nothing here is compiled, and torch's
     own methods import torch._dynamo when they are first called, which takes seconds."""
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
