@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, str] = {
         "demo leaderboard export build config runs validation inspection inference "
         "evaluation training models data version files checks progress errors"
     ),
-    "sweeps": "leaderboard runs checks errors",
+    "sweeps": "leaderboard runs errors",
     "demo": "build inference evaluation data checks errors",
     "leaderboard": "runs evaluation files progress errors",
     "build": (

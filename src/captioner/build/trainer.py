@@ -16,6 +16,7 @@ from captioner.build.checkpoint import task_of_data
 from captioner.build.components import build_optimizer, pick_device, trainer_settings
 from captioner.build.initial import resumes, start_from
 from captioner.build.language_modeling import TextTask
+from captioner.build.memory import require_memory_for_training
 from captioner.build.replicas import replica_configs
 from captioner.data.resident import ResidentCaptions
 from captioner.data.vocabulary import Vocabulary
@@ -98,6 +99,7 @@ def _begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
         folder,
     )
     device = pick_device(config.device)
+    require_memory_for_training(config, device)  # again when words and features are known
     if ranks.size > 1:
         threads = torch.get_num_threads()
         log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)

@@ -172,10 +172,11 @@ def caption_images(
     trained: TrainedEnsemble, images: Sequence[CaptionedImage], generation: schema.GenerationConfig
 ) -> list[list[Caption]]:
     """The captions of every image, best first, with a progress bar."""
+    generator = trained.generator(generation, images=len(images))
     source = trained.source(images)
     rows = torch.arange(len(images)).split(generation.batch_size)
     batches = (source(part) for part in track(rows, len(rows), "captions", units="batches"))
-    return list(trained.generator(generation).all_captions(batches))
+    return list(generator.all_captions(batches))
 
 
 def _evaluate_captioner(config: schema.EvaluateConfig) -> tuple[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from captioner.build.checkpoint import task_of_data
 from captioner.build.components import read_data
 from captioner.build.trainer import build_trainer
 from captioner.commands.table import typed, typed_path
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, DataError
 from captioner.runs.folder import FolderTaken, claim_run_folder
 from captioner.runs.outcome import OUTCOME, Outcome, failure, read_outcome, sole_trainer
 from captioner.training.distributed import world
@@ -90,7 +90,10 @@ def train(config: schema.TrainConfig) -> Outcome:
             raise
         except Exception as error:
             if world().main:
-                failure(error).save(folder)
+                try:
+                    failure(error).save(folder)
+                except DataError as second:  # a full disk, perhaps, which must not hide the first
+                    log.warning("%s", second)
             raise
         if world().main:
             outcome.save(folder)
