@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, str] = {
     "validation": "inspection inference evaluation training models data",
     "inspection": "inference evaluation training generation models data",
     "inference": "generation models data errors",
-    "evaluation": "data version files restore checks errors",
+    "evaluation": "data version files restore checks progress errors",
     "training": "generation models data ops profiling progress version files restore errors",
     "features": "models data progress files errors",
     "generation": "errors",

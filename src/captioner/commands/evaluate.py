@@ -165,7 +165,8 @@ def _mean_features(trained: TrainedCaptioner, images: Sequence[CaptionedImage]) 
     """One vector an image, [I, F]: the mean of its regions."""
     source = trained.features.source(images)
     parts = torch.arange(len(images)).split(500)
-    return torch.cat([source(rows).float().flatten(1, -2).mean(1) for rows in parts]).numpy()
+    shown = track(parts, len(parts), "nearest images", units="parts")
+    return torch.cat([source(rows).float().flatten(1, -2).mean(1) for rows in shown]).numpy()
 
 
 def caption_images(

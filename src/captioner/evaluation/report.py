@@ -28,6 +28,7 @@ from captioner.evaluation.html import (
 )
 from captioner.evaluation.plots import histogram
 from captioner.evaluation.records import ImageRecord, RunRecord, ShownCaption
+from captioner.progress import track
 
 _THUMBNAIL = 224  # pixels, the longer edge
 # What an image can be sorted by: the attribute's key -> its label, and the value of each image.
@@ -58,7 +59,7 @@ def _body(runs: Sequence[RunRecord], limit: int | None) -> Iterator[str]:
     yield text("h2", f"Images ({len(shown)})") + "\n" + _legend(shown)
     yield _controls(sortable, two=len(runs) == 2)
     yield '<div id="images">\n'
-    for number, images in enumerate(shown):
+    for number, images in enumerate(track(shown, len(shown), "report", units="images")):
         yield _article(number, images, runs, sortable)
     yield "</div>\n"
 
@@ -108,7 +109,8 @@ def _score_rows(runs: Sequence[RunRecord], shared: Sequence[str]) -> list[list[s
     if len(runs) == 2:
         metric = "CIDEr-D" if "CIDEr-D" in shared else shared[0]
         for name, one in compare_runs(*runs, metric=metric).differences.items():
-            rows[name] += [f"{one.difference:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}"]
+            low, high = _signed(one.low), _signed(one.high)
+            rows[name] += [_signed(one.difference), f"{low} to {high}"]
             rows[name] += [
                 "< 0.001" if p < 0.001 else f"{p:.3f}"
                 for p in (one.p_bootstrap, one.p_randomisation)
@@ -231,6 +233,11 @@ def _caption(caption: ShownCaption, size: tuple[int, int] | None) -> str:
     log_prob = "" if caption.log_prob is None else f" <small>{caption.log_prob:.2f}</small>"
     around = {} if maps is None or size is None else maps.list_attributes(*size)
     return element("li", (" ".join(words) or escape(caption.text)) + log_prob, **around)
+
+
+def _signed(value: float) -> str:
+    """A difference; what rounds to nothing has no sign."""
+    return f"{value:+.2f}" if round(value, 2) else "0.00"
 
 
 def _number(value: float | None) -> str:
