@@ -48,7 +48,6 @@ class Progress:
                 dynamic_ncols=True,
                 smoothing=0.05,
                 mininterval=0.5,
-                delay=1.0,  # what is done by then shows none
                 leave=False,
             )
 
