@@ -50,7 +50,9 @@ def run_command(name: str, command: Command | None = None) -> None:
     command line and sends the configuration to the others; the first to fail says why.
     """
     command = command or table.COMMANDS[name]
+    logging.raiseExceptions = False  # of a log on a full disk, which would print tracebacks
     with one_sentence(name):
+        _require_working_directory()
         if launch.started_together() > 1 and not command.processes:
             launch.refuse(f"{name}.py")
         arguments = sys.argv[1:]
@@ -65,6 +67,13 @@ def run_command(name: str, command: Command | None = None) -> None:
                 _lead(command, name, world)
             else:
                 _follow(command.task, world)
+
+
+def _require_working_directory() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the working directory was removed; change to one that exists") from error
 
 
 def _lead(command: Command, name: str, world: Any) -> None:
@@ -186,7 +195,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{one[:40]}...: {error}") from error
         key, value = parsed.key_or_group, parsed.value()
         chooses = key in ("", "experiment", "hydra", *GROUPS) or "/" in key
-        if chooses and (value is None or isinstance(value, int | float)) and not parsed.is_delete():
+        nothing = value is None and not parsed.is_delete()
+        if chooses and (nothing or isinstance(value, int | float)):
             named = f"{key}= names one of its choices" if key else "a key stands before ="
             raise ConfigError(f"{one}: {named}, got {value!r}")
 
