@@ -14,7 +14,7 @@ from captioner.build.components import build_generation, build_optimizer, traine
 from captioner.build.models import build_captioner, build_language_model
 from captioner.commands.cli import compose_config
 from captioner.data.vocabulary import Vocabulary
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, DataError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GROUP_FILES = sorted(
@@ -43,6 +43,7 @@ NEEDED = {
     "experiment/neon_flickr8k": ["data.root=x"],
     "experiment/neuraltalk_flickr8k": ["data.root=x"],
     "experiment/attention_flickr8k": ["data.root=x"],
+    "experiment/attention_flickr8k_reward": ["data.root=x", "init_from=y"],
     "experiment/adaptive_attention_flickr8k": ["data.root=x"],
     "model/layered_attention": ["encoder.output=grid"],
     "model/adaptive_attention": ["encoder.output=grid"],
@@ -53,6 +54,7 @@ NEEDED = {
 }
 
 LAYERED = "model=layered_attention"
+REWARD = ["trainer.objective=reward", "trainer.batch_by=picture", "init_from=x"]
 
 
 def compose(*overrides: str, name: str = "train") -> Any:
@@ -151,6 +153,17 @@ def test_experiments_carry_the_published_settings() -> None:
         ),
         (["encoder.cache_dtype=int8"], ["encoder.cache_dtype", "'int8'", "float16"]),
         (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
+        (["experiment=attention_flickr8k_reward", "data.root=x"], ["give init_from=CHECKPOINT"]),
+        ([*REWARD, "reward.samples=1"], ["reward.baseline=others", "2 or more, got 1", "greedy"]),
+        ([*REWARD, "reward.cider=0"], ["reward.cider or reward.bleu", "0 for both"]),
+        (["trainer.objective=reward"], ["trainer.objective=reward needs trainer.batch_by=picture"]),
+        ([*REWARD, "trainer.label_smoothing=0.1"], ["trainer.label_smoothing=0, got 0.1"]),
+        ([*REWARD, "trainer.replicas=2"], ["trainer.replicas=1, got 2"]),
+        ([*REWARD, "trainer.graph=on"], ["trainer.graph=on", "trainer.objective=reward"]),
+        (
+            [*REWARD, "data=python_source", "encoder=none", "trainer.best_metric=loss"],
+            ["trainer.objective=reward", "text has no references"],
+        ),
         (["encoder=none"], ["encoder=none", "data.kind=scenes"]),
         (["data=text", "encoder=none"], ["data.path", "a text file"]),
         (["data=python_source", "encoder=none"], ["trainer.best_metric", "loss", "'BLEU-4'"]),
@@ -217,10 +230,14 @@ def test_evaluate_needs_one_thing_to_score(overrides: list[str], expected: str) 
 
 
 def test_a_checkpoints_data_configuration_is_restored() -> None:
-    data = schema.data_config({"kind": "flickr8k", "root": "/somewhere", "layout": "karpathy"})
+    stored = {"kind": "flickr8k", "root": "/somewhere", "layout": "karpathy"}
+    data = schema.data_config(stored, "best.pt")
     assert data == schema.Flickr8kData(root="/somewhere", layout="karpathy")
-    with pytest.raises(ConfigError, match=r"data\.kind"):
-        schema.data_config({"kind": "flickr9k"})
+    for wrong in ({"kind": "flickr9k"}, {"kind": ["flickr8k"]}, {}, None):
+        with pytest.raises(DataError, match=r"best\.pt: kind must be one of scenes, flickr8k"):
+            schema.data_config(wrong, "best.pt")
+    with pytest.raises(DataError, match=r"best\.pt: root must be text, found 5"):
+        schema.data_config({**stored, "root": 5}, "best.pt")
 
 
 @pytest.mark.parametrize(

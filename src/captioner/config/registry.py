@@ -1,5 +1,6 @@
 """Which schema stands for which group and command, and how a composed tree is checked."""
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -8,9 +9,9 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioner.checks import one_of
 from captioner.config import commands, data, model, trained, training
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, DataError
+from captioner.restore import describe, restore
 
 GROUPS: dict[str, dict[str, type]] = {
     "data": {one.kind: one for one in data.KINDS},
@@ -78,26 +79,48 @@ def parse(config: DictConfig) -> Any:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
+        _refuse_added_keys(config)
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} must be given") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).replace("\n", "; ")) from error
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{error.full_key}: {reason}" if error.full_key else reason) from error
 
 
-def data_config(tree: dict[str, Any]) -> data.DataConfig:
-    """The data schema of a plain dict that a checkpoint or config.yaml holds."""
-    one_of("data.kind", tree.get("kind", ""), tuple(GROUPS["data"]))
-    schema = GROUPS["data"][tree["kind"]]
-    return schema(**tree)
+def _refuse_added_keys(config: DictConfig, prefix: str = "") -> None:
+    """ConfigError for a key that no schema has: Hydra lets +key=value add one to a dataclass."""
+    kind = OmegaConf.get_type(config)
+    names = {item.name for item in fields(kind)} if is_dataclass(kind) else {*map(str, config)}
+    for name in map(str, config):
+        if name not in names:
+            raise ConfigError(f"there is no key {prefix}{name}: + cannot add one")
+        node = config._get_node(name)
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_interpolation()):
+            _refuse_added_keys(node, f"{prefix}{name}.")
 
 
-def model_config(tree: dict[str, Any]) -> model.ModelConfig:
+def data_config(tree: Any, place: str) -> data.DataConfig:
+    """The data schema of a plain dict that a checkpoint holds; DataError names `place`."""
+    found: data.DataConfig = restore(_of_kind(GROUPS["data"], tree, "", place), tree, place)
+    return found
+
+
+def model_config(tree: Any, place: str) -> model.ModelConfig:
     """The same of a model; without a kind, as before there were several, it is Show and Tell."""
     schemas = {one.kind: one for one in model.MODELS}
-    kind = tree.get("kind", model.ModelConfig.kind)
-    one_of("model.kind", kind, tuple(schemas))
-    return schemas[kind](**tree)
+    schema = _of_kind(schemas, tree, model.ModelConfig.kind, place)
+    found: model.ModelConfig = restore(schema, tree, place)
+    return found
+
+
+def _of_kind(schemas: Mapping[str, type], tree: Any, default: str, place: str) -> type:
+    kind = tree.get("kind", default) if isinstance(tree, dict) else default
+    if not isinstance(kind, str) or kind not in schemas:
+        raise DataError(
+            f"{place}: kind must be one of {', '.join(schemas)}, found {describe(kind)}"
+        )
+    return schemas[kind]
 
 
 def known_keys(schema: Any, prefix: str = "") -> list[str]:

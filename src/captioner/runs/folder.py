@@ -6,9 +6,11 @@ from typing import Any
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
 from captioner.files import atomic_write, read_json, write_json
+from captioner.restore import Json, restore
 from captioner.runs.upgrade import upgrade
 
 CONFIG = "config.json"
+CHECKPOINTS = ("last.pt", "best.pt")
 # What may differ when a run is resumed: nothing that decides its result.
 FREE = (
     "resume",
@@ -26,6 +28,16 @@ LATER = {
     "encoder.cache_dtype": "float32",
     "encoder.views": ["original"],
     "model.kind": "show_and_tell",
+    "init_from": None,
+    "trainer.objective": "cross_entropy",
+    "reward.samples": 5,
+    "reward.cider": 1.0,
+    "reward.bleu": 0.0,
+    "reward.eos": True,
+    "reward.baseline": "others",
+    "reward.normalise": False,
+    "reward.cross_entropy": 0.0,
+    "reward.max_length": 30,
 }
 
 
@@ -36,11 +48,17 @@ class FolderTaken(ConfigError):
 def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Write the resolved configuration into a new run's folder; refuse a folder with another run.
 
-    Raises FolderTaken when it holds a run and `resume` is false, or when the configuration differs
-    from that of the run to resume (naming the keys), DataError when it cannot be written.
+    Raises FolderTaken when it holds a run and `resume` is false, when the configuration differs
+    from that of the run to resume (naming the keys), or when it holds checkpoints and nothing says
+    of which run; DataError when it cannot be written.
     """
     path = folder / CONFIG
     if not path.exists():
+        if left := [name for name in CHECKPOINTS if (folder / name).exists()]:
+            raise FolderTaken(
+                f"{folder} holds {' and '.join(left)} of a run whose {CONFIG} is not there; take "
+                "another run_dir"
+            )
         write_json(path, resolved)
         return
     if not resume:
@@ -57,7 +75,7 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
         return
     now = flat(resolved)
     later = {key: value for key, value in LATER.items() if key in now}
-    before = {**later, **flat(upgrade(read_json(path)))}
+    before = {**later, **flat(upgrade(read_config(path)))}
     differing = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*before, *now})
@@ -65,6 +83,12 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
     ]
     if differing:
         raise FolderTaken(f"{folder} cannot be resumed with other settings: {'; '.join(differing)}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A stored configuration; DataError where the file is none."""
+    tree: dict[str, Any] = restore(dict[str, Json], read_json(path, file_names=True), str(path))
+    return tree
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from captioner.data.resident import ResidentCaptions
-from captioner.training.step import StepSettings
+from captioner.training.step import Objective, StepSettings
 
 
 class Order(Protocol):
@@ -29,7 +29,7 @@ class TrainingSetup:
     which one is `settings.best_metric`; `texts` goes into every checkpoint as it is. With `data` on
     the device, of which `loader` then gives plans, steps are such as a CUDA graph can hold. In
     a world of several processes the loader gives a process's share of every batch, None for an
-    empty one.
+    empty one. An `objective` is what steps minimise in place of the batches' cross-entropy.
     """
 
     model: nn.Module
@@ -39,6 +39,7 @@ class TrainingSetup:
     validate: Callable[[int], dict[str, float]]
     texts: dict[str, str]
     data: ResidentCaptions | None = None
+    objective: Objective | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

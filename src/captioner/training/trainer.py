@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from captioner.data.resident import ResidentCaptions
-from captioner.errors import ConfigError, NumericsError
+from captioner.errors import CheckpointError, ConfigError, NumericsError
 from captioner.files import write_json
 from captioner.training.averaging import MovingAverage
 from captioner.training.checkpoint import Checkpoint, save_checkpoint
@@ -58,6 +58,7 @@ class Trainer:
         self.texts, self.folder, self.settings, self.device = setup.texts, folder, settings, device
         self.world, self.random = world or World(), random or Randomness(device)
         self.reporting = reporting or Reporting()
+        self.objective = setup.objective
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
@@ -85,29 +86,53 @@ class Trainer:
             "device": self.device,
             "average": self.average,
         }
-        return PlainStep(**common, world=self.world) if data is None else GraphStep(data, **common)
+        if data is not None:
+            return GraphStep(data, **common)
+        return PlainStep(**common, world=self.world, objective=self.objective)
 
     # -- resuming ---------------------------------------------------------------------------
 
     @property
     def state(self) -> RunState:
         """What an exact resume restores."""
-        return RunState(self.model, self.optimizer, self.average, self.random, self.world)
+        return RunState(
+            self.model, self.optimizer, self.average, self.random, self.world, self.texts
+        )
 
     def resume(self) -> bool:
         """Continue from last.pt where there is one: weights, optimiser, order and random state.
 
         The number of processes may be another than before: only dropout then draws other numbers.
-        Errors as `RunState.load`.
+        Errors as `RunState.load`, and for a place that this training does not come to.
         """
         path = self.folder / "last.pt"
         if not path.exists():
             return False
         self.progress = self.state.load(path, self.device)
+        self._check_place(path)
         self.step.prepare()
         self.timing.resume(self.progress.epoch)
         self.reporting.say("resuming at step %d of %d", self.progress.step, self.total_steps)
         return True
+
+    def _check_place(self, path: Path) -> None:
+        state, batches = self.progress, len(self.order)
+        steps = state.epoch * self.steps_per_epoch
+        steps += math.ceil(state.position / self.settings.accumulation)
+        if state.step != steps or state.position > batches or state.epoch > self.settings.epochs:
+            raise CheckpointError(
+                f"{path} stands at step {state.step}, batch {state.position} of epoch "
+                f"{state.epoch + 1}: no place in {self.settings.epochs} epochs of {batches} "
+                f"batches and {self.steps_per_epoch} steps each"
+            )
+        told = [one for one in state.history if {"epoch", self.settings.best_metric} <= one.keys()]
+        if len(state.history) != state.epoch or len(told) < state.epoch:
+            raise CheckpointError(
+                f"{path} has a history of {len(told)} epochs with {self.settings.best_metric}, "
+                f"expected {state.epoch}"
+            )
+        if state.finished and not state.epoch:
+            raise CheckpointError(f"{path} is said to be finished before its first epoch")
 
     def save(self) -> None:
         """Write last.pt, from which `resume` continues bit for bit.
@@ -224,7 +249,17 @@ class Trainer:
         factor = self.settings.rate_factor(state.step - 1, self.total_steps)
         lr = self.optimizer.param_groups[0]["base_lr"] * factor
         curves = {"train/loss": loss, "train/lr": lr, "train/tokens_per_second": rate}
+        if self.objective is not None:
+            self._add_figures(self.objective.figures())
+        curves |= {f"train/{name}": value for name, value in state.means().items()}
         self.reporting.scalars(curves, state.step)
+
+    def _add_figures(self, figures: dict[str, tuple[float, float]]) -> None:
+        """Add the objective's figures of all ranks to the epoch's."""
+        totals = iter(self.world.total(*(value for pair in figures.values() for value in pair)))
+        for name in figures:
+            before = self.progress.sums.get(name, (0.0, 0.0))
+            self.progress.sums[name] = (before[0] + next(totals), before[1] + next(totals))
 
     def finish_epoch(self) -> None:
         """Validate, keep the best, write the history, turn to the next epoch and save."""
@@ -236,6 +271,7 @@ class Trainer:
             "epoch": state.epoch + 1,
             "step": state.step,
             "train_loss": state.loss_sum / max(1, state.tokens),
+            **state.means(),
             "seconds": state.seconds,
             **metrics,
         }
@@ -253,6 +289,7 @@ class Trainer:
             )
         state.epoch += 1
         state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
+        state.sums = {}
         state.finished = stop or state.epoch >= settings.epochs
         self.save()
 
