@@ -1,7 +1,7 @@
 """A step of every kind of model as an ONNX graph gives what it gives in PyTorch.
 
-The search around the steps is the same for all kinds: test_onnx.py and tests/commands/test_export.py
-export it whole, which takes far longer. That a step is its model's own, test_plain_step.py holds.
+The search around the steps is the same for all kinds: test_onnx.py and tests/commands export
+it whole, which takes far longer. That a step is its model's own, test_plain_step.py holds.
 """
 
 from __future__ import annotations
