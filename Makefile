@@ -12,6 +12,7 @@ TESTS  ?=
 SUITE  ?= epoch
 FUZZ   ?= 12
 GPU    ?=
+KILLS  ?= 200
 ARGS   ?=
 
 BIN       := $(VENV)/bin
@@ -22,7 +23,7 @@ SANITIZED := build/sanitized/captioner/ops/_extension.abi3.so
 
 .DEFAULT_GOAL := help
 SCRIPTS_RUN := train evaluate caption sample compare
-.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k test fuzz test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
+.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k test fuzz kills test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +71,8 @@ test: $(READY) ## Run the tests
 # Other cases each time; a case that fails is printed, and becomes a test of its own.
 fuzz: $(READY) ## Read hostile files and overrides: FUZZ times as many cases as the tests have
 	CAPTIONER_FUZZ=$(FUZZ) PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz
+kills: $(READY) ## SIGKILL tiny runs of the commands KILLS times at random moments: what they end with must be the same
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS)
 
 test-cuda-build: $(INSTALLED) ## Compile the CUDA kernels with nvcc, if it is there: no warnings, no spills
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 -m nvcc tests/ops/test_cuda_build.py

@@ -17,7 +17,7 @@ from captioner.errors import CaptionerError, ImageError
 
 # What each command calls for its work, and the arguments that it cannot do without.
 WORK = {
-    "average": ("captioner.training.averaging.average_checkpoints", "checkpoint=[a,b] out=c.pt"),
+    "average": ("captioner.commands.average.average_checkpoints", "checkpoint=[a,b] out=c.pt"),
     "benchmark": ("benchmarks.command.describe_machine", "suite=metrics"),
     "caption": ("captioner.commands.caption.find_images", "checkpoint=a images=b"),
     "compare": ("captioner.commands.compare.load_record", "runs=[a,b]"),
@@ -25,7 +25,7 @@ WORK = {
     "evaluate": ("captioner.commands.evaluate.open_checkpoint", "checkpoint=a"),
     "export": ("captioner.commands.export.open_checkpoint", "checkpoint=a out=b"),
     "leaderboard": ("captioner.commands.leaderboard.gather", "folders=[a]"),
-    "prepare_flickr8k": ("captioner.data.formats.prepare.prepare_flickr8k", ""),
+    "prepare_flickr8k": ("captioner.commands.prepare.prepare_flickr8k", ""),
     "sample": ("captioner.commands.sample.load_language_model", "checkpoint=a"),
     "train": ("captioner.commands.train.build_trainer", "run_dir=run"),
 }
@@ -80,6 +80,18 @@ def test_a_defect_while_the_command_line_is_read_is_one_sentence(
     said = capsys.readouterr().err
     assert said.splitlines()[-1].startswith("error: unexpected ZeroDivisionError in captioner/")
     assert "Traceback (most recent call last)" in said
+
+
+def test_a_working_directory_that_was_removed_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert call(COMMANDS[0], monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == (
+        "error: the working directory was removed; change to one that exists\n"
+    )
 
 
 @pytest.mark.parametrize(

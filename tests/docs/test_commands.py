@@ -22,6 +22,7 @@ from documentation import PAGES, REPOSITORY, blocks, commands, commands_of_confi
 
 from captioner.commands import cli
 from captioner.commands.cli import compose_config, gather_list, quote
+from captioner.commands.table import COMMANDS
 from captioner.ops.extension import ABSENT
 
 pytestmark = pytest.mark.slow
@@ -33,7 +34,11 @@ NOT_RUN = {
     "python scripts/demo.py": "serves until it is stopped; tests/demo drives the page",
     "python scripts/benchmark.py": "minutes to hours; tests/benchmarks runs every suite in small",
     "python scripts/gpu_check.py": "needs a GPU",
-    "python scripts/export.py checkpoint=my_model format=onnx": "a second quarter of a minute",
+    "python scripts/export.py checkpoint=my_model format=onnx": "slow; tests/commands does it",
+    "python scripts/export.py checkpoint=outputs/nic/best.pt format=onnx": "as the one before",
+    "python scripts/evaluate.py checkpoint=outputs/nic/best.pt split=dev generation.document": (
+        "reads the table that the page's Python writes"
+    ),
     "torchrun": "starts processes; tests/training does so",
     "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",
     "python scripts/train.py -m hydra/launcher=submitit_local": "starts processes; tests/sweeps",
@@ -172,8 +177,8 @@ class Done:
 def direct(compose: Callable[[], Any]) -> Iterator[None]:
     """Scripts call their task with the configuration that `compose` gives, without Hydra's main."""
 
-    def call(task: cli.Task, *_: Any, **__: Any) -> None:
-        cli.run_task(task, compose())
+    def call(name: str) -> None:
+        cli.run_task(COMMANDS[name].task, compose())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "run_command", call)

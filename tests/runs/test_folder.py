@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from captioner.files import atomic_write, write_json
+from captioner.files import atomic_write, remove_unfinished, write_json
 from captioner.runs.folder import CONFIG, LATER, FolderTaken, check_same_run
 from captioner.runs.outcome import sole_trainer
 
@@ -48,16 +47,23 @@ def test_a_run_of_version_0_1_goes_on_under_todays_names(tmp_path: Path) -> None
         check_same_run(tmp_path, {**NOW, **now, "generation": {"beam_size": 5}})
 
 
-def test_a_checkpoint_that_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "replica_0").mkdir()
-    for folder in (tmp_path, tmp_path / "replica_0"):
-        with pytest.raises(KeyboardInterrupt), atomic_write(folder / "last.pt") as file:
-            file.write(b"half")
-            left = next(folder.glob(".last.pt.*"))
-            shutil.copy(left, folder / "copy")
-            raise KeyboardInterrupt
-        (folder / "copy").rename(left)  # as it lies there after a SIGKILL
-        (folder / ".hidden.json").touch()
+    left = [".last.pt.abcd1234", ".history.json.x_y9z012", "replica_0/.epoch_3.pt.12345678"]
+    kept = ["last.pt", ".notes.settings", ".last.pt.swp", ".last.pt.folder_1/inside"]
+    (tmp_path / ".last.pt.folder_1").mkdir()
+    for name in (*left, *kept):
+        (tmp_path / name).touch()
     with sole_trainer(tmp_path):
-        kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert kept == {"lock", ".hidden.json"}
+        assert [name for name in left if (tmp_path / name).exists()] == []
+        assert all((tmp_path / name).exists() for name in kept)
+
+
+def test_what_atomic_write_leaves_is_known_for_what_it_is(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "last.pt"):
+        (temporary,) = tmp_path.iterdir()
+        remove_unfinished(tmp_path, "best.pt")
+        assert temporary.exists()
+        remove_unfinished(tmp_path, "*.pt")
+        assert not temporary.exists()
+        temporary.touch()

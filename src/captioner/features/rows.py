@@ -12,26 +12,10 @@ import numpy as np
 import torch
 
 from captioner.errors import DataError
-from captioner.files import refuse_special
 
 _LARGE = 1 << 15  # bytes of a row that is read from the file, not through a map
 _CHUNK_BYTES = 64 * 2**20  # of rows that are looked at together, in float64
 _MOMENTS_BYTES = 2 * 2**20  # of a grid's rows that are summed together, in float32
-
-
-def load_array(path: Path) -> np.ndarray:
-    """The array of an .npy file, memory-mapped, read only; DataError naming a file that is none."""
-    try:
-        refuse_special(path)
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except DataError:
-        raise
-    except Exception as error:  # of many kinds: numpy reads the header as a Python expression
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise DataError(f"cannot read the array in {path}: {reason}") from error
-    if not isinstance(found, np.ndarray):
-        raise DataError(f"cannot read the array in {path}: it is an archive of arrays (.npz)")
-    return found
 
 
 class FeatureRows:

@@ -28,6 +28,8 @@ LATER = {
     "encoder.cache_dtype": "float32",
     "encoder.views": ["original"],
     "model.kind": "show_and_tell",
+    "generation.rerank": "none",
+    "generation.document_frequencies": None,
     "init_from": None,
     "trainer.objective": "cross_entropy",
     "reward.samples": 5,
