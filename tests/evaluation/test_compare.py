@@ -97,7 +97,7 @@ def test_seeds_make_one_table(tmp_path: Path) -> None:
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     scored(tmp_path, "a", GOOD)
     (tmp_path / "a/scores_images.json").write_text('{"images": [{}], "statistics": {}}')
-    with pytest.raises(DataError, match=r"scores_images\.json is no file of scored images"):
+    with pytest.raises(DataError, match=r"scores_images\.json lacks 'name', found an object"):
         load_record(tmp_path / "a")
 
 

@@ -41,7 +41,7 @@ class EncodedCaptions:
     skipped: np.ndarray
 
     def check(self, *, tokens: int, images: int) -> None:
-        """DataError unless these can be captions in so many different `tokens`, of so many images."""
+        """DataError unless they can be captions in so many `tokens` and of so many `images`."""
         parts = (self.tokens, self.lengths, self.image_rows)
         fits = all(one.dtype == np.int64 and one.ndim == 1 for one in parts)
         fits = fits and self.skipped.shape == () and self.skipped.dtype == np.int64

@@ -4,6 +4,7 @@ The second has all that a comparison or a report needs: captions, references, sc
 statistics that add up to the corpus's. Both can be read back without model or data.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -149,11 +150,12 @@ class _Images(TypedDict):
 
 
 def _todays(content: Any) -> Any:
-    """The content with the key "file", which in earlier files is "picture"."""
+    """The content with the key "file", which earlier files call otherwise."""
     entries = content.get("images") if isinstance(content, dict) else None
     for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and "picture" in entry:
-            entry["file"] = entry.pop("picture")
+        with contextlib.suppress(KeyError, TypeError):
+            entry["file"] = entry["picture"]
+            del entry["picture"]
     return content
 
 
