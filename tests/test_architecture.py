@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, str] = {
     "config": "checks errors",
     "runs": "data files errors",
     "export": "inference generation models data version files errors",
-    "validation": "inspection inference evaluation training models data",
+    "validation": "inspection inference evaluation training models data errors",
     "inspection": "inference evaluation training generation models data",
     "inference": "generation models data errors",
     "evaluation": "data version files checks errors",

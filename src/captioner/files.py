@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,7 @@ from typing import IO, Any
 from captioner.errors import DataError
 
 _log = logging.getLogger(__name__)
+_asking = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -98,8 +100,9 @@ def alone(path: Path) -> Iterator[None]:
 
 def _umask() -> int:
     """The process's umask; the system only tells it by setting one."""
-    mask = os.umask(0)
-    os.umask(mask)
+    with _asking:  # of two threads the second would set the first one's 0 for good
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

@@ -32,8 +32,10 @@ from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.word_layers import set_bias_from_counts
 from captioner.training.distributed import World
-from captioner.training.setup import Order
+from captioner.training.setup import Order, Score
 from captioner.validation.captions import CaptionValidator
+from captioner.validation.scores import CaptionScorer
+from captioner.validation.scoring import Scoring
 
 
 class CaptionTask:
@@ -78,6 +80,12 @@ class CaptionTask:
         self.order: Order = order
         self.data = resident_captions(config, training, order, device, world)
         self.loader = self._loader(training, order, config.trainer.workers)
+        images = self.splits["dev"]
+        scorer = CaptionScorer(
+            {image.name: image.captions for image in images},
+            scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
+        )
+        self.score: Score | None = Scoring(scorer, config.trainer.scoring)
 
     def _loader(self, training: CaptionDataset, order: BatchOrder, workers: int) -> Iterable[Any]:
         if self.data is not None:
@@ -120,17 +128,15 @@ class CaptionTask:
     def validator(
         self, config: schema.TrainConfig, model: BaseCaptioner, writer: Any
     ) -> CaptionValidator:
-        """Scores the model on the dev split, whose first images `writer` shows."""
+        """Measures the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
         method = build_generation(config.generation, self.vocabulary)
         generator = CaptionGenerator(model, self.vocabulary, method)
-        scenes = isinstance(config.data, schema.ScenesData)
         return CaptionValidator(
             generator=generator,
             images=images,
             dataset=dataset,
             batch_size=config.generation.batch_size,
-            extra=scene_metrics(images) if scenes else None,
             writer=writer,
             shown=config.trainer.shown_pictures,
             world=self.world,
@@ -140,7 +146,7 @@ class CaptionTask:
                 images,
                 dataset.source,
                 batch_size=config.generation.batch_size,
-                scenes=scenes,
+                scenes=isinstance(config.data, schema.ScenesData),
             ),
         )
 

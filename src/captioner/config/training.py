@@ -64,7 +64,9 @@ class TrainerConfig:
     batches (null: seed). ema, such as 0.999: the decay of a moving average of the weights, which is
     validated and kept as best.pt; keep_epochs keeps the weights of so many last epochs as
     epoch_N.pt, for scripts/average.py. graph=on replays each step as one CUDA graph, with the data
-    in GPU memory; auto logs its choice and the reason.
+    in GPU memory; auto logs its choice and the reason. scoring: the scores of a validation are
+    computed in another process, beside the next epoch, or inline; auto: beside, where they take
+    more than 0.2 s.
     """
 
     epochs: int = 10
@@ -89,6 +91,7 @@ class TrainerConfig:
     ema: float | None = None
     keep_epochs: int = 0
     graph: str = "auto"
+    scoring: str = "auto"
 
     def __post_init__(self) -> None:
         each_in_range("trainer", self, "epochs batch_size window epoch_windows accumulation", 1)
@@ -99,6 +102,7 @@ class TrainerConfig:
         positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
         one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
         one_of("trainer.graph", self.graph, ("auto", "on", "off"))
+        one_of("trainer.scoring", self.scoring, ("auto", "beside", "inline"))
         one_of("trainer.precision", self.precision, ("float32", "bf16"))
         one_of("trainer.best_metric", self.best_metric, CAPTION_METRICS + TEXT_METRICS)
 

@@ -1,6 +1,6 @@
 """What an exact resume needs besides the weights, as last.pt holds it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,8 +27,21 @@ class CarriesState(Protocol):
 
 
 @dataclass
+class Validation:
+    """A validation whose scores have not been acted on: a resumed run computes them again.
+
+    `figures` are the epoch's without its scores; `measured` is what the model gave, of which they
+    are made; `weights` are those that were validated, which rank 0 alone keeps.
+    """
+
+    figures: dict[str, float]
+    measured: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+@dataclass
 class Progress:
-    """How far a run is; all of it is in last.pt."""
+    """How far a run is; all of it is in last.pt, and so is a validation that is `under_way`."""
 
     step: int = 0
     epoch: int = 0
@@ -40,6 +53,25 @@ class Progress:
     validations_since_best: int = 0
     finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+    under_way: Validation | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """As a checkpoint holds it; tensors are not copied."""
+        under_way = None if self.under_way is None else vars(self.under_way)
+        return {**vars(self), "under_way": under_way}
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> "Progress":
+        """What `stored` gave; TypeError where it is of something else."""
+        progress = cls(**stored)
+        if stored.get("under_way") is not None:
+            progress.under_way = Validation(**stored["under_way"])
+        return progress
+
+    def turn(self) -> None:
+        """The next epoch begins."""
+        self.epoch += 1
+        self.position, self.loss_sum, self.tokens, self.seconds = 0, 0.0, 0, 0.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +89,7 @@ class RunState:
         own, *others = self.world.gather(self.random.state())
         training = {
             "optimizer": optimizer_state(self.optimizer),
-            "progress": asdict(progress),
+            "progress": progress.stored(),
             **own,
         }
         if others:
@@ -80,7 +112,7 @@ class RunState:
         load_weights(self.model, checkpoint.model, source=str(path))
         try:
             self.optimizer.load_state_dict(training["optimizer"])
-            progress = Progress(**training["progress"])
+            progress = Progress.restored(training["progress"])
             if isinstance(self.model, CarriesState):
                 self.model.load_carried_state(self.world.own_streams(training["carried_state"]))
             states = [training, *training.get("other_ranks", [])]
