@@ -26,8 +26,8 @@ from benchmarks.suite import (
 )
 from benchmarks.windows import WindowsBenchmark, windows_suite
 from captioner.build.components import pick_device
-from captioner.checks import in_range, one_of
-from captioner.config import RunConfig
+from captioner.config import OutputConfig, RunConfig
+from captioner.config.ranges import COUNT, OUTPUT, PATH, SEED, THREADS, Choice, setting
 from captioner.errors import ConfigError
 
 SUITES: dict[str, Callable[[Any, Run], SuiteResult]] = {
@@ -45,20 +45,20 @@ SUITES: dict[str, Callable[[Any, Run], SuiteResult]] = {
 
 
 @dataclass
-class BenchmarkConfig(RunConfig):
+class BenchmarkConfig(RunConfig, OutputConfig):
     """scripts/benchmark.py: one suite, its implementations measured in turn `repeats` times.
 
     data_root: Flickr8k's folder; null draws its likeness. out: the JSON record. plot: an image of
     suite=lstm or suite=scale, such as lstm.png.
     """
 
-    suite: str = MISSING
-    threads: int | None = 2
-    repeats: int = 7
-    seed: int = 0
-    data_root: str | None = None
-    out: str | None = None
-    plot: str | None = None
+    suite: str = setting(MISSING, Choice(tuple(SUITES)))
+    threads: int | None = setting(2, THREADS)
+    repeats: int = setting(7, COUNT)
+    seed: int = setting(0, SEED)
+    data_root: str | None = setting(None, PATH)
+    out: str | None = setting(None, OUTPUT)
+    plot: str | None = setting(None, OUTPUT)
     features: FeaturesBenchmark = field(default_factory=FeaturesBenchmark)
     epoch: EpochBenchmark = field(default_factory=EpochBenchmark)
     replicas: ReplicasBenchmark = field(default_factory=ReplicasBenchmark)
@@ -72,11 +72,8 @@ class BenchmarkConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("suite", self.suite, tuple(SUITES))
         if self.plot is not None and self.suite not in ("lstm", "scale"):
             raise ConfigError(f"plot draws suite=lstm and suite=scale, got suite={self.suite}")
-        in_range("repeats", self.repeats, 1)
-        in_range("seed", self.seed, 0)
 
 
 def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:

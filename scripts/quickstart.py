@@ -23,6 +23,14 @@ def main() -> None:
         epilog="python scripts/quickstart.py      trains, or continues, in outputs/demo",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
+    from captioner.commands.failures import one_sentence
+
+    with one_sentence("train", RUN):
+        show()
+
+
+def show() -> None:
+    """Train, evaluate on the test scenes, and print both."""
     from captioner.commands.cli import compose_config
     from captioner.commands.evaluate import evaluate_checkpoint
     from captioner.commands.train import train

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, str] = {
         "demo leaderboard export build config runs validation inspection inference "
         "evaluation training models data version files checks errors"
     ),
-    "sweeps": "leaderboard runs checks errors",
+    "sweeps": "leaderboard runs errors",
     "demo": "build inference evaluation data checks errors",
     "leaderboard": "runs evaluation files errors",
     "build": (
@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, str] = {
     "inspection": "inference evaluation training generation models data",
     "inference": "generation models data errors",
     "evaluation": "data version files checks errors",
-    "training": "models data ops profiling version files errors",
+    "training": "generation models data ops profiling version files errors",
     "features": "models data files errors",
     "generation": "errors",
     "models": "ops profiling errors",

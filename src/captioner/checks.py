@@ -1,9 +1,14 @@
 """Checks of configuration values: each error names the key, the value and the allowed values."""
 
 import difflib
+import math
+import sys
 from collections.abc import Sequence
 
 from captioner.errors import ConfigError
+
+FINITE = sys.float_info.max
+LARGE = 2**31 - 1  # what a C int holds; a bound of no interest to a value that is too small
 
 
 def one_of(key: str, value: str, choices: Sequence[str]) -> None:
@@ -14,22 +19,33 @@ def one_of(key: str, value: str, choices: Sequence[str]) -> None:
         raise ConfigError(f"{key} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 
-def in_range(key: str, value: float | None, low: float, high: float = float("inf")) -> None:
-    """ConfigError unless low <= value <= high (None is let through: it means switched off)."""
-    if value is not None and not low <= value <= high:
-        bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-        raise ConfigError(f"{key} must be {bounds}, got {value:g}")
-
-
-def each_in_range(
-    group: str, config: object, keys: str, low: float, high: float = float("inf")
+def in_range(
+    key: str, value: float | None, low: float, high: float = FINITE, *, above: bool = False
 ) -> None:
-    """`in_range` for each of the `keys`, separated by blanks, of a group of the configuration."""
-    for key in keys.split():
-        in_range(f"{group}.{key}", getattr(config, key), low, high)
+    """ConfigError unless low <= value <= high, or with `above` low < value; None is let through: it
+    means switched off."""
+    if value is None:
+        return
+    number = isinstance(value, int | float)
+    if number and low <= value <= high and not (above and value == low):
+        return
+    bounds = f"greater than {low:g}" if above else f"at least {low:g}"
+    if low == -FINITE:
+        bounds = "a finite number"
+    if high != FINITE and not (high >= LARGE and number and value < low):
+        most = _shown(high)
+        bounds = f"{bounds} and at most {most}" if above else f"from {low:g} to {most}"
+    finite = " and finite" if value == math.inf else ""
+    raise ConfigError(f"{key} must be {bounds}{finite}, got {_shown(value)}")
 
 
 def positive(key: str, value: float | None) -> None:
-    """ConfigError unless value > 0 (None is let through)."""
-    if value is not None and not value > 0:
-        raise ConfigError(f"{key} must be greater than 0, got {value:g}")
+    """ConfigError unless value > 0 and finite (None is let through)."""
+    in_range(key, value, 0, above=True)
+
+
+def _shown(value: object) -> str:
+    """A number in few characters, whatever its size; anything else in quotes."""
+    if isinstance(value, int) and abs(value) < 10**20:
+        return str(value)
+    return f"{value:g}" if isinstance(value, float) else repr(value)[:40]

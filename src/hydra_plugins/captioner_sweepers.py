@@ -5,8 +5,7 @@ Every command imports this file while it looks for plugins, so it imports what i
 
 import dataclasses
 from functools import partial
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -14,10 +13,19 @@ from omegaconf import DictConfig
 
 
 class _CaptionerSweeper(Sweeper):
-    """`settings`: those of config.GridSweepConfig or config.StudySweepConfig."""
+    """`settings`: those of the dataclass `schema` of captioner.config."""
+
+    schema: ClassVar[str]
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = SimpleNamespace(**settings)
+        self.given = settings
+
+    @property
+    def settings(self) -> Any:
+        """The settings, checked: Hydra makes sweepers without its schemas' dataclasses."""
+        from captioner import config
+
+        return getattr(config, self.schema)(**self.given)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -31,7 +39,7 @@ class _CaptionerSweeper(Sweeper):
         )
 
     def _sweep(self, fixed: list[str]) -> Any:
-        from captioner.commands.cli import explain
+        from captioner.commands.failures import explain
         from captioner.config import parse
         from captioner.sweeps.sweep import Sweep
 
@@ -49,14 +57,17 @@ class _CaptionerSweeper(Sweeper):
 class GridSweeper(_CaptionerSweeper):
     """hydra/sweeper=grid: every combination of values, `max_batch_size` launched at a time."""
 
+    schema = "GridSweepConfig"
+
     def sweep(self, arguments: list[str]) -> None:
         """Run what is not finished of the grid; SweepFailed when a run failed."""
         from captioner.sweeps.grid import combinations, split_overrides
 
-        fixed, swept = split_overrides(self.settings.params, arguments)
+        settings = self.settings
+        fixed, swept = split_overrides(settings.params, arguments)
         sweep = self._sweep(fixed)
         jobs = [sweep.job(one) for one in combinations(swept)]
-        size = max(1, self.settings.max_batch_size or len(jobs))
+        size = max(1, settings.max_batch_size or len(jobs))
         for start in range(0, len(jobs), size):
             sweep.run(jobs[start : start + size])
         sweep.close()
@@ -67,6 +78,8 @@ class StudySweeper(_CaptionerSweeper):
 
     See captioner.sweeps.study; `storage` null is study.db in the sweep's folder.
     """
+
+    schema = "StudySweepConfig"
 
     def sweep(self, arguments: list[str]) -> None:
         """Bring the study to its number of trials; SweepFailed when a run failed."""
@@ -87,7 +100,7 @@ class StudySweeper(_CaptionerSweeper):
             seed=settings.seed,
             lock=sweep.folder / "study.lock",
         )
-        while trials := study.next_trials(max(1, settings.n_jobs)):
+        while trials := study.next_trials(settings.n_jobs):
             jobs = [sweep.job(overrides) for _, overrides in trials]
             outcomes = sweep.run(jobs)
             for (trial, _), outcome in zip(trials, outcomes, strict=True):

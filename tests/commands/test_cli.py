@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -17,13 +16,12 @@ import pytest
 import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
+from in_process import COMMANDS, SCRIPTS, call
 from omegaconf import OmegaConf
 
 from captioner.commands.cli import compose_config, gather_list, quote, threads_in_sweep
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
-COMMANDS = [path for path in SCRIPTS if "run_command" in path.read_text(encoding="utf-8")]
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +31,6 @@ def _logging_as_before() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-
-
-def call(path: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a script in this process, which has long imported torch; its exit status."""
-    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: put back after the test
-    GlobalHydra.instance().clear()
-    try:
-        runpy.run_path(str(path), run_name="__main__")
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

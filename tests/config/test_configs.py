@@ -43,6 +43,7 @@ NEEDED = {
     "experiment/neon_flickr8k": ["data.root=x"],
     "experiment/neuraltalk_flickr8k": ["data.root=x"],
     "experiment/attention_flickr8k": ["data.root=x"],
+    "experiment/attention_flickr8k_reward": ["data.root=x", "init_from=y"],
     "experiment/adaptive_attention_flickr8k": ["data.root=x"],
     "model/layered_attention": ["encoder.output=grid"],
     "model/adaptive_attention": ["encoder.output=grid"],
@@ -53,6 +54,7 @@ NEEDED = {
 }
 
 LAYERED = "model=layered_attention"
+REWARD = ["trainer.objective=reward", "trainer.batch_by=picture", "init_from=x"]
 
 
 def compose(*overrides: str, name: str = "train") -> Any:
@@ -151,6 +153,17 @@ def test_experiments_carry_the_published_settings() -> None:
         ),
         (["encoder.cache_dtype=int8"], ["encoder.cache_dtype", "'int8'", "float16"]),
         (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
+        (["experiment=attention_flickr8k_reward", "data.root=x"], ["give init_from=CHECKPOINT"]),
+        ([*REWARD, "reward.samples=1"], ["reward.baseline=others", "2 or more, got 1", "greedy"]),
+        ([*REWARD, "reward.cider=0"], ["reward.cider or reward.bleu", "0 for both"]),
+        (["trainer.objective=reward"], ["trainer.objective=reward needs trainer.batch_by=picture"]),
+        ([*REWARD, "trainer.label_smoothing=0.1"], ["trainer.label_smoothing=0, got 0.1"]),
+        ([*REWARD, "trainer.replicas=2"], ["trainer.replicas=1, got 2"]),
+        ([*REWARD, "trainer.graph=on"], ["trainer.graph=on", "trainer.objective=reward"]),
+        (
+            [*REWARD, "data=python_source", "encoder=none", "trainer.best_metric=loss"],
+            ["trainer.objective=reward", "text has no references"],
+        ),
         (["encoder=none"], ["encoder=none", "data.kind=scenes"]),
         (["data=text", "encoder=none"], ["data.path", "a text file"]),
         (["data=python_source", "encoder=none"], ["trainer.best_metric", "loss", "'BLEU-4'"]),

@@ -31,6 +31,7 @@ from captioner.errors import ConfigError, DataError, ImageError
 from captioner.inference.text import TextGenerator
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+HOSTILE: list[Any] = [None, "text", "5", [1], {}, 1e19, float("nan"), float("inf")]
 CPU = torch.device("cpu")
 IMAGE = Image.effect_noise((40, 40), 80).convert("RGB")
 
@@ -83,6 +84,14 @@ def test_settings_out_of_bounds_are_refused_by_name() -> None:
         configure(settings(), "best", values)
     with pytest.raises(ConfigError, match="Length must be from 1 to"):
         checked(TEXT_SETTINGS, {**TEXT_DEFAULTS, "length": 10**9})
+
+
+def test_a_setting_that_is_no_number_is_refused_by_name() -> None:
+    captions = defaults(settings())[1]
+    for group, values in ((CAPTION_SETTINGS, captions), (TEXT_SETTINGS, TEXT_DEFAULTS)):
+        for setting, value in itertools.product(group, HOSTILE):
+            with pytest.raises(ConfigError, match=re.escape(f"{setting.label} must be ")):
+                checked(group, {**values, setting.key: value})
 
 
 @pytest.mark.parametrize(

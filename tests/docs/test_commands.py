@@ -95,7 +95,8 @@ def data_of(arguments: Sequence[str]) -> str:
     given = dict(x.partition("=")[::2] for x in arguments)
     if "data" in given or "experiment" not in given:
         return given.get("data", "scenes")
-    experiment = CONFIGS / "experiment" / f"{given['experiment'].removesuffix('_large')}.yaml"
+    first = given["experiment"].removesuffix("_large").removesuffix("_reward")
+    experiment = CONFIGS / "experiment" / f"{first}.yaml"
     found = re.search(r"override /data: (\w+)", experiment.read_text("utf-8"))
     assert found, experiment
     return found[1]
@@ -115,6 +116,7 @@ def phase(command: str) -> int:
         "leaderboard",
     ]
     late = any(x in arguments for x in ("resume=true", "-m", "format=onnx", "overwrite=true"))
+    late = late or any(x.startswith("init_from=") for x in arguments)
     return 2 * order.index(script) + late
 
 

@@ -40,7 +40,7 @@ EXCEPTIONS: list[tuple[str, str]] = [
     (r"math\.floor|floor_divide|\.floor\(|floordiv|std::floor", "the function"),
     (r"batch_by|trainer\.batch_by=picture|== \"picture\"", "batch_by=picture is a user's key"),
     (r"shown_pictures|\bpictures=\d|`pictures`|\bpictures: int|config\.pictures", "users' keys"),
-    (r"^src/captioner/runs/upgrade.py|refuse_old_names|override /decode", "reads the old names"),
+    (r"^src/captioner/runs/upgrade.py|check_overrides|override /decode", "reads the old names"),
     (
         r"(Pillow's|byte order mark the) decoder|A decoder on a GPU|decoder.decode",
         "of JPEGs, of UTF-8",

@@ -103,6 +103,22 @@ def test_any_shape_gives_torchs_values(
     check((tokens, hidden, vocabulary), smoothing, "fused", torch.float64, 1e-10)
 
 
+def test_tokens_count_as_often_as_their_weights_say() -> None:
+    """Twice, not at all, and less than not at all."""
+    *tensors, targets = draw(4, 5, 7)
+    weights = torch.tensor([2.0, 0.0, -1.5, 1.0], dtype=torch.float64)
+    found = linear_cross_entropy(*tensors, targets, token_weights=weights)
+    hidden, *layer = tensors
+    each = [by_hand(hidden[k : k + 1], *layer, targets[k : k + 1], 0.0) for k in range(4)]
+    expected = 2 * each[0] - 1.5 * each[2] + each[3]
+    torch.testing.assert_close(found, expected)
+    pairs = zip(*(torch.autograd.grad(x, tensors) for x in (found, expected)), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match=r"token_weights must be \[N\] = \[4\]"):
+        linear_cross_entropy(*tensors, targets, token_weights=weights[:3])
+
+
 @compiled
 def test_without_a_gradient_the_loss_is_the_same_bits() -> None:
     *tensors, targets = draw(130, 20, 70, torch.float32)

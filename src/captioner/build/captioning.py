@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,15 @@ from captioner.build.components import (
     scene_metrics,
 )
 from captioner.build.cuda_graph import resident_captions
+from captioner.build.initial import resumes
+from captioner.build.memory import (
+    require_memory_for_captions,
+    require_memory_for_images,
+    require_memory_for_training,
+)
 from captioner.build.models import build_captioner
 from captioner.build.replicas import order_seed, refuse_shared_draws
+from captioner.build.reward import reward_objective
 from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.resident import ResidentLoader
@@ -33,6 +39,7 @@ from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.word_layers import set_bias_from_counts
 from captioner.training.distributed import World
 from captioner.training.setup import Order, Score
+from captioner.training.step import Objective
 from captioner.validation.captions import CaptionValidator
 from captioner.validation.scores import CaptionScorer
 from captioner.validation.scoring import Scoring
@@ -48,8 +55,9 @@ class CaptionTask:
             self.splits = {name: data.split(name) for name in ("train", "dev")}
             self.features = image_features(config.encoder, seed=config.seed, device=device)
             # A run that began before this was refused may be continued.
-            if not (config.resume and (Path(config.run_dir) / "last.pt").exists()):
+            if not resumes(config.run_dir, config.resume):
                 refuse_uneven_grid(self.features.encoder)
+            self._require_memory_for_images(config)
             views = {"train": config.encoder.views, "dev": ["original"]}
             sources = {
                 name: self.features.source(images, views=views[name])
@@ -87,6 +95,17 @@ class CaptionTask:
         )
         self.score: Score | None = Scoring(scorer, config.trainer.scoring)
 
+    def _require_memory_for_images(self, config: schema.TrainConfig) -> None:
+        """ConfigError where a batch of images is too large, extracted or trained on."""
+        if self.features.encoder is None:
+            return
+        batch = {"encoder.batch_size": config.encoder.batch_size}
+        if self.features.trained:  # a batch of captions may show few images
+            by_image = config.trainer.batch_by == "picture"
+            batch = {"trainer.batch_size": config.trainer.batch_size} if by_image else {}
+        size, images = self.features.encoder.transform.size, len(self.splits["train"])
+        require_memory_for_images(size, batch, self.device, images=images)
+
     def _loader(self, training: CaptionDataset, order: BatchOrder, workers: int) -> Iterable[Any]:
         if self.data is not None:
             return ResidentLoader(self.data, order)
@@ -110,6 +129,14 @@ class CaptionTask:
             refuse_shared_draws(features.encoder or nn.Identity())
         source = self.datasets["train"].source
         regions, feature_dim = features.shape(source)
+        lengths = self.datasets["train"].tokens_per_row
+        require_memory_for_training(
+            config,
+            self.device,
+            vocab_size=len(self.vocabulary),
+            feature_dim=feature_dim,
+            tokens=int(lengths.double().mean() * min(config.trainer.batch_size, len(lengths))),
+        )
         torch.manual_seed(config.seed)
         model = build_captioner(
             config.model,
@@ -130,6 +157,9 @@ class CaptionTask:
     ) -> CaptionValidator:
         """Measures the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
+        require_memory_for_captions(
+            config.generation, self.device, vocab_size=len(self.vocabulary), images=len(images)
+        )
         method = build_generation(config.generation, self.vocabulary)
         generator = CaptionGenerator(model, self.vocabulary, method)
         return CaptionValidator(
@@ -149,6 +179,12 @@ class CaptionTask:
                 scenes=isinstance(config.data, schema.ScenesData),
             ),
         )
+
+    def objective(self, config: schema.TrainConfig, model: BaseCaptioner) -> Objective | None:
+        """The reward of sentences drawn, where that is what is trained on."""
+        if config.trainer.objective != "reward":
+            return None
+        return reward_objective(config.reward, model, self.vocabulary, self.splits["train"])
 
     def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""

@@ -11,6 +11,7 @@ import torch
 from captioner import config as schema
 from captioner.build.backend import for_inference
 from captioner.build.components import build_generation, image_features
+from captioner.build.memory import require_memory_for_captions
 from captioner.build.models import build_captioner, build_language_model
 from captioner.data.text.codec import TextCodec
 from captioner.data.vocabulary import Vocabulary
@@ -36,8 +37,11 @@ class TrainedCaptioner:
     data: Any
     checkpoint: Checkpoint
 
-    def generator(self, config: schema.GenerationConfig) -> CaptionGenerator:
-        """A generator of captions by the method that `config` describes."""
+    def generator(self, config: schema.GenerationConfig, *, images: int = 1) -> CaptionGenerator:
+        """A generator of captions by the method that `config` describes; ConfigError where too
+        little memory is free for a batch of so many `images`."""
+        device = next(self.model.parameters()).device
+        require_memory_for_captions(config, device, vocab_size=len(self.vocabulary), images=images)
         return CaptionGenerator(
             self.model, self.vocabulary, build_generation(config, self.vocabulary)
         )

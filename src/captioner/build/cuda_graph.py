@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from captioner import config as schema
+from captioner.build.memory import require_memory
 from captioner.data.dataset import BatchOrder, CaptionDataset
 from captioner.data.resident import ResidentCaptions, token_capacities
 from captioner.errors import ConfigError
@@ -30,6 +31,10 @@ def resident_captions(
     """
     if not wants_graph(config, device, why_not(config, dataset.source, device, world)):
         return None
+    # A learning rate, and with trainer.ema a decay, of every step lie on the device.
+    steps = {"trainer.epochs": config.trainer.epochs}
+    need = 16 * len(order)
+    require_memory("the schedule", steps, lambda x: need * x["trainer.epochs"], device)
     source = dataset.source
     assert isinstance(source, CachedFeatures)
     capacities = token_capacities(dataset.tokens_per_row, order.batch_size, seed=config.seed)
@@ -71,6 +76,8 @@ def why_not(
         return f"rnn.kind={config.rnn.kind} takes the lengths of captions from the host"
     if config.model.feedback:
         return f"model={config.model.kind} feeds back: each step reads its length on the host"
+    if config.trainer.objective == "reward":
+        return "trainer.objective=reward draws sentences, whose lengths are read on the host"
     if config.trainer.replicas > 1:
         return f"trainer.replicas={config.trainer.replicas} take turns, batch by batch"
     if world.size > 1:

@@ -38,8 +38,9 @@ class TrainedEnsemble:
         """The first member's data set."""
         return self.members[0].data
 
-    def generator(self, config: schema.GenerationConfig) -> CaptionGenerator:
-        """A generator of captions by the method that `config` describes."""
+    def generator(self, config: schema.GenerationConfig, *, images: int = 1) -> CaptionGenerator:
+        """As `TrainedCaptioner.generator`, of all members together."""
+        self.members[0].generator(config, images=images)  # which looks at the memory
         models = [one.model for one in self.members for _ in self.views]
         model = models[0] if len(models) == 1 else Ensemble(models)
         return CaptionGenerator(model, self.vocabulary, build_generation(config, self.vocabulary))

@@ -10,6 +10,7 @@ import torch
 
 from captioner import config as schema
 from captioner.build.cuda_graph import wants_graph
+from captioner.build.memory import require_memory_for_training
 from captioner.build.models import build_language_model
 from captioner.build.replicas import order_seed
 from captioner.data.dataset import make_loader
@@ -35,7 +36,7 @@ class TextTask:
     score: Score | None = None  # the validator's figures are the scores
 
     def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
-        self.world = world
+        self.device, self.world = device, world
         wants_graph(config, device, "a text's windows carry a state from step to step")
         streams = world.share(config.trainer.batch_size)
         if config.trainer.batch_size < world.size:
@@ -46,6 +47,7 @@ class TextTask:
         with world.main_first():  # what is downloaded and encoded is there for the others
             self.corpus = load_text(config.data, min_count=config.vocabulary.min_count)
         self.vocabulary = self.corpus.codec.vocabulary
+        self.streams = len(streams)
         windows = TextWindows(
             self.corpus.split("train").tokens,
             batch_size=config.trainer.batch_size,
@@ -61,6 +63,12 @@ class TextTask:
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> StreamModel:
         """A language model initialised from the seed, its output bias set."""
+        require_memory_for_training(
+            config,
+            self.device,
+            vocab_size=len(self.vocabulary),
+            tokens=self.streams * config.trainer.window,
+        )
         torch.manual_seed(config.seed)
         model = build_language_model(config.model, vocab_size=len(self.vocabulary), rnn=config.rnn)
         if config.model.output_bias_from_counts:
@@ -81,6 +89,9 @@ class TextTask:
             "config": json.dumps(dataclasses.asdict(config)),
             "vocabulary": self.vocabulary.to_json(),
         }
+
+    def objective(self, config: schema.TrainConfig, model: StreamModel) -> None:
+        """The cross-entropy of the windows."""
 
 
 def load_text(

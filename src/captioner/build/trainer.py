@@ -14,7 +14,9 @@ from captioner.build.backend import name_backend, validating_in_float32
 from captioner.build.captioning import CaptionTask
 from captioner.build.checkpoint import task_of_data
 from captioner.build.components import build_optimizer, pick_device, trainer_settings
+from captioner.build.initial import resumes, start_from
 from captioner.build.language_modeling import TextTask
+from captioner.build.memory import require_memory_for_training
 from captioner.build.replicas import replica_configs
 from captioner.data.resident import ResidentCaptions
 from captioner.data.vocabulary import Vocabulary
@@ -26,6 +28,7 @@ from captioner.training.randomness import OwnRandomness
 from captioner.training.replicas import Replica, ReplicaTrainer
 from captioner.training.reporting import Reporting
 from captioner.training.setup import Order, Score, TrainingSetup
+from captioner.training.step import Objective
 from captioner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,9 @@ class Task(Protocol):
 
     def texts(self, config: schema.TrainConfig, model: Any) -> dict[str, str]:
         """What a checkpoint holds besides weights."""
+
+    def objective(self, config: schema.TrainConfig, model: Any) -> Objective | None:
+        """What steps minimise where it is not the cross-entropy of the batches."""
 
 
 TASKS: dict[str, Callable[[schema.TrainConfig, torch.device, World], Task]] = {
@@ -81,6 +87,7 @@ def _begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
         lambda: claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
     )
     device = pick_device(config.device)
+    require_memory_for_training(config, device)  # again when words and features are known
     if ranks.size > 1:
         threads = torch.get_num_threads()
         log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)
@@ -95,7 +102,11 @@ def _make_trainer(
 ) -> Trainer:
     """A new model's trainer in `config.run_dir`; `replica` names one among several."""
     folder = Path(config.run_dir)
-    model = task.new_model(config, replica=bool(replica)).to(device)
+    model = task.new_model(config, replica=bool(replica))
+    texts = task.texts(config, model)
+    if config.init_from is not None and not resumes(config.run_dir, config.resume):
+        start_from(config.init_from, model, task.vocabulary, texts)
+    model = model.to(device)
     random = OwnRandomness(device) if replica else None
     if replica in ("", "replica 0"):
         log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
@@ -109,9 +120,10 @@ def _make_trainer(
             loader=task.loader,
             order=task.order,
             validate=validating_in_float32(validate, model, config.model.backend),
-            texts=task.texts(config, model),
+            texts=texts,
             score=task.score,
             data=task.data,
+            objective=task.objective(config, model),
         ),
         folder=folder,
         settings=trainer_settings(config),

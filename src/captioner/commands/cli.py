@@ -1,7 +1,6 @@
 """What every command does: compose, check, run; one clear sentence when something is wrong."""
 
 import contextlib
-import difflib
 import logging
 import os
 import pkgutil
@@ -14,15 +13,18 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from captioner.commands.failures import explain, located, one_sentence
 from captioner.commands.help import help_text
-from captioner.config import COMMANDS, GROUPS, known_keys, parse, register_schemas
-from captioner.errors import CaptionerError, ConfigError
+from captioner.commands.outputs import refuse_overwriting
+from captioner.config import GROUPS, parse, register_schemas
+from captioner.errors import ConfigError
 from captioner.runs.name import register_resolver
 from captioner.runs.upgrade import old_name
 from captioner.training import launch
@@ -48,50 +50,56 @@ def run_command(
     """Run `task` with configs/<name of the script>.yaml and the command line's overrides.
 
     `script` is the script's __file__; the text, or the texts, that `task` returns are printed.
-    An error of the user's ends in a message on standard error and exit status 1, one in the
-    configuration itself in status 2, an interruption in 130; never in a traceback, unless
-    CAPTIONER_TRACEBACK=1. The keys in `literal` take any text as it is, without Hydra's quotes.
+    Any error ends in a message on standard error and exit status 1, one in the configuration
+    itself in status 2, an interruption in 130; never in a traceback, unless CAPTIONER_TRACEBACK=1.
+    The keys in `literal` take any text as it is, without Hydra's quotes.
     Arguments without a key become the list `positional`. Of the processes that torchrun starts,
     where a command takes such `processes`, the first reads the command line and sends the
     configuration to the others; the first to fail says why.
     """
     name, configs = Path(script).stem, Path(script).absolute().parents[1] / "configs"
-    if launch.started_together() > 1 and not processes:
-        launch.refuse(f"{name}.py")
-    arguments = sys.argv[1:] if positional is None else gather_list(sys.argv[1:], positional)
-    sys.argv[1:] = [quote(argument, literal) for argument in arguments]
-    register_schemas()
-    register_resolver()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    with one_sentence(name):
+        if launch.started_together() > 1 and not processes:
+            launch.refuse(f"{name}.py")
+        arguments = sys.argv[1:] if positional is None else gather_list(sys.argv[1:], positional)
+        sys.argv[1:] = [quote(argument, literal) for argument in arguments]
+        register_schemas()
+        register_resolver()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+        with _joined() as world:
+            if world.main:
+                _lead(task, name, configs, world)
+            else:
+                _follow(task, world)
 
+
+def _lead(task: Task, name: str, configs: Path, world: Any) -> None:
+    """Read the command line, send the configuration to the other processes, run the task."""
     sent = False
 
     def checked(config: DictConfig) -> Any:
         nonlocal sent
         hydra_config = HydraConfig.get()
         in_sweep = hydra_config.mode is RunMode.MULTIRUN
+        folder = OmegaConf.select(config, "run_dir")  # of a training run
         # Inside as well, because Hydra reports a task's errors itself; a sweep has to see them.
-        with contextlib.nullcontext() if in_sweep else _one_sentence(name):
+        with located(folder) if in_sweep else one_sentence(name, folder):
             settings = parse(config)
             sent = True
             threads = threads_in_sweep(hydra_config.launcher) if in_sweep else None
             return _begin(task, world.from_main(lambda: settings), threads)
 
-    with _one_sentence(name), _joined() as world:
-        if not world.main:
-            _follow(task, world)
+    try:
+        check_overrides(sys.argv[1:])
+        if world.size > 1 and {"-m", "--multirun"} & set(sys.argv):
+            raise ConfigError("torchrun trains one run; start a sweep (-m) without it")
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            _show_help(name, configs)
             return
-        try:
-            refuse_old_names(sys.argv[1:])
-            if world.size > 1 and {"-m", "--multirun"} & set(sys.argv):
-                raise ConfigError("torchrun trains one run; start a sweep (-m) without it")
-            if {"-h", "--help"} & set(sys.argv[1:]):
-                _show_help(name, configs)
-                return
-            hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
-        finally:
-            if not sent:  # --help and the like, or an error in the configuration
-                world.from_main(lambda: None)
+        hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
+    finally:
+        if not sent:  # --help and the like, or an error in the configuration
+            world.from_main(lambda: None)
 
 
 class _Alone:
@@ -140,7 +148,8 @@ def _begin(task: Task, settings: Any, threads: int | None = None) -> Any:
 
 
 def run_task(task: Task, settings: Any) -> Any:
-    """Run the task and print the texts that it returns."""
+    """Run the task and print the texts that it returns; ConfigError where it would overwrite."""
+    refuse_overwriting(settings)
     result = (pkgutil.resolve_name(task) if isinstance(task, str) else task)(settings)
     texts = [result] if isinstance(result, str) else result
     for text in texts if isinstance(texts, Iterable) else ():
@@ -171,12 +180,27 @@ def quote(argument: str, literal: Sequence[str] = ()) -> str:
     return f"{key}='" + escaped.replace("${", "\\${") + "'"
 
 
-def refuse_old_names(arguments: Sequence[str]) -> None:
-    """ConfigError naming the new key where an override uses one of version 0.1."""
+def check_overrides(arguments: Sequence[str]) -> None:
+    """ConfigError where an override uses a name of version 0.1, or is nothing that Hydra can read.
+
+    Hydra's errors for one of the wrong grammar.
+    """
+    parser = OverridesParser.create()
     for one in arguments:
-        sentence = old_name(one) if "=" in one or one.startswith("~") else None
+        if one.startswith("-") or not ("=" in one or one.startswith("~")):
+            continue
+        sentence = old_name(one)
         if sentence is not None:
             raise ConfigError(sentence)
+        try:
+            (parsed,) = parser.parse_overrides([one])
+        except ValueError as error:  # an integer of thousands of digits
+            raise ConfigError(f"{one[:40]}...: {error}") from error
+        key, value = parsed.key_or_group, parsed.value()
+        chooses = key in ("", "experiment", "hydra", *GROUPS) or "/" in key
+        if chooses and (value is None or isinstance(value, int | float)) and not parsed.is_delete():
+            named = f"{key}= names one of its choices" if key else "a key stands before ="
+            raise ConfigError(f"{one}: {named}, got {value!r}")
 
 
 def gather_list(arguments: Sequence[str], key: str) -> list[str]:
@@ -211,9 +235,9 @@ def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -
     for an error in it."""
     register_schemas()
     register_resolver()
-    refuse_old_names(overrides)
     running = Singleton._instances.pop(GlobalHydra, None)  # there may be one only
     try:
+        check_overrides(overrides)
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.resolve())):
             return parse(hydra.compose(name, overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
@@ -221,73 +245,3 @@ def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -
     finally:
         if running is not None:
             Singleton._instances[GlobalHydra] = running
-
-
-@contextlib.contextmanager
-def _one_sentence(name: str) -> Iterator[None]:
-    """Turn an error of the user's into a message and an exit status."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(explain(error, name), status=2)
-    except CaptionerError as error:
-        _stop(str(error), status=2 if isinstance(error, ConfigError) else 1)
-    except OSError as error:
-        _stop(f"{error.filename or 'input or output'}: {error.strerror or error}", status=1)
-    except KeyboardInterrupt as error:
-        _stop(str(error) or "interrupted", status=130)
-
-
-def _stop(message: str, *, status: int) -> None:
-    if os.environ.get("CAPTIONER_TRACEBACK") == "1":
-        log.exception("traceback")
-    print(f"error: {message}" if status != 130 else message, file=sys.stderr)
-    sys.exit(status)
-
-
-def explain(error: Exception, name: str) -> str:
-    """Hydra's message in a sentence or two, with the nearest key or choice that exists."""
-    text = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
-    lines = text.splitlines()
-    missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
-    if missing and missing.group(1).startswith("hydra/launcher/"):
-        wanted = missing.group(1).rpartition("/")[2]
-        return (
-            f"there is no hydra/launcher {wanted!r} here; joblib, submitit_local and "
-            "submitit_slurm come with pip install 'captioner[sweeps]'"
-        )
-    if missing:
-        group, _, wanted = missing.group(1).rpartition("/")
-        choices = [x.strip() for x in lines if re.fullmatch(r"\t\w+", x) and "_schema" not in x]
-        near = difflib.get_close_matches(wanted, choices, n=1, cutoff=0.4)
-        there = f"there is no {group or 'configuration'} {wanted!r}, but {', '.join(choices)}"
-        return there + (f"; did you mean {near[0]!r}?" if near else "")
-    # A file of the user's own: "override /decode: greedy" in its defaults, or a key "decoder:".
-    named = re.search(r"(?:Could not override|full_key:|Key) '?/?([\w.]+)", text)
-    if named and (sentence := old_name(named[1])) is not None:
-        return sentence
-    noise = ("To append", "object_type", "reference_type", "full_key", "Set the environment")
-    kept = [x.strip() for x in lines if x.strip() and not x.strip().startswith(noise)]
-    wrong = re.search(r"Could not override '([^']+)'", text)
-    if wrong and (sentence := key_of_another(wrong[1])) is not None:
-        return sentence
-    key = nearest(wrong[1], [*known_keys(COMMANDS[name]), *GROUPS]) if wrong else None
-    return "; ".join(dict.fromkeys(kept)) + (f"; did you mean {key!r}?" if key else "")
-
-
-def key_of_another(wrong: str) -> str | None:
-    """One sentence where a key is one of other choices of its group."""
-    group, _, key = wrong.partition(".")
-    choices = {kind: schema for kind, schema in GROUPS.get(group, {}).items() if kind != "base"}
-    owners = [kind for kind, schema in choices.items() if key in known_keys(schema)]
-    if not owners or len(owners) == len(choices):
-        return None
-    return f"{wrong} is a key of {group}={', '.join(owners)} alone"
-
-
-def nearest(wrong: str, keys: Sequence[str]) -> str | None:
-    """The key nearest to a wrong one: as a whole, or by its last part."""
-    by_last = {key.split(".")[-1]: key for key in keys}
-    last = difflib.get_close_matches(wrong.split(".")[-1], by_last, n=1)
-    near = difflib.get_close_matches(wrong, keys, n=1, cutoff=0.6) or [by_last[k] for k in last]
-    return near[0] if near and near[0] != wrong else None

@@ -164,10 +164,11 @@ def caption_images(
     trained: TrainedEnsemble, images: Sequence[CaptionedImage], generation: schema.GenerationConfig
 ) -> list[list[Caption]]:
     """The captions of every image, best first, with a progress bar."""
+    generator = trained.generator(generation, images=len(images))
     source = trained.source(images)
     rows = torch.arange(len(images)).split(generation.batch_size)
     batches = (source(part) for part in tqdm(rows, desc="captions", unit="batch"))
-    return list(trained.generator(generation).all_captions(batches))
+    return list(generator.all_captions(batches))
 
 
 TASKS: dict[str, Callable[[schema.EvaluateConfig], dict[str, Any]]] = {

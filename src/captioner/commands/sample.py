@@ -5,6 +5,7 @@ import dataclasses
 from captioner import config as schema
 from captioner.build.checkpoint import load_language_model
 from captioner.build.components import pick_device
+from captioner.build.memory import require_memory_for_text
 from captioner.files import write_json
 from captioner.inference.text import Listener, Sample, TextGenerator
 
@@ -16,12 +17,21 @@ def sample_text(
 
     `listener` is called with a sample's number and its text as it grows.
     """
-    trained = load_language_model(config.checkpoint, device=pick_device(config.device))
+    device = pick_device(config.device)
+    trained = load_language_model(config.checkpoint, device=device)
     codec = trained.codec
     prompt = codec.decode(codec.encode(config.prompt))
     settings = dataclasses.asdict(config)
     own = ("device", "threads", "checkpoint", "prompt", "out")  # the others are the generator's
     options = {key: value for key, value in settings.items() if key not in own}
+    layers = trained.model.lstm
+    require_memory_for_text(
+        config.n,
+        config.length,
+        device,
+        vocab_size=len(trained.vocabulary),
+        state=2 * layers.num_layers * layers.hidden_size,
+    )
     generator = TextGenerator(trained.model, codec, listener=listener)
     found = generator.samples(config.prompt, **options)
     if config.out is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from captioner import config as schema
 from captioner.build.trainer import build_trainer
+from captioner.errors import DataError
 from captioner.runs.folder import FolderTaken, claim_run_folder
 from captioner.runs.outcome import OUTCOME, Outcome, failure, read_outcome, sole_trainer
 from captioner.training.distributed import world
@@ -32,7 +33,10 @@ def train(config: schema.TrainConfig) -> Outcome:
             raise
         except Exception as error:
             if world().main:
-                failure(error).save(folder)
+                try:
+                    failure(error).save(folder)
+                except DataError as second:  # a full disk, perhaps, which must not hide the first
+                    log.warning("%s", second)
             raise
         if world().main:
             outcome.save(folder)

@@ -1,27 +1,51 @@
 """Schemas of the scripts, one each; that of train.py is in training.py."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from captioner.checks import in_range, one_of, positive
+from captioner.checks import one_of
 from captioner.config.model import VIEWS, GenerationConfig
+from captioner.config.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    OUTPUT,
+    PATH,
+    POSITIVE,
+    PROBABILITY,
+    SEED,
+    TEXT,
+    THREADS,
+    Checked,
+    Choice,
+    Range,
+    setting,
+)
 from captioner.config.trained import given_keys
 from captioner.errors import ConfigError
 
 METRICS = ("BLEU", "ROUGE-L", "CIDEr", "METEOR-py", "METEOR", "SPICE")
 PROTOCOLS = ("coco", "neuraltalk")
+MOST_SAMPLES = 10_000_000  # of a bootstrap; each draws all images anew
 _MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
+
+
+def check_names(key: str, given: Any) -> list[str | Path]:
+    """What a key that takes one name or a list of names was given; ConfigError for all else."""
+    names = list(given) if isinstance(given, list | tuple) else [given]
+    if not names or not all(isinstance(name, str | Path) for name in names):
+        raise ConfigError(f"{key} must be a file or a list of files, got {given!r}")
+    for name in names:
+        PATH.check(key, str(name))
+    return names
 
 
 def checkpoint_paths(given: Any) -> list[Path]:
     """The files that checkpoint= names: one, or a list [a.pt,b.pt]; ConfigError otherwise."""
-    names = given if isinstance(given, list) else [given]
-    if not names or not all(isinstance(name, str | Path) for name in names):
-        raise ConfigError(f"checkpoint must be a file or a list of files, got {given!r}")
-    return [Path(name) for name in names]
+    return [Path(name) for name in check_names("checkpoint", given)]
 
 
 def check_views(views: list[str]) -> None:
@@ -33,39 +57,48 @@ def check_views(views: list[str]) -> None:
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Checked):
     """What every command has: torch threads (null: torch's own) and the device."""
 
-    device: str = "auto"
-    threads: int | None = None
+    device: str = setting("auto", TEXT)
+    threads: int | None = setting(None, THREADS)
 
     def __post_init__(self) -> None:
-        one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda"))
-        in_range("threads", self.threads, 1)
+        super().__post_init__()
+        kind, _, number = self.device.partition(":")
+        one_of("device", kind, ("auto", "cpu", "cuda"))
+        if kind != self.device and not (kind == "cuda" and number.isdecimal()):
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
 
 
 @dataclass
-class ScoringConfig(RunConfig):
+class OutputConfig(Checked):
+    """A command that writes files of the names it is given: never over what is there, inputs among
+    it, unless `overwrite`."""
+
+    overwrite: bool = False
+
+    def outputs(self) -> dict[str, list[Path]]:
+        """The files that would be written, by the key that names them."""
+        keys = [item.name for item in fields(self) if item.metadata.get("rule") is OUTPUT]
+        named = {key: getattr(self, key) for key in keys}
+        return {key: [Path(name)] for key, name in named.items() if name is not None}
+
+
+@dataclass
+class ScoringConfig(RunConfig, OutputConfig):
     """How captions are scored. metrics: of evaluation.metrics.METRICS; METEOR and SPICE need Java.
 
     brevity_penalty null is the protocol's own; samples: of the bootstrap, 0 for none;
     document_frequencies: a saved table for CIDEr; report: images in report.html, 0 for none.
     """
 
-    protocol: str = "coco"
+    protocol: str = setting("coco", Choice(PROTOCOLS))
     brevity_penalty: bool | None = None
-    metrics: list[str] = field(default_factory=lambda: [*METRICS[:4]])
-    samples: int = 1000
-    document_frequencies: str | None = None
-    report: int = 1000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("protocol", self.protocol, PROTOCOLS)
-        for name in self.metrics:
-            one_of("metrics", name, METRICS)
-        in_range("samples", self.samples, 0)
-        in_range("report", self.report, 0)
+    metrics: list[str] = setting([*METRICS[:4]], Choice(METRICS))
+    samples: int = setting(1000, Range(0, MOST_SAMPLES))
+    document_frequencies: str | None = setting(None, PATH)
+    report: int = setting(1000, COUNT_OR_NONE)
 
 
 @dataclass
@@ -84,23 +117,22 @@ class EvaluateConfig(ScoringConfig):
     """
 
     checkpoint: Any = None
-    split: str = "dev"
+    split: str = setting("dev", TEXT)
     data: Any = None
     generation: Any = None
     views: list[str] = field(default_factory=lambda: ["original"])
-    results: str | None = None
-    references: str | None = None
-    out: str | None = None
+    results: str | None = setting(None, PATH)
+    references: str | None = setting(None, PATH)
+    out: str | None = setting(None, OUTPUT)
     subset: bool = False
     human: bool = False
     sanity: Any = True
     leakage: bool = False
-    page: str | None = None
-    page_tokens: int = 20000
+    page: str | None = setting(None, OUTPUT)
+    page_tokens: int = setting(20000, COUNT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("page_tokens", self.page_tokens, 1)
         check_views(self.views)
         if not isinstance(self.sanity, bool) and self.sanity != "full":
             raise ConfigError(f"sanity must be true, false or full, got {self.sanity!r}")
@@ -118,49 +150,61 @@ class EvaluateConfig(ScoringConfig):
         if self.checkpoint is not None:
             checkpoint_paths(self.checkpoint)
 
+    def outputs(self) -> dict[str, list[Path]]:
+        """Of a checkpoint the files in the folder `out`, else the file `out` and those beside."""
+        found = super().outputs()
+        if self.out is None:
+            return found
+        out = Path(self.out)
+        if self.checkpoint is not None:
+            names = ("scores.json", "scores_images.json", "captions.json", "report.html")
+            return {**found, "out": [out / name for name in names]}
+        beside = [out.with_name(f"{out.stem}_images.json"), out.with_suffix(".html")]
+        return {**found, "out": [out, *([] if self.human else beside)]}
+
 
 @dataclass
-class CompareConfig:
+class CompareConfig(OutputConfig):
     """scripts/compare.py: scored runs (folders or scores.json files); two are tested in pairs.
 
     metric decides which images are shown as most different; report writes a page for two runs.
     """
 
-    runs: list[str] = MISSING
-    metric: str = "CIDEr-D"
-    shown: int = 10
-    samples: int = 10000
-    seed: int = 0
-    out: str | None = None
-    report: str | None = None
+    runs: list[str] = setting(MISSING, PATH)
+    metric: str = setting("CIDEr-D", TEXT)
+    shown: int = setting(10, COUNT_OR_NONE)
+    samples: int = setting(10000, Range(1, MOST_SAMPLES))
+    seed: int = setting(0, SEED)
+    out: str | None = setting(None, OUTPUT)
+    report: str | None = setting(None, OUTPUT)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.runs) < 2:
             raise ConfigError(f"compare.py needs two runs or more, got {len(self.runs)}")
-        in_range("samples", self.samples, 1)
-        in_range("shown", self.shown, 0)
         if self.report is not None and len(self.runs) != 2:
             raise ConfigError(f"report= compares two runs, got {len(self.runs)}")
 
 
 @dataclass
-class LeaderboardConfig:
+class LeaderboardConfig(OutputConfig):
     """scripts/leaderboard.py: the runs below `folders`, ranked.
 
     page: the HTML page (null: leaderboard.html in the first folder); out: a .csv or .json file.
     """
 
-    folders: list[str] = field(default_factory=lambda: ["outputs"])
-    page: str | None = None
-    out: str | None = None
+    folders: list[str] = setting(["outputs"], PATH)
+    page: str | None = setting(None, OUTPUT)
+    out: str | None = setting(None, OUTPUT)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.out is not None and not self.out.endswith((".csv", ".json")):
             raise ConfigError(f"out must end in .csv or .json, got {self.out!r}")
 
 
 @dataclass
-class CaptionConfig(RunConfig):
+class CaptionConfig(RunConfig, OutputConfig):
     """scripts/caption.py: `images` are files, folders or globs, separated by commas or a list.
 
     checkpoint: one, or a list that captions together. generation: the (first) checkpoint's own, of
@@ -171,51 +215,48 @@ class CaptionConfig(RunConfig):
     images: Any = MISSING
     generation: Any = None
     views: list[str] = field(default_factory=lambda: ["original"])
-    out: str | None = None
+    out: str | None = setting(None, OUTPUT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checkpoint_paths(self.checkpoint)
+        check_names("images", self.images)
         check_views(self.views)
 
 
 @dataclass
-class AverageConfig:
+class AverageConfig(OutputConfig):
     """scripts/average.py: the mean of several checkpoints' weights, as one checkpoint `out`."""
 
     checkpoint: Any = MISSING
-    out: str = MISSING
+    out: str = setting(MISSING, OUTPUT)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(checkpoint_paths(self.checkpoint)) < 2:
             raise ConfigError("average.py needs two checkpoints or more: checkpoint=[a.pt,b.pt]")
 
 
 @dataclass
-class SampleConfig(RunConfig):
+class SampleConfig(RunConfig, OutputConfig):
     """scripts/sample.py: n texts of at most `length` tokens after `prompt`, up to the text `stop`.
 
     top_k, top_p: draw among the likeliest only; out: a JSON file of them all.
     """
 
-    checkpoint: str = MISSING
-    prompt: str = ""
-    length: int = 600
-    n: int = 1
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-    stop: str | None = None
-    out: str | None = None
+    checkpoint: str = setting(MISSING, PATH)
+    prompt: str = setting("", TEXT)
+    length: int = setting(600, COUNT)
+    n: int = setting(1, COUNT)
+    temperature: float = setting(0.8, POSITIVE)
+    top_k: int | None = setting(None, COUNT)
+    top_p: float | None = setting(None, PROBABILITY)
+    seed: int = setting(0, SEED)
+    stop: str | None = setting(None, TEXT)
+    out: str | None = setting(None, OUTPUT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("length", "n", "top_k"):
-            in_range(key, getattr(self, key), 1)
-        positive("temperature", self.temperature)
-        positive("top_p", self.top_p)
-        in_range("top_p", self.top_p, 0, 1)
         if self.stop == "":
             raise ConfigError("stop must be a text of one character or more, or null")
 
@@ -229,15 +270,13 @@ class DemoConfig(RunConfig):
     """
 
     checkpoint: Any = None
-    host: str = "127.0.0.1"
-    port: int | None = 7860
-    max_mb: float = 10
+    host: str = setting("127.0.0.1", PATH)
+    port: int | None = setting(7860, Range(1, 65535))
+    max_mb: float = setting(10, POSITIVE)
     generation: GenerationConfig = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("port", self.port, 1, 65535)
-        positive("max_mb", self.max_mb)
         if not self.checkpoint:
             raise ConfigError(
                 "the page needs a checkpoint: `make demo` trains one in minutes, then python "
@@ -247,23 +286,32 @@ class DemoConfig(RunConfig):
 
 
 @dataclass
-class PrepareConfig:
+class PrepareConfig(Checked):
     """scripts/prepare_flickr8k.py: where the data set is or shall be, and where it comes from.
 
     A sha256 given here is what the archive must have; without one the mirror's md5, or the sum
-    recorded at the first download, is compared.
+    recorded at the first download, is compared. overwrite: files that are there, and not as in the
+    archive, are replaced.
     """
 
-    root: str = "data/flickr8k"
+    root: str = setting("data/flickr8k", PATH)
     download: bool = True
-    images_url: str = f"{_MIRROR}/Flickr8k_Dataset.zip"
-    text_url: str = f"{_MIRROR}/Flickr8k_text.zip"
-    images_sha256: str | None = None
-    text_sha256: str | None = None
+    overwrite: bool = False
+    images_url: str = setting(f"{_MIRROR}/Flickr8k_Dataset.zip", TEXT)
+    text_url: str = setting(f"{_MIRROR}/Flickr8k_text.zip", TEXT)
+    images_sha256: str | None = setting(None, TEXT)
+    text_sha256: str | None = setting(None, TEXT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("images_sha256", "text_sha256"):
+            given = getattr(self, key)
+            if given is not None and not re.fullmatch("[0-9a-fA-F]{64}", given):
+                raise ConfigError(f"{key} must be 64 hex digits, got {given!r}")
 
 
 @dataclass
-class ExportConfig(RunConfig):
+class ExportConfig(RunConfig, OutputConfig):
     """scripts/export.py: a checkpoint as a model folder to publish, or as one ONNX graph.
 
     overwrite: replaces an earlier export at `out`. folder: include_encoder puts a frozen encoder's
@@ -274,25 +322,31 @@ class ExportConfig(RunConfig):
     folders, globs), in batches of `generation.batch_size`.
     """
 
-    checkpoint: str = MISSING
-    format: str = "folder"
-    out: str = MISSING
-    overwrite: bool = False
+    checkpoint: str = setting(MISSING, PATH)
+    format: str = setting("folder", Choice(("folder", "onnx")))
+    out: str = setting(MISSING, OUTPUT)
     include_encoder: bool = False
     scores: Any = None
-    license: str = "other"
+    license: str = setting("other", TEXT)
     generation: GenerationConfig = MISSING
     data: Any = None
-    split: str = "dev"
+    split: str = setting("dev", TEXT)
     images: Any = None
-    pictures: int = 100
+    pictures: int = setting(100, COUNT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("format", self.format, ("folder", "onnx"))
-        in_range("pictures", self.pictures, 1)
+        for key in ("scores", "images"):
+            if getattr(self, key) is not None:
+                check_names(key, getattr(self, key))
         if self.format == "onnx" and self.generation.method == "sample":
             raise ConfigError("in an ONNX graph generation must be greedy or beam, got sample")
         if self.format == "onnx" and self.generation.groups > 1:
             groups = self.generation.groups
             raise ConfigError(f"in an ONNX graph generation.groups must be 1, got {groups}")
+
+    def outputs(self) -> dict[str, list[Path]]:
+        """The graph and its check; a folder is looked after by `save_folder`, which knows whose it
+        is."""
+        out = Path(self.out)
+        return {"out": [out, out.with_suffix(".check.json")]} if self.format == "onnx" else {}

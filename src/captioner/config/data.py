@@ -1,61 +1,68 @@
 """Schemas of the data: where captions and texts come from, and their vocabulary."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from omegaconf import MISSING
 
-from captioner.checks import each_in_range, in_range, one_of
+from captioner.config.ranges import (
+    COUNT,
+    PATH,
+    SEED,
+    SHARE,
+    TEXT,
+    Checked,
+    Choice,
+    Range,
+    setting,
+)
 from captioner.errors import ConfigError
 
 SPLITS = ("train", "dev", "test")
+LAYOUTS = ("auto", "official", "kaggle", "karpathy")
 TEXT_SOURCES = ("path", "python", "tiny_shakespeare")
 UNITS = ("character", "byte", "word")
 RARE = ("unk", "drop")
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Checked):
     """Captioned images; `kind` is their format (each has a schema below)."""
 
-    kind: str = MISSING
+    group: ClassVar[str] = "data"
+
+    kind: str = setting(MISSING, TEXT)
 
 
 @dataclass
 class ScenesData(DataConfig):
     """Images that the package draws itself: their number in each split, their size in pixels."""
 
-    kind: str = "scenes"
-    root: str = ".cache/scenes"
-    train: int = 4000
-    dev: int = 300
-    test: int = 300
-    size: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        each_in_range("data", self, "train dev test", 1)
-        in_range("data.size", self.size, 32, 1024)
+    kind: str = setting("scenes", TEXT)
+    root: str = setting(".cache/scenes", PATH)
+    train: int = setting(4000, COUNT)
+    dev: int = setting(300, COUNT)
+    test: int = setting(300, COUNT)
+    size: int = setting(64, Range(32, 1024))
+    seed: int = setting(0, SEED)
 
 
 @dataclass
 class Flickr8kData(DataConfig):
     """Flickr8k in the folder `root`; layout auto, official, kaggle or karpathy."""
 
-    kind: str = "flickr8k"
-    root: str = MISSING
-    layout: str = "auto"
-
-    def __post_init__(self) -> None:
-        one_of("data.layout", self.layout, ("auto", "official", "kaggle", "karpathy"))
+    kind: str = setting("flickr8k", TEXT)
+    root: str = setting(MISSING, PATH)
+    layout: str = setting("auto", Choice(LAYOUTS))
 
 
 @dataclass
 class KarpathyData(DataConfig):
     """Any Karpathy JSON (Flickr8k, Flickr30k, COCO) and the folder of its images."""
 
-    kind: str = "karpathy"
-    json: str = MISSING
-    images: str = MISSING
+    kind: str = setting("karpathy", TEXT)
+    json: str = setting(MISSING, PATH)
+    images: str = setting(MISSING, PATH)
     restval_in_train: bool = True
 
 
@@ -63,13 +70,13 @@ class KarpathyData(DataConfig):
 class CocoData(DataConfig):
     """COCO caption annotations, a file and a folder of images for each split (test may be null)."""
 
-    kind: str = "coco"
-    train_annotations: str = MISSING
-    train_images: str = MISSING
-    dev_annotations: str = MISSING
-    dev_images: str = MISSING
-    test_annotations: str | None = None
-    test_images: str | None = None
+    kind: str = setting("coco", TEXT)
+    train_annotations: str = setting(MISSING, PATH)
+    train_images: str = setting(MISSING, PATH)
+    dev_annotations: str = setting(MISSING, PATH)
+    dev_images: str = setting(MISSING, PATH)
+    test_annotations: str | None = setting(None, PATH)
+    test_images: str | None = setting(None, PATH)
 
 
 def _leave_some(taken: float) -> None:
@@ -81,15 +88,15 @@ def _leave_some(taken: float) -> None:
 class FolderData(DataConfig):
     """A folder of images with a CSV or JSON Lines file (image, caption, perhaps split)."""
 
-    kind: str = "folder"
-    captions: str = MISSING
-    images: str = MISSING
-    dev_fraction: float = 0.1
-    test_fraction: float = 0.1
-    seed: int = 0
+    kind: str = setting("folder", TEXT)
+    captions: str = setting(MISSING, PATH)
+    images: str = setting(MISSING, PATH)
+    dev_fraction: float = setting(0.1, SHARE)
+    test_fraction: float = setting(0.1, SHARE)
+    seed: int = setting(0, SEED)
 
     def __post_init__(self) -> None:
-        each_in_range("data", self, "dev_fraction test_fraction", 0, 1)
+        super().__post_init__()
         _leave_some(self.dev_fraction + self.test_fraction)
 
 
@@ -104,21 +111,18 @@ class TextData(DataConfig):
     where files do not say; seed decides which files of a folder go to which split.
     """
 
-    kind: str = "text"
-    source: str = "path"
-    path: str | None = None
-    unit: str = "character"
-    pattern: str = "*.txt"
-    dev_fraction: float = 0.1
-    test_fraction: float = 0.0
-    seed: int = 0
-    cache_dir: str = ".cache/text"
+    kind: str = setting("text", TEXT)
+    source: str = setting("path", Choice(TEXT_SOURCES))
+    path: str | None = setting(None, PATH)
+    unit: str = setting("character", Choice(UNITS))
+    pattern: str = setting("*.txt", PATH)
+    dev_fraction: float = setting(0.1, Range(0.001, 0.9))
+    test_fraction: float = setting(0.0, Range(0, 0.9))
+    seed: int = setting(0, SEED)
+    cache_dir: str = setting(".cache/text", PATH)
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, TEXT_SOURCES)
-        one_of("data.unit", self.unit, UNITS)
-        in_range("data.dev_fraction", self.dev_fraction, 0.001, 0.9)
-        in_range("data.test_fraction", self.test_fraction, 0, 0.9)
+        super().__post_init__()
         _leave_some(self.dev_fraction + self.test_fraction)
         if self.source == "path" and not self.path:
             raise ConfigError("data.path must name a text file or a folder of them")
@@ -128,13 +132,11 @@ KINDS = (ScenesData, Flickr8kData, KarpathyData, CocoData, FolderData, TextData)
 
 
 @dataclass
-class VocabularyConfig:
+class VocabularyConfig(Checked):
     """Which words are kept and how long a training caption may be (in words)."""
 
-    min_count: int = 5
-    rare: str = "unk"
-    max_length: int = 50
+    group: ClassVar[str] = "vocabulary"
 
-    def __post_init__(self) -> None:
-        each_in_range("vocabulary", self, "min_count max_length", 1)
-        one_of("vocabulary.rare", self.rare, RARE)
+    min_count: int = setting(5, COUNT)
+    rare: str = setting("unk", Choice(RARE))
+    max_length: int = setting(50, COUNT)

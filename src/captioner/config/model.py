@@ -5,7 +5,23 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from captioner.checks import each_in_range, in_range, one_of, positive
+from captioner.checks import FINITE, one_of
+from captioner.config.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    NOT_NEGATIVE,
+    PATH,
+    POSITIVE,
+    PROBABILITY,
+    PROCESSES,
+    RATE,
+    SEED,
+    TEXT,
+    Checked,
+    Choice,
+    Range,
+    setting,
+)
 from captioner.errors import ConfigError
 
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
@@ -13,13 +29,16 @@ READERS = ("auto", "pil", "torchvision")
 VIEWS = ("original", "mirror")
 CACHE_DTYPES = ("float32", "float16")
 FEATURE_NORMS = ("standardise", "l2", "none")
+INITS = ("uniform", "xavier", "fan_in")
+METHODS = ("greedy", "beam", "sample")
 JOINS = ("concat", "gate", "lstm")
 RNN_KINDS = ("lstm", "gru", "rnn_tanh")
+SIDE = Range(16, 16384)  # of an image, in pixels
 BACKENDS = ("auto", "reference", "torch", "fused", "plain", "persistent", "cluster")
 
 
 @dataclass
-class EncoderConfig:
+class EncoderConfig(Checked):
     """The image encoder.
 
     kind: torchvision, timm, efficientnet_lite, plain (for small images), features (your own, in
@@ -37,27 +56,27 @@ class EncoderConfig:
     its own.
     """
 
-    kind: str = MISSING
-    name: str = MISSING
-    weights: str = MISSING
-    output: str = "pooled"
-    grid_size: int | None = None
-    size: int | None = None
+    group: ClassVar[str] = "encoder"
+
+    kind: str = setting(MISSING, Choice(ENCODERS))
+    name: str = setting(MISSING, TEXT)
+    weights: str = setting(MISSING, PATH)
+    output: str = setting("pooled", Choice(("pooled", "grid")))
+    grid_size: int | None = setting(None, Range(1, 1024))
+    size: int | None = setting(None, SIDE)
     resize: Any = None
-    train_from: str | None = None
-    lr: float | None = None
-    path: str | None = None
-    cache_dir: str = ".cache/features"
-    cache_dtype: str | None = None
+    train_from: str | None = setting(None, TEXT)
+    lr: float | None = setting(None, POSITIVE)
+    path: str | None = setting(None, PATH)
+    cache_dir: str = setting(".cache/features", PATH)
+    cache_dtype: str | None = setting(None, Choice(CACHE_DTYPES))
     views: list[str] = field(default_factory=lambda: ["original"])
-    batch_size: int = 32
-    reader: str = "auto"
-    workers: int = 2
+    batch_size: int = setting(32, COUNT)
+    reader: str = setting("auto", Choice(READERS))
+    workers: int = setting(2, PROCESSES)
 
     def __post_init__(self) -> None:
-        one_of("encoder.kind", self.kind, ENCODERS)
-        one_of("encoder.output", self.output, ("pooled", "grid"))
-        one_of("encoder.reader", self.reader, READERS)
+        super().__post_init__()
         if self.reader == "torchvision" and self.train_from is not None:
             raise ConfigError(
                 "encoder.reader=torchvision reads for a frozen encoder's cache, but "
@@ -67,17 +86,14 @@ class EncoderConfig:
             raise ConfigError(
                 f"encoder.resize must be squash, a number of pixels or null, got {self.resize!r}"
             )
-        each_in_range("encoder", self, "grid_size batch_size", 1)
-        in_range("encoder.size", self.size, 16)
-        positive("encoder.lr", self.lr)
-        in_range("encoder.workers", self.workers, 0)
+        if self.resize != "squash":
+            SIDE.check("encoder.resize", self.resize)
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
         self._check_views()
         if self.cache_dtype is None:  # a run's folder then says which it was
             cached = self.kind not in ("features", "none") and self.train_from is None
             self.cache_dtype = "float16" if cached and self.output == "grid" else "float32"
-        one_of("encoder.cache_dtype", self.cache_dtype, CACHE_DTYPES)
 
     def _check_views(self) -> None:
         for view in self.views:
@@ -95,51 +111,45 @@ class EncoderConfig:
 
 
 @dataclass
-class RnnConfig:
+class RnnConfig(Checked):
     """The recurrent layers: lstm, gru or rnn_tanh; variational_dropout keeps a sequence's mask."""
 
-    kind: str = "lstm"
-    variational_dropout: bool = False
+    group: ClassVar[str] = "rnn"
 
-    def __post_init__(self) -> None:
-        one_of("rnn.kind", self.kind, RNN_KINDS)
+    kind: str = setting("lstm", Choice(RNN_KINDS))
+    variational_dropout: bool = False
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Checked):
     """Show and Tell, and what all models have; initialisation as in `initialise`.
 
     The language model and how the image enters it. kind is the choice of the group (model=...).
     feature_norm auto is standardise for features that stay as they are, none for a trained encoder.
     """
 
+    group: ClassVar[str] = "model"
     attends: ClassVar[bool] = False  # to the regions of a grid
     feedback: ClassVar[bool] = False  # of what a step attended to into the next
 
-    kind: str = "show_and_tell"
-    embedding_dim: int = 512
-    hidden_size: int = 512
-    num_layers: int = 1
-    input_dropout: float = 0.0
-    output_dropout: float = 0.0
-    layer_dropout: float = 0.0
-    feature_dropout: float = 0.0
-    feature_norm: str = "auto"
+    kind: str = setting("show_and_tell", TEXT)
+    embedding_dim: int = setting(512, COUNT)
+    hidden_size: int = setting(512, COUNT)
+    num_layers: int = setting(1, Range(1, 100))
+    input_dropout: float = setting(0.0, RATE)
+    output_dropout: float = setting(0.0, RATE)
+    layer_dropout: float = setting(0.0, RATE)
+    feature_dropout: float = setting(0.0, RATE)
+    feature_norm: str = setting("auto", Choice(("auto", *FEATURE_NORMS)))
     tie_embeddings: bool = False
-    init: str = "uniform"
-    init_scale: float = 0.08
-    forget_bias: float = 1.0
+    init: str = setting("uniform", Choice(INITS))
+    init_scale: float = setting(0.08, POSITIVE)
+    forget_bias: float = setting(1.0, Range(-FINITE))
     output_bias_from_counts: bool = True
-    backend: str = "auto"
+    backend: str = setting("auto", Choice(BACKENDS))
 
     def __post_init__(self) -> None:
-        dropouts = "input_dropout output_dropout layer_dropout feature_dropout"
-        each_in_range("model", self, "embedding_dim hidden_size num_layers", 1)
-        each_in_range("model", self, dropouts, 0, 0.999)
-        positive("model.init_scale", self.init_scale)
-        one_of("model.feature_norm", self.feature_norm, ("auto", *FEATURE_NORMS))
-        one_of("model.init", self.init, ("uniform", "xavier", "fan_in"))
-        one_of("model.backend", self.backend, BACKENDS)
+        super().__post_init__()
         if self.kind != type(self).kind:
             raise ConfigError(
                 f"model.kind is {type(self).kind} here, got {self.kind!r}: choose another model "
@@ -162,15 +172,10 @@ class AttentionConfig(ModelConfig):
 
     attends: ClassVar[bool] = True
 
-    kind: str = MISSING
-    attention_dim: int = 512
-    attention_dropout: float = 0.0
-    region_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range("model.attention_dim", self.attention_dim, 1)
-        each_in_range("model", self, "attention_dropout region_dropout", 0, 0.999)
+    kind: str = setting(MISSING, TEXT)
+    attention_dim: int = setting(512, COUNT)
+    attention_dropout: float = setting(0.0, RATE)
+    region_dropout: float = setting(0.0, RATE)
 
 
 @dataclass
@@ -180,14 +185,12 @@ class LayeredAttentionConfig(AttentionConfig):
     heads of the attention, which divide attention_dim; join: concat, gate or lstm (a second LSTM).
     """
 
-    kind: str = "layered_attention"
-    heads: int = 8
-    join: str = "concat"
+    kind: str = setting("layered_attention", TEXT)
+    heads: int = setting(8, COUNT)
+    join: str = setting("concat", Choice(JOINS))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("model.heads", self.heads, 1)
-        one_of("model.join", self.join, JOINS)
         if self.attention_dim % self.heads:
             raise ConfigError(
                 f"model.heads must divide model.attention_dim, got {self.heads} and "
@@ -199,7 +202,7 @@ class LayeredAttentionConfig(AttentionConfig):
 class LiteratureConfig(AttentionConfig):
     """What the attention models of the literature share: one layer, and additive attention."""
 
-    kind: str = MISSING
+    kind: str = setting(MISSING, TEXT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,7 +216,7 @@ class LiteratureConfig(AttentionConfig):
 class AdaptiveAttentionConfig(LiteratureConfig):
     """Lu et al. 2017: a visual sentinel beside the regions, see models/adaptive_attention.py."""
 
-    kind: str = "adaptive_attention"
+    kind: str = setting("adaptive_attention", TEXT)
 
 
 @dataclass
@@ -223,12 +226,8 @@ class ShowAttendTellConfig(LiteratureConfig):
 
     feedback: ClassVar[bool] = True
 
-    kind: str = "show_attend_tell"
-    doubly_stochastic: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range("model.doubly_stochastic", self.doubly_stochastic, 0)
+    kind: str = setting("show_attend_tell", TEXT)
+    doubly_stochastic: float = setting(1.0, NOT_NEGATIVE)
 
 
 @dataclass
@@ -237,7 +236,7 @@ class UpDownConfig(LiteratureConfig):
 
     feedback: ClassVar[bool] = True
 
-    kind: str = "up_down"
+    kind: str = setting("up_down", TEXT)
 
 
 MODELS = (
@@ -250,34 +249,30 @@ MODELS = (
 
 
 @dataclass
-class GenerationConfig:
+class GenerationConfig(Checked):
     """How captions are searched or drawn; see generation/. Lengths are in words."""
 
-    method: str = "beam"
-    beam_size: int = 3
-    groups: int = 1
-    diversity: float = 0.5
-    length_penalty: float = 0.0
-    samples: int = 5
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-    n_best: int = 1
-    min_length: int = 1
-    max_length: int = 30
-    no_repeat_ngram: int = 0
+    group: ClassVar[str] = "generation"
+
+    method: str = setting("beam", Choice(METHODS))
+    beam_size: int = setting(3, COUNT)
+    groups: int = setting(1, COUNT)
+    diversity: float = setting(0.5, NOT_NEGATIVE)
+    length_penalty: float = setting(0.0, Range(0, 10))
+    samples: int = setting(5, COUNT)
+    temperature: float = setting(1.0, POSITIVE)
+    top_k: int | None = setting(None, COUNT)
+    top_p: float | None = setting(None, PROBABILITY)
+    seed: int = setting(0, SEED)
+    n_best: int = setting(1, COUNT)
+    min_length: int = setting(1, COUNT_OR_NONE)
+    max_length: int = setting(30, COUNT)
+    no_repeat_ngram: int = setting(0, COUNT_OR_NONE)
     allow_unknown: bool = False
-    batch_size: int = 100
+    batch_size: int = setting(100, COUNT)
 
     def __post_init__(self) -> None:
-        one_of("generation.method", self.method, ("greedy", "beam", "sample"))
-        counts = "beam_size groups samples n_best max_length batch_size top_k"
-        each_in_range("generation", self, counts, 1)
-        each_in_range("generation", self, "diversity length_penalty min_length no_repeat_ngram", 0)
-        positive("generation.temperature", self.temperature)
-        positive("generation.top_p", self.top_p)
-        in_range("generation.top_p", self.top_p, 0, 1)
+        super().__post_init__()
         if self.min_length > self.max_length:
             raise ConfigError(
                 f"generation.min_length {self.min_length} exceeds "

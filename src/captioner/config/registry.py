@@ -78,11 +78,25 @@ def parse(config: DictConfig) -> Any:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
+        _refuse_added_keys(config)
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} must be given") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).replace("\n", "; ")) from error
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{error.full_key}: {reason}" if error.full_key else reason) from error
+
+
+def _refuse_added_keys(config: DictConfig, prefix: str = "") -> None:
+    """ConfigError for a key that no schema has: Hydra lets +key=value add one to a dataclass."""
+    kind = OmegaConf.get_type(config)
+    names = {item.name for item in fields(kind)} if is_dataclass(kind) else {*map(str, config)}
+    for name in map(str, config):
+        if name not in names:
+            raise ConfigError(f"there is no key {prefix}{name}: + cannot add one")
+        node = config._get_node(name)
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_interpolation()):
+            _refuse_added_keys(node, f"{prefix}{name}.")
 
 
 def data_config(tree: dict[str, Any]) -> data.DataConfig:

@@ -1,11 +1,10 @@
 """Schemas of training: the optimiser, the loop, a whole run, and sweeps of runs."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from captioner.checks import each_in_range, in_range, one_of, positive
 from captioner.config.commands import RunConfig
 from captioner.config.data import TextData, VocabularyConfig
 from captioner.config.model import (
@@ -15,44 +14,59 @@ from captioner.config.model import (
     ModelConfig,
     RnnConfig,
 )
+from captioner.config.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    NOT_NEGATIVE,
+    PATH,
+    POSITIVE,
+    PROCESSES,
+    RATE,
+    SEED,
+    TEXT,
+    Checked,
+    Choice,
+    Range,
+    setting,
+)
 from captioner.errors import ConfigError
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
+OBJECTIVES = ("cross_entropy", "reward")
+BASELINES = ("others", "greedy")
 CAPTION_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
+DECAY = Range(0, 0.999999)  # of a moving average
+SAMPLERS = ("tpe", "random")
 TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
 
 
 @dataclass
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """The optimiser, its schedule and clipping; betas for adam(w), alpha for rmsprop."""
 
-    name: str = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    alpha: float = 0.99
-    momentum: float = 0.0
-    eps: float = 1e-8
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    clip_norm: float | None = None
-    clip_value: float | None = None
+    group: ClassVar[str] = "optimizer"
+
+    name: str = setting("adam", Choice(OPTIMIZERS))
+    lr: float = setting(1e-3, POSITIVE)
+    weight_decay: float = setting(0.0, NOT_NEGATIVE)
+    betas: list[float] = setting([0.9, 0.999], DECAY)
+    alpha: float = setting(0.99, DECAY)
+    momentum: float = setting(0.0, DECAY)
+    eps: float = setting(1e-8, POSITIVE)
+    schedule: str = setting("constant", Choice(SCHEDULES))
+    warmup_steps: int = setting(0, COUNT_OR_NONE)
+    clip_norm: float | None = setting(None, POSITIVE)
+    clip_value: float | None = setting(None, POSITIVE)
 
     def __post_init__(self) -> None:
-        one_of("optimizer.name", self.name, OPTIMIZERS)
-        one_of("optimizer.schedule", self.schedule, SCHEDULES)
-        for key in ("lr", "eps", "clip_norm", "clip_value"):
-            positive(f"optimizer.{key}", getattr(self, key))
+        super().__post_init__()
         if len(self.betas) != 2:
             raise ConfigError(f"optimizer.betas must be two numbers, got {list(self.betas)}")
-        for value in (*self.betas, self.alpha, self.momentum):
-            in_range("optimizer.betas, alpha and momentum", value, 0, 0.999999)
-        each_in_range("optimizer", self, "weight_decay warmup_steps", 0)
 
 
 @dataclass
-class TrainerConfig:
+class TrainerConfig(Checked):
     """The loop; see training/trainer.py.
 
     batch_size counts captions, or with batch_by=picture images with all their captions, which a
@@ -66,70 +80,87 @@ class TrainerConfig:
     epoch_N.pt, for scripts/average.py. graph=on replays each step as one CUDA graph, with the data
     in GPU memory; auto logs its choice and the reason. scoring: the scores of a validation are
     computed in another process, beside the next epoch, or inline; auto: beside, where they take
-    more than 0.2 s.
+    more than 0.2 s. objective: cross_entropy, or reward, see RewardConfig.
     """
 
-    epochs: int = 10
-    batch_size: int = 64
-    batch_by: str = "caption"
-    window: int = 64
-    epoch_windows: int | None = None
-    accumulation: int = 1
-    label_smoothing: float = 0.0
-    precision: str = "float32"
-    best_metric: str = "BLEU-4"
-    patience: int | None = None
-    checkpoint_minutes: float = 5.0
-    checkpoint_steps: int | None = None
-    log_steps: int = 20
-    workers: int = 1
-    shown_pictures: int = 8
+    group: ClassVar[str] = "trainer"
+
+    epochs: int = setting(10, COUNT)
+    batch_size: int = setting(64, COUNT)
+    batch_by: str = setting("caption", Choice(("caption", "picture")))
+    window: int = setting(64, COUNT)
+    epoch_windows: int | None = setting(None, COUNT)
+    accumulation: int = setting(1, COUNT)
+    objective: str = setting("cross_entropy", Choice(OBJECTIVES))
+    label_smoothing: float = setting(0.0, RATE)
+    precision: str = setting("float32", Choice(("float32", "bf16")))
+    best_metric: str = setting("BLEU-4", Choice(CAPTION_METRICS + TEXT_METRICS))
+    patience: int | None = setting(None, COUNT)
+    checkpoint_minutes: float = setting(5.0, POSITIVE)
+    checkpoint_steps: int | None = setting(None, COUNT)
+    log_steps: int = setting(20, COUNT)
+    workers: int = setting(1, PROCESSES)
+    shown_pictures: int = setting(8, COUNT_OR_NONE)
     progress: bool = True
     profile: bool = False
-    replicas: int = 1
-    order_seed: int | None = None
-    ema: float | None = None
-    keep_epochs: int = 0
-    graph: str = "auto"
-    scoring: str = "auto"
-
-    def __post_init__(self) -> None:
-        each_in_range("trainer", self, "epochs batch_size window epoch_windows accumulation", 1)
-        each_in_range("trainer", self, "patience checkpoint_steps log_steps replicas", 1)
-        each_in_range("trainer", self, "workers order_seed keep_epochs shown_pictures", 0)
-        in_range("trainer.label_smoothing", self.label_smoothing, 0, 0.999)
-        in_range("trainer.ema", self.ema, 0, 0.999999)
-        positive("trainer.checkpoint_minutes", self.checkpoint_minutes)
-        one_of("trainer.batch_by", self.batch_by, ("caption", "picture"))
-        one_of("trainer.graph", self.graph, ("auto", "on", "off"))
-        one_of("trainer.scoring", self.scoring, ("auto", "beside", "inline"))
-        one_of("trainer.precision", self.precision, ("float32", "bf16"))
-        one_of("trainer.best_metric", self.best_metric, CAPTION_METRICS + TEXT_METRICS)
+    replicas: int = setting(1, Range(1, 1000))
+    order_seed: int | None = setting(None, SEED)
+    ema: float | None = setting(None, DECAY)
+    keep_epochs: int = setting(0, COUNT_OR_NONE)
+    graph: str = setting("auto", Choice(("auto", "on", "off")))
+    scoring: str = setting("auto", Choice(("auto", "beside", "inline")))
 
 
 @dataclass
-class ReplicasConfig:
+class RewardConfig(Checked):
+    """trainer.objective=reward: training on a score, see training/reward.py.
+
+    samples: sentences drawn of each image, of at most max_length words. cider, bleu: weights of
+    CIDEr-D and BLEU-4 against the training references, whose document frequencies they take; eos:
+    whether `<eos>` is a word of sentences and references. baseline: others (the mean reward of the
+    image's other samples) or greedy (the reward of its greedy sentence); normalise divides the
+    advantages by their deviation over the batch. cross_entropy: the share of the references'
+    cross-entropy in the loss.
+    """
+
+    group: ClassVar[str] = "reward"
+
+    samples: int = setting(5, COUNT)
+    cider: float = setting(1.0, NOT_NEGATIVE)
+    bleu: float = setting(0.0, NOT_NEGATIVE)
+    eos: bool = True
+    baseline: str = setting("others", Choice(BASELINES))
+    normalise: bool = False
+    cross_entropy: float = setting(0.0, RATE)
+    max_length: int = setting(30, COUNT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cider + self.bleu == 0:
+            raise ConfigError("reward.cider or reward.bleu must be greater than 0, got 0 for both")
+        if self.baseline == "others" and self.samples < 2:
+            raise ConfigError(
+                "reward.baseline=others, the mean of an image's other samples, needs "
+                f"reward.samples of 2 or more, got {self.samples}; take reward.baseline=greedy"
+            )
+
+
+@dataclass
+class ReplicasConfig(Checked):
     """What differs among the models of trainer.replicas=K: lists of K values.
 
     null leaves a setting as it is for all of them; the seeds are then seed, seed + 1, ...
     """
 
-    seed: list[int] | None = None
-    lr: list[float] | None = None
-    weight_decay: list[float] | None = None
-    input_dropout: list[float] | None = None
-    output_dropout: list[float] | None = None
-    layer_dropout: list[float] | None = None
-    feature_dropout: list[float] | None = None
+    group: ClassVar[str] = "replicas"
 
-    def __post_init__(self) -> None:
-        for value in self.lr or []:
-            positive("replicas.lr", value)
-        for value in self.weight_decay or []:
-            in_range("replicas.weight_decay", value, 0)
-        for key in ("input_dropout", "output_dropout", "layer_dropout", "feature_dropout"):
-            for value in getattr(self, key) or []:
-                in_range(f"replicas.{key}", value, 0, 0.999)
+    seed: list[int] | None = setting(None, SEED)
+    lr: list[float] | None = setting(None, POSITIVE)
+    weight_decay: list[float] | None = setting(None, NOT_NEGATIVE)
+    input_dropout: list[float] | None = setting(None, RATE)
+    output_dropout: list[float] | None = setting(None, RATE)
+    layer_dropout: list[float] | None = setting(None, RATE)
+    feature_dropout: list[float] | None = setting(None, RATE)
 
     def given(self) -> dict[str, list[Any]]:
         """The lists that are not null."""
@@ -140,14 +171,17 @@ class ReplicasConfig:
 class TrainConfig(RunConfig):
     """scripts/train.py. `run_dir` keeps everything of the run; `resume` continues what is there.
 
-    sweep_dir: with -m, the folder of all runs; given again, the sweep is resumed.
+    sweep_dir: with -m, the folder of all runs; given again, the sweep is resumed. init_from: a
+    checkpoint, run's folder or model folder of the same vocabulary, whose weights a new run starts
+    from, with a fresh optimiser.
     """
 
-    name: str = MISSING
-    seed: int = 0
-    run_dir: str = MISSING
-    sweep_dir: str = ""
+    name: str = setting(MISSING, PATH)
+    seed: int = setting(0, SEED)
+    run_dir: str = setting(MISSING, PATH)
+    sweep_dir: str = setting("", TEXT)
     resume: bool = False
+    init_from: str | None = setting(None, PATH)
     data: Any = MISSING
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     encoder: EncoderConfig = MISSING
@@ -155,6 +189,7 @@ class TrainConfig(RunConfig):
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     trainer: TrainerConfig = MISSING
+    reward: RewardConfig = field(default_factory=RewardConfig)
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     generation: GenerationConfig = MISSING
 
@@ -162,6 +197,7 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         self._check_text()
         self._check_attention()
+        self._check_objective()
         self._check_replicas()
         trained = self.encoder.train_from is not None
         if trained and self.model.feature_norm == "standardise":
@@ -197,6 +233,30 @@ class TrainConfig(RunConfig):
                 "loop over time leaves nothing for replicas to share"
             )
 
+    def _check_objective(self) -> None:
+        """What sentences that are drawn and scored need, and cannot be with."""
+        if self.trainer.objective != "reward":
+            return
+        if isinstance(self.data, TextData):
+            raise ConfigError("trainer.objective=reward scores captions: text has no references")
+        needed = {"batch_by": "picture", "label_smoothing": 0, "replicas": 1}
+        for key, value in needed.items():
+            if getattr(self.trainer, key) != value:
+                raise ConfigError(
+                    f"trainer.objective=reward needs trainer.{key}={value}, got "
+                    f"{getattr(self.trainer, key)}"
+                )
+        if self.init_from is None and self.reward.cross_entropy == 0:
+            raise ConfigError(
+                "trainer.objective=reward learns from captions that the model writes already: give "
+                "init_from=CHECKPOINT, or a share reward.cross_entropy"
+            )
+        if self.trainer.graph == "on":
+            raise ConfigError(
+                "trainer.graph=on cannot be with trainer.objective=reward: how long a drawn "
+                "sentence is, is known on the host"
+            )
+
     def _check_replicas(self) -> None:
         """As many values as replicas, and the same images' features for all of them."""
         count = self.trainer.replicas
@@ -229,20 +289,22 @@ class TrainConfig(RunConfig):
 
 
 @dataclass
-class GridSweepConfig:
+class GridSweepConfig(Checked):
     """hydra/sweeper=grid: every combination of the values that are given with commas.
 
     max_batch_size: how many runs are launched before the first of them are waited for (null: all);
     params: keys and values as on the command line, for a sweep that is written down.
     """
 
+    group: ClassVar[str] = "hydra.sweeper"
+
     _target_: str = "hydra_plugins.captioner_sweepers.GridSweeper"
-    max_batch_size: int | None = None
+    max_batch_size: int | None = setting(None, COUNT)
     params: dict[str, str] | None = None
 
 
 @dataclass
-class StudySweepConfig:
+class StudySweepConfig(Checked):
     """hydra/sweeper=optuna: a stored Optuna study of trainer.best_metric; the extra [sweeps].
 
     n_trials: of the whole study, those of earlier processes among them; n_jobs: trials launched at
@@ -251,11 +313,13 @@ class StudySweepConfig:
     line, for a search space that is written down.
     """
 
+    group: ClassVar[str] = "hydra.sweeper"
+
     _target_: str = "hydra_plugins.captioner_sweepers.StudySweeper"
-    n_trials: int = 20
-    n_jobs: int = 1
-    storage: str | None = None
-    study_name: str | None = None
-    sampler: str = "tpe"
-    seed: int = 0
+    n_trials: int = setting(20, COUNT)
+    n_jobs: int = setting(1, COUNT)
+    storage: str | None = setting(None, TEXT)
+    study_name: str | None = setting(None, TEXT)
+    sampler: str = setting("tpe", Choice(SAMPLERS))
+    seed: int = setting(0, Range(0, 2_000_000))  # Optuna's are of 32 bits, and 1,000 a seed
     params: dict[str, str] | None = None

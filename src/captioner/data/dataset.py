@@ -78,7 +78,13 @@ class CaptionDataset(Dataset[CaptionBatch]):
         there = captions >= 0
         tokens, images = self.store.pack(captions[there], beside=images[there])
         images, image_rows = images.unique(return_inverse=True)
-        return CaptionBatch(self.source(images), image_rows, tokens)
+        numbers = images % self.image_count
+        return CaptionBatch(self.source(images), image_rows, tokens, image_numbers=numbers)
+
+
+def order_generator(seed: int, number: int) -> torch.Generator:
+    """Random numbers for the order of the epoch, or pass over a text, of this number."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**64)
 
 
 class BatchOrder:
@@ -103,7 +109,7 @@ class BatchOrder:
         """All rows of the epoch in the order of its batches, [size] int64."""
         if not self.shuffle:
             return torch.arange(self.size)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = order_generator(self.seed, self.epoch)
         rows = torch.randperm(self.size, generator=generator)
         if self.views > 1:
             rows += self.size * torch.randint(self.views, (self.size,), generator=generator)

@@ -4,7 +4,7 @@ Letters: B sequences, T longest length, N packed tokens, I images, R regions, F 
 image side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ class TensorBatch:
         for name, value in vars(self).items():
             if isinstance(value, TensorBatch):
                 changed[name] = value._map(change)
-            elif name != "batch_sizes":
+            elif name != "batch_sizes" and value is not None:
                 changed[name] = change(value)
         return replace(self, **changed)
 
@@ -63,11 +63,17 @@ class PackedTokens(TensorBatch):
 @dataclass(frozen=True)
 class CaptionBatch(TensorBatch):
     """Captions with what each describes, every image once: images [I, R, F] or [I, 3, S, S];
-    image_rows [B] int64, the image of each caption, longest caption first."""
+    image_rows [B] int64, the image of each caption, longest caption first.
+
+    image_numbers [I] int64: which of their split's images these are; weights [N]: of the targets'
+    cross-entropy in the summed loss, None for 1.
+    """
 
     images: Tensor
     image_rows: Tensor
     tokens: PackedTokens
+    image_numbers: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def model_inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -85,11 +91,20 @@ class TokenStore:
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, bos: int, eos: int) -> None:
         framed = ((bos, *sequence, eos) for sequence in sequences)
-        tokens = np.fromiter(chain.from_iterable(framed), np.int64)
-        self.tokens = torch.from_numpy(tokens)
-        sizes = torch.tensor([len(sequence) + 2 for sequence in sequences], dtype=torch.int64)
-        self.lengths = sizes - 1
-        self.starts = sizes.cumsum(0) - sizes
+        self._keep(framed, [len(sequence) + 2 for sequence in sequences])
+
+    @classmethod
+    def of_framed(cls, sequences: Sequence[Sequence[int]]) -> "TokenStore":
+        """Sequences as they are: they begin with `<bos>`, and may end without `<eos>`."""
+        store = cls.__new__(cls)
+        store._keep(sequences, [*map(len, sequences)])
+        return store
+
+    def _keep(self, framed: Iterable[Sequence[int]], sizes: Sequence[int]) -> None:
+        self.tokens = torch.from_numpy(np.fromiter(chain.from_iterable(framed), np.int64))
+        counts = torch.tensor(sizes, dtype=torch.int64)
+        self.lengths = counts - 1
+        self.starts = counts.cumsum(0) - counts
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from captioner.checks import in_range, one_of
+from captioner.errors import ConfigError
 
 GREEDY, BEAM, DIVERSE, SAMPLE = METHODS = ("greedy", "beam", "diverse beam", "sample")
 
@@ -75,6 +76,8 @@ def checked(settings: Sequence[Setting], values: Mapping[str, float]) -> dict[st
     found: dict[str, Any] = {}
     for setting in settings:
         value = values[setting.key]
+        if value is None:  # a field that was emptied
+            raise ConfigError(f"{setting.label} must be a number, and is empty")
         in_range(setting.label, value, setting.low, setting.high)
         found[setting.key] = int(value) if setting.step == 1 else float(value)
     # The values that switch a filter off.

@@ -125,19 +125,28 @@ class BaseCaptioner(nn.Module, ABC):
         *,
         label_smoothing: float = 0.0,
         capacity: bool = False,
+        weights: Tensor | None = None,  # [N] of the targets
     ) -> Tensor:
-        """Summed cross-entropy of the targets in nats; `capacity` as in `LanguageModel.hidden`."""
+        """Summed cross-entropy of the targets in nats, weighted where `weights` are given;
+        `capacity` as in `LanguageModel.hidden`."""
         hidden = self.hidden(images, image_rows, token_ids, batch_sizes, capacity=capacity)
-        return self.output_loss(hidden, targets, label_smoothing)
+        return self.output_loss(hidden, targets, label_smoothing, weights)
 
-    def output_loss(self, hidden: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-        """Summed cross-entropy of targets [N] given hidden states [N, H]."""
+    def output_loss(
+        self,
+        hidden: Tensor,  # [N, H]
+        targets: Tensor,  # [N]
+        label_smoothing: float,
+        weights: Tensor | None = None,  # [N]
+    ) -> Tensor:
+        """Summed cross-entropy of targets given hidden states, weighted where `weights` are."""
         return output_loss(
             self.output_layer,
             hidden,
             targets,
             label_smoothing=label_smoothing,
             backend=self.backend,
+            token_weights=weights,
         )
 
     @property

@@ -62,16 +62,18 @@ class ShowAttendTell(FeedbackCaptioner):
         *,
         label_smoothing: float = 0.0,
         capacity: bool = False,
+        weights: Tensor | None = None,  # [N] of the targets
     ) -> Tensor:
-        """Summed cross-entropy of the targets in nats, in training with the regulariser; ValueError
-        with `capacity`, as `hidden`."""
+        """Summed cross-entropy of the targets in nats, in training with the regulariser unless it
+        is weighted; ValueError with `capacity`, as `hidden`."""
         batch = (images, image_rows, token_ids, batch_sizes)
-        if capacity or not self.training or self.doubly_stochastic == 0:
+        plain = capacity or weights is not None or not self.training
+        if plain or self.doubly_stochastic == 0:
             settings: dict[str, Any] = {"label_smoothing": label_smoothing, "capacity": capacity}
-            return super().loss(*batch, targets, **settings)
-        hidden, weights = self.unrolled(*batch)
+            return super().loss(*batch, targets, weights=weights, **settings)
+        hidden, attention = self.unrolled(*batch)
         loss = self.output_loss(hidden, targets, label_smoothing)
-        return loss + self.doubly_stochastic * looked_at_once(weights, batch_sizes)
+        return loss + self.doubly_stochastic * looked_at_once(attention, batch_sizes)
 
     def begin(self, mean: Tensor) -> State:
         """h and c before the first word, [1, I, H], of the mean of the regions [I, H]."""

@@ -102,6 +102,7 @@ def output_loss(
     *,
     label_smoothing: float,
     backend: str,
+    token_weights: Tensor | None = None,  # [N]
 ) -> Tensor:
     """Summed cross-entropy of the targets in nats under an output layer; see
     `ops.linear_cross_entropy`."""
@@ -114,6 +115,7 @@ def output_loss(
             targets,
             label_smoothing=label_smoothing,
             backend=backend,
+            token_weights=token_weights,
         )
 
 

@@ -7,6 +7,8 @@ few tokens while they are in cache, so that the logits exist once and their grad
 them. Without it torch's linear layer and cross_entropy compute the same; the tests compare the two.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,18 +29,20 @@ def linear_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     backend: str = "auto",
+    token_weights: Tensor | None = None,  # [N]
 ) -> Tensor:
     """Summed cross-entropy of softmax(hidden weight^T + bias) in nats, float32 or float64 [].
 
     `label_smoothing` moves that share of a target's probability evenly over the vocabulary (Szegedy
-    et al. 2016). Tokens whose target is IGNORED are left out. `backend` as in `lstm_packed`: "auto"
-    and "fused" take the compiled operator for float32 and float64 on a CPU; everything else is
-    torch's. Raises ValueError naming the tensor, what it is and what it should be, RuntimeError or
+    et al. 2016). Tokens whose target is IGNORED are left out; the others count once, or as often as
+    `token_weights` says. `backend` as in `lstm_packed`: "auto" and "fused" take the compiled
+    operator for float32 and float64 on a CPU; everything else, and weighted tokens, are torch's.
+    Raises ValueError naming the tensor, what it is and what it should be, RuntimeError or
     IndexError for a target outside of the vocabulary, ConfigError for a backend that is unknown or
     not built.
     """
-    _check(hidden, weight, bias, targets)
-    if _is_compiled(hidden, backend):
+    _check(hidden, weight, bias, targets, token_weights)
+    if token_weights is None and _is_compiled(hidden, backend):
         wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, weight, bias))
         loss: Tensor = torch.ops.captioner.linear_cross_entropy(
             hidden, weight, bias, targets, label_smoothing, wanted
@@ -47,9 +51,10 @@ def linear_cross_entropy(
     logits = F.linear(hidden, weight, bias)
     if logits.dtype.itemsize < 4:
         logits = logits.float()
-    return F.cross_entropy(
-        logits, targets, reduction="sum", label_smoothing=label_smoothing, ignore_index=IGNORED
-    )
+    settings: dict[str, Any] = {"label_smoothing": label_smoothing, "ignore_index": IGNORED}
+    if token_weights is None:
+        return F.cross_entropy(logits, targets, reduction="sum", **settings)
+    return (token_weights * F.cross_entropy(logits, targets, reduction="none", **settings)).sum()
 
 
 def _is_compiled(hidden: Tensor, backend: str) -> bool:
@@ -61,7 +66,9 @@ def _is_compiled(hidden: Tensor, backend: str) -> bool:
     return hidden.dtype.itemsize >= 4 and (_VECTOR_BYTES > SHORT_VECTORS or backend == "fused")
 
 
-def _check(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> None:
+def _check(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, token_weights: Tensor | None
+) -> None:
     if hidden.dim() != 2 or weight.dim() != 2:
         raise ValueError(
             f"hidden must be [N, H] and weight [V, H], got {list(hidden.shape)} "
@@ -72,6 +79,8 @@ def _check(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Non
         "bias": (bias, "[V]", (weight.shape[0],)),
         "targets": (targets, "[N]", (hidden.shape[0],)),
     }
+    if token_weights is not None:
+        expected["token_weights"] = (token_weights, "[N]", (hidden.shape[0],))
     check_like(expected, "hidden", hidden, dtype=False)
     if targets.dtype != torch.int64:
         raise ValueError(f"targets must be of int64, got {targets.dtype}")

@@ -9,6 +9,7 @@ from captioner.files import atomic_write, read_json, write_json
 from captioner.runs.upgrade import upgrade
 
 CONFIG = "config.json"
+CHECKPOINTS = ("last.pt", "best.pt")
 # What may differ when a run is resumed: nothing that decides its result.
 FREE = (
     "resume",
@@ -27,6 +28,16 @@ LATER = {
     "encoder.cache_dtype": "float32",
     "encoder.views": ["original"],
     "model.kind": "show_and_tell",
+    "init_from": None,
+    "trainer.objective": "cross_entropy",
+    "reward.samples": 5,
+    "reward.cider": 1.0,
+    "reward.bleu": 0.0,
+    "reward.eos": True,
+    "reward.baseline": "others",
+    "reward.normalise": False,
+    "reward.cross_entropy": 0.0,
+    "reward.max_length": 30,
 }
 
 
@@ -37,11 +48,17 @@ class FolderTaken(ConfigError):
 def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Write the resolved configuration into a new run's folder; refuse a folder with another run.
 
-    Raises FolderTaken when it holds a run and `resume` is false, or when the configuration differs
-    from that of the run to resume (naming the keys), DataError when it cannot be written.
+    Raises FolderTaken when it holds a run and `resume` is false, when the configuration differs
+    from that of the run to resume (naming the keys), or when it holds checkpoints and nothing says
+    of which run; DataError when it cannot be written.
     """
     path = folder / CONFIG
     if not path.exists():
+        if left := [name for name in CHECKPOINTS if (folder / name).exists()]:
+            raise FolderTaken(
+                f"{folder} holds {' and '.join(left)} of a run whose {CONFIG} is not there; take "
+                "another run_dir"
+            )
         write_json(path, resolved)
         return
     if not resume:

@@ -30,6 +30,7 @@ R = TypeVar("R")
 # Long: the others wait while rank 0 extracts features or scores. Who dies is noticed by the
 # connections that break, not by a clock.
 PATIENCE = timedelta(days=7)
+MEETING = timedelta(minutes=10)  # all are started at once
 _store: Store | None = None
 
 
@@ -140,9 +141,10 @@ class SummedLoss(nn.Module):
         if batch is None:
             weights = (p for p in self.model.parameters() if p.requires_grad)
             return without_images(self.model) + torch.stack([0 * p.sum() for p in weights]).sum()
-        loss: Tensor = self.model.loss(  # type: ignore[operator]
-            *batch.model_inputs, batch.targets, label_smoothing=label_smoothing
-        )
+        settings = {"label_smoothing": label_smoothing}
+        if getattr(batch, "weights", None) is not None:  # which captions alone can have
+            settings["weights"] = batch.weights
+        loss: Tensor = self.model.loss(*batch.model_inputs, batch.targets, **settings)  # type: ignore[operator]
         return loss
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -173,8 +175,19 @@ def world() -> World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The processes that torchrun started, joined while the context is open."""
-    store, rank, size = next(rendezvous("env://"))
+    """The processes that torchrun started, joined while the context is open.
+
+    CaptionerError where they do not meet in time.
+    """
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=MEETING))
+    except (RuntimeError, ValueError) as error:  # torch's are of many kinds
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).strip().split("\n")[0]
+        raise CaptionerError(
+            f"the {os.environ['WORLD_SIZE']} processes of this run did not meet at {place} within "
+            f"{MEETING.total_seconds():.0f} s: {reason}"
+        ) from error
     join(store, rank=rank, size=size)
     yield world()
     dist.destroy_process_group()  # not after an error: the others would not answer

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from captioner.data.resident import ResidentCaptions
-from captioner.training.step import StepSettings
+from captioner.training.step import Objective, StepSettings
 
 
 class Order(Protocol):
@@ -37,7 +37,8 @@ class TrainingSetup:
     which one is `settings.best_metric`, or what `score` makes them of: numbers, text and tensors,
     in dicts and lists; `texts` goes into every checkpoint as it is. With `data` on the device, of
     which `loader` then gives plans, steps are such as a CUDA graph can hold. In a world of several
-    processes the loader gives a process's share of every batch, None for an empty one.
+    processes the loader gives a process's share of every batch, None for an empty one. An
+    `objective` is what steps minimise in place of the batches' cross-entropy.
     """
 
     model: nn.Module
@@ -48,6 +49,7 @@ class TrainingSetup:
     texts: dict[str, str]
     score: Score | None = None
     data: ResidentCaptions | None = None
+    objective: Objective | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

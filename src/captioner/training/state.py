@@ -54,6 +54,12 @@ class Progress:
     finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     under_way: Validation | None = None
+    # Of the epoch's figures that an objective gives: a sum, and what it is to be divided by.
+    sums: dict[str, list[float]] = field(default_factory=dict)
+
+    def means(self) -> dict[str, float]:
+        """The objective's figures so far in the epoch."""
+        return {name: total / max(1, count) for name, (total, count) in self.sums.items()}
 
     def stored(self) -> dict[str, Any]:
         """As a checkpoint holds it; tensors are not copied."""
@@ -72,6 +78,7 @@ class Progress:
         """The next epoch begins."""
         self.epoch += 1
         self.position, self.loss_sum, self.tokens, self.seconds = 0, 0.0, 0, 0.0
+        self.sums = {}
 
 
 @dataclass(frozen=True)

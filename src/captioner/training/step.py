@@ -84,11 +84,22 @@ class TrainingStep:
         self.update = WeightUpdate(self.optimizer, self.settings)
 
 
+class Objective(Protocol):
+    """What steps minimise the cross-entropy of, where it is not that of the captions they get."""
+
+    def __call__(self, batch: Any) -> list[Any]:
+        """Batches with weights, in place of one that lies on the device."""
+
+    def figures(self) -> dict[str, tuple[float, float]]:
+        """Of each figure a sum since the last call, and the number that it is to be divided by."""
+
+
 @dataclass(kw_only=True, eq=False)
 class PlainStep(TrainingStep):
-    """Takes steps of `optimizer` over batches that the host makes."""
+    """Takes steps of `optimizer` over batches that the host makes, or an `objective` of them."""
 
     world: World
+    objective: Objective | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,6 +114,8 @@ class PlainStep(TrainingStep):
         factor = self.settings.rate_factor(step, self.total_steps)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["base_lr"] * factor
+        if self.objective is not None:
+            group = [one for batch in group for one in self._in_place_of(batch, self.objective)]
         own = sum(batch.targets.numel() for batch in group if batch is not None)
         tokens = int(self.world.total(own)[0])
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -123,3 +136,6 @@ class PlainStep(TrainingStep):
                 self.average.update()
         running += total
         return tokens
+
+    def _in_place_of(self, batch: Any, objective: Objective) -> list[Any]:
+        return [None] if batch is None else objective(batch.to(self.device))

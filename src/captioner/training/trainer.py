@@ -59,6 +59,7 @@ class Trainer:
         self.texts, self.folder, self.settings, self.device = setup.texts, folder, settings, device
         self.world, self.random = world or World(), random or Randomness(device)
         self.reporting = reporting or Reporting()
+        self.objective = setup.objective
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
@@ -97,7 +98,9 @@ class Trainer:
             "device": self.device,
             "average": self.average,
         }
-        return PlainStep(**common, world=self.world) if data is None else GraphStep(data, **common)
+        if data is not None:
+            return GraphStep(data, **common)
+        return PlainStep(**common, world=self.world, objective=self.objective)
 
     # -- resuming ---------------------------------------------------------------------------
 
@@ -238,7 +241,17 @@ class Trainer:
         factor = self.settings.rate_factor(state.step - 1, self.total_steps)
         lr = self.optimizer.param_groups[0]["base_lr"] * factor
         curves = {"train/loss": loss, "train/lr": lr, "train/tokens_per_second": rate}
+        if self.objective is not None:
+            self._add_figures(self.objective.figures())
+        curves |= {f"train/{name}": value for name, value in state.means().items()}
         self.reporting.scalars(curves, state.step)
+
+    def _add_figures(self, figures: dict[str, tuple[float, float]]) -> None:
+        """Add the objective's figures of all ranks to the epoch's."""
+        totals = iter(self.world.total(*(value for pair in figures.values() for value in pair)))
+        for name in figures:
+            before = self.progress.sums.get(name, [0.0, 0.0])
+            self.progress.sums[name] = [before[0] + next(totals), before[1] + next(totals)]
 
     def finish_epoch(self) -> None:
         """Validate, turn to the next epoch and save.

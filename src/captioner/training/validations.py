@@ -56,6 +56,7 @@ class Validations:
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train_loss": progress.loss_sum / max(1, progress.tokens),
+            **progress.means(),
             "seconds": progress.seconds,
         }
         progress.under_way = Validation(figures, measured, weights)

@@ -50,13 +50,15 @@ def prepare_flickr8k(
     text_url: str = TEXT_URL,
     images_sha256: str | None = None,
     text_sha256: str | None = None,
+    overwrite: bool = False,
 ) -> str:
     """Bring Flickr8k into `root` and return a report of what was done and counted.
 
     Archives in `root` are used; missing ones are downloaded, with resume. Each is checked against
     the sha256 given, or else the md5 published for the default address, each file against its CRC;
     then the sha256 is recorded in SHA256SUMS and checked from then on. DataError when a checksum or
-    count is wrong, images are missing, or (with instructions to do it by hand) there is no network.
+    count is wrong, images are missing, (with instructions to do it by hand) there is no network, or
+    without `overwrite` a file in `root` is another than the archive's.
     """
     root = Path(root)
     archives = (
@@ -64,7 +66,7 @@ def prepare_flickr8k(
         _Archive(root / "Flickr8k_Dataset.zip", images_url, images_sha256, flickr8k.find_images),
     )
     needed = [one for one in archives if one.path.exists() or not _unpacked(one, root)]
-    lines = [line for archive in needed for line in _provide(archive, root, download)]
+    lines = [line for archive in needed for line in _provide(archive, root, download, overwrite)]
     return "\n".join([*lines, *verify_flickr8k(root)])
 
 
@@ -111,7 +113,7 @@ def _unpacked(archive: _Archive, root: Path) -> bool:
     return True
 
 
-def _provide(archive: _Archive, root: Path, download: bool) -> list[str]:
+def _provide(archive: _Archive, root: Path, download: bool, overwrite: bool) -> list[str]:
     """Fetch, check and unpack one archive."""
     path = archive.path
     if path.exists():
@@ -125,15 +127,18 @@ def _provide(archive: _Archive, root: Path, download: bool) -> list[str]:
             raise DataError(f"{error}. {manual_instructions(root)}") from error
     checked = ["sha256 as given"] if archive.sha256 else ["md5 as published"] if archive.md5 else []
     recorded = check_recorded(path)
-    unpacked = _unpack(path, root)
+    unpacked = _unpack(path, root, overwrite)
     # Recorded after the CRC checks, so that a damaged archive cannot become the reference.
     checked.append("sha256 as recorded" if recorded else f"sha256 {record_sum(path)}, recorded")
     checked.append(f"{unpacked} files unpacked and their CRC checked")
     return [f"{path.name}: {line}" for line in checked]
 
 
-def _unpack(archive: Path, root: Path) -> int:
-    """Unpack what is not there yet in its full size; the number of files written."""
+def _unpack(archive: Path, root: Path, overwrite: bool) -> int:
+    """Unpack what is not there yet in its full size; the number of files written.
+
+    What is there in another size is the user's own: each file gets its name only when it is whole.
+    """
     written = 0
     try:
         with disk_errors(f"unpack {archive} into {root}"), zipfile.ZipFile(archive) as zipped:
@@ -141,6 +146,11 @@ def _unpack(archive: Path, root: Path) -> int:
                 target = root / member.filename
                 if target.is_file() and target.stat().st_size == member.file_size:
                     continue
+                if target.exists() and not overwrite:
+                    raise DataError(
+                        f"{target} is another file than the one in {archive}; move it away, or add "
+                        "overwrite=true"
+                    )
                 with zipped.open(member) as source, atomic_write(target, sync=False) as file:
                     shutil.copyfileobj(source, file)
                 written += 1

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captioner.data.dataset import order_generator
 from captioner.data.packed import TensorBatch, packed_order
 from captioner.errors import DataError
 
@@ -111,8 +112,7 @@ class TextWindows(Dataset[WindowBatch]):
         return window_batch(tokens, bos=self.bos, fresh=window == 0)
 
     def _offset(self, number: int) -> int:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        return int(torch.randint(self.window, (), generator=generator))
+        return int(torch.randint(self.window, (), generator=order_generator(self.seed, number)))
 
 
 class WindowOrder:

@@ -1,0 +1,100 @@
+"""Starting from a trained model: `init_from`."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from captioner.data.vocabulary import Vocabulary
+from captioner.errors import CheckpointError
+from captioner.training.checkpoint import Checkpoint
+from captioner.training.model_folder import open_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def start_from(path: str, model: nn.Module, vocabulary: Vocabulary, texts: dict[str, str]) -> None:
+    """Take the weights at `path` (a checkpoint, a run's folder or a model folder) into a new model,
+    and say which; `texts` are what the new run's checkpoints hold.
+
+    Tensors that only one of the two has are left as they are, and named. Raises CheckpointError
+    where the vocabularies differ, where the images' features are another encoder's, where a tensor
+    has another shape, or where the two share none.
+    """
+    checkpoint = open_checkpoint(path)
+    _check_vocabulary(path, checkpoint, vocabulary)
+    _check_features(path, checkpoint, texts)
+    own, given = model.state_dict(), checkpoint.model
+    shared = [name for name in own if name in given]
+    wrong = [name for name in shared if own[name].shape != given[name].shape]
+    if wrong or not shared:
+        reason = "they share no tensor"
+        if wrong:
+            found, expected = list(given[wrong[0]].shape), list(own[wrong[0]].shape)
+            reason = (
+                f"{wrong[0]} is {found} there and {expected} here ({len(wrong)} tensors differ)"
+            )
+        raise CheckpointError(f"init_from={path} does not fit this model: {reason}")
+    with torch.no_grad():
+        for name in shared:
+            own[name].copy_(given[name])
+    score = ", ".join(f"{name} {x:.1f}" for name, x in _scores(checkpoint).items())
+    log.info(
+        "weights: %d of %d tensors from %s%s; the optimiser starts fresh",
+        len(shared),
+        len(own),
+        path,
+        f" ({score} on dev)" if score else "",
+    )
+    for names, what in (
+        ([x for x in own if x not in given], "not there, initialised"),
+        ([x for x in given if x not in own], "there only, left"),
+    ):
+        if names:
+            more = ", ..." if len(names) > 3 else ""
+            log.info("weights: %d tensors %s: %s%s", len(names), what, ", ".join(names[:3]), more)
+
+
+def resumes(run_dir: str, resume: bool) -> bool:
+    """Whether a run continues from its own last.pt."""
+    return resume and (Path(run_dir) / "last.pt").exists()
+
+
+def _scores(checkpoint: Checkpoint) -> dict[str, float]:
+    return {k: checkpoint.scores[k] for k in ("BLEU-4", "CIDEr-D") if k in checkpoint.scores}
+
+
+def _check_vocabulary(path: str, checkpoint: Checkpoint, vocabulary: Vocabulary) -> None:
+    there = Vocabulary.from_json(checkpoint.texts["vocabulary"]).tokens
+    here = vocabulary.tokens
+    if there == here:
+        return
+    only_there, only_here = sorted({*there} - {*here}), sorted({*here} - {*there})
+    counts = f"{len(only_there)} of its {len(there)} tokens are not among the {len(here)} here"
+    raise CheckpointError(
+        f"init_from={path} has another vocabulary: {counts}, {len(only_here)} of these are not "
+        f"there{_example(only_there or only_here)}; no word's weights are taken from it: train "
+        "from it with the same captions and vocabulary settings"
+    )
+
+
+def _example(words: list[str]) -> str:
+    return f" (for example {words[0]!r})" if words else ", and the order is another"
+
+
+def _check_features(path: str, checkpoint: Checkpoint, texts: dict[str, str]) -> None:
+    """The weights only mean something to the features that they were trained on."""
+    if "encoder" not in texts or "encoder" not in checkpoint.texts:
+        return
+    there, here = (json.loads(one["encoder"]) for one in (checkpoint.texts, texts))
+    if not there["kind"] == here["kind"] == "frozen":
+        return
+    differing = [key for key in here if there.get(key, here[key]) != here[key]]
+    if differing:
+        key = differing[0]
+        raise CheckpointError(
+            f"init_from={path} was trained on other features of images: {key} was "
+            f"{there[key]!r}, here it is {here[key]!r}"
+        )

@@ -1,0 +1,26 @@
+"""The project's commands run within the test's own process, which has long imported torch."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from script_runner import REPOSITORY
+
+SCRIPTS = sorted((REPOSITORY / "scripts").glob("*.py"))
+COMMANDS = [path for path in SCRIPTS if "run_command" in path.read_text(encoding="utf-8")]
+
+
+def call(path: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a script; its exit status."""
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: put back after the test
+    GlobalHydra.instance().clear()
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
