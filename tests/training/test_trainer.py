@@ -407,7 +407,7 @@ def test_scores_that_come_later_change_nothing(tmp_path: Path, late: float | Non
         return score_of(measured)
 
     def settling(progress: Any) -> None:
-        if progress.under_way is not None:
+        if progress.pending is not None:
             awaited.set()
         settle(progress)
 
@@ -434,7 +434,7 @@ def test_scores_that_fail_are_computed_again_by_a_resumed_run(tmp_path: Path) ->
     with pytest.raises(DataError, match="no scores today"):
         trainer.run()
     progress = (load_checkpoint(tmp_path / "parts/last.pt").training or {})["progress"]
-    assert progress["under_way"]["figures"]["epoch"] == 2 and len(progress["history"]) == 1
+    assert progress["pending"]["figures"]["epoch"] == 2 and len(progress["history"]) == 1
     resumed = make_scored(tmp_path / "parts", patience=None, epochs=3)
     resumed.resume()
     resumed.run()

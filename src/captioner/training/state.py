@@ -41,7 +41,7 @@ class Validation:
 
 @dataclass
 class Progress:
-    """How far a run is; all of it is in last.pt, and so is a validation that is `under_way`."""
+    """How far a run is; all of it is in last.pt, and so is a `pending` validation."""
 
     step: int = 0
     epoch: int = 0
@@ -53,7 +53,7 @@ class Progress:
     validations_since_best: int = 0
     finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
-    under_way: Validation | None = None
+    pending: Validation | None = None
     # Of the epoch's figures that an objective gives: a sum, and what it is to be divided by.
     sums: dict[str, list[float]] = field(default_factory=dict)
 
@@ -63,15 +63,15 @@ class Progress:
 
     def stored(self) -> dict[str, Any]:
         """As a checkpoint holds it; tensors are not copied."""
-        under_way = None if self.under_way is None else vars(self.under_way)
-        return {**vars(self), "under_way": under_way}
+        pending = None if self.pending is None else vars(self.pending)
+        return {**vars(self), "pending": pending}
 
     @classmethod
     def restored(cls, stored: dict[str, Any]) -> "Progress":
         """What `stored` gave; TypeError where it is of something else."""
         progress = cls(**stored)
-        if stored.get("under_way") is not None:
-            progress.under_way = Validation(**stored["under_way"])
+        if stored.get("pending") is not None:
+            progress.pending = Validation(**stored["pending"])
         return progress
 
     def turn(self) -> None:

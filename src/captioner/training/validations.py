@@ -47,7 +47,7 @@ class Validations:
         self._scores: Future[dict[str, float]] | None = None  # on rank 0
 
     def measure(self, progress: Progress) -> None:
-        """The model's part, at the end of an epoch: from then on its validation is under way."""
+        """The model's part, at the end of an epoch: from then on its validation is pending."""
         with self.average.in_place() if self.average is not None else nullcontext():
             self.model.eval()
             measured = self.validate(progress.step)
@@ -59,13 +59,13 @@ class Validations:
             **progress.means(),
             "seconds": progress.seconds,
         }
-        progress.under_way = Validation(figures, measured, weights)
+        progress.pending = Validation(figures, measured, weights)
 
     def submit(self, progress: Progress) -> None:
-        """Have the scores computed of what is under way; its epoch is over."""
-        if progress.under_way is None or not self.world.main:
+        """Have the scores computed of the pending validation; its epoch is over."""
+        if progress.pending is None or not self.world.main:
             return
-        measured = progress.under_way.measured
+        measured = progress.pending.measured
         if self.score is None:
             self._scores = Future()
             self._scores.set_result(measured)
@@ -87,12 +87,12 @@ class Validations:
         return may_stop or progress.epoch >= self.settings.epochs
 
     def settle(self, progress: Progress) -> None:
-        """Wait for the scores of what is under way, if anything is, and act on them.
+        """Wait for the scores of a pending validation, if there is one, and act on them.
 
         Raises ConfigError where the metric that decides is not among them, NumericsError where it
         is NaN, and what computing them raised.
         """
-        validation, settings = progress.under_way, self.settings
+        validation, settings = progress.pending, self.settings
         if validation is None:
             return
         metrics = self.world.from_main(self._result)
@@ -100,7 +100,7 @@ class Validations:
         sign = -1 if settings.lower_is_better else 1
         better = progress.best is None or sign * score > sign * progress.best
         self._keep(validation, metrics, better)
-        progress.under_way = None
+        progress.pending = None
         if better:
             progress.best = score
         progress.validations_since_best = 0 if better else progress.validations_since_best + 1

@@ -24,7 +24,7 @@ from captioner.errors import CaptionerError
 log = logging.getLogger(__name__)
 Scorer = Callable[[dict[str, Any]], dict[str, float]]
 LONG = 0.2  # processor seconds of scoring; another process takes two or three times that to start
-# Found as here, whatever the environment and the working folder hold.
+# Modules are looked up as here, whatever the environment and the working folder hold.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from captioner.validation.scoring import serve; serve()"
