@@ -1,12 +1,18 @@
-"""Files and folders that are whole or absent: written to a temporary name, then renamed."""
+"""Files and folders: read whole with one clear error, written whole or not at all.
+
+What is written goes to a temporary name and is then renamed.
+"""
 
 import contextlib
 import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -32,16 +38,18 @@ def disk_errors(doing: str) -> Iterator[None]:
 def atomic_write(path: Path | str, mode: str = "wb", *, sync: bool = True) -> Iterator[IO[Any]]:
     """Open a handle whose content replaces `path` only when the block ends without an error.
 
-    `mode` is "wb" or "w" (UTF-8); without `sync`, for thousands of files that can be made again,
-    nothing waits for the disk. Raises DataError naming `path` when the disk is full, the folder
-    cannot be written, and the like; the old file is then still there, whole.
+    `mode` is "wb" or "w": UTF-8, in which a byte of a file's name that is no UTF-8 becomes an
+    escape such as \\udcff. Without `sync`, for thousands of files that can be made again, nothing
+    waits for the disk. Raises DataError naming `path` when the disk is full, the folder cannot be
+    written, and the like; the old file is then still there, whole.
     """
     path = Path(path)
     with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+            with os.fdopen(descriptor, mode, encoding=encoding, errors=errors) as handle:
                 yield handle
                 handle.flush()
                 if sync:
@@ -106,8 +114,17 @@ def _umask() -> int:
     return mask
 
 
+def refuse_special(path: Path | str) -> None:
+    """DataError where `path` is a pipe, a device or a socket: reading one may never end."""
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise DataError(f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a file")
+
+
 def file_digest(path: Path, name: str = "sha256") -> str:
-    """The hex digest of a file; `name` is sha256 or md5."""
+    """The hex digest of a file; `name` is sha256 or md5. DataError where it is no ordinary file."""
+    refuse_special(path)
     # md5 is no security here, so systems that forbid it for that allow it.
     digest = hashlib.new(name, usedforsecurity=False)
     with path.open("rb") as file:
@@ -116,21 +133,133 @@ def file_digest(path: Path, name: str = "sha256") -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as readable UTF-8 JSON, atomically."""
-    with atomic_write(path, "w") as handle:
-        json.dump(value, handle, ensure_ascii=False, indent=1)
-        handle.write("\n")
-
-
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; DataError names the file and, for broken JSON, the line."""
+def read_text(path: Path | str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; DataError names the line."""
+    with disk_errors(f"read {path}"):
+        refuse_special(path)
+        data = Path(path).read_bytes()
     try:
-        with disk_errors(f"read {path}"):
-            return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # After a byte order mark the decoder counts from its end.
+        mark = len(data) - len(error.object)
+        line = data.count(b"\n", 0, mark + error.start) + 1
         raise DataError(
-            f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+            f"{path}, line {line}: found the byte {error.object[error.start]:#04x}, which is not "
+            "UTF-8; save the file as UTF-8"
         ) from error
+
+
+# -- JSON -----------------------------------------------------------------------------------------
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as readable UTF-8 JSON, atomically; numbers that are not finite as null."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, indent=1)
+    with atomic_write(path, "w") as handle:
+        handle.write(f"{text}\n")
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path | str, *, file_names: bool = False) -> Any:
+    """The content of a JSON file, which is read strictly; DataError names the file and the line.
+
+    Errors and `file_names` as for `parse_json`.
+    """
+    return parse_json(read_text(path), str(path), file_names=file_names)
+
+
+def parse_json(text: str, source: str, *, line: int = 1, file_names: bool = False) -> Any:
+    """The value of a JSON text that `source`, from its `line` on, holds.
+
+    DataError for what is no JSON, NaN and infinity, a key that stands twice in an object (below
+    8 MB: it takes a third longer, and larger texts are programs' tables), numbers of thousands of
+    digits, nesting beyond Python's, and halves of surrogate pairs, which are no characters and
+    cannot be written. With `file_names`, for files that this package writes, those halves that
+    stand for the bytes of a name that is no UTF-8 (PEP 383) are let through.
+    """
+    distinct = _distinct if len(text) < 1 << 23 else None
+    try:
+        value = json.loads(text, object_pairs_hook=distinct, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON: line {error.lineno}: {error.msg}") from error
+        where = f"{source}, line {line + error.lineno - 1}"
+        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        place, fault = _first_fault(text)
+        line += text.count("\n", 0, place)
+        raise DataError(f"{source}, line {line}: {fault}") from error
+    if "\\" in text and ("\\ud" in text or "\\uD" in text):
+        _refuse_half_pairs(text, source, line, file_names)
+    return value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+_DEEP = 200  # as deep as nothing is nested that anybody writes, and less deep than Python gives up
+_LONG = 4300  # digits, where Python gives up
+# A text (and the colon that makes it a key), a constant or a number that is refused, a bracket.
+_TOKEN = re.compile(
+    r'"[^"\\]*(?:\\.[^"\\]*)*"(?P<colon>\s*:)?|NaN|-?Infinity|[][{}]'
+    rf"|(?<![.\d])\d{{{_LONG + 1},}}(?![.eE])",
+    re.DOTALL,
+)
+
+
+def _first_fault(text: str) -> tuple[int, str]:
+    """Where something stands that `parse_json` refuses, and what it is."""
+    keys: list[set[str]] = []  # of every object or list that is open
+    for token in _TOKEN.finditer(text):
+        found = token[0]
+        if found in "[{":
+            keys.append(set())
+            if len(keys) > _DEEP:
+                return token.start(), f"lists and objects are nested more than {_DEEP} deep"
+        elif found in "]}":
+            keys.pop()
+        elif token["colon"]:
+            key = json.loads(found.rstrip()[:-1])
+            if key in keys[-1]:
+                return token.start(), f"the key {key!r} stands there twice"
+            keys[-1].add(key)
+        elif found[0].isdigit():
+            return token.start(), f"a number of {len(found)} digits; at most {_LONG} can be read"
+        elif found[0] != '"':
+            return token.start(), f"{found} is no number of JSON; expected a finite number"
+    return 0, "this cannot be read"
+
+
+# Backslashes, from left to right: pairs of halves that belong together, a half alone, all others.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>u[dD][89a-fA-F]..)|.)", re.DOTALL
+)
+_BYTES = range(0xDC80, 0xDD00)  # U+DC80 + n stands for the byte 0x80 + n of a file's name
+
+
+def _refuse_half_pairs(text: str, source: str, line: int, file_names: bool) -> None:
+    for escape in _ESCAPE.finditer(text):
+        half = escape["half"]
+        if half and not (file_names and int(half[1:], 16) in _BYTES):
+            line += text.count("\n", 0, escape.start())
+            raise DataError(
+                f"{source}, line {line}: \\{half} is half of a surrogate pair, expected characters"
+            )

@@ -396,6 +396,7 @@ def test_captions_that_differ_are_an_error(
         (["format=onyx"], "did you mean 'onnx'"),
         (["format=onnx", "generation=sample"], "must be greedy or beam"),
         (["format=onnx", "generation.groups=3"], "generation.groups must be 1"),
+        (["format=onnx", "generation.rerank=consensus"], "generation.rerank must be none"),
         (["format=onnx", "pictures=0"], "pictures must be at least 1"),
     ],
 )

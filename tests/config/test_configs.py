@@ -14,7 +14,7 @@ from captioner.build.components import build_generation, build_optimizer, traine
 from captioner.build.models import build_captioner, build_language_model
 from captioner.commands.cli import compose_config
 from captioner.data.vocabulary import Vocabulary
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, DataError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GROUP_FILES = sorted(
@@ -230,10 +230,14 @@ def test_evaluate_needs_one_thing_to_score(overrides: list[str], expected: str) 
 
 
 def test_a_checkpoints_data_configuration_is_restored() -> None:
-    data = schema.data_config({"kind": "flickr8k", "root": "/somewhere", "layout": "karpathy"})
+    stored = {"kind": "flickr8k", "root": "/somewhere", "layout": "karpathy"}
+    data = schema.data_config(stored, "best.pt")
     assert data == schema.Flickr8kData(root="/somewhere", layout="karpathy")
-    with pytest.raises(ConfigError, match=r"data\.kind"):
-        schema.data_config({"kind": "flickr9k"})
+    for wrong in ({"kind": "flickr9k"}, {"kind": ["flickr8k"]}, {}, None):
+        with pytest.raises(DataError, match=r"best\.pt: kind must be one of scenes, flickr8k"):
+            schema.data_config(wrong, "best.pt")
+    with pytest.raises(DataError, match=r"best\.pt: root must be text, found 5"):
+        schema.data_config({**stored, "root": 5}, "best.pt")
 
 
 @pytest.mark.parametrize(

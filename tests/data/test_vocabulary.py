@@ -94,11 +94,14 @@ def test_json_brings_it_back_whole(rare: str) -> None:
         '{"words": null, "counts": [], "rare": "unk"}',
         '{"words": ["a"], "counts": null, "rare": "unk"}',
         '{"words": [["a"]], "counts": [0, 0, 0, 0, 0], "rare": "unk"}',
+        '{"words": [7], "counts": [0, 0, 0, 0, 0], "rare": "unk"}',
+        '{"words": ["\\ud800"], "counts": [0, 0, 0, 0, 0], "rare": "unk"}',
+        '{"words": ["a"], "counts": [0, 0, 0, 0, -1], "rare": "unk"}',
     ],
 )
 def test_other_json_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match=r"this is no vocabulary: .*expected words, counts, rare"):
-        Vocabulary.from_json(text)
+    with pytest.raises(DataError, match=r"best\.pt: vocabulary"):
+        Vocabulary.from_json(text, "best.pt: vocabulary")
 
 
 def test_contradictory_content_is_refused_naming_it() -> None:

@@ -34,6 +34,9 @@ NOT_RUN = {
     "python scripts/benchmark.py": "minutes to hours; tests/benchmarks runs every suite in small",
     "python scripts/gpu_check.py": "needs a GPU",
     "python scripts/export.py checkpoint=my_model format=onnx": "a second quarter of a minute",
+    "python scripts/evaluate.py checkpoint=outputs/nic/best.pt split=dev generation.document": (
+        "reads the table that the page's Python writes"
+    ),
     "torchrun": "starts processes; tests/training does so",
     "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",
     "python scripts/train.py -m hydra/launcher=submitit_local": "starts processes; tests/sweeps",

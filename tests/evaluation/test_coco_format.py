@@ -77,7 +77,7 @@ def test_annotations_need_no_list_of_images(tmp_path: Path) -> None:
             "expected image_id to be an integer or a string, found True",
         ),
         ([{"image_id": 1.5, "caption": "a"}], "found 1.5"),
-        ([{"image_id": float("nan"), "caption": "a"}], "found nan"),
+        ([{"image_id": float("nan"), "caption": "a"}], "line 1: NaN is no number of JSON"),
         ("x" * 500, r"found 'x+\.\.\.$"),
     ],
 )

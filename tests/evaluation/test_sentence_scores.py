@@ -17,7 +17,7 @@ from captioner.evaluation.sentence_scores import (
     CountedReferences,
     Rarities,
     WeightedScore,
-    agreement,
+    consensus,
     sentences_of,
 )
 
@@ -124,15 +124,15 @@ def test_agreement_is_the_mean_score_against_the_others(drawn) -> None:
     sentences, groups = sentences[40:64], [k // 8 for k in range(24)]
     table = table_of(references)
     words = {str(k): k for k in range(10)}
-    found = agreement(sentences, groups, Rarities.of_documents(table, words))
+    found = consensus(sentences, groups, Rarities.of_documents(table, words))
     for k in range(24):
         others = [x for n, x in enumerate(sentences) if groups[n] == groups[k] and n != k]
         scores = [cider(corpus_of([[x]], [sentences[k]]), table)[0].value for x in others]
         assert found[k] == pytest.approx(np.mean(scores), abs=1e-9)
-    assert agreement([[1, 2]], [0], Rarities.equal()).tolist() == [0]
+    assert consensus([[1, 2]], [0], Rarities.equal()).tolist() == [0]
 
 
 def test_with_equal_rarities_every_ngram_weighs_the_same() -> None:
     # one of two words shared: (1/2) / (sqrt 2 sqrt 2 / 2)... by hand: 1-grams 1/2, no 2-gram
-    found = agreement([[1, 2], [1, 3]], [0, 0], Rarities.equal())
+    found = consensus([[1, 2], [1, 3]], [0, 0], Rarities.equal())
     assert found == pytest.approx([1000 / 4 / 2] * 2)

@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import signal
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -51,6 +52,29 @@ def write(path: Path, **changes: object) -> None:
         **changes,
     }
     torch.save({k: v for k, v in content.items() if v != "left out"}, path)
+
+
+def quantised() -> torch.Tensor:
+    return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
+def test_large_weights_are_finite(tmp_path: Path) -> None:
+    """Though their sum is not."""
+    large = {"w": torch.full((8,), 3e38), "half": torch.full((8,), 6e4).half()}
+    write(tmp_path / "x.pt", model=large)
+    assert torch.equal(load_checkpoint(tmp_path / "x.pt").model["w"], large["w"])
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+    """A small file can stand for gigabytes, whose checksum would be computed."""
+    write(tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as stored:
+        parts = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, part in parts.items():
+            packed.writestr(name, part)
+    with pytest.raises(CheckpointError, match=r"x\.pt is truncated.*its parts are compressed"):
+        load_checkpoint(tmp_path / "x.pt")
 
 
 def test_everything_comes_back_on_the_cpu(tmp_path: Path) -> None:
@@ -152,13 +176,27 @@ def test_code_in_a_checkpoint_is_refused_and_not_executed(archive: bool, tmp_pat
         ({"format": "other"}, "is not a checkpoint of this project"),
         ({"version": 99}, "is a checkpoint of version 99, this code reads 1"),
         ({"texts": "left out", "training": "left out"}, "lacks texts, training"),
+        ({"version": torch.ones(3)}, "is a checkpoint of version Tensor"),
+        ({"model": None}, "model must be an object, found None"),
+        ({"model": [torch.ones(2)]}, "model must be an object, found a list of 1"),
+        ({"model": {"w": 3.0}}, r"model\.w must be a Tensor, found 3\.0"),
+        ({"model": {5: torch.ones(1)}}, "model must have text as keys, found 5"),
+        ({"texts": {"config": {"a": 1}}}, r"texts\.config must be text, found an object"),
+        ({"scores": {"loss": "low"}}, r"scores\.loss must be a number, found 'low'"),
+        ({"model": {"w": torch.eye(3).to_sparse()}}, "the tensor w is a sparse_coo tensor"),
+        ({"model": {"w": quantised()}}, "the tensor w is a quantised tensor, expected a dense"),
+        ({"model": {"w": torch.ones(2, device="meta")}}, "the tensor w is a meta tensor"),
+        ({"model": {"w": torch.ones(1).expand(9)}}, r"the tensor w is \[9\], more than the file"),
+        ({"model": {"w": torch.tensor([1.0, float("nan")])}}, "the tensor w holds NaN or inf"),
+        ({"model": {"w": torch.full((2,), float("-inf")).half()}}, "the tensor w holds NaN or"),
+        ({"model": {"w": torch.ones(2, dtype=torch.complex64)}}, "the tensor w holds torch.compl"),
     ],
 )
 def test_another_format_version_or_content_is_refused(
     changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "x.pt", **changes)
-    with pytest.raises(CheckpointError, match=f"x.pt {message}"):
+    with pytest.raises(CheckpointError, match=f"x.pt:? {message}"):
         load_checkpoint(tmp_path / "x.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="is not a checkpoint of this project"):

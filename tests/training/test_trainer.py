@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import time
 import traceback
@@ -578,6 +579,74 @@ def test_a_score_that_cannot_be_compared_is_refused(
         make_trainer(tmp_path, validate=lambda step: metrics).run()
 
 
+def altered(folder: Path, change: Callable[[dict[str, Any]], object]) -> Trainer:
+    """A trainer about to resume from a last.pt, of step 10, whose content was changed."""
+    if not (folder / "last.pt").exists():
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer(folder, ema=0.9, at=9, act=interrupt).run()
+    content = torch.load(folder / "last.pt", weights_only=True)
+    change(content)
+    torch.save(content, folder / "last.pt")
+    return make_trainer(folder, ema=0.9)
+
+
+def other_words(content: dict[str, Any]) -> None:
+    words = json.loads(content["texts"]["vocabulary"])
+    words["words"][1:3] = words["words"][2:0:-1]
+    content["texts"]["vocabulary"] = json.dumps(words)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_words, "of another vocabulary: words: number 1 is 'cat' there and 'dog' here"),
+        (lambda c: c["training"].pop("optimizer"), "training lacks 'optimizer'"),
+        (lambda c: c["training"]["optimizer"]["state"].clear(), "no state of the optimiser .exp_"),
+        (lambda c: c["training"]["optimizer"]["state"][0].pop("exp_avg"), "expected exp_avg, exp_"),
+        (
+            lambda c: c["training"]["optimizer"]["state"][0].update(exp_avg=torch.ones(3)),
+            "exp_avg that is no finite tensor",
+        ),
+        (
+            lambda c: c["training"]["optimizer"]["param_groups"][0].update(maximize=True),
+            "group 0 has maximize=True, expected False",
+        ),
+        (
+            lambda c: c["training"]["optimizer"]["param_groups"][0].update(base_lr="fast"),
+            "group 0 has base_lr='fast', expected 0.01",
+        ),
+        (lambda c: c["training"]["progress"].update(step="9"), r"progress\.step must be a whole"),
+        (lambda c: c["training"]["progress"].update(step=-9), "at least 0, found -9"),
+        (
+            lambda c: c["training"]["progress"].update(step=8),
+            "stands at step 8, batch 3 of epoch 2",
+        ),
+        (lambda c: c["training"]["progress"].update(step=16, position=9), "batch 9 of epoch 2: no"),
+        (lambda c: c["training"]["progress"].update(step=30, epoch=4), "batch 3 of epoch 5: no"),
+        (lambda c: c["training"]["progress"].update(history=[]), "a history of 0 epochs with BLEU"),
+        (
+            lambda c: c["training"]["progress"].update(best="high"),
+            "best must be a finite number or",
+        ),
+        (lambda c: c["training"].update(random_state=torch.ones(4)), "is of another optimiser or"),
+        (lambda c: c["training"]["ema"]["average"].clear(), "the average of .* is missing"),
+        (lambda c: c["training"]["ema"].update(average=[]), r"ema\.average must be an object"),
+    ],
+)
+def test_a_last_checkpoint_that_was_changed_is_refused(
+    change: Callable[[dict[str, Any]], object],
+    message: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    shared = tmp_path_factory.getbasetemp() / "stopped_at_step_10"
+    altered(shared, lambda content: None)
+    shutil.copytree(shared, tmp_path / "run")
+    trainer = altered(tmp_path / "run", change)
+    with pytest.raises(CheckpointError, match=rf"last\.pt.*{message}"):
+        trainer.resume()
+
+
 # -- the best and the end -----------------------------------------------------------------------
 
 
@@ -614,7 +683,7 @@ def test_the_best_is_kept_and_patience_ends_the_run(
     assert checkpoint.scores == {"score": scores[best - 1], "other": best * 7.0}
     assert checkpoint.training is None
     assert checkpoint.texts == {"vocabulary": VOCABULARY.to_json()}
-    again = make_trainer(tmp_path, epochs=len(scores), at=0, act=kill)
+    again = make_trainer(tmp_path, epochs=len(scores), best_metric="score", at=0, act=kill)
     again.resume()
     assert again.run() == history
 

@@ -1,12 +1,13 @@
 """Trained models from their checkpoints: captioners and language models of text."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 import torch
+from torch import nn
 
 from captioner import config as schema
 from captioner.build.backend import for_inference
@@ -15,15 +16,19 @@ from captioner.build.memory import require_memory_for_captions
 from captioner.build.models import build_captioner, build_language_model
 from captioner.data.text.codec import TextCodec
 from captioner.data.vocabulary import Vocabulary
-from captioner.errors import CheckpointError
+from captioner.errors import CheckpointError, ConfigError, DataError
 from captioner.features.source import ImageFeatures
+from captioner.files import parse_json
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.language_model import LanguageModel
 from captioner.models.stream import StreamModel
+from captioner.restore import Json, Size, restore
 from captioner.runs.upgrade import upgrade
-from captioner.training.checkpoint import Checkpoint, load_weights
+from captioner.training.checkpoint import Checkpoint, check_weights, load_weights
 from captioner.training.model_folder import ENCODER, open_checkpoint
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,53 @@ def task_of_data(kind: str) -> str:
 def task_of(checkpoint: Checkpoint) -> str:
     """What a checkpoint's model does, by the kind of data that it was trained on."""
     try:
-        return task_of_data(json.loads(checkpoint.texts["config"])["data"]["kind"])
-    except (KeyError, TypeError, ValueError):
+        return task_of_data(stored_config(checkpoint)["data"]["kind"])
+    except (CheckpointError, KeyError, TypeError):  # loading it will say what is wrong
         return "captions"
+
+
+def stored_config(checkpoint: Checkpoint, source: str = "the checkpoint") -> dict[str, Any]:
+    """The configuration that a checkpoint carries, in today's names; CheckpointError names
+    `source`."""
+    return upgrade(_stored(dict[str, Json], checkpoint, "config", source))
+
+
+class _Identity(TypedDict):
+    kind: Literal["frozen", "trained", "features"]
+    feature_dim: Size
+
+
+class EncoderIdentity(_Identity, total=False):
+    """What a captioner's features are of. `name` and `fingerprint` are an encoder's; version 0.1
+    kept no `regions`, and Pillow's reader is not named."""
+
+    name: str
+    fingerprint: str
+    reader: str
+    regions: Size
+
+
+def stored_identity(checkpoint: Checkpoint, source: str = "the checkpoint") -> EncoderIdentity:
+    """The encoder that a captioner's checkpoint carries; CheckpointError names `source`."""
+    identity: EncoderIdentity = _stored(EncoderIdentity, checkpoint, "encoder", source)
+    return identity
+
+
+def _stored(kind: Any, checkpoint: Checkpoint, name: str, source: str) -> Any:
+    if name not in checkpoint.texts:
+        raise CheckpointError(f"{source} holds no {name}")
+    place = f"{source}: {name}"
+    with _wrong_checkpoint():
+        return restore(kind, parse_json(checkpoint.texts[name], place, file_names=True), place)
+
+
+@contextmanager
+def _wrong_checkpoint() -> Iterator[None]:
+    """What is wrong of a part of a checkpoint becomes an error of the checkpoint."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_trained(
@@ -135,20 +184,37 @@ def load_language_model(path: Path | str, *, device: torch.device) -> TrainedLan
     return _language_model(str(path), checkpoint, device)
 
 
+class _Settings(TypedDict):
+    model: dict[str, Json]
+    data: dict[str, Json]
+
+
+class _CaptionerSettings(_Settings):
+    seed: int
+    encoder: dict[str, Json]
+
+
+class _LanguageModelSettings(_Settings):
+    rnn: schema.RnnConfig
+    vocabulary: schema.VocabularyConfig
+
+
 def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> TrainedCaptioner:
-    try:
-        tree = upgrade(json.loads(checkpoint.texts["config"]))
-        vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
-        identity = json.loads(checkpoint.texts["encoder"])
+    place = f"{path}: config"
+    tree: Any = stored_config(checkpoint, path)
+    identity: Any = stored_identity(checkpoint, path)
+    vocabulary = stored_vocabulary(checkpoint, path)
+    with _wrong_checkpoint():
+        restore(_CaptionerSettings, tree, place)
         # What auto chose there, whatever it would choose here.
         reader = {"reader": identity.get("reader", "pil")}
         before = {"cache_dtype": "float32"}  # what was not a setting once
-        encoder_config = schema.EncoderConfig(**{**before, **tree["encoder"], **reader})
-        model_config = for_inference(schema.model_config(tree["model"]))
-        rnn_config = schema.RnnConfig(**tree.get("rnn", {}))  # none in version 0.1.0
-        data = schema.data_config(tree["data"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not describe a captioner: {error!r}") from error
+        encoder_config: schema.EncoderConfig = restore(
+            schema.EncoderConfig, {**before, **tree["encoder"], **reader}, f"{place}: encoder"
+        )
+        model_config = for_inference(schema.model_config(tree["model"], f"{place}: model"))
+        rnn_config = restore(schema.RnnConfig, tree.get("rnn", {}), f"{place}: rnn")  # not in 0.1.0
+        data = schema.data_config(tree["data"], f"{place}: data")
     trained = identity["kind"] == "trained"
     inside = {k: x for k, x in checkpoint.model.items() if k.startswith(ENCODER)}
     frozen = {} if trained else {k.removeprefix(ENCODER): x for k, x in inside.items()}
@@ -161,7 +227,7 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
     if frozen and features.encoder is not None:
         load_weights(features.encoder, frozen, source=f"{path}, encoder")
     here = features.identity()
-    if any(identity[key] != value for key, value in here.items()):
+    if any(identity.get(key) != value for key, value in here.items()):
         raise CheckpointError(
             f"{path} was trained on the features of another encoder: it names "
             f"{_encoder_name(identity)}, here is {_encoder_name(here)}"
@@ -169,17 +235,45 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
     if "regions" in identity:  # not in those of version 0.1
         shape = (identity["regions"], identity["feature_dim"])
         features = replace(features, expected_shape=shape)
-    model = build_captioner(
-        model_config,
-        vocab_size=len(vocabulary),
-        feature_dim=identity["feature_dim"],
-        regions=identity.get("regions"),  # not in those of version 0.1
-        encoder=features.encoder if trained else None,
-        rnn=rnn_config,
-    )
     own = {k: x for k, x in checkpoint.model.items() if trained or k not in inside}
-    load_weights(model, own, source=path)
+    model = _with_weights(
+        lambda: build_captioner(
+            model_config,
+            vocab_size=len(vocabulary),
+            feature_dim=identity["feature_dim"],
+            regions=identity.get("regions"),  # not in those of version 0.1
+            encoder=features.encoder if trained else None,
+            rnn=rnn_config,
+        ),
+        own,
+        layers=model_config.num_layers,
+        source=path,
+    )
     return TrainedCaptioner(model.to(device).eval(), vocabulary, features, data, checkpoint)
+
+
+def stored_vocabulary(checkpoint: Checkpoint, path: str) -> Vocabulary:
+    """The words that a checkpoint carries; CheckpointError names `path`."""
+    if "vocabulary" not in checkpoint.texts:
+        raise CheckpointError(f"{path} holds no vocabulary")
+    with _wrong_checkpoint():
+        return Vocabulary.from_json(checkpoint.texts["vocabulary"], f"{path}: vocabulary")
+
+
+def _with_weights(
+    build: Callable[[], Model], weights: dict[str, torch.Tensor], *, layers: int, source: str
+) -> Model:
+    """The model that `build` makes, with `weights`; that they fit is known before any memory is
+    taken, or any time: sizes are what the configuration says, whatever that is."""
+    if layers > len(weights):
+        raise CheckpointError(
+            f"{source}: config: num_layers is {layers:,}, but there are {len(weights)} tensors"
+        )
+    with torch.device("meta"):
+        check_weights(build(), weights, source=source)
+    model = build()
+    load_weights(model, weights, source=source)
+    return model
 
 
 def _encoder_name(identity: dict[str, Any]) -> str:
@@ -190,19 +284,24 @@ def _encoder_name(identity: dict[str, Any]) -> str:
 def _language_model(
     path: str, checkpoint: Checkpoint, device: torch.device
 ) -> TrainedLanguageModel:
-    try:
-        tree = upgrade(json.loads(checkpoint.texts["config"]))
-        vocabulary = Vocabulary.from_json(checkpoint.texts["vocabulary"])
-        model_config = for_inference(schema.model_config(tree["model"]))
-        rnn = schema.RnnConfig(**tree["rnn"])
-        data = schema.TextData(**tree["data"])
-        min_count = int(tree["vocabulary"]["min_count"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not describe a language model: {error!r}") from error
-    model = StreamModel(build_language_model(model_config, vocab_size=len(vocabulary), rnn=rnn))
-    load_weights(model, checkpoint.model, source=path)
+    place = f"{path}: config"
+    tree = stored_config(checkpoint, path)
+    vocabulary = stored_vocabulary(checkpoint, path)
+    with _wrong_checkpoint():
+        settings: _LanguageModelSettings = restore(_LanguageModelSettings, tree, place)
+        model_config = for_inference(schema.model_config(tree["model"], f"{place}: model"))
+        data: schema.TextData = restore(schema.TextData, tree["data"], f"{place}: data")
+        codec = TextCodec(data.unit, vocabulary)
+    model = _with_weights(
+        lambda: StreamModel(
+            build_language_model(model_config, vocab_size=len(vocabulary), rnn=settings["rnn"])
+        ),
+        checkpoint.model,
+        layers=model_config.num_layers,
+        source=path,
+    )
     language_model = model.language_model.to(device).eval()
-    codec = TextCodec(data.unit, vocabulary)
+    min_count = settings["vocabulary"].min_count
     return TrainedLanguageModel(language_model, codec, data, min_count, checkpoint)
 
 

@@ -19,8 +19,17 @@ from captioner.data.scenes.dataset import draw_scenes, load_scene_truth
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
 from captioner.evaluation.attributes import attribute_percentages
+from captioner.evaluation.cider import DocumentFrequencies
+from captioner.evaluation.sentence_scores import Rarities, consensus
 from captioner.features.source import ImageFeatures, choose_reader
-from captioner.generation import Constraints, SamplingParams, beam_search, greedy, sample
+from captioner.generation import (
+    Constraints,
+    SamplingParams,
+    beam_search,
+    by_consensus,
+    greedy,
+    sample,
+)
 from captioner.generation.hypothesis import state_device
 from captioner.inference.captions import GenerationMethod
 from captioner.models.encoder import Encoder
@@ -159,6 +168,30 @@ def refuse_uneven_grid(encoder: Encoder | None) -> None:
 
 def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) -> GenerationMethod:
     """A method with all but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned."""
+    if config.rerank == "none":
+        return _search(config, vocabulary, n_best=config.n_best)
+    search = _search(config, vocabulary, n_best=config.beam_size)
+    agreement = functools.partial(consensus, rarities=_rarities(config, vocabulary))
+
+    def rerank(step: Any, state: Any, *, batch_size: int) -> Any:
+        found = search(step, state, batch_size=batch_size)
+        return by_consensus(found, agreement, n_best=config.n_best)
+
+    return rerank
+
+
+def _rarities(config: schema.GenerationConfig, vocabulary: Vocabulary) -> Rarities:
+    """What n-grams of the vocabulary weigh in a consensus."""
+    if config.document_frequencies is None:
+        return Rarities.equal()
+    numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
+    return Rarities.of_documents(DocumentFrequencies.load(config.document_frequencies), numbers)
+
+
+def _search(
+    config: schema.GenerationConfig, vocabulary: Vocabulary, *, n_best: int
+) -> GenerationMethod:
+    """A method that gives so many captions, or all that it drew."""
     banned = [vocabulary.pad, vocabulary.bos]
     if not config.allow_unknown or vocabulary.rare == "drop":
         banned.append(vocabulary.unk)
@@ -180,7 +213,7 @@ def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) ->
             beam_size=config.beam_size,
             groups=config.groups,
             diversity=config.diversity if config.groups > 1 else 0.0,
-            n_best=min(config.n_best, config.beam_size),
+            n_best=min(n_best, config.beam_size),
         )
     params = SamplingParams(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     drawn = functools.partial(

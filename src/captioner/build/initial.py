@@ -3,10 +3,12 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from captioner.build.checkpoint import stored_identity, stored_vocabulary
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError
 from captioner.training.checkpoint import Checkpoint
@@ -67,7 +69,7 @@ def _scores(checkpoint: Checkpoint) -> dict[str, float]:
 
 
 def _check_vocabulary(path: str, checkpoint: Checkpoint, vocabulary: Vocabulary) -> None:
-    there = Vocabulary.from_json(checkpoint.texts["vocabulary"]).tokens
+    there = stored_vocabulary(checkpoint, path).tokens
     here = vocabulary.tokens
     if there == here:
         return
@@ -88,7 +90,8 @@ def _check_features(path: str, checkpoint: Checkpoint, texts: dict[str, str]) ->
     """The weights only mean something to the features that they were trained on."""
     if "encoder" not in texts or "encoder" not in checkpoint.texts:
         return
-    there, here = (json.loads(one["encoder"]) for one in (checkpoint.texts, texts))
+    there: Any = stored_identity(checkpoint, path)
+    here = json.loads(texts["encoder"])
     if not there["kind"] == here["kind"] == "frozen":
         return
     differing = [key for key in here if there.get(key, here[key]) != here[key]]

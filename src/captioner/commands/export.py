@@ -5,13 +5,20 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from captioner import config as schema
-from captioner.build.checkpoint import TrainedCaptioner, load_captioner, load_trained, task_of
+from captioner.build.checkpoint import (
+    TrainedCaptioner,
+    load_captioner,
+    load_trained,
+    stored_config,
+    stored_identity,
+    task_of,
+)
 from captioner.build.components import build_generation, load_data
 from captioner.commands.caption import find_images
 from captioner.commands.trained import data_of
@@ -25,6 +32,7 @@ from captioner.export.onnx_graph import require_onnx, write_onnx
 from captioner.files import read_json, write_json
 from captioner.inference.captions import Caption
 from captioner.models.encoder import Encoder
+from captioner.restore import Json, restore
 from captioner.runs.upgrade import upgrade
 from captioner.training.model_folder import ENCODER, open_checkpoint, save_folder, weights_file
 from captioner.version import __version__
@@ -41,7 +49,7 @@ PUBLIC = {
 def export_folder(config: schema.ExportConfig) -> Path:
     """Write a checkpoint as a model folder with its card, at the path that is returned."""
     checkpoint = open_checkpoint(config.checkpoint)
-    tree = upgrade(json.loads(checkpoint.texts["config"]))
+    tree = stored_config(checkpoint, str(config.checkpoint))
     texts = {**checkpoint.texts, "config": json.dumps(tree)}
     checkpoint = dataclasses.replace(checkpoint, texts=texts)
     trained = load_trained(config.checkpoint, device=CPU, checkpoint=checkpoint)
@@ -70,7 +78,7 @@ def _encoder(
 
     They do where there is no public source of them, or with `include`.
     """
-    identity = json.loads(trained.checkpoint.texts["encoder"])
+    identity = stored_identity(trained.checkpoint)
     if identity["kind"] == "features":
         return {}, "It takes features of your own; the network that made them is not part of it."
     if identity["kind"] == "trained":
@@ -102,7 +110,28 @@ def _evaluations(config: schema.ExportConfig) -> list[dict[str, Any]]:
     else:
         named = [config.scores] if isinstance(config.scores, str) else config.scores
         files = [path / "scores.json" if path.is_dir() else path for path in map(Path, named)]
-    return [upgrade(read_json(file)) for file in files]
+    return [_scores(file) for file in files]
+
+
+class _Generation(TypedDict, total=False):
+    method: str
+
+
+class _Protocol(TypedDict, total=False):
+    generation: _Generation
+
+
+class _Scores(TypedDict, total=False):
+    """What the card reads of an evaluation's scores, beside the metrics."""
+
+    protocol: _Protocol
+    intervals: dict[str, tuple[float, float]]
+
+
+def _scores(file: Path) -> dict[str, Any]:
+    stored = restore(dict[str, Json], read_json(file, file_names=True), str(file))
+    scores: dict[str, Any] = restore(_Scores, upgrade(stored), str(file))
+    return scores
 
 
 def export_onnx(config: schema.ExportConfig) -> Comparison:

@@ -1,6 +1,5 @@
 """A checkpoint's own settings of its data and of generation, as a command line changes them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -9,9 +8,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner import config as schema
+from captioner.build.checkpoint import stored_config
 from captioner.checks import one_of
 from captioner.errors import ConfigError
-from captioner.runs.upgrade import upgrade
+from captioner.restore import restore
 from captioner.training.checkpoint import Checkpoint
 
 Settings = TypeVar("Settings")
@@ -19,8 +19,10 @@ Settings = TypeVar("Settings")
 
 def stored_generation(checkpoint: Checkpoint) -> schema.GenerationConfig:
     """The settings of generation that a captioner's training was validated with."""
-    settings = upgrade(json.loads(checkpoint.texts["config"])).get("generation", {})
-    return schema.GenerationConfig(**settings)
+    settings = stored_config(checkpoint).get("generation", {})
+    place = "the checkpoint: config: generation"
+    generation: schema.GenerationConfig = restore(schema.GenerationConfig, settings, place)
+    return generation
 
 
 def generation_of(checkpoint: Checkpoint, given: Any) -> schema.GenerationConfig:

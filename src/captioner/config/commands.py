@@ -344,6 +344,10 @@ class ExportConfig(RunConfig, OutputConfig):
         if self.format == "onnx" and self.generation.groups > 1:
             groups = self.generation.groups
             raise ConfigError(f"in an ONNX graph generation.groups must be 1, got {groups}")
+        if self.format == "onnx" and self.generation.rerank != "none":
+            raise ConfigError(
+                f"in an ONNX graph generation.rerank must be none, got {self.generation.rerank}"
+            )
 
     def outputs(self) -> dict[str, list[Path]]:
         """The graph and its check; a folder is looked after by `save_folder`, which knows whose it

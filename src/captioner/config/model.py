@@ -250,7 +250,11 @@ MODELS = (
 
 @dataclass
 class GenerationConfig(Checked):
-    """How captions are searched or drawn; see generation/. Lengths are in words."""
+    """How captions are searched or drawn; see generation/. Lengths are in words.
+
+    rerank=consensus takes, of all beams or samples, those that agree most with the others by
+    CIDEr-D; document_frequencies: a saved table for it (null: all n-grams weigh the same).
+    """
 
     group: ClassVar[str] = "generation"
 
@@ -265,6 +269,8 @@ class GenerationConfig(Checked):
     top_p: float | None = setting(None, PROBABILITY)
     seed: int = setting(0, SEED)
     n_best: int = setting(1, COUNT)
+    rerank: str = setting("none", Choice(("none", "consensus")))
+    document_frequencies: str | None = setting(None, PATH)
     min_length: int = setting(1, COUNT_OR_NONE)
     max_length: int = setting(30, COUNT)
     no_repeat_ngram: int = setting(0, COUNT_OR_NONE)
@@ -278,8 +284,21 @@ class GenerationConfig(Checked):
                 f"generation.min_length {self.min_length} exceeds "
                 f"generation.max_length {self.max_length}"
             )
+        if self.rerank == "consensus":
+            self._check_consensus()
         if self.beam_size % self.groups:
             raise ConfigError(
                 f"generation.groups must divide generation.beam_size, got {self.groups} and "
                 f"{self.beam_size}"
+            )
+
+    def _check_consensus(self) -> None:
+        """Of one or two sentences none agrees more than the other."""
+        key = {"beam": "beam_size", "sample": "samples"}.get(self.method)
+        if key is None or getattr(self, key) < 3:
+            found = "" if key is None else f" and generation.{key}={getattr(self, key)}"
+            raise ConfigError(
+                "generation.rerank=consensus compares 3 captions or more of an image: it needs "
+                "generation.method=beam or sample with as many, got "
+                f"generation.method={self.method}{found}"
             )

@@ -1,5 +1,6 @@
 """Which schema stands for which group and command, and how a composed tree is checked."""
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -8,9 +9,9 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioner.checks import one_of
 from captioner.config import commands, data, model, trained, training
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, DataError
+from captioner.restore import describe, restore
 
 GROUPS: dict[str, dict[str, type]] = {
     "data": {one.kind: one for one in data.KINDS},
@@ -99,19 +100,27 @@ def _refuse_added_keys(config: DictConfig, prefix: str = "") -> None:
             _refuse_added_keys(node, f"{prefix}{name}.")
 
 
-def data_config(tree: dict[str, Any]) -> data.DataConfig:
-    """The data schema of a plain dict that a checkpoint or config.yaml holds."""
-    one_of("data.kind", tree.get("kind", ""), tuple(GROUPS["data"]))
-    schema = GROUPS["data"][tree["kind"]]
-    return schema(**tree)
+def data_config(tree: Any, place: str) -> data.DataConfig:
+    """The data schema of a plain dict that a checkpoint holds; DataError names `place`."""
+    found: data.DataConfig = restore(_of_kind(GROUPS["data"], tree, "", place), tree, place)
+    return found
 
 
-def model_config(tree: dict[str, Any]) -> model.ModelConfig:
+def model_config(tree: Any, place: str) -> model.ModelConfig:
     """The same of a model; without a kind, as before there were several, it is Show and Tell."""
     schemas = {one.kind: one for one in model.MODELS}
-    kind = tree.get("kind", model.ModelConfig.kind)
-    one_of("model.kind", kind, tuple(schemas))
-    return schemas[kind](**tree)
+    schema = _of_kind(schemas, tree, model.ModelConfig.kind, place)
+    found: model.ModelConfig = restore(schema, tree, place)
+    return found
+
+
+def _of_kind(schemas: Mapping[str, type], tree: Any, default: str, place: str) -> type:
+    kind = tree.get("kind", default) if isinstance(tree, dict) else default
+    if not isinstance(kind, str) or kind not in schemas:
+        raise DataError(
+            f"{place}: kind must be one of {', '.join(schemas)}, found {describe(kind)}"
+        )
+    return schemas[kind]
 
 
 def known_keys(schema: Any, prefix: str = "") -> list[str]:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypedDict
 
 from captioner.data.captions import duplicates
 from captioner.errors import DataError
+from captioner.files import parse_json
+from captioner.restore import restore
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 SPECIAL = (PAD, BOS, EOS, UNK)
 RARE = ("unk", "drop")
+
+
+class _State(TypedDict):
+    """What is stored of a vocabulary."""
+
+    words: list[str]
+    counts: list[int]
+    rare: str
 
 
 class Vocabulary:
@@ -91,7 +101,7 @@ class Vocabulary:
         """Words of the ids; special tokens but `<unk>` are left out."""
         return [self.tokens[number] for number in ids if number >= self.unk]
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> _State:
         return {"words": self.tokens[len(SPECIAL) :], "counts": self.counts, "rare": self.rare}
 
     def to_json(self) -> str:
@@ -99,12 +109,12 @@ class Vocabulary:
         return json.dumps(self._state(), ensure_ascii=False, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Vocabulary:
-        """The vocabulary that `to_json` wrote; DataError when the text is something else."""
+    def from_json(cls, text: str, source: str = "the vocabulary") -> Vocabulary:
+        """The vocabulary that `to_json` wrote; DataError naming `source` for something else."""
+        state: _State = restore(_State, parse_json(text, source), source)
+        if min(state["counts"], default=0) < 0:
+            raise DataError(f"{source}: counts must not be negative, found {min(state['counts'])}")
         try:
-            state = json.loads(text)
             return cls(state["words"], counts=state["counts"], rare=state["rare"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"this is no vocabulary: {error!r}; expected words, counts, rare"
-            ) from None
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from error

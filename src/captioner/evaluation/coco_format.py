@@ -6,6 +6,7 @@ from typing import Any
 
 from captioner.errors import DataError
 from captioner.files import read_json, write_json
+from captioner.restore import describe
 
 ImageId = int | str
 
@@ -36,7 +37,7 @@ def read_references(path: Path | str) -> dict[ImageId, list[str]]:
     if not isinstance(content, dict) or "annotations" not in content:
         raise DataError(
             f'{path}: expected COCO annotations, {{"images": [...], "annotations": [...]}}, '
-            f"found {_describe(content)}"
+            f"found {describe(content)}"
         )
     references: dict[ImageId, list[str]] = {i: [] for i in _listed_images(path, content)}
     listed = bool(references)
@@ -73,13 +74,13 @@ def write_references(
 def _listed_images(path: Path | str, content: dict[str, Any]) -> Iterator[ImageId]:
     images = content.get("images", [])
     if not isinstance(images, list):
-        raise DataError(f'{path}: expected "images" to be a list, found {_describe(images)}')
+        raise DataError(f'{path}: expected "images" to be a list, found {describe(images)}')
     for number, image in enumerate(images):
         image_id: Any = image.get("id") if isinstance(image, dict) else None
         if not _is_image_id(image_id):
             raise DataError(
                 f'{path}: images[{number}] needs an "id", an integer or a string, '
-                f"found {_describe(image)}"
+                f"found {describe(image)}"
             )
         yield image_id
 
@@ -88,34 +89,26 @@ def _captions(path: Path | str, entries: Any, kind: str) -> Iterator[tuple[str, 
     """Each entry's place in the file, image and caption, checked."""
     expected = 'a list of {"image_id": integer or string, "caption": string}'
     if not isinstance(entries, list):
-        raise DataError(f"{path}: expected {kind}, {expected}, found {_describe(entries)}")
+        raise DataError(f"{path}: expected {kind}, {expected}, found {describe(entries)}")
     for number, entry in enumerate(entries):
         place = f"{kind}[{number}]"
         if not isinstance(entry, dict) or not {"image_id", "caption"} <= entry.keys():
             raise DataError(
-                f"{path}: {place} is {_describe(entry)}; expected {kind} to be {expected}"
+                f"{path}: {place} is {describe(entry)}; expected {kind} to be {expected}"
             )
         image_id, caption = entry["image_id"], entry["caption"]
         if not _is_image_id(image_id):
             raise DataError(
                 f"{path}: {place}: expected image_id to be an integer or a string, "
-                f"found {_describe(image_id)}"
+                f"found {describe(image_id)}"
             )
         if not isinstance(caption, str):
             raise DataError(
                 f"{path}: {place}, image {image_id!r}: expected the caption to be a string, "
-                f"found {_describe(caption)}"
+                f"found {describe(caption)}"
             )
         yield place, image_id, caption
 
 
 def _is_image_id(value: Any) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _describe(value: Any) -> str:
-    """What a JSON value is, short enough for a message."""
-    if isinstance(value, dict):
-        return f"an object with the keys {', '.join(map(repr, list(value)[:6])) or '(none)'}"
-    text = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

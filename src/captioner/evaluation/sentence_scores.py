@@ -177,7 +177,7 @@ class WeightedScore:
         return np.asarray((self.cider * scores.cider + self.bleu * scores.bleu) / 100)
 
 
-def agreement(words: WordNumbers, groups: Sequence[int], rarities: Rarities) -> Floats:
+def consensus(words: WordNumbers, groups: Sequence[int], rarities: Rarities) -> Floats:
     """Mean CIDEr-D of each sentence against the others of its group, in percent, [S]; 0 where there
     are none."""
     sentences, group = sentences_of(words), np.asarray(groups, np.int64)

@@ -166,6 +166,8 @@ def _evaluation(scores: Mapping[str, Any]) -> Iterator[str]:
     of_method = _GENERATION.get(generation.get("method"), ())
     said = {key: protocol[key] for key in (*_PROTOCOL, "averaged over") if key in protocol}
     said |= {key: generation[key] for key in of_method if key in generation}
+    if generation.get("rerank", "none") != "none":
+        said["reranked by"] = generation["rerank"]
     yield "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in said.items()) + "."
     yield from ("", "| metric | value | 95 % interval |", "|---|---|---|")
     for name, value in scores.items():

@@ -7,17 +7,41 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from captioner.errors import DataError
 from captioner.files import read_json
-from captioner.runs.folder import CONFIG, flat
+from captioner.restore import Json, Size, restore
+from captioner.runs.folder import CONFIG, flat, read_config
 from captioner.runs.outcome import OUTCOME, is_training, read_outcome
 from captioner.runs.upgrade import upgrade
 
 HISTORY = "history.json"
 # Metrics of which a smaller value is better: those of language models.
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
+
+
+class _Trainer(TypedDict):
+    """What is read here of a run's configuration under "trainer"; all of it is shown."""
+
+    epochs: Size
+    best_metric: str
+
+
+class _Scored(TypedDict):
+    split: str
+    checkpoint: str
+
+
+class _Card(_Scored, total=False):
+    generation: dict[str, Json]
+
+
+class _Scores(TypedDict):
+    """What is read here of an evaluation's scores."""
+
+    protocol: _Card
+    intervals: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -118,17 +142,18 @@ def _run_folders(top: Path) -> Iterator[Path]:
 def _read(folder: Path) -> Run:
     outcome = read_outcome(folder)
     if (folder / CONFIG).exists():
-        config = read_json(folder / CONFIG)
+        config = read_config(folder / CONFIG)
+        if "trainer" not in config:
+            raise DataError(f"{CONFIG} is not that of a training run")
+        restore(_Trainer, config["trainer"], f"{CONFIG}: trainer")
     elif outcome is not None and not outcome.finished:
         config = outcome.config or {}
     else:
         raise DataError(f"it has no {CONFIG}")
-    settings = flat(upgrade(config)) if isinstance(config, dict) else {}
-    if (folder / CONFIG).exists() and "trainer.best_metric" not in settings:
-        raise DataError(f"{CONFIG} is not that of a training run")
+    settings = flat(upgrade(config))
     metric = str(settings.get("trainer.best_metric", "unknown"))
     history = _history(folder, metric)
-    state = outcome.state if outcome else "stopped"
+    state: str = outcome.state if outcome else "stopped"
     if outcome is None and history and len(history) >= settings.get("trainer.epochs", 0):
         state = "finished"  # by a version that wrote no outcome
     if is_training(folder):
@@ -142,12 +167,12 @@ def _history(folder: Path, metric: str) -> list[dict[str, float]]:
     path = folder / HISTORY
     if not path.exists():
         return []
-    history = read_json(path)
-    if not isinstance(history, list) or not all(
-        isinstance(one, dict) and isinstance(one.get(metric), (int, float)) for one in history
-    ):
-        raise DataError(f"{HISTORY} is no list of epochs with {metric}")
-    return history
+    history = restore(list[dict[str, float | None]], read_json(path), HISTORY)
+    known = [{key: value for key, value in one.items() if value is not None} for one in history]
+    for number, epoch in enumerate(known):
+        if absent := {"epoch", metric} - epoch.keys():
+            raise DataError(f"{HISTORY}: [{number}] has no number {', '.join(sorted(absent))}")
+    return known
 
 
 def _interval(folder: Path, metric: str, settings: Mapping[str, Any]) -> Interval | None:
@@ -155,13 +180,13 @@ def _interval(folder: Path, metric: str, settings: Mapping[str, Any]) -> Interva
     found = []
     for path in sorted(folder.glob("*/scores.json")):
         try:
-            scores = upgrade(read_json(path))
-            card = scores["protocol"]
+            stored = restore(dict[str, Json], read_json(path, file_names=True), str(path))
+            scores = restore(_Scores, upgrade(stored), str(path))
             low, high = scores["intervals"][metric]
-            interval = Interval(float(low), float(high), path.parent.name)
-            dev = card["split"] == "dev" and "best.pt" in card["checkpoint"]
-        except (DataError, LookupError, TypeError, ValueError):
+        except (DataError, KeyError):
             continue  # scores of another program, or without intervals
+        card, interval = scores["protocol"], Interval(low, high, path.parent.name)
+        dev = card["split"] == "dev" and "best.pt" in card["checkpoint"]
         same = flat({"generation": card.get("generation", {})})
         if dev:
             found.append((all(settings.get(k) == v for k, v in same.items()), interval))

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from captioner.errors import CheckpointError
 from captioner.models.language_model import LanguageModel
+from captioner.models.lstm import LSTM
 
 
 class StreamModel(nn.Module):
@@ -44,6 +46,11 @@ class StreamModel(nn.Module):
         label_smoothing: float = 0.0,
     ) -> Tensor:
         """Summed cross-entropy of the targets in nats."""
+        if self._state and self._state[0].shape[1] != len(last_sequences):
+            raise CheckpointError(
+                f"the carried state is of {self._state[0].shape[1]} streams, expected "
+                f"{len(last_sequences)}"
+            )
         before = self.begin(origins)
         loss, state = self.language_model.loss(
             inputs, batch_sizes, targets, state=before, label_smoothing=label_smoothing
@@ -67,6 +74,12 @@ class StreamModel(nn.Module):
         return [*self._state]
 
     def load_carried_state(self, state: Sequence[Tensor]) -> None:
-        """Continue from what `carried_state` gave."""
-        device = self.language_model.embedding.weight.device
+        """Continue from what `carried_state` gave; ValueError where it is of another model."""
+        device, layers = self.language_model.embedding.weight.device, self.language_model.lstm
+        streams = state[0].shape[1] if state and state[0].dim() == 3 else 0
+        expected = [(layers.num_layers, streams, layers.hidden_size)]
+        expected *= 2 if isinstance(layers, LSTM) else 1
+        if state and [tuple(h.shape) for h in state] != expected:
+            found = [list(h.shape) for h in state]
+            raise ValueError(f"a carried state {found}, expected {[list(one) for one in expected]}")
         self._state = tuple(h.to(device) for h in state)

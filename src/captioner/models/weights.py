@@ -51,7 +51,8 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a .safetensors or of a .pth/.pt/.bin file, on the CPU.
 
     A state dict inside "state_dict" or "model", or under the prefix "module.", is unwrapped.
-    CheckpointError when the file is missing, damaged, or holds objects, which could run code.
+    CheckpointError when the file is missing, damaged, or holds objects, which could run code, and
+    for tensors as `check_tensors`.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,7 +66,43 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {name} must be a tensor, found {type(value).__name__}")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    found = {str(name).removeprefix("module."): value for name, value in state.items()}
+    check_tensors(found, str(path))
+    return found
+
+
+def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
+    """CheckpointError naming the first that is not dense, or holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        fault = _fault(tensor)
+        if fault is not None:
+            raise CheckpointError(f"{source}: the tensor {name} {fault}")
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _fault(tensor: Tensor) -> str | None:
+    kinds = {"quantised": tensor.is_quantized, "meta": tensor.is_meta, "nested": tensor.is_nested}
+    kinds[f"{tensor.layout}".removeprefix("torch.")] = tensor.layout != torch.strided
+    for kind, applies in kinds.items():
+        if applies:
+            return f"is a {kind} tensor, expected a dense one"
+    size = tensor.numel() * tensor.element_size()
+    if size > tensor.untyped_storage().nbytes():
+        return f"is {list(tensor.shape)}, more than the file holds of it"
+    if tensor.dtype in _FLOATS and not _all_finite(tensor):
+        return "holds NaN or infinity"
+    if tensor.dtype not in _FLOATS and (tensor.is_floating_point() or tensor.is_complex()):
+        return f"holds {tensor.dtype}, expected one of {', '.join(map(str, _FLOATS))}"
+    return None
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Whether every value is; one pass over them, for what is not finite stays so in a sum."""
+    half = tensor.element_size() == 2
+    total = tensor.sum(dtype=torch.float32 if half else None)
+    return bool(total.isfinite() or tensor.isfinite().all())
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -86,8 +123,9 @@ def _read_pickle(path: Path) -> Any:
             f"{path} is damaged or holds more than tensors; objects are not loaded because that "
             "could run code (save the model's state_dict() instead)"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole PyTorch file: {error}") from error
+    except Exception as error:  # of many kinds: what a reader of pickles does with damaged ones
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} is not a whole PyTorch file: {reason}") from error
 
 
 def load_weights(

@@ -6,6 +6,7 @@ from typing import Any
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
 from captioner.files import atomic_write, read_json, write_json
+from captioner.restore import Json, restore
 from captioner.runs.upgrade import upgrade
 
 CONFIG = "config.json"
@@ -28,6 +29,8 @@ LATER = {
     "encoder.cache_dtype": "float32",
     "encoder.views": ["original"],
     "model.kind": "show_and_tell",
+    "generation.rerank": "none",
+    "generation.document_frequencies": None,
     "init_from": None,
     "trainer.objective": "cross_entropy",
     "reward.samples": 5,
@@ -75,7 +78,7 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
         return
     now = flat(resolved)
     later = {key: value for key, value in LATER.items() if key in now}
-    before = {**later, **flat(upgrade(read_json(path)))}
+    before = {**later, **flat(upgrade(read_config(path)))}
     differing = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*before, *now})
@@ -83,6 +86,12 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
     ]
     if differing:
         raise FolderTaken(f"{folder} cannot be resumed with other settings: {'; '.join(differing)}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A stored configuration; DataError where the file is none."""
+    tree: dict[str, Any] = restore(dict[str, Json], read_json(path, file_names=True), str(path))
+    return tree
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

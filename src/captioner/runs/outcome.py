@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from captioner.errors import DataError
 from captioner.files import read_json, write_json
+from captioner.restore import Count, Json, restore
 from captioner.runs.folder import FolderTaken
 
 OUTCOME = "outcome.json"
@@ -20,16 +20,21 @@ _LOCK = "lock"
 class Outcome:
     """A finished run's best score and its epoch, or why a run failed.
 
-    `config` is only kept of a run that failed before it had a folder of its own.
+    `config` is only kept of a run that failed before it had a folder of its own. ValueError where
+    a finished run has no score.
     """
 
-    state: str  # finished, failed
+    state: Literal["finished", "failed"]
     metric: str | None = None
     best: float | None = None
-    epoch: int | None = None
-    replica: int | None = None  # the one with that score, of several
+    epoch: Count | None = None
+    replica: Count | None = None  # the one with that score, of several
     reason: str | None = None
-    config: dict[str, Any] | None = None
+    config: dict[str, Json] | None = None
+
+    def __post_init__(self) -> None:
+        if self.finished and None in (self.metric, self.best, self.epoch):
+            raise ValueError("a finished run has a metric, its best value and an epoch")
 
     @property
     def finished(self) -> bool:
@@ -47,13 +52,11 @@ def read_outcome(folder: Path) -> Outcome | None:
     path = folder / OUTCOME
     if not path.exists():
         return None
-    try:
-        return Outcome(**read_json(path))
-    except TypeError as error:
-        raise DataError(f"{path} is no outcome of a run: {error}") from error
+    outcome: Outcome = restore(Outcome, read_json(path, file_names=True), str(path))
+    return outcome
 
 
-def failure(error: BaseException, config: dict[str, Any] | None = None) -> Outcome:
+def failure(error: BaseException, config: dict[str, Json] | None = None) -> Outcome:
     """The outcome of a run that ended in `error`, its reason in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     known = type(error).__module__.startswith("captioner")

@@ -15,8 +15,9 @@ def upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
     """
     today = {GROUPS.get(key, key): value for key, value in dict(tree).items()}
     model = today.get("model")
-    if isinstance(model, Mapping) and model.get("backend") in BACKENDS:
-        today["model"] = {**model, "backend": BACKENDS[model["backend"]]}
+    backend = model.get("backend") if isinstance(model, Mapping) else None
+    if isinstance(backend, str) and backend in BACKENDS:
+        today["model"] = {**today["model"], "backend": BACKENDS[backend]}
     if isinstance(today.get("protocol"), Mapping):
         today["protocol"] = upgrade(today["protocol"])
     return today

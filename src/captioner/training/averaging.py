@@ -3,13 +3,21 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from captioner.errors import CheckpointError
+from captioner.restore import Count
 from captioner.training.checkpoint import Checkpoint, load_checkpoint
+
+
+class AverageState(TypedDict):
+    """What a `MovingAverage` continues from."""
+
+    steps: Count
+    average: dict[str, Tensor]
 
 
 class MovingAverage:
@@ -57,12 +65,18 @@ class MovingAverage:
         finally:
             _overwrite(self._live, raw)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> AverageState:
         """What `load` needs."""
         return {"steps": self.steps, "average": self._average}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` gave; KeyError where something of it is missing."""
+    def load(self, state: AverageState) -> None:
+        """Continue from what `state` gave; ValueError where a tensor of it is missing or of another
+        shape."""
+        for name, own in self._average.items():
+            stored = state["average"].get(name)
+            if stored is None or stored.shape != own.shape:
+                found = "missing" if stored is None else list(stored.shape)
+                raise ValueError(f"the average of {name} is {found}, expected {list(own.shape)}")
         self.steps = state["steps"]
         _overwrite(self._average, state["average"])
 

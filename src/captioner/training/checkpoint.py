@@ -1,7 +1,6 @@
 """Checkpoints: one file that carries the weights and all that is needed to use or continue them."""
 
 import io
-import pickle
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from captioner.errors import CheckpointError
 from captioner.files import atomic_write
+from captioner.models.weights import check_tensors
+from captioner.restore import Figure, describe, restore
 
 FORMAT = "captioner-checkpoint"
 VERSION = 1
-# What zipfile and torch.load raise on a file that is cut short or altered.
-_DAMAGE = (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Checkpoint:
 
     model: dict[str, Tensor]
     texts: dict[str, str]
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, Figure] = field(default_factory=dict)
     training: dict[str, Any] | None = None
 
 
@@ -66,33 +65,46 @@ def load_checkpoint(path: Path | str, *, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint without executing code, its tensors on `device`.
 
     Raises CheckpointError when the file is missing, truncated, holds anything but tensors and plain
-    values, or is no checkpoint of this version.
+    values, or is no checkpoint of this version; it names what is wrong of one, such as a tensor.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"there is no checkpoint at {path}")
     try:
         _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
-    except (*_DAMAGE, pickle.UnpicklingError) as error:
+    except Exception as error:  # of many kinds: what readers of archives do with damaged ones
         reason = str(error).split("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{path} is truncated, damaged or not a checkpoint of this project: {reason}"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or not _is(content.get("format"), FORMAT):
         raise CheckpointError(f"{path} is not a checkpoint of this project")
-    if content.get("version") != VERSION:
+    if not _is(content.get("version"), VERSION):
+        version = describe(content.get("version"))
         raise CheckpointError(
-            f"{path} is a checkpoint of version {content.get('version')}, this code reads {VERSION}"
+            f"{path} is a checkpoint of version {version}, this code reads {VERSION}"
         )
     missing = [f.name for f in fields(Checkpoint) if f.name not in content]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
-    return Checkpoint(**{f.name: content[f.name] for f in fields(Checkpoint)})
+    parts = {f.name: content[f.name] for f in fields(Checkpoint)}
+    checkpoint: Checkpoint = restore(Checkpoint, parts, str(path), error=CheckpointError)
+    check_tensors(checkpoint.model, str(path))
+    return checkpoint
+
+
+def _is(found: Any, expected: Any) -> bool:
+    return type(found) is type(expected) and bool(found == expected)
 
 
 def _check_sums(path: Path | str) -> None:
-    """Raise BadZipFile where a byte changed: torch.load would take damaged weights as they are."""
+    """Raise BadZipFile where a byte changed: torch.load would take damaged weights as they are.
+
+    torch compresses nothing: a small file that stands for gigabytes is none of its.
+    """
     with zipfile.ZipFile(path) as archive:
+        if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+            raise zipfile.BadZipFile("its parts are compressed")
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
@@ -100,6 +112,12 @@ def _check_sums(path: Path | str) -> None:
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], *, source: str) -> None:
     """Load a state_dict strictly; CheckpointError names the first tensors that do not fit."""
+    check_weights(model, weights, source=source)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: torch.nn.Module, weights: dict[str, Tensor], *, source: str) -> None:
+    """CheckpointError where a state_dict does not fit `model`, which may be a meta one."""
     expected = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not expected" for name in weights if name not in expected]
@@ -108,9 +126,13 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], *, source: 
         for name, tensor in expected.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
+    problems += [
+        f"{name} holds {weights[name].dtype}, expected {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].is_floating_point() != tensor.is_floating_point()
+    ]
     if problems:
         raise CheckpointError(
             f"{source} does not fit this model: {'; '.join(problems[:3])} "
             f"({len(problems)} of {len(expected)} tensors differ)"
         )
-    model.load_state_dict(weights)

@@ -9,13 +9,14 @@ README.md           the model card
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from captioner.errors import CheckpointError, DataError
-from captioner.files import atomic_folder, file_digest, read_json, write_json
+from captioner.files import atomic_folder, file_digest, read_json, read_text, write_json
 from captioner.models.weights import read_state_dict
+from captioner.restore import Json, describe, restore
 from captioner.training.checkpoint import Checkpoint, load_checkpoint
 from captioner.version import __version__
 
@@ -26,6 +27,18 @@ CONFIG, CARD = "config.json", "README.md"
 ENCODER = "encoder."  # how the names of an encoder's tensors begin
 # Of the machine that trained, not of the model.
 _LOCAL = ("run_dir", "resume", "device", "threads", "cache_dir")
+
+
+class _Content(TypedDict):
+    """What is read of config.json."""
+
+    sha256: dict[str, str]
+    config: dict[str, Json]
+
+
+class _OptionalContent(_Content, total=False):
+    scores: dict[str, float | None]
+    encoder: dict[str, Json]
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -116,33 +129,31 @@ def _header(path: Path) -> dict[str, Any]:
 
 def _load_folder(path: Path) -> Checkpoint:
     try:
-        content = read_json(path / CONFIG)
+        content = read_json(path / CONFIG, file_names=True)
     except DataError as error:
         raise CheckpointError(str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path / CONFIG} is not of a model that captioner exported")
     if content.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path / CONFIG} is of version {content.get('version')}, this code reads {VERSION}"
-        )
-    _check_sums(path, content)
-    texts = {"vocabulary": (path / VOCABULARY).read_text(encoding="utf-8")}
-    texts |= {k: json.dumps(content[k]) for k in ("config", "encoder") if k in content}
-    scores = content.get("scores")
-    return Checkpoint(
-        model=read_state_dict(path / WEIGHTS),
-        texts=texts,
-        scores=scores if isinstance(scores, dict) else {},
+        version = describe(content.get("version"))
+        raise CheckpointError(f"{path / CONFIG} is of version {version}, this code reads {VERSION}")
+    known: _OptionalContent = restore(
+        _OptionalContent, content, str(path / CONFIG), error=CheckpointError
     )
+    _check_sums(path, known["sha256"])
+    texts = {"vocabulary": read_text(path / VOCABULARY), "config": json.dumps(known["config"])}
+    if "encoder" in known:
+        texts["encoder"] = json.dumps(known["encoder"])
+    scores = {name: x for name, x in known.get("scores", {}).items() if x is not None}
+    return Checkpoint(model=read_state_dict(path / WEIGHTS), texts=texts, scores=scores)
 
 
-def _check_sums(path: Path, content: Mapping[str, Any]) -> None:
-    sums = content.get("sha256")
+def _check_sums(path: Path, sums: Mapping[str, str]) -> None:
     for name in (WEIGHTS, VOCABULARY):
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing: the model folder is incomplete")
-        if not isinstance(sums, dict) or sums.get(name) != file_digest(file):
+        if sums.get(name) != file_digest(file):
             raise CheckpointError(
                 f"{file} is damaged or was changed: its sha256 is not the one in {path / CONFIG}"
             )

@@ -1,5 +1,6 @@
 """Optimisers, learning-rate schedules and gradient clipping."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -138,6 +139,67 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if "capturable" in group:
             group["capturable"] = False
     return state
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], *, stepped: bool
+) -> None:
+    """Continue from what `optimizer_state` gave.
+
+    ValueError where it is of other parameters or other settings or, `stepped`, has nothing of them:
+    torch would begin them anew in silence.
+    """
+    names, groups, own_groups = (
+        _state_names(optimizer),
+        state["param_groups"],
+        optimizer.param_groups,
+    )
+    if len(groups) != len(own_groups):
+        raise ValueError(f"{len(groups)} parameter groups, expected {len(own_groups)}")
+    # A setting that is not there is one that this version of torch has added.
+    groups = [{**own, **group} for group, own in zip(groups, own_groups, strict=True)]
+    for number, (group, own) in enumerate(zip(groups, own_groups, strict=True)):
+        where = f"parameter group {number}"
+        for key in own.keys() - _OF_A_RUN:
+            if group[key] != own[key]:
+                raise ValueError(f"{where} has {key}={group[key]!r}, expected {own[key]!r}")
+        if len(group["params"]) != len(own["params"]):
+            expected = len(own["params"])
+            raise ValueError(f"{where} has {len(group['params'])} parameters, expected {expected}")
+        stored = [state["state"].get(key) for key in group["params"]]
+        for parameter, one in zip(own["params"], stored, strict=True):
+            if one is not None:
+                _check_moments(one, names, parameter, where)
+        if stepped and names and not any(stored):
+            raise ValueError(f"{where} has no state of the optimiser ({', '.join(sorted(names))})")
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+# Of a parameter group what changes in a run, or with the machine.
+_OF_A_RUN = {"params", "lr", "capturable", "fused", "foreach"}
+
+
+def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:
+    """What such an optimiser keeps of a parameter once it has made a step."""
+    taken = inspect.signature(type(optimizer)).parameters.keys() & optimizer.defaults.keys()
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    twin = type(optimizer)([parameter], **{key: optimizer.defaults[key] for key in taken})
+    twin.step()
+    return {name for name, value in twin.state[parameter].items() if value is not None}
+
+
+def _check_moments(stored: Any, names: set[str], parameter: Tensor, where: str) -> None:
+    if not isinstance(stored, dict) or not names <= stored.keys():
+        found = ", ".join(map(str, stored)) if isinstance(stored, dict) else type(stored).__name__
+        raise ValueError(f"{where} has {found} of a parameter, expected {', '.join(sorted(names))}")
+    for name in names:
+        shape = torch.Size() if name == "step" else parameter.shape
+        value = stored[name]
+        if not isinstance(value, Tensor) or value.shape != shape or not value.isfinite().all():
+            raise ValueError(
+                f"{where} has a {name} that is no finite tensor {list(shape)} for its parameter"
+            )
 
 
 def clip_gradients(

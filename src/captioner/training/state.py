@@ -1,17 +1,20 @@
 """What an exact resume needs besides the weights, as last.pt holds it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from captioner.errors import CheckpointError
-from captioner.training.averaging import MovingAverage
+from captioner.files import parse_json
+from captioner.restore import Count, Figure, describe, restore
+from captioner.training.averaging import AverageState, MovingAverage
 from captioner.training.checkpoint import load_checkpoint, load_weights
 from captioner.training.distributed import World
-from captioner.training.optimisation import optimizer_state
+from captioner.training.optimisation import load_optimizer_state, optimizer_state
 from captioner.training.randomness import Randomness
 
 
@@ -34,7 +37,7 @@ class Validation:
     are made; `weights` are those that were validated, which rank 0 alone keeps.
     """
 
-    figures: dict[str, float]
+    figures: dict[str, Figure]
     measured: dict[str, Any]
     weights: dict[str, Tensor]
 
@@ -43,19 +46,19 @@ class Validation:
 class Progress:
     """How far a run is; all of it is in last.pt, and so is a `pending` validation."""
 
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
+    step: Count = 0
+    epoch: Count = 0
+    position: Count = 0
     loss_sum: float = 0.0
-    tokens: int = 0
+    tokens: Count = 0
     seconds: float = 0.0
     best: float | None = None
-    validations_since_best: int = 0
+    validations_since_best: Count = 0
     finished: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Figure]] = field(default_factory=list)
     pending: Validation | None = None
     # Of the epoch's figures that an objective gives: a sum, and what it is to be divided by.
-    sums: dict[str, list[float]] = field(default_factory=dict)
+    sums: dict[str, tuple[Figure, Figure]] = field(default_factory=dict)
 
     def means(self) -> dict[str, float]:
         """The objective's figures so far in the epoch."""
@@ -66,14 +69,6 @@ class Progress:
         pending = None if self.pending is None else vars(self.pending)
         return {**vars(self), "pending": pending}
 
-    @classmethod
-    def restored(cls, stored: dict[str, Any]) -> "Progress":
-        """What `stored` gave; TypeError where it is of something else."""
-        progress = cls(**stored)
-        if stored.get("pending") is not None:
-            progress.pending = Validation(**stored["pending"])
-        return progress
-
     def turn(self) -> None:
         """The next epoch begins."""
         self.epoch += 1
@@ -81,15 +76,36 @@ class Progress:
         self.sums = {}
 
 
+class _Optimizer(TypedDict):
+    state: dict
+    param_groups: list[dict[str, Any]]
+
+
+class _Training(TypedDict):
+    optimizer: _Optimizer
+    progress: Progress
+    random_state: Tensor
+
+
+class _StoredTraining(_Training, total=False):
+    """The `training` of a checkpoint, in which not every run has everything."""
+
+    cuda_random_state: Tensor
+    other_ranks: list[dict[str, Tensor]]
+    ema: AverageState
+    carried_state: list[Tensor]
+
+
 @dataclass(frozen=True)
 class RunState:
-    """Everything of a run that changes with its steps."""
+    """Everything of a run that changes with its steps, and the `texts` that never do."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None
     random: Randomness
     world: World
+    texts: Mapping[str, str]
 
     def gathered(self, progress: Progress) -> dict[str, Any]:
         """The `training` of a checkpoint. Collective."""
@@ -110,16 +126,20 @@ class RunState:
     def load(self, path: Path, device: torch.device) -> Progress:
         """Continue from the checkpoint at `path`, which any number of processes may have written.
 
-        Raises CheckpointError when it is damaged, or of another model, optimiser or kind.
+        Raises CheckpointError when it is damaged, or of another model, vocabulary, encoder,
+        optimiser or kind.
         """
         checkpoint = load_checkpoint(path, device=str(device))
-        training = checkpoint.training
-        if training is None:
+        if checkpoint.training is None:
             raise CheckpointError(f"{path} holds weights only, no training state to resume from")
+        training: Any = restore(
+            _StoredTraining, checkpoint.training, f"{path}: training", error=CheckpointError
+        )
+        self._check_texts(checkpoint.texts, path)
         load_weights(self.model, checkpoint.model, source=str(path))
         try:
-            self.optimizer.load_state_dict(training["optimizer"])
-            progress = Progress.restored(training["progress"])
+            progress: Progress = training["progress"]
+            load_optimizer_state(self.optimizer, training["optimizer"], stepped=progress.step > 0)
             if isinstance(self.model, CarriesState):
                 self.model.load_carried_state(self.world.own_streams(training["carried_state"]))
             states = [training, *training.get("other_ranks", [])]
@@ -129,6 +149,30 @@ class RunState:
                 self.world.draw_apart(step=progress.step)
             if self.average is not None:
                 self.average.load(training["ema"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
         return progress
+
+    def _check_texts(self, stored: Mapping[str, str], path: Path) -> None:
+        """The words that tokens stand for, and what made the features, are no weights: nothing else
+        would notice that they are others."""
+        for name in self.texts.keys() & stored.keys() - {"config"}:
+            both = (
+                parse_json(text, f"{path}: {name}") for text in (stored[name], self.texts[name])
+            )
+            before, now = (restore(dict[str, Any], one, f"{path}: {name}") for one in both)
+            for key in before.keys() & now.keys():
+                if before[key] != now[key]:
+                    raise CheckpointError(
+                        f"{path} is of another {name}: {key}: {_difference(before[key], now[key])}"
+                    )
+
+
+def _difference(before: Any, now: Any) -> str:
+    """The first place in which two values differ, in words."""
+    if isinstance(before, list) and isinstance(now, list):
+        pairs = zip(before, now, strict=False)
+        at = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
+        if at is not None:
+            return f"number {at} is {describe(before[at])} there and {describe(now[at])} here"
+    return f"{describe(before)} there and {describe(now)} here"

@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 
 from captioner.files import read_json, write_json
 from captioner.profiling import listening
+from captioner.restore import restore
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,6 +78,16 @@ class Ranges:
         """The profiler sees the operations of the backward themselves."""
 
 
+class _Epoch(TypedDict):
+    epoch: int
+
+
+class _Stored(TypedDict):
+    """What is read of timing.json; an epoch's other figures are kept as they are."""
+
+    epochs: list[_Epoch]
+
+
 class Timing:
     """Seconds of an epoch by activity, and of a step by its parts.
 
@@ -112,7 +123,8 @@ class Timing:
         """Continue the file of a run that has finished `epoch` epochs."""
         path = self.folder / "timing.json"
         if path.exists():
-            self.epochs = [one for one in read_json(path)["epochs"] if one["epoch"] <= epoch]
+            stored = restore(_Stored, read_json(path), str(path))
+            self.epochs = [one for one in stored["epochs"] if one["epoch"] <= epoch]
 
     def waits(self, batches: Iterator[T]) -> Iterator[T]:
         """The same batches, the time until each is there counted as waiting."""

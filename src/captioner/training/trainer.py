@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from captioner.data.resident import ResidentCaptions
-from captioner.errors import NumericsError
+from captioner.errors import CheckpointError, NumericsError
 from captioner.training.averaging import MovingAverage
 from captioner.training.background import CheckpointWriter
 from captioner.training.checkpoint import Checkpoint
@@ -107,23 +107,46 @@ class Trainer:
     @property
     def state(self) -> RunState:
         """What an exact resume restores."""
-        return RunState(self.model, self.optimizer, self.average, self.random, self.world)
+        return RunState(
+            self.model, self.optimizer, self.average, self.random, self.world, self.texts
+        )
 
     def resume(self) -> bool:
         """Continue from last.pt where there is one: weights, optimiser, order and random state.
 
         The number of processes may be another than before: only dropout then draws other numbers.
-        Errors as `RunState.load`.
+        Errors as `RunState.load`, and for a place that this training does not come to.
         """
         path = self.folder / "last.pt"
         if not path.exists():
             return False
         self.progress = self.state.load(path, self.device)
+        self._check_place(path)
         self.validations.submit(self.progress)
         self.step.prepare()
         self.timing.resume(self.progress.epoch)
         self.reporting.say("resuming at step %d of %d", self.progress.step, self.total_steps)
         return True
+
+    def _check_place(self, path: Path) -> None:
+        state, batches = self.progress, len(self.order)
+        steps = state.epoch * self.steps_per_epoch
+        steps += math.ceil(state.position / self.settings.accumulation)
+        if state.step != steps or state.position > batches or state.epoch > self.settings.epochs:
+            raise CheckpointError(
+                f"{path} stands at step {state.step}, batch {state.position} of epoch "
+                f"{state.epoch + 1}: no place in {self.settings.epochs} epochs of {batches} "
+                f"batches and {self.steps_per_epoch} steps each"
+            )
+        told = [one for one in state.history if {"epoch", self.settings.best_metric} <= one.keys()]
+        expected = state.epoch - (state.pending is not None)
+        if len(state.history) != expected or len(told) < expected:
+            raise CheckpointError(
+                f"{path} has a history of {len(told)} epochs with {self.settings.best_metric}, "
+                f"expected {expected}"
+            )
+        if state.finished and not state.epoch:
+            raise CheckpointError(f"{path} is said to be finished before its first epoch")
 
     def save(self) -> None:
         """Write last.pt, from which `resume` continues bit for bit; `writer` writes it later.
@@ -250,8 +273,8 @@ class Trainer:
         """Add the objective's figures of all ranks to the epoch's."""
         totals = iter(self.world.total(*(value for pair in figures.values() for value in pair)))
         for name in figures:
-            before = self.progress.sums.get(name, [0.0, 0.0])
-            self.progress.sums[name] = [before[0] + next(totals), before[1] + next(totals)]
+            before = self.progress.sums.get(name, (0.0, 0.0))
+            self.progress.sums[name] = (before[0] + next(totals), before[1] + next(totals))
 
     def finish_epoch(self) -> None:
         """Validate, turn to the next epoch and save.

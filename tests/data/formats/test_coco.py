@@ -61,15 +61,20 @@ def broken(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "list under 'images'"),
-        (broken(annotations=[]), "list under 'annotations'"),
+        ([], r" must be an object with the keys annotations, images, found a list of 0"),
+        (broken(annotations=[]), "expected COCO's captions, found no row in 'annotations'"),
         (
             broken(annotations=[{"id": 1, "image_id": 3, "bbox": []}]),
-            r"annotations\[0\] has no 'caption'.*captions_\*\.json",
+            r"annotations\[0\] lacks 'caption', found an object.*captions_\*\.json",
         ),
         (
             broken(images=[{"id": "3", "file_name": "a.jpg"}]),
-            r"images\[0\] has no 'id' of type int",
+            r"images\[0\]\.id must be a whole number, found '3'",
+        ),
+        (broken(images=[{"id": True, "file_name": "a.jpg"}]), r"images\[0\]\.id.*found True"),
+        (
+            broken(annotations=[{"id": 1, "image_id": 3, "caption": "a b\ud800"}]),
+            r"line 1: \\ud800 is half of a surrogate pair",
         ),
         (broken(images=content(3, 3)["images"]), "the id 3 stands twice in 'images'"),
         (

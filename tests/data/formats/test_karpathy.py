@@ -64,7 +64,7 @@ def test_coco_has_integer_ids_folders_and_restval(tmp_path: Path) -> None:
             r"sentences\[0\]: expected str under 'raw'",
         ),
         ({"filename": "b.jpg", "split": "val"}, "expected list under 'sentences'"),
-        ("b.jpg", r"images\[1\]: expected str under 'filename', found str"),
+        ("b.jpg", r"images\[1\]: expected str under 'filename', found 'b.jpg'"),
         (entry("a.jpg", "train"), "'train' holds 1 images more than once"),
         (entry("a.jpg", "test"), "'train' and 'test' share 1 images"),
     ],
@@ -80,7 +80,7 @@ def test_broken_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*dataset\.json"):
         load_karpathy(path, tmp_path)
     path.write_text('{"images": [\n')
-    with pytest.raises(DataError, match="is not JSON: line 2"):
+    with pytest.raises(DataError, match=r"dataset\.json, line 2: not JSON: "):
         load_karpathy(path, tmp_path)
     path.write_text("[]")
     with pytest.raises(DataError, match="list under 'images'"):

@@ -4,7 +4,7 @@ import contextlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pycocotools.coco import COCO
 
@@ -12,11 +12,23 @@ from captioner.data.captions import CaptionData, CaptionedImage, assemble, dupli
 from captioner.data.formats.splits import SPLIT_NAMES, check_image_root
 from captioner.errors import ConfigError, DataError
 from captioner.files import read_json
+from captioner.restore import restore
 
-_FIELDS: dict[str, dict[str, type]] = {
-    "images": {"id": int, "file_name": str},
-    "annotations": {"id": int, "image_id": int, "caption": str},
-}
+
+class _Image(TypedDict):
+    id: int
+    file_name: str
+
+
+class _Annotation(TypedDict):
+    id: int
+    image_id: int
+    caption: str
+
+
+class _Captions(TypedDict):
+    images: list[_Image]
+    annotations: list[_Annotation]
 
 
 def load_coco(
@@ -46,9 +58,7 @@ def load_coco(
 
 
 def _read_split(path: Path, root: Path) -> list[CaptionedImage]:
-    content = read_json(path)
-    for table, fields in _FIELDS.items():
-        _check_table(path, content, table, fields)
+    content = _read_captions(path)
     known = {row["id"] for row in content["images"]}
     unknown = [row["id"] for row in content["annotations"] if row["image_id"] not in known]
     if unknown:
@@ -68,16 +78,14 @@ def _read_split(path: Path, root: Path) -> list[CaptionedImage]:
     return images
 
 
-def _check_table(path: Path, content: Any, table: str, fields: Mapping[str, type]) -> None:
-    rows = content.get(table) if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path}: expected COCO captions with a list under {table!r}, found none")
-    for number, row in enumerate(rows):
-        for key, kind in fields.items():
-            if not isinstance(row, dict) or not isinstance(row.get(key), kind):
-                raise DataError(
-                    f"{path}: {table}[{number}] has no {key!r} of type {kind.__name__}; "
-                    "expected a captions_*.json file"
-                )
-    if twice := duplicates(row["id"] for row in rows):
-        raise DataError(f"{path}: the id {twice[0]} stands twice in {table!r}")
+def _read_captions(path: Path) -> _Captions:
+    try:
+        content: _Captions = restore(_Captions, read_json(path), str(path))
+    except DataError as error:
+        raise DataError(f"{error}; expected COCO's captions, a captions_*.json file") from error
+    for table, rows in (("images", content["images"]), ("annotations", content["annotations"])):
+        if not rows:
+            raise DataError(f"{path}: expected COCO's captions, found no row in {table!r}")
+        if twice := duplicates(row["id"] for row in rows):
+            raise DataError(f"{path}: the id {twice[0]} stands twice in {table!r}")
+    return content

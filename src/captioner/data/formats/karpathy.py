@@ -7,6 +7,7 @@ from captioner.data.captions import CaptionData, CaptionedImage, assemble
 from captioner.data.formats.splits import SPLIT_NAMES, check_image_root
 from captioner.errors import DataError
 from captioner.files import read_json
+from captioner.restore import describe
 
 _SPLITS = {"train": "train", "val": "dev", "test": "test", "restval": "restval"}
 
@@ -39,7 +40,8 @@ def load_karpathy(
         what = f"{len(restval)} images of restval left out"
         notes.append(f"{what} (restval_in_train adds them to train)")
     ordered = {split: splits[split] for split in SPLIT_NAMES if split in splits}
-    name = f"{content.get('dataset', json_path.stem)}, Karpathy layout"
+    named = _field(str(json_path), {"dataset": json_path.stem, **content}, "dataset", str)
+    name = f"{named}, Karpathy layout"
     return assemble(name=name, source=json_path, splits=ordered, notes=notes)
 
 
@@ -61,7 +63,7 @@ def _read_entry(where: str, entry: Any, image_root: Path) -> tuple[str, Captione
 
 
 def _field(where: str, entry: Any, key: str, kind: type) -> Any:
-    if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-        found = repr(entry.get(key)) if isinstance(entry, dict) else type(entry).__name__
+    if not isinstance(entry, dict) or type(entry.get(key)) is not kind:  # a bool is no int here
+        found = describe(entry.get(key) if isinstance(entry, dict) else entry)
         raise DataError(f"{where}: expected {kind.__name__} under {key!r}, found {found}")
     return entry[key]

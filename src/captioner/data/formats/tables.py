@@ -2,38 +2,25 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from captioner.data.captions import duplicates
 from captioner.errors import DataError
-from captioner.files import disk_errors
+from captioner.files import parse_json, read_text
 
 Row = tuple[int, dict[str, str]]  # the line number, counted from 1, and the columns
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file (with or without a byte order mark), lines ended by a line feed."""
-    with disk_errors(f"read {path}"):
-        data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        # After a byte order mark the decoder counts from its end.
-        mark = len(data) - len(error.object)
-        line = data.count(b"\n", 0, mark + error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: found the byte {error.object[error.start]:#04x}, which is not "
-            "UTF-8; save the file as UTF-8"
-        ) from error
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a UTF-8 file that are not blank, with their numbers."""
     # Not splitlines(), which also cuts at rare separators that can stand inside a caption.
-    lines = enumerate(read_text(path).split("\n"), start=1)
+    lines = enumerate(_lines_ended_by_feeds(path).split("\n"), start=1)
     return [(number, line) for number, line in lines if line.strip()]
+
+
+def _lines_ended_by_feeds(path: Path) -> str:
+    return read_text(path).replace("\r\n", "\n")
 
 
 def read_csv(path: Path, *, columns: Sequence[str]) -> list[Row]:
@@ -61,7 +48,7 @@ def read_csv(path: Path, *, columns: Sequence[str]) -> list[Row]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows' cells, each with the line on which it starts: a quoted field may hold line ends."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_lines_ended_by_feeds(path), newline=""), strict=True)
     start = 1
     try:
         for cells in reader:
@@ -78,16 +65,9 @@ def read_jsonl(path: Path, *, columns: Sequence[str]) -> list[Row]:
 
 
 def _json_row(path: Path, line: int, text: str, columns: Sequence[str]) -> dict[str, str]:
-    where = f"{path}, line {line}"
-    try:
-        pairs = json.loads(text, object_pairs_hook=list)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+    where, row = f"{path}, line {line}", parse_json(text, str(path), line=line)
+    if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object with {', '.join(columns)}, found {text[:60]}")
-    if twice := duplicates(key for key, _ in pairs):
-        raise DataError(f"{where}: the key {twice[0]!r} stands there twice")
-    row = dict(pairs)
     for column in columns:
         if not isinstance(row.get(column), str):
             found = f"{row[column]!r}" if column in row else f"only {', '.join(row) or 'no keys'}"

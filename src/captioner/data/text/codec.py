@@ -11,7 +11,7 @@ from itertools import chain
 import numpy as np
 
 from captioner.data.text.files import Document
-from captioner.data.vocabulary import Vocabulary
+from captioner.data.vocabulary import SPECIAL, Vocabulary
 from captioner.errors import DataError
 
 UNITS = ("character", "byte", "word")
@@ -45,6 +45,10 @@ class TextCodec:
     def __init__(self, unit: str, vocabulary: Vocabulary) -> None:
         if unit not in UNITS:
             raise DataError(f"the unit must be one of {', '.join(UNITS)}, got {unit!r}")
+        if unit == "byte" and vocabulary.tokens[len(SPECIAL) :] != [chr(k) for k in range(256)]:
+            raise DataError(
+                f"a vocabulary of bytes has all 256 in their order, found {len(vocabulary)} tokens"
+            )
         self.unit, self.vocabulary = unit, vocabulary
 
     def encode_document(self, document: Document) -> Iterator[np.ndarray]:
