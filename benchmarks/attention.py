@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +27,8 @@ from benchmarks.epoch import WARM_UP, take_in_turn
 from benchmarks.plain_attention import PlainAttention, doubly_stochastic_loss
 from benchmarks.plain_loop import Loss
 from benchmarks.roofline import Gemms
-from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
+from benchmarks.settings import AttentionBenchmark
+from benchmarks.suite import Axes, Run, SuiteResult
 from benchmarks.timing import Spread, in_turn, paired_ratio
 from benchmarks.training import EagerSteps, PlainSteps, Steps, StepSettings, TimedSteps, Training
 from benchmarks.worker import ROOT, Worker
@@ -63,21 +63,6 @@ TO_POOLED, TO_PLAIN, RATE, MEMORY_LIMIT = 1.5, 3.0, 150.0, 3e9
 # Steps of the search for every image, none ends before: a layered_attention model that had reached
 # 21 BLEU-4 searched for 15.1 on average (100 images, beam of 5, length penalty 0.5).
 SEARCHED = 15
-
-
-@dataclass
-class AttentionBenchmark(SuiteSettings):
-    """suite=attention. images: drawn to train on, and captioned by beam search; batch_size: in
-    images; regions: of a grid; steps: in a repeat."""
-
-    suite: ClassVar[str] = "attention"
-    images: int = 1000
-    regions: int = 81
-    feature_dim: int = 1280
-    hidden_size: int = 512
-    batch_size: int = 16
-    models: list[str] = setting([*MODELS], choices=tuple(MODELS))
-    steps: int = 3
 
 
 def attention_suite(settings: AttentionBenchmark, run: Run) -> SuiteResult:

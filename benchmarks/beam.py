@@ -1,15 +1,14 @@
 """suite=beam: beam search over batches of images, beside one image at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from benchmarks.captions import build_vocabulary, captioned_images, random_features
-from benchmarks.suite import Run, SuiteResult, SuiteSettings
+from benchmarks.settings import BeamBenchmark
+from benchmarks.suite import Run, SuiteResult
 from benchmarks.timing import interleaved, paired_ratio
 from captioner.build.components import build_generation
 from captioner.build.models import build_captioner
@@ -24,17 +23,6 @@ BATCHED, SINGLE = "batched", "one image at a time"
 # about the next word as a trained one. WORDS is the length that the captions are brought to.
 DECIDED, WORDS = 16.0, 10.0
 VOCABULARY_FROM, CALIBRATED_ON = 6000, 50
-
-
-@dataclass
-class BeamBenchmark(SuiteSettings):
-    """suite=beam: how many images, how many at once, and the model's hidden size."""
-
-    suite: ClassVar[str] = "beam"
-    images: int = 1000
-    beam_size: int = 5
-    batch_size: int = 100
-    hidden_size: int = 512
 
 
 def beam_suite(settings: BeamBenchmark, run: Run) -> SuiteResult:

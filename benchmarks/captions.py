@@ -26,7 +26,6 @@ SHAPE, MEAN, LONGEST, WORDS = 8.0, 10.8, 37, 2540
 READ_FIRST = 2  # the image and <bos> come before a caption's words
 DRAWN = 10_000
 OUTLIER, SHORT = 64, 8  # steps of the one long sequence, and of all others
-DISTRIBUTIONS = ("flickr8k", "equal", "outlier")
 
 
 def caption_lengths(count: int, *, seed: int) -> np.ndarray:

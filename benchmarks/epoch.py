@@ -9,10 +9,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from benchmarks.captions import (
     random_features,
 )
 from benchmarks.memory import peak_bytes
-from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
+from benchmarks.settings import EpochBenchmark, ReplicasBenchmark, TrainingBenchmark
+from benchmarks.suite import Axes, Run, SuiteResult
 from benchmarks.timing import Spread, in_turn, paired_ratio, synchronize
 from benchmarks.training import CASES, GEMMS, PLAIN, TimedSteps, Training
 from benchmarks.worker import ROOT, Worker
@@ -34,7 +35,6 @@ from captioner.commands.cli import compose_config
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder
 from captioner.files import write_json
-from captioner.ops import BACKENDS
 from captioner.training.memory import keep_freed_memory
 from captioner.training.randomness import OwnRandomness
 from captioner.training.replicas import TURN, Replica, ReplicaTrainer
@@ -52,36 +52,18 @@ TOGETHER = 0.7  # of the time that the models take one after another
 ALONE, BESIDE = "one after another", "side by side"
 
 
-@dataclass
-class TrainingBenchmark(SuiteSettings):
-    """What suite=epoch and suite=replicas share."""
-
-    images: int = 6000
-    feature_dim: int = 1280
-    cases: list[str] = setting([*CASES], choices=tuple(CASES))
-    steps: int = 10
-
-    def workload(self, run: Run) -> Workload:
-        """The data of all cases."""
-        return Workload(self.images, self.feature_dim, data_root=run.data_root, seed=run.seed)
-
-    def described(self, run: Run) -> dict[str, Any]:
-        """For a record."""
-        sizes = {"images": self.images, "feature_dim": self.feature_dim}
-        cases = {case: vars(CASES[case]) for case in self.cases}
-        data = "synthetic" if run.data_root is None else "flickr8k"
-        common = {"steps_a_repeat": self.steps, "data": data, "seed": run.seed}
-        return {**sizes, **common, "cases": cases}
+def make_workload(settings: TrainingBenchmark, run: Run) -> Workload:
+    """The data of all cases."""
+    return Workload(settings.images, settings.feature_dim, data_root=run.data_root, seed=run.seed)
 
 
-@dataclass
-class EpochBenchmark(TrainingBenchmark):
-    """suite=epoch: cases of benchmarks/training.py; `memory`: the peak of a whole run too."""
-
-    suite: ClassVar[str] = "epoch"
-    feature_dim: int = 4096
-    backends: list[str] = setting(["auto"], choices=BACKENDS)
-    memory: bool = True
+def described(settings: TrainingBenchmark, run: Run) -> dict[str, Any]:
+    """For a record."""
+    sizes = {"images": settings.images, "feature_dim": settings.feature_dim}
+    cases = {case: vars(CASES[case]) for case in settings.cases}
+    data = "synthetic" if run.data_root is None else "flickr8k"
+    common = {"steps_a_repeat": settings.steps, "data": data, "seed": run.seed}
+    return {**sizes, **common, "cases": cases}
 
 
 def take_in_turn(workers: Mapping[str, Worker], *, steps: int, repeats: int) -> dict[str, Spread]:
@@ -100,10 +82,10 @@ def start(stack: ExitStack, name: str, training: Training) -> Worker:
 
 def epoch_suite(settings: EpochBenchmark, run: Run) -> SuiteResult:
     """Steps of every implementation, each in its process; peak memory of a run on a CPU."""
-    workload = settings.workload(run)
+    workload = make_workload(settings, run)
     data = load_workload(workload)
     counts = {"captions": len(data.dataset), "tokens": data.tokens}
-    result = SuiteResult({**settings.described(run), **counts})
+    result = SuiteResult({**described(settings, run), **counts})
     for case in settings.cases:
         _measure_case(result, case, settings, workload, run)
     if settings.memory and run.device.type == "cpu":
@@ -193,25 +175,14 @@ class TrainingRun:
         return peak_bytes()
 
 
-@dataclass
-class ReplicasBenchmark(TrainingBenchmark):
-    """suite=replicas: how many models, of which cases of suite=epoch, at which batch sizes."""
-
-    suite: ClassVar[str] = "replicas"
-    replicas: int = 8
-    cases: list[str] = setting(["adam_256", "neuraltalk"], choices=tuple(CASES))
-    batch_sizes: list[int] = setting([16, 32, 100])
-    steps: int = 8
-
-
 def replicas_suite(settings: ReplicasBenchmark, run: Run) -> SuiteResult:
     """Time a training step of a model both ways; data, start-up and validation are not in it."""
     count = settings.replicas
-    result = SuiteResult({"replicas": count, **settings.described(run)})
+    result = SuiteResult({"replicas": count, **described(settings, run)})
     for case, batch_size in itertools.product(settings.cases, settings.batch_sizes):
         own = replace(CASES[case], batch_size=batch_size)
         axes: Axes = {"case": case, "H": own.hidden_size, "B": batch_size}
-        training = Training(workload=settings.workload(run), settings=own, device=run.device)
+        training = Training(workload=make_workload(settings, run), settings=own, device=run.device)
         with ExitStack() as stack:
             together = Worker(SideBySide, count, training, threads=torch.get_num_threads())
             both = {ALONE: start(stack, "auto", training), BESIDE: stack.enter_context(together)}

@@ -4,15 +4,13 @@ batches as large as the extraction's, and of the size at which it is fastest her
 Shapes: n images, B images a batch, R regions, F image feature.
 """
 
-import importlib.util
 import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,56 +18,23 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.captions import captioned_images
-from benchmarks.suite import Run, SuiteResult, SuiteSettings, setting
+from benchmarks.settings import READERS, FeaturesBenchmark
+from benchmarks.suite import Run, SuiteResult
 from benchmarks.timing import interleaved, paired_ratio
 from captioner.build.components import build_encoder
-from captioner.checks import one_of
 from captioner.config import EncoderConfig
 from captioner.data.captions import CaptionedImage
 from captioner.data.images import load_image
-from captioner.errors import ConfigError
 from captioner.features.device_images import has_nvjpeg
 from captioner.features.source import ImageFeatures
 from captioner.models.encoder import Encoder
 
 SHARE = 0.9
-READERS = ("pil", "torchvision")
 # Of the largest feature. CLOSE: TF32 or bfloat16 through fifty layers, pixels a level apart.
 SAME, HALF, CLOSE = 1e-5, 1e-3, 0.05
 BARE, FASTEST = "bare encoder", "bare encoder at its fastest"
 SIZES, TRIED = (2, 4, 8, 16), 64  # batch sizes to find that in; images each is tried on
 DRAWN = 512  # different image files at most
-LITE0, FALLBACK = "efficientnet_lite/lite0", "torchvision/mobilenet_v2"
-
-
-@dataclass
-class FeaturesBenchmark(SuiteSettings):
-    """suite=features. encoder: KIND/NAME as in the group encoder, or auto; output: as there, a grid
-    is cached in half precision; picture_side: of drawn images, in pixels."""
-
-    suite: ClassVar[str] = "features"
-    encoder: str = "auto"
-    output: str = setting("pooled", choices=("pooled", "grid"))
-    readers: list[str] = setting(["pil"], choices=READERS)
-    pictures: int = 512
-    picture_side: int = setting(224, least=32)
-    batch_size: int = 32
-    workers: int = setting(2, least=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        kind, _, name = self.chosen.partition("/")
-        if not name:
-            wanted = "auto or KIND/NAME, such as torchvision/resnet50"
-            raise ConfigError(f"features.encoder must be {wanted}, got {self.encoder!r}")
-        one_of("features.encoder", kind, ("torchvision", "timm", "efficientnet_lite"))
-
-    @property
-    def chosen(self) -> str:
-        """The encoder as KIND/NAME."""
-        if self.encoder != "auto":
-            return self.encoder
-        return FALLBACK if importlib.util.find_spec("timm") is None else LITE0
 
 
 def features_suite(settings: FeaturesBenchmark, run: Run) -> SuiteResult:

@@ -168,7 +168,8 @@ def run_features_stage(*, device: str = "cuda", **settings: Any) -> Part:
 
 def measure_features(device: torch.device, **settings: Any) -> dict[str, Any]:
     """In the process of its own: suite=features, which a bare machine cannot import."""
-    from benchmarks.features import FeaturesBenchmark, features_suite
+    from benchmarks.features import features_suite
+    from benchmarks.settings import FeaturesBenchmark
 
     result = features_suite(FeaturesBenchmark(**settings), Run(repeats=1, device=device))
     return {**result.as_json(), "settings": result.settings}

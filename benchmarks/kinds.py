@@ -5,14 +5,14 @@ zero at its end; the rate is the one of `lrs` that is best in a quarter of the t
 seed. Runs lie under `folder` and continue from there when the suite is started again.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
+from benchmarks.settings import KindsBenchmark
+from benchmarks.suite import Axes, Run, SuiteResult
 from benchmarks.timing import Spread
 from benchmarks.worker import ROOT
 from captioner import config as schema
@@ -27,23 +27,6 @@ VOCABULARY = 69  # of tiny Shakespeare, for the width
 TEXT = "tiny Shakespeare, last 10 % for validation"
 KINDS = ("rnn_tanh", "gru", "lstm")
 UNITS = {"validation loss": "nats a character", "training": "s", "characters read": "characters"}
-
-
-@dataclass
-class KindsBenchmark(SuiteSettings):
-    """suite=kinds: minutes of training each; path: tiny Shakespeare, null downloads it."""
-
-    suite: ClassVar[str] = "kinds"
-    path: str | None = None
-    folder: str = "outputs/kinds"
-    hidden_size: int = 256
-    num_layers: int = 2
-    minutes: float = 5.0
-    seeds: list[int] = setting([0, 1, 2], least=0)
-    lrs: list[float] = setting([1e-3, 2e-3, 4e-3])
-    batch_size: int = 64
-    window: int = 64
-    dropout: float = setting(0.2, least=0)
 
 
 def kinds_suite(settings: KindsBenchmark, run: Run | None = None) -> SuiteResult:

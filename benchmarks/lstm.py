@@ -10,20 +10,17 @@ rows, and with the roofline: the layer's GEMMs alone. Needs only torch and numpy
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.captions import DISTRIBUTIONS
 from benchmarks.lstm_implementations import (
     BACKWARD,
     BASELINE,
     BOTH,
     DISTINCT,
-    DTYPES,
     FORWARD,
     FUSED,
     IMPLEMENTATIONS,
@@ -37,7 +34,8 @@ from benchmarks.lstm_implementations import (
     why_absent,
 )
 from benchmarks.memory import peak_allocated
-from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, float32_products, setting
+from benchmarks.settings import LstmBenchmark
+from benchmarks.suite import Axes, Run, SuiteResult, float32_products
 from benchmarks.timing import Spread, interleaved, paired_ratio
 
 # Largest difference to the baseline, to the largest value: what each type's rounding allows.
@@ -46,24 +44,7 @@ MIN_SECONDS = 0.03  # of calls in succession a repeat
 GEMMS = "GEMMs"
 # Of what is measured, what is shown on the terminal.
 SHOWN = (BOTH, f"{BOTH}, speed to {BASELINE}", f"{BOTH}, share of the roofline", "peak memory")
-BACKENDS = tuple(name for name in IMPLEMENTATIONS if name != DISTINCT)
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class LstmBenchmark(SuiteSettings):
-    """suite=lstm: the grid, and what is measured beside packed torch.nn.LSTM.
-
-    lengths: flickr8k, equal or outlier (one long sequence among short ones). A backend that is not
-    built is skipped aloud.
-    """
-
-    suite: ClassVar[str] = "lstm"
-    batch_sizes: list[int] = setting([16, 64, 128])
-    hidden_sizes: list[int] = setting([256, 512])
-    dtypes: list[str] = setting(["float32"], choices=tuple(DTYPES))
-    lengths: list[str] = setting(["flickr8k"], choices=DISTRIBUTIONS)
-    backends: list[str] = setting(["reference", PADDED, FUSED], choices=BACKENDS)
 
 
 def lstm_suite(settings: LstmBenchmark, run: Run) -> SuiteResult:

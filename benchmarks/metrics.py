@@ -4,11 +4,10 @@ import importlib.util
 import shutil
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
 
 from benchmarks.captions import captioned_images
-from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
+from benchmarks.settings import MetricsBenchmark
+from benchmarks.suite import Axes, Run, SuiteResult
 from benchmarks.timing import interleaved, paired_ratio
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
@@ -22,15 +21,6 @@ TIMES_FASTER, SECONDS, SAME = 5.0, 2.0, 1e-9
 OURS, ONCE, THEIRS = "captioner", "captioner, once tokenised", "pycocoevalcap"
 Captions = list[str]
 Scores = dict[str, float]
-
-
-@dataclass
-class MetricsBenchmark(SuiteSettings):
-    """suite=metrics: images to score both ways, and at how many images memory is measured."""
-
-    suite: ClassVar[str] = "metrics"
-    images: int = setting(1000, least=2)
-    memory_images: list[int] = setting([1000, 10000, 40000])
 
 
 def metrics_suite(settings: MetricsBenchmark, run: Run) -> SuiteResult:

@@ -3,15 +3,16 @@
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from benchmarks.captions import CAPTIONS_EACH, Workload
 from benchmarks.epoch import start, take_in_turn
-from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
+from benchmarks.settings import ScaleBenchmark
+from benchmarks.suite import Axes, Run, SuiteResult
 from benchmarks.timing import Spread
 from benchmarks.training import StepSettings, Training
 
@@ -22,19 +23,6 @@ BASE = StepSettings(hidden_size=256, batch_size=100, clip_norm=5.0)
 BASE_IMAGES = 6000
 BENT = 0.15  # of the value: what a point may lie off the line through all of them
 WORDS_READ = 12.8  # tokens that the LSTM reads of a caption, its image included
-
-
-@dataclass
-class ScaleBenchmark(SuiteSettings):
-    """suite=scale: the values of each size, the others staying at BASE and BASE_IMAGES."""
-
-    suite: ClassVar[str] = "scale"
-    images: list[int] = setting([750, 1500, 3000, 6000, 24000, 113287])
-    batch_sizes: list[int] = setting([25, 50, 100, 200])
-    vocabularies: list[int] = setting([2560, 5120, 10240, 20480])
-    hidden_sizes: list[int] = setting([128, 256, 512, 768])
-    feature_dim: int = 1280
-    steps: int = 10
 
 
 def scale_suite(settings: ScaleBenchmark, run: Run) -> SuiteResult:

@@ -10,16 +10,14 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from benchmarks.timing import Spread
-from captioner.checks import in_range, one_of, positive
-from captioner.errors import ConfigError
 from captioner.files import atomic_write
 from captioner.version import __version__
 
@@ -38,34 +36,6 @@ class Run:
     device: torch.device
     seed: int = 0
     data_root: str | None = None
-
-
-def setting(default: Any, **rules: Any) -> Any:
-    """A field of SuiteSettings. rules: choices, a tuple; or least, of a number."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=rules)
-    return field(default=default, metadata=rules)
-
-
-@dataclass
-class SuiteSettings:
-    """Checks every field by its rules: integers are at least 1 unless `least` is given, other
-    numbers positive; a list's elements are checked one by one, and one of numbers is not empty."""
-
-    suite: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value, key = getattr(self, item.name), f"{self.suite}.{item.name}"
-            if value == [] and "choices" not in item.metadata:
-                raise ConfigError(f"{key} must name one or more")
-            for one in value if isinstance(value, list) else [value]:
-                if "choices" in item.metadata:
-                    one_of(key, one, item.metadata["choices"])
-                elif isinstance(one, float) and "least" not in item.metadata:
-                    positive(key, one)
-                elif isinstance(one, int | float) and not isinstance(one, bool):
-                    in_range(key, one, item.metadata.get("least", 1))
 
 
 @contextmanager

@@ -7,14 +7,13 @@ character's product with the first layer's weights is computed once a window.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.suite import Axes, Run, SuiteResult, SuiteSettings, setting
+from benchmarks.settings import WindowsBenchmark
+from benchmarks.suite import Axes, Run, SuiteResult
 from benchmarks.timing import interleaved, paired_ratio
 from captioner.models.lstm import LSTM
 from captioner.ops import choose_backend
@@ -22,17 +21,6 @@ from captioner.ops import choose_backend
 BASELINE, SHARED = "nn.LSTM", "shared"
 CHARACTERS = 65  # as tiny Shakespeare has
 WHAT = "forward and backward"
-
-
-@dataclass
-class WindowsBenchmark(SuiteSettings):
-    """suite=windows: streams, tokens a window, and the LSTM's sizes."""
-
-    suite: ClassVar[str] = "windows"
-    batch_sizes: list[int] = setting([64])
-    window: int = 64
-    hidden_sizes: list[int] = setting([512])
-    num_layers: int = 2
 
 
 def windows_suite(settings: WindowsBenchmark, run: Run) -> SuiteResult:

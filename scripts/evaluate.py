@@ -5,4 +5,4 @@ from __future__ import annotations
 from captioner.commands.cli import run_command
 
 if __name__ == "__main__":
-    run_command("captioner.commands.evaluate:evaluate", __file__)
+    run_command("evaluate")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 RUN = Path("outputs/demo")
 SHOWN = 5
 
@@ -32,14 +30,16 @@ def main() -> None:
 def show() -> None:
     """Train, evaluate on the test scenes, and print both."""
     from captioner.commands.cli import compose_config
+    from captioner.commands.demo import show_page
     from captioner.commands.evaluate import evaluate_checkpoint
     from captioner.commands.train import train
+    from captioner.progress import ConsoleHandler
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     overrides = ["experiment=scenes", f"run_dir={RUN}", "resume=true"]
-    train(compose_config("train", overrides, configs=CONFIGS))
+    train(compose_config("train", overrides))
     overrides = [f"checkpoint={RUN / 'best.pt'}", "split=test", "generation=beam"]
-    evaluation = evaluate_checkpoint(compose_config("evaluate", overrides, configs=CONFIGS))
+    evaluation = evaluate_checkpoint(compose_config("evaluate", overrides))
 
     shown = list(zip(evaluation.images, evaluation.captions, strict=True))[:SHOWN]
     for image, captions in shown:
@@ -49,7 +49,9 @@ def show() -> None:
     print("\nscenes never seen in training, five references, beam search:")
     for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "attribute_accuracy", "all_attributes"):
         print(f"  {name:20} {evaluation.scores[name]:6.2f}")
-    print(f"\nimages with their captions: {evaluation.folder / 'report.html'}")
+    page = evaluation.folder / "report.html"
+    print(f"\nimages with their captions: {page}")
+    show_page(page)
     print(f"try it on a page: python scripts/demo.py checkpoint={RUN / 'best.pt'}")
 
 

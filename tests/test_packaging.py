@@ -88,6 +88,24 @@ def test_requirements() -> None:
     assert not {name for name in names if name.startswith(("timm", "pytest", "mypy", "ruff"))}
 
 
+def test_a_wheel_holds_the_configuration_and_the_console_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What setuptools would copy into it, the extension apart."""
+    dist = pytest.importorskip("setuptools.dist")
+    monkeypatch.chdir(ROOT)
+    distribution = dist.Distribution({"script_name": "setup.py"})
+    distribution.parse_config_files()
+    build = distribution.get_command_obj("build_py")
+    build.build_lib = str(tmp_path)
+    build.ensure_finalized()
+    copied = {Path(one).relative_to(tmp_path) for one in build.get_outputs(include_bytecode=False)}
+    configs = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert Path("configs/train.yaml") in configs
+    assert {Path("captioner") / path for path in configs} <= copied
+    assert distribution.entry_points["console_scripts"] == ["captioner = captioner.__main__:main"]
+
+
 def test_every_import_is_declared() -> None:
     """What the packages import is required by captioner or by one of its extras."""
     imported: set[str] = set()

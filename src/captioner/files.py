@@ -16,6 +16,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,6 +61,17 @@ def atomic_write(path: Path | str, mode: str = "wb", *, sync: bool = True) -> It
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
             raise
+
+
+def remove_unfinished(folder: Path, *names: str) -> None:
+    """Remove what `atomic_write` left of files in a folder when its process was killed.
+
+    `names` are patterns of the files. No other process may be writing them.
+    """
+    for path in folder.glob(".*"):
+        left = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name)  # as mkstemp has named it
+        if left and any(fnmatch(left[1], name) for name in names) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

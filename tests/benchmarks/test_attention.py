@@ -20,7 +20,8 @@ from benchmarks.attention import (
     AttentionBenchmark,
     TimedModel,
 )
-from benchmarks.command import BenchmarkConfig, run_benchmark
+from benchmarks.command import run_benchmark
+from benchmarks.config import BenchmarkConfig
 from benchmarks.suite import Run
 
 NO_DROPOUT = [

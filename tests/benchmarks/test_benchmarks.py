@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import epoch, scale
-from benchmarks.beam import BeamBenchmark
+from benchmarks import attention, command, epoch, lstm_implementations, scale, settings
 from benchmarks.captions import (
     LONGEST,
     MEAN,
@@ -24,14 +23,22 @@ from benchmarks.captions import (
     load_workload,
     synthetic_images,
 )
-from benchmarks.command import BenchmarkConfig, run_benchmark
-from benchmarks.epoch import EpochBenchmark, ReplicasBenchmark, peak_memory_of_training
-from benchmarks.features import FeaturesBenchmark, draw_images
-from benchmarks.lstm import LstmBenchmark
+from benchmarks.command import run_benchmark
+from benchmarks.config import BenchmarkConfig
+from benchmarks.epoch import peak_memory_of_training
+from benchmarks.features import draw_images
+from benchmarks.lstm_implementations import DISTINCT, IMPLEMENTATIONS
 from benchmarks.memory import peak_bytes
-from benchmarks.metrics import MetricsBenchmark
 from benchmarks.plain_loop import collate
-from benchmarks.scale import ScaleBenchmark
+from benchmarks.settings import (
+    BeamBenchmark,
+    EpochBenchmark,
+    FeaturesBenchmark,
+    LstmBenchmark,
+    MetricsBenchmark,
+    ReplicasBenchmark,
+    ScaleBenchmark,
+)
 from benchmarks.suite import Figure, format_record, reduce, write_record
 from benchmarks.timing import Spread, interleaved, paired_ratio
 from benchmarks.training import (
@@ -45,7 +52,7 @@ from benchmarks.training import (
 )
 from benchmarks.worker import Worker
 from captioner.commands.cli import compose_config
-from captioner.config import COMMANDS, TrainConfig, known_keys
+from captioner.config import BACKENDS, COMMANDS, TrainConfig, known_keys
 from captioner.data.tokenize import tokenize
 from captioner.errors import CaptionerError, ConfigError, DataError
 
@@ -427,6 +434,16 @@ def test_configuration_composes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "benchmark", BenchmarkConfig)
     config = compose_config("benchmark", ["suite=epoch", "repeats=3"], configs=CONFIGS)
     assert isinstance(config, BenchmarkConfig) and config.repeats == 3
+
+
+def test_what_a_setting_may_be_is_what_the_suites_have() -> None:
+    assert tuple(command.SUITES) == settings.SUITES
+    assert tuple(CASES) == settings.CASES
+    assert tuple(attention.MODELS) == settings.ATTENTION_MODELS
+    assert tuple(lstm_implementations.DTYPES) == settings.DTYPES
+    assert settings.BACKENDS == BACKENDS
+    layers = [one for one in IMPLEMENTATIONS if one != DISTINCT]
+    assert sorted(settings.LSTM_BACKENDS) == sorted(layers)
 
 
 def test_nested_keys_are_known_to_the_command_line() -> None:

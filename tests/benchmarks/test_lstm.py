@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from benchmarks import lstm, lstm_implementations, plots
-from benchmarks.command import BenchmarkConfig, format_suite, run_benchmark
-from benchmarks.lstm import GEMMS, LstmBenchmark
+from benchmarks.command import format_suite, run_benchmark
+from benchmarks.config import BenchmarkConfig
+from benchmarks.lstm import GEMMS
 from benchmarks.lstm_implementations import (
     BACKWARD,
     BASELINE,
@@ -29,6 +30,7 @@ from benchmarks.lstm_implementations import (
     make_case,
 )
 from benchmarks.memory import peak_allocated
+from benchmarks.settings import LstmBenchmark
 from benchmarks.suite import SuiteResult, float32_products
 from benchmarks.timing import Prepared, Spread, interleaved
 from captioner.errors import ConfigError

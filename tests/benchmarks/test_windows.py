@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.settings import WindowsBenchmark
 from benchmarks.suite import Run
-from benchmarks.windows import BASELINE, SHARED, WindowsBenchmark, make_calls, windows_suite
+from benchmarks.windows import BASELINE, SHARED, make_calls, windows_suite
 from captioner.ops import choose_backend
 
 CPU = torch.device("cpu")

@@ -111,7 +111,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(checkpoint: Path, *overrides: str) -> dict[str, Any]:
     settings = [f"checkpoint={checkpoint}", *overrides]
-    return evaluate_text(compose_config("evaluate", settings, configs=CONFIGS))
+    return evaluate_text(compose_config("evaluate", settings, configs=CONFIGS))[1]
 
 
 def sample(

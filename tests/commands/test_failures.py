@@ -82,6 +82,18 @@ def test_a_defect_while_the_command_line_is_read_is_one_sentence(
     assert "Traceback (most recent call last)" in said
 
 
+def test_a_working_directory_that_was_removed_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert call(COMMANDS[0], monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == (
+        "error: the working directory was removed; change to one that exists\n"
+    )
+
+
 @pytest.mark.parametrize(
     "error",
     [

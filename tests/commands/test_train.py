@@ -10,7 +10,7 @@ import pytest
 
 from captioner.commands.cli import compose_config
 from captioner.commands.train import train
-from captioner.errors import NumericsError
+from captioner.errors import DataError, NumericsError
 from captioner.runs.folder import FolderTaken
 from captioner.runs.outcome import read_outcome
 
@@ -40,7 +40,9 @@ def compose(folder: Path, *more: str) -> object:
     return compose_config("train", settings, configs=CONFIGS)
 
 
-def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)  # nor does the system know the user
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     first = train(compose(tmp_path))  # type: ignore[arg-type]
     assert first.finished and first.metric == "perplexity" and first.best is not None
     history = json.loads((tmp_path / "run" / "history.json").read_text())
@@ -64,6 +66,23 @@ def test_a_failed_run_says_why_and_may_be_taken_up(tmp_path: Path) -> None:
     assert "\n" not in str(outcome.reason)
     with pytest.raises(NumericsError):
         train(compose(tmp_path, *wild, "resume=true"))  # type: ignore[arg-type]
+
+
+def test_a_full_disk_does_not_hide_why_a_run_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise DataError("cannot write outcome.json: No space left on device")
+
+    def failing(*_: object) -> None:
+        raise NumericsError("the loss became nan")
+
+    config = compose(tmp_path)
+    monkeypatch.setattr("captioner.runs.outcome.write_json", full)
+    monkeypatch.setattr("captioner.commands.train.build_trainer", failing)
+    with pytest.raises(NumericsError, match="the loss became nan"):
+        train(config)  # type: ignore[arg-type]
+    assert "No space left on device" in caplog.text
 
 
 def test_a_single_runs_folder_is_named_by_what_differs(tmp_path: Path, run_script) -> None:  # type: ignore[no-untyped-def]

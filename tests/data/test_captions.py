@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.data.captions import CaptionedImage, assemble, count_words
+from captioner.data.captions import _TWO_WORDS, CaptionedImage, assemble, count_words
 from captioner.data.formats.splits import draw_splits
 from captioner.errors import ConfigError, DataError
 
@@ -46,6 +46,11 @@ def test_short_captions_are_dropped_and_noted() -> None:
         "dropped 1 images left without a caption, the first: b.jpg",
     )
     assert data.summary() == "toy: train 2 images, 2 captions"
+
+
+@given(st.text(st.characters() | st.sampled_from(" \t\n._a1")))
+def test_a_caption_of_two_words_is_told_by_their_number(caption: str) -> None:
+    assert bool(_TWO_WORDS.search(caption)) == (count_words(caption) > 1)
 
 
 def test_a_split_that_loses_every_caption_is_an_error() -> None:

@@ -22,6 +22,7 @@ from documentation import PAGES, REPOSITORY, blocks, commands, commands_of_confi
 
 from captioner.commands import cli
 from captioner.commands.cli import compose_config, gather_list, quote
+from captioner.commands.table import COMMANDS
 from captioner.ops.extension import ABSENT
 
 pytestmark = pytest.mark.slow
@@ -175,8 +176,8 @@ class Done:
 def direct(compose: Callable[[], Any]) -> Iterator[None]:
     """Scripts call their task with the configuration that `compose` gives, without Hydra's main."""
 
-    def call(task: cli.Task, *_: Any, **__: Any) -> None:
-        cli.run_task(task, compose())
+    def call(name: str) -> None:
+        cli.run_task(COMMANDS[name].task, compose())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "run_command", call)

@@ -19,8 +19,10 @@ from script_runner import Process, Scripts
 from torch import Tensor
 
 from captioner.errors import DataError, ImageError, NumericsError
+from captioner.features.cache import FeatureCache
 from captioner.features.encoding import encoded_blocks
 from captioner.features.extraction import extract_features
+from captioner.features.statistics import KeptStatistics
 from captioner.features.store import FeatureStore, load_features
 from captioner.models.transforms import ImageTransform
 
@@ -467,3 +469,27 @@ def test_npy_with_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         load_features(tmp_path / "f.npy", names=["a"])
     assert not (tmp_path / "ran").exists()
+
+
+def test_statistics_are_kept_with_the_cache_and_go_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def store() -> FeatureStore:
+        values = np.random.default_rng(0).normal(size=(4, 1, 3)).astype(np.float32)
+        return FeatureStore([f"{i}.jpg" for i in range(4)], values, tmp_path)
+
+    rows = torch.tensor([0, 2, 3])
+    first, others = store().statistics(rows), store().statistics()
+    kept = sorted(tmp_path.glob(KeptStatistics.PATTERN))
+    assert len(kept) == 2 and not torch.equal(first[0], others[0])
+    refused = store()
+    monkeypatch.setattr(refused, "stored_rows", None)
+    assert all(map(torch.equal, refused.statistics(rows), first))
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:-30])
+    assert all(map(torch.equal, store().statistics(rows), first))
+    assert caplog.text.count("damaged and made anew") == 1
+    cache = FeatureCache(tmp_path, {}, (4, 1, 3), np.dtype(np.float32))
+    with cache.lock():
+        cache.open(2)
+    assert not list(tmp_path.glob(KeptStatistics.PATTERN))

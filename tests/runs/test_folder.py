@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from captioner.files import write_json
+from captioner.files import atomic_write, remove_unfinished, write_json
 from captioner.runs.folder import CONFIG, LATER, FolderTaken, check_same_run
+from captioner.runs.outcome import sole_trainer
 
 ENCODER = {"reader": "auto", "cache_dtype": "float32", "views": ["original"]}
 NOW = {"seed": 1, "trainer": {"graph": "auto", "epochs": 3}, "encoder": ENCODER}
@@ -44,3 +45,25 @@ def test_a_run_of_version_0_1_goes_on_under_todays_names(tmp_path: Path) -> None
         FolderTaken, match=r"with other settings: generation.beam_size was 3, now 5$"
     ):
         check_same_run(tmp_path, {**NOW, **now, "generation": {"beam_size": 5}})
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "replica_0").mkdir()
+    left = [".last.pt.abcd1234", ".history.json.x_y9z012", "replica_0/.epoch_3.pt.12345678"]
+    kept = ["last.pt", ".notes.settings", ".last.pt.swp", ".last.pt.folder_1/inside"]
+    (tmp_path / ".last.pt.folder_1").mkdir()
+    for name in (*left, *kept):
+        (tmp_path / name).touch()
+    with sole_trainer(tmp_path):
+        assert [name for name in left if (tmp_path / name).exists()] == []
+        assert all((tmp_path / name).exists() for name in kept)
+
+
+def test_what_atomic_write_leaves_is_known_for_what_it_is(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "last.pt"):
+        (temporary,) = tmp_path.iterdir()
+        remove_unfinished(tmp_path, "best.pt")
+        assert temporary.exists()
+        remove_unfinished(tmp_path, "*.pt")
+        assert not temporary.exists()
+        temporary.touch()

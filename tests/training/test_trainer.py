@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import logging
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -838,14 +840,19 @@ def test_tensorboard_gets_every_figure_at_its_step(tmp_path: Path) -> None:
     assert writer.scalars["epoch/train_loss"] == [(f["step"], f["train_loss"]) for f in history]
 
 
-def test_the_bar_counts_the_steps_on_stderr(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_epoch_is_one_aligned_row_and_a_run_says_what_it_will_take(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("tqdm")
-    make_trainer(tmp_path, show_progress=True).run()
-    assert "21/21" in capsys.readouterr().err
-    make_trainer(tmp_path / "silent").run()
-    assert not capsys.readouterr().err
+    scores = iter([9.7, 12.0, 2.2e-12])
+    figures: Any = lambda step: {"BLEU-4": next(scores), "perplexity": 5000 / step, "CIDEr-D": 1.0}  # noqa: E731
+    with caplog.at_level(logging.INFO, logger="captioner"):
+        make_trainer(tmp_path, epochs=3, batch_size=1, validate=figures).run()
+    forecast, *rows = [r.getMessage() for r in caplog.records if "resum" not in r.getMessage()]
+    assert re.match(r"by the first 10 steps: \S+ s an epoch of \d+ steps, \S+ s for all", forecast)
+    assert [row.split()[1] for row in rows] == ["1/3", "2/3", "3/3"]
+    assert [row.endswith("best so far") for row in rows] == [True, True, False]
+    assert [re.search(r"BLEU-4 +(\S+)", row)[1] for row in rows] == ["9.70", "12.00", "0.00"]  # type: ignore[index]
+    assert len({row.index("BLEU-4") for row in rows[:2]}) == 1 and "CIDEr" not in rows[0]
 
 
 # -- what a step costs --------------------------------------------------------------------------

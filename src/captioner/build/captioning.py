@@ -29,14 +29,14 @@ from captioner.build.replicas import order_seed, refuse_shared_draws
 from captioner.build.reward import reward_objective
 from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
+from captioner.data.encoded import encode_splits
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
-from captioner.data.tokenize import tokenize
-from captioner.data.vocabulary import Vocabulary
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.word_layers import set_bias_from_counts
+from captioner.profiling import span
 from captioner.training.distributed import World
 from captioner.training.setup import Order, Score
 from captioner.training.step import Objective
@@ -51,22 +51,29 @@ class CaptionTask:
     def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
         self.device, self.world = device, world
         with world.main_first():  # what is drawn or extracted is there for the others
-            data = load_data(config.data)
-            self.splits = {name: data.split(name) for name in ("train", "dev")}
-            self.features = image_features(config.encoder, seed=config.seed, device=device)
-            # A run that began before this was refused may be continued.
-            if not resumes(config.run_dir, config.resume):
-                refuse_uneven_grid(self.features.encoder)
+            with span("captions read"):
+                data = load_data(config.data)
+                self.splits = {name: data.split(name) for name in ("train", "dev")}
+            with span("encoder"):
+                self.features = image_features(config.encoder, seed=config.seed, device=device)
+                # A run that began before this was refused may be continued.
+                if not resumes(config.run_dir, config.resume):
+                    refuse_uneven_grid(self.features.encoder)
             self._require_memory_for_images(config)
             views = {"train": config.encoder.views, "dev": ["original"]}
-            sources = {
-                name: self.features.source(images, views=views[name])
-                for name, images in self.splits.items()
-            }
-        words = (tokenize(text) for image in self.splits["train"] for text in image.captions)
-        self.vocabulary = Vocabulary.build(
-            words, min_count=config.vocabulary.min_count, rare=config.vocabulary.rare
-        )
+            with span("image features"):
+                sources = {
+                    name: self.features.source(images, views=views[name])
+                    for name, images in self.splits.items()
+                }
+            with span("vocabulary and captions encoded"):
+                self.vocabulary, encoded = encode_splits(
+                    self.splits,
+                    min_count=config.vocabulary.min_count,
+                    rare=config.vocabulary.rare,
+                    max_length=config.vocabulary.max_length,
+                    cache_dir=config.encoder.cache_dir,
+                )
         self.datasets = {
             name: CaptionDataset(
                 images,
@@ -74,6 +81,7 @@ class CaptionTask:
                 source=sources[name],
                 max_length=config.vocabulary.max_length,
                 by_image=name == "train" and config.trainer.batch_by == "picture",
+                encoded=encoded[name],
             )
             for name, images in self.splits.items()
         }

@@ -64,14 +64,19 @@ def pick_device(name: str) -> torch.device:
 
 def load_data(config: Any) -> CaptionData:
     """The captioned images of a data configuration; its notes are logged."""
-    if config.kind not in FORMATS:
-        raise ConfigError(f"data must be one of {', '.join(schema.GROUPS['data'])}")
-    settings = {key: value for key, value in vars(config).items() if key != "kind"}
-    data = FORMATS[config.kind](**settings)
+    data = read_data(config)
     log.info("data: %s", data.summary())
     for note in data.notes:
         log.info("data: %s", note)
     return data
+
+
+def read_data(config: Any) -> CaptionData:
+    """The same, and nothing is logged."""
+    if config.kind not in FORMATS:
+        raise ConfigError(f"data must be one of {', '.join(schema.GROUPS['data'])}")
+    settings = {key: value for key, value in vars(config).items() if key != "kind"}
+    return FORMATS[config.kind](**settings)
 
 
 def _load_karpathy(json: str, images: str, restval_in_train: bool) -> CaptionData:

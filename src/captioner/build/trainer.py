@@ -21,6 +21,7 @@ from captioner.build.replicas import replica_configs
 from captioner.data.resident import ResidentCaptions
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
+from captioner.profiling import listening, span
 from captioner.runs.folder import claim_run_folder, summary_writer, write_vocabulary
 from captioner.training.distributed import World, world
 from captioner.training.memory import keep_freed_memory
@@ -29,6 +30,7 @@ from captioner.training.replicas import Replica, ReplicaTrainer
 from captioner.training.reporting import Reporting
 from captioner.training.setup import Order, Score, TrainingSetup
 from captioner.training.step import Objective
+from captioner.training.timing import Phases
 from captioner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -67,15 +69,21 @@ TASKS: dict[str, Callable[[schema.TrainConfig, torch.device, World], Task]] = {
 
 def build_trainer(config: schema.TrainConfig) -> Trainer | ReplicaTrainer:
     """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
-    device, ranks = _begin_run(config)
-    task = TASKS[task_of_data(config.data.kind)](config, device, ranks)
-    log.info("vocabulary: %d tokens", len(task.vocabulary))
-    if ranks.main:
-        write_vocabulary(Path(config.run_dir), task.vocabulary)
-    make = _make_trainer if config.trainer.replicas == 1 else _make_replicas
-    trainer: Trainer | ReplicaTrainer = make(task, config, device, ranks)
-    if config.resume:
-        trainer.resume()
+    phases = Phases()
+    with listening(phases):
+        device, ranks = _begin_run(config)
+        task = TASKS[task_of_data(config.data.kind)](config, device, ranks)
+        log.info("vocabulary: %d tokens", len(task.vocabulary))
+        if ranks.main:
+            write_vocabulary(Path(config.run_dir), task.vocabulary)
+        make = _make_trainer if config.trainer.replicas == 1 else _make_replicas
+        with span("model, optimiser and trainer"):
+            trainer: Trainer | ReplicaTrainer = make(task, config, device, ranks)
+        if config.resume:
+            with span("checkpoint to resume from"):
+                trainer.resume()
+    if isinstance(trainer, Trainer) and ranks.main:
+        trainer.timing.start = phases
     return trainer
 
 
@@ -85,6 +93,11 @@ def _begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
     folder, ranks = Path(config.run_dir), world()
     ranks.from_main(
         lambda: claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
+    )
+    log.info(
+        "run: %s (log train.log, scores history.json, weights best.pt and last.pt, curves "
+        "tensorboard/)",
+        folder,
     )
     device = pick_device(config.device)
     require_memory_for_training(config, device)  # again when words and features are known

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from tqdm import tqdm
 
 from captioner import config as schema
 from captioner.build.attention import find_grid, scene_attention_metrics
@@ -12,6 +11,7 @@ from captioner.data.captions import CaptionedImage
 from captioner.evaluation.attention import WordMaps
 from captioner.inference.attention import CaptionMaps
 from captioner.inference.captions import Caption
+from captioner.progress import track
 
 
 def image_maps(
@@ -28,7 +28,7 @@ def image_maps(
     generator, source = trained.generator(generation), trained.source(images)
     found: list[list[CaptionMaps]] = []
     rows = torch.arange(len(images)).split(generation.batch_size)
-    for part in tqdm(rows, desc="attention", unit="batch"):
+    for part in track(rows, len(rows), "attention", units="batches"):
         told = [captions[row] for row in part.tolist()]
         found += generator.attention_maps(source(part), told, grid)
     return found

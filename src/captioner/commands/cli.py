@@ -20,9 +20,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from captioner.commands import table
 from captioner.commands.failures import explain, located, one_sentence
 from captioner.commands.help import help_text
 from captioner.commands.outputs import refuse_overwriting
+from captioner.commands.table import Command, Task
 from captioner.config import GROUPS, parse, register_schemas
 from captioner.errors import ConfigError
 from captioner.runs.name import register_resolver
@@ -30,8 +32,7 @@ from captioner.runs.upgrade import old_name
 from captioner.training import launch
 
 log = logging.getLogger(__name__)
-# What takes the checked configuration: a function, or "module:function", imported only then.
-Task = Callable[[Any], Any] | str
+CONFIGS = Path(__file__).parents[1] / "configs"
 # Hydra's own options that take the next argument.
 WITH_VALUE = re.compile(
     "--(cfg|package|config-path|config-name|config-dir|experimental-rerun|info|shell-completion)"
@@ -39,41 +40,43 @@ WITH_VALUE = re.compile(
 )
 
 
-def run_command(
-    task: Task,
-    script: str,
-    *,
-    literal: Sequence[str] = (),
-    positional: str | None = None,
-    processes: bool = False,
-) -> None:
-    """Run `task` with configs/<name of the script>.yaml and the command line's overrides.
+def run_command(name: str, command: Command | None = None) -> None:
+    """Run a command of `table.COMMANDS`, or another, with configs/<name>.yaml and the overrides of
+    the command line.
 
-    `script` is the script's __file__; the text, or the texts, that `task` returns are printed.
     Any error ends in a message on standard error and exit status 1, one in the configuration
     itself in status 2, an interruption in 130; never in a traceback, unless CAPTIONER_TRACEBACK=1.
-    The keys in `literal` take any text as it is, without Hydra's quotes.
-    Arguments without a key become the list `positional`. Of the processes that torchrun starts,
-    where a command takes such `processes`, the first reads the command line and sends the
-    configuration to the others; the first to fail says why.
+    Of the processes that torchrun starts, where a command takes several, the first reads the
+    command line and sends the configuration to the others; the first to fail says why.
     """
-    name, configs = Path(script).stem, Path(script).absolute().parents[1] / "configs"
+    command = command or table.COMMANDS[name]
+    logging.raiseExceptions = False  # of a log on a full disk, which would print tracebacks
     with one_sentence(name):
-        if launch.started_together() > 1 and not processes:
+        _require_working_directory()
+        if launch.started_together() > 1 and not command.processes:
             launch.refuse(f"{name}.py")
-        arguments = sys.argv[1:] if positional is None else gather_list(sys.argv[1:], positional)
-        sys.argv[1:] = [quote(argument, literal) for argument in arguments]
+        arguments = sys.argv[1:]
+        if command.positional is not None:
+            arguments = gather_list(arguments, command.positional)
+        sys.argv[1:] = [quote(argument, command.literal) for argument in arguments]
         register_schemas()
         register_resolver()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
         with _joined() as world:
             if world.main:
-                _lead(task, name, configs, world)
+                _lead(command, name, world)
             else:
-                _follow(task, world)
+                _follow(command.task, world)
 
 
-def _lead(task: Task, name: str, configs: Path, world: Any) -> None:
+def _require_working_directory() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the working directory was removed; change to one that exists") from error
+
+
+def _lead(command: Command, name: str, world: Any) -> None:
     """Read the command line, send the configuration to the other processes, run the task."""
     sent = False
 
@@ -87,16 +90,17 @@ def _lead(task: Task, name: str, configs: Path, world: Any) -> None:
             settings = parse(config)
             sent = True
             threads = threads_in_sweep(hydra_config.launcher) if in_sweep else None
-            return _begin(task, world.from_main(lambda: settings), threads)
+            return _begin(command.task, world.from_main(lambda: settings), threads)
 
     try:
         check_overrides(sys.argv[1:])
         if world.size > 1 and {"-m", "--multirun"} & set(sys.argv):
             raise ConfigError("torchrun trains one run; start a sweep (-m) without it")
         if {"-h", "--help"} & set(sys.argv[1:]):
-            _show_help(name, configs)
+            overrides = [one for one in sys.argv[1:] if not one.startswith("-")]
+            print(help_text(name, overrides, about=command.about, configs=CONFIGS))
             return
-        hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(checked)()
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
     finally:
         if not sent:  # --help and the like, or an error in the configuration
             world.from_main(lambda: None)
@@ -157,13 +161,6 @@ def run_task(task: Task, settings: Any) -> Any:
     return result
 
 
-def _show_help(name: str, configs: Path) -> None:
-    """Print what the script is for; the overrides beside --help count."""
-    overrides = [one for one in sys.argv[1:] if not one.startswith("-")]
-    about = (sys.modules["__main__"].__doc__ or "").split("\n")[0]
-    print(help_text(name, overrides, about=about, configs=configs))
-
-
 def quote(argument: str, literal: Sequence[str] = ()) -> str:
     """A text for one of the keys `literal` in Hydra's quotes, so that nothing is interpolated.
 
@@ -198,7 +195,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{one[:40]}...: {error}") from error
         key, value = parsed.key_or_group, parsed.value()
         chooses = key in ("", "experiment", "hydra", *GROUPS) or "/" in key
-        if chooses and (value is None or isinstance(value, int | float)) and not parsed.is_delete():
+        nothing = value is None and not parsed.is_delete()
+        if chooses and (nothing or isinstance(value, int | float)):
             named = f"{key}= names one of its choices" if key else "a key stands before ="
             raise ConfigError(f"{one}: {named}, got {value!r}")
 
@@ -230,7 +228,7 @@ def threads_in_sweep(launcher: Any) -> int | None:
     return None if jobs == 1 else max(1, cores // (jobs if jobs > 0 else max(1, cores + 1 + jobs)))
 
 
-def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path) -> Any:
+def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path = CONFIGS) -> Any:
     """The checked configuration `configs/<name>.yaml`, also within a running Hydra job; ConfigError
     for an error in it."""
     register_schemas()

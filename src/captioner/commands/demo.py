@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+import sys
 import tempfile
+import threading
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +16,13 @@ from captioner.config import DemoConfig
 from captioner.demo.examples import example_images
 from captioner.demo.models import load_models
 from captioner.errors import ConfigError
+
+
+def demo(config: DemoConfig) -> None:
+    """Open the page and print where it is, until it is stopped."""
+    with open_page(config) as address:
+        print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
 
 
 @contextmanager
@@ -42,3 +52,13 @@ def open_page(config: DemoConfig) -> Iterator[str]:
         )
         with serve(page, host=config.host, port=config.port, max_mb=config.max_mb) as address:
             yield address
+
+
+def show_page(path: Path) -> None:
+    """Open a page in the browser where someone sits before a screen of this machine."""
+    if sys.platform == "darwin":
+        screen = "SSH_CONNECTION" not in os.environ
+    else:
+        screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if screen and sys.stdout.isatty():
+        webbrowser.open(path.absolute().as_uri())

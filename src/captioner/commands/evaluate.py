@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from captioner import config as schema
 from captioner.build.checkpoint import TrainedCaptioner, task_of
@@ -24,6 +23,7 @@ from captioner.commands.scoring import (
     format_scores,
     score_split,
     scoring_options,
+    table_row,
 )
 from captioner.commands.trained import data_of, generation_of
 from captioner.data.captions import CaptionData, CaptionedImage
@@ -34,6 +34,7 @@ from captioner.evaluation.report import write_report
 from captioner.evaluation.sanity import TrainingSet
 from captioner.inference.attention import CaptionMaps
 from captioner.inference.captions import Caption
+from captioner.progress import track
 from captioner.training.model_folder import open_checkpoint, results_folder, weights_file
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A captioned and scored split; `folder` holds scores.json, captions.json, report.html."""
+    """A captioned and scored split, and its name; `folder` holds scores.json, captions.json and
+    report.html."""
 
+    name: str
     images: Sequence[CaptionedImage]
     captions: Sequence[list[Caption]]
     scores: dict[str, Any]
@@ -51,14 +54,19 @@ class Evaluation:
 
 def evaluate(config: schema.EvaluateConfig) -> str:
     """Score a checkpoint, a results file or people, write the files; the scores as text."""
+    name, scores = _scored(config)
+    return f"{format_scores(scores)}\n{table_row(name, scores)}"
+
+
+def _scored(config: schema.EvaluateConfig) -> tuple[str, Mapping[str, Any]]:
+    """What was scored, in a few words, and its scores."""
     if config.human:
-        scores: Mapping[str, Any] = evaluate_humans(config)
-    elif config.checkpoint is None:
-        scores = evaluate_files(config).scores
-    else:
-        first = open_checkpoint(schema.checkpoint_paths(config.checkpoint)[0])
-        scores = TASKS[task_of(first)](config)
-    return format_scores(scores)
+        return "people", evaluate_humans(config)
+    if config.checkpoint is None:
+        record = evaluate_files(config)
+        return record.name, record.scores
+    first = open_checkpoint(schema.checkpoint_paths(config.checkpoint)[0])
+    return TASKS[task_of(first)](config)
 
 
 def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
@@ -112,10 +120,10 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     save_record(folder / "scores.json", record)
     write_results(folder / "captions.json", best)
     if config.report:
-        title = f"Captions of {folder}"
+        title = f"Captions of {record.name}"
         write_report(folder / "report.html", [record], title=title, images=config.report)
     log.info("scores, captions and report: %s", folder)
-    return Evaluation(images, captions, dict(record.scores), folder)
+    return Evaluation(record.name, images, captions, dict(record.scores), folder)
 
 
 def _shown(caption: Caption, maps: CaptionMaps | None) -> ShownCaption:
@@ -158,7 +166,8 @@ def _mean_features(trained: TrainedCaptioner, images: Sequence[CaptionedImage]) 
     """One vector an image, [I, F]: the mean of its regions."""
     source = trained.features.source(images)
     parts = torch.arange(len(images)).split(500)
-    return torch.cat([source(rows).float().flatten(1, -2).mean(1) for rows in parts]).numpy()
+    shown = track(parts, len(parts), "nearest images", units="parts")
+    return torch.cat([source(rows).float().flatten(1, -2).mean(1) for rows in shown]).numpy()
 
 
 def caption_images(
@@ -168,11 +177,16 @@ def caption_images(
     generator = trained.generator(generation, images=len(images))
     source = trained.source(images)
     rows = torch.arange(len(images)).split(generation.batch_size)
-    batches = (source(part) for part in tqdm(rows, desc="captions", unit="batch"))
+    batches = (source(part) for part in track(rows, len(rows), "captions", units="batches"))
     return list(generator.all_captions(batches))
 
 
-TASKS: dict[str, Callable[[schema.EvaluateConfig], dict[str, Any]]] = {
-    "captions": lambda config: evaluate_checkpoint(config).scores,
+def _evaluate_captioner(config: schema.EvaluateConfig) -> tuple[str, dict[str, Any]]:
+    found = evaluate_checkpoint(config)
+    return found.name, found.scores
+
+
+TASKS: dict[str, Callable[[schema.EvaluateConfig], tuple[str, dict[str, Any]]]] = {
+    "captions": _evaluate_captioner,
     "text": evaluate_text,
 }

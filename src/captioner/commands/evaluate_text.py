@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 END = "\N{PILCROW SIGN}"  # shown where a document ends
 
 
-def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
-    """Score a language model's checkpoint on a split of its text, or of `data`.
+def evaluate_text(config: schema.EvaluateConfig) -> tuple[str, dict[str, Any]]:
+    """Score a language model's checkpoint on a split of its text, or of `data`: a name, the scores.
 
     The figures, with what they are averaged over, go into scores.json in `out`, by default a folder
     of the run named after the split; `page` gets the page of surprises.
@@ -68,7 +68,7 @@ def evaluate_text(config: schema.EvaluateConfig) -> dict[str, Any]:
             facts={**scores, **scores["protocol"], "protocol": f"first {len(tokens) - 1} tokens"},
         )
         log.info("surprises: %s", config.page)
-    return scores
+    return f"{path.resolve().parent.name} {config.split}", scores
 
 
 def _data(config: schema.EvaluateConfig, trained: TrainedLanguageModel) -> schema.TextData:

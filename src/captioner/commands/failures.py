@@ -82,7 +82,7 @@ def _message(error: BaseException) -> str:
         text = text.strip().splitlines()[-1].partition(": ")[2]
     if isinstance(error, CaptionerError):
         return text
-    return " ".join(text.split())[:300] or "no message"
+    return short(" ".join(text.split())) or "no message"
 
 
 def _place(error: BaseException) -> str:
@@ -144,12 +144,17 @@ def explain(error: Exception, name: str) -> str:
     if named and (sentence := old_name(named[1])) is not None:
         return sentence
     noise = ("To append", "object_type", "reference_type", "full_key", "Set the environment")
-    kept = [x.strip() for x in lines if x.strip() and not x.strip().startswith(noise)]
+    kept = [short(x.strip()) for x in lines if x.strip() and not x.strip().startswith(noise)]
     wrong = re.search(r"Could not override '([^']+)'", text)
     if wrong and (sentence := key_of_another(wrong[1])) is not None:
         return sentence
     key = nearest(wrong[1], [*known_keys(COMMANDS[name]), *GROUPS]) if wrong else None
     return "; ".join(dict.fromkeys(kept)) + (f"; did you mean {key!r}?" if key else "")
+
+
+def short(text: str) -> str:
+    """A text without the middle of what is too long to be read."""
+    return text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"
 
 
 def key_of_another(wrong: str) -> str | None:

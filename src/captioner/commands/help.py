@@ -12,6 +12,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from captioner.commands.table import as_typed
 from captioner.config import GROUPS
 
 ENDING = """\
@@ -21,7 +22,7 @@ Tab completion in bash: eval "$(python scripts/{name}.py -sc install=bash)"
 
 
 def help_text(name: str, overrides: Sequence[str], *, about: str, configs: Path) -> str:
-    """The help of scripts/<name>.py, its keys as `overrides` leave them.
+    """The help of a command, its keys as `overrides` leave them.
 
     `about` is the first line; the examples are the comments at the head of configs/<name>.yaml.
     Hydra's errors for overrides that are wrong.
@@ -35,7 +36,7 @@ def help_text(name: str, overrides: Sequence[str], *, about: str, configs: Path)
     if groups:
         parts += ["== Groups: group=choice ==", *groups, ""]
     parts += ["== Keys and their defaults: key=value ==", OmegaConf.to_yaml(config, resolve=False)]
-    return "\n".join([*parts, ENDING.format(name=name)])
+    return as_typed("\n".join([*parts, ENDING.format(name=name)]))
 
 
 def choices(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """What sample.py does: texts of a language model."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from captioner import config as schema
 from captioner.build.checkpoint import load_language_model
@@ -8,6 +9,23 @@ from captioner.build.components import pick_device
 from captioner.build.memory import require_memory_for_text
 from captioner.files import write_json
 from captioner.inference.text import Listener, Sample, TextGenerator
+
+
+def sample(config: schema.SampleConfig) -> Iterator[str]:
+    """Print the first text while it is written, then the others."""
+    written = False
+
+    def show(number: int, text: str) -> None:
+        nonlocal written
+        if number == 0:
+            # The prompt comes first, once it is known that it can be encoded.
+            print(text if written else config.prompt + text, end="", flush=True)
+            written = True
+
+    prompt, samples = sample_text(config, show)
+    yield "" if written else prompt
+    for number, one in enumerate(samples[1:], 2):
+        yield f"\n--- {number} of {len(samples)} ---\n{prompt}{one.text}"
 
 
 def sample_text(

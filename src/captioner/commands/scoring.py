@@ -17,6 +17,8 @@ from captioner.evaluation.sanity import TrainingSet, check_sanity
 from captioner.evaluation.scores import human_scores, measure_matched, present, score_files
 from captioner.files import file_digest, write_json
 
+# CIDEr is CIDEr-D once more, and the others are no scores.
+NOT_IN_A_ROW = {"CIDEr", "brevity_penalty", "length_ratio"}
 # Shown with four digits: ratios near 1, and a language model's figures.
 FINE = {"brevity_penalty", "length_ratio", "loss", "perplexity"}
 
@@ -91,7 +93,7 @@ def evaluate_files(config: schema.EvaluateConfig) -> RunRecord:
     )
     if config.out is not None and config.report:
         page = Path(config.out).with_suffix(".html")
-        write_report(page, [record], title=f"Captions of {config.results}", images=config.report)
+        write_report(page, [record], title=f"Captions of {record.name}", images=config.report)
     return record
 
 
@@ -109,6 +111,18 @@ def evaluate_humans(config: schema.EvaluateConfig) -> dict[str, Any]:
     if config.out is not None:
         write_json(config.out, scores)
     return scores
+
+
+def table_row(name: str, scores: Mapping[str, Any]) -> str:
+    """The scores as one row to paste into a table, each with its name; BLEU-1 to 4 in one cell."""
+    values = {k: v for k, v in scores.items() if isinstance(v, float) and k not in NOT_IN_A_ROW}
+    bleu = [f"{values.pop(key):.1f}" for key in [k for k in values if k.startswith("BLEU-")]]
+    cells = [name, *([f"BLEU-1 to 4: {' / '.join(bleu)}"] if bleu else [])]
+    cells += [
+        f"{key} {value:.{3 if key in FINE or key.startswith('bits_per_') else 1}f}"
+        for key, value in values.items()
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:

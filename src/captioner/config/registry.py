@@ -84,7 +84,7 @@ def parse(config: DictConfig) -> Any:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} must be given") from error
     except OmegaConfBaseException as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0][:400]
         raise ConfigError(f"{error.full_key}: {reason}" if error.full_key else reason) from error
 
 

@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from captioner.data.captions import CaptionedImage
+from captioner.data.encoded import EncodedCaptions, encode_captions
 from captioner.data.packed import CaptionBatch, TokenStore
-from captioner.data.tokenize import tokenize
 from captioner.data.vocabulary import Vocabulary
-from captioner.errors import DataError
 
 # Image rows [I] -> features [I, R, F] or pixels [I, 3, S, S].
 ImageSource = Callable[[Tensor], Tensor]
@@ -33,7 +32,8 @@ class CaptionDataset(Dataset[CaptionBatch]):
     The rows number captions, or with `by_image` images: then a batch holds all captions of its
     images, and a trained encoder computes each image once instead of five times. Captions are
     cut at `max_length` words; those with no word left in the vocabulary are skipped (`skipped`
-    counts them). `captions_by_row` [rows, C] are each row's captions, -1 where it has fewer than C;
+    counts them). `encoded`: what `encode_captions` makes of them, where that is known already.
+    `captions_by_row` [rows, C] are each row's captions, -1 where it has fewer than C;
     `tokens_per_row` [rows] what it has to predict; `image_count` how many images the split has.
     Raises DataError when no caption is left.
     """
@@ -46,21 +46,17 @@ class CaptionDataset(Dataset[CaptionBatch]):
         source: ImageSource,
         max_length: int,
         by_image: bool = False,
+        encoded: EncodedCaptions | None = None,
     ) -> None:
-        encoded = [
-            (row, vocabulary.encode(tokenize(caption))[:max_length])
-            for row, image in enumerate(images)
-            for caption in image.captions
-        ]
-        kept = [(row, ids) for row, ids in encoded if ids]
-        if not kept:
-            raise DataError(f"none of {len(encoded)} captions has a word of the vocabulary")
-        self.skipped = len(encoded) - len(kept)
-        self.image_rows = torch.tensor([row for row, _ in kept])
-        self.store = TokenStore([ids for _, ids in kept], bos=vocabulary.bos, eos=vocabulary.eos)
+        if encoded is None:
+            encoded = encode_captions(images, vocabulary, max_length=max_length)
+        self.skipped = int(encoded.skipped)
+        self.image_rows = torch.from_numpy(encoded.image_rows)
+        tokens, lengths = encoded.tokens, encoded.lengths
+        self.store = TokenStore.of(tokens, lengths, bos=vocabulary.bos, eos=vocabulary.eos)
         self.source, self.image_count = source, len(images)
         # Captions of one image lie together.
-        rows = self.image_rows if by_image else torch.arange(len(kept))
+        rows = self.image_rows if by_image else torch.arange(len(lengths))
         counts = torch.unique_consecutive(rows, return_counts=True)[1].unsqueeze(1)
         within = torch.arange(int(counts.max()))
         captions = counts.cumsum(0) - counts + within

@@ -7,11 +7,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
-
 from captioner.data.formats.tables import read_lines
 from captioner.errors import DataError
 from captioner.files import atomic_write, disk_errors, file_digest
+from captioner.progress import Progress
 
 SUMS_FILE = "SHA256SUMS"
 _CHUNK = 1 << 20
@@ -145,8 +144,7 @@ def _copy(response: http.client.HTTPResponse, part: Path, start: int, total: int
     name = part.name.removesuffix(".part")
     with disk_errors(f"write {part}"):
         file = part.open("ab" if start else "wb")
-    settings = {"unit": "B", "unit_scale": True, "desc": name, "disable": None}
-    with file, tqdm(initial=start, total=total, **settings) as bar:
+    with file, Progress(total, name, units="bytes", done=start, scale=True) as bar:
         while chunk := response.read1(_CHUNK):
             # Apart from the network's errors: trying again does not empty a disk.
             with disk_errors(f"write {part}"):

@@ -4,6 +4,8 @@ Letters: B sequences, T longest length, N packed tokens, I images, R regions, F 
 image side.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -91,18 +93,33 @@ class TokenStore:
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, bos: int, eos: int) -> None:
         framed = ((bos, *sequence, eos) for sequence in sequences)
-        self._keep(framed, [len(sequence) + 2 for sequence in sequences])
+        self._keep(_end_to_end(framed), np.array([len(x) + 2 for x in sequences], np.int64))
 
     @classmethod
-    def of_framed(cls, sequences: Sequence[Sequence[int]]) -> "TokenStore":
-        """Sequences as they are: they begin with `<bos>`, and may end without `<eos>`."""
+    def of(cls, tokens: np.ndarray, lengths: np.ndarray, *, bos: int, eos: int) -> TokenStore:
+        """The store of sequences that lie end to end in `tokens`, with their `lengths`, int64."""
+        sizes = lengths + 2
+        ends = sizes.cumsum()
+        framed = np.empty(len(tokens) + 2 * len(lengths), np.int64)
+        inside = np.ones(len(framed), bool)
+        for places, token in ((ends - sizes, bos), (ends - 1, eos)):
+            inside[places] = False
+            framed[places] = token
+        framed[inside] = tokens
         store = cls.__new__(cls)
-        store._keep(sequences, [*map(len, sequences)])
+        store._keep(framed, sizes)
         return store
 
-    def _keep(self, framed: Iterable[Sequence[int]], sizes: Sequence[int]) -> None:
-        self.tokens = torch.from_numpy(np.fromiter(chain.from_iterable(framed), np.int64))
-        counts = torch.tensor(sizes, dtype=torch.int64)
+    @classmethod
+    def of_framed(cls, sequences: Sequence[Sequence[int]]) -> TokenStore:
+        """Sequences as they are: they begin with `<bos>`, and may end without `<eos>`."""
+        store = cls.__new__(cls)
+        store._keep(_end_to_end(sequences), np.array([len(x) for x in sequences], np.int64))
+        return store
+
+    def _keep(self, framed: np.ndarray, sizes: np.ndarray) -> None:
+        self.tokens = torch.from_numpy(framed)
+        counts = torch.from_numpy(sizes)
         self.lengths = counts - 1
         self.starts = counts.cumsum(0) - counts
 
@@ -115,6 +132,10 @@ class TokenStore:
         where, batch_sizes, order = packed_order(self.starts[rows], self.lengths[rows])
         packed = PackedTokens(self.tokens[where], self.tokens[where + 1], batch_sizes)
         return packed, (rows if beside is None else beside)[order]
+
+
+def _end_to_end(sequences: Iterable[Sequence[int]]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(sequences), np.int64)
 
 
 def packed_order(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

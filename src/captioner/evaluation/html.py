@@ -68,11 +68,15 @@ def listing(tag: str, items: Iterable[str]) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "number") -> str:
-    """A table of texts; the first of a row is its heading, the others are cells of class `kind`."""
+    """A table of texts; the first of a row is its heading, the others are cells of class `kind`.
+
+    Where it is wider than the page it is scrolled, and numbers stay on one line.
+    """
     head = element("tr", *(text("th", one) for one in heads))
     cells = (
         [text("th", first, scope="row"), *(text("td", one, class_=kind) for one in rest)]
         for first, *rest in rows
     )
     body = "\n".join(element("tr", *row) for row in cells)
-    return element("table", element("thead", head), element("tbody", body))
+    whole = element("table", element("thead", head), element("tbody", body), class_=kind)
+    return element("div", whole, class_="scroll")

@@ -1,7 +1,7 @@
 """Images that are in two splits: the same file, or one that looks the same."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from captioner.data.images import load_image
+from captioner.progress import track
 
 NEAR = 4  # bits of 64 that may differ
 _ROWS = 512
@@ -57,8 +58,9 @@ def perceptual_hash(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _hashes(images: Iterable[Path]) -> NDArray[np.uint64]:
-    return np.array([perceptual_hash(load_image(path)) for path in images], np.uint64)
+def _hashes(images: Sequence[Path]) -> NDArray[np.uint64]:
+    paths = track(images, len(images), "leakage", units="images")
+    return np.array([perceptual_hash(load_image(path)) for path in paths], np.uint64)
 
 
 def _distances(some: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.uint8]:

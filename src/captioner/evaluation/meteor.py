@@ -17,6 +17,7 @@ import numpy as np
 from captioner.evaluation.meteor_words import WordMatches, stem
 from captioner.evaluation.metric import Metric
 from captioner.evaluation.ngrams import Floats
+from captioner.progress import track
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 WEIGHTS = {"exact": 1.0, "stem": 0.6, "synonym": 0.8, "paraphrase": 0.6}
@@ -34,7 +35,8 @@ def meteor(
     empty hypothesis and an empty reference score 0.
     """
     rows = []
-    for of_image, hypothesis in zip(references, hypotheses, strict=True):
+    pairs = zip(references, hypotheses, strict=True)
+    for of_image, hypothesis in track(pairs, len(references), "METEOR-py", units="images"):
         words = normalise(hypothesis)
         of_each = [statistics(words, normalise(one), knowledge) for one in of_image]
         rows.append(of_each[int(np.argmax(score(np.stack(of_each))))])

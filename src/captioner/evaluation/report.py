@@ -4,8 +4,7 @@ The page is self-contained: thumbnails, styles, the scripts that sort, filter, s
 attention over images, and its maps are inside it.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -29,6 +28,7 @@ from captioner.evaluation.html import (
 )
 from captioner.evaluation.plots import histogram
 from captioner.evaluation.records import ImageRecord, RunRecord, ShownCaption
+from captioner.progress import track
 
 _THUMBNAIL = 224  # pixels, the longer edge
 # What an image can be sorted by: the attribute's key -> its label, and the value of each image.
@@ -59,7 +59,7 @@ def _body(runs: Sequence[RunRecord], limit: int | None) -> Iterator[str]:
     yield text("h2", f"Images ({len(shown)})") + "\n" + _legend(shown)
     yield _controls(sortable, two=len(runs) == 2)
     yield '<div id="images">\n'
-    for number, images in enumerate(shown):
+    for number, images in enumerate(track(shown, len(shown), "report", units="images")):
         yield _article(number, images, runs, sortable)
     yield "</div>\n"
 
@@ -91,7 +91,7 @@ def _summary(runs: Sequence[RunRecord], shared: Sequence[str]) -> Iterator[str]:
     yield _plots(runs, shared)
     cards = [run.scores.get("protocol", {}) for run in runs]
     rows = [
-        [key, *(_plain(card.get(key, "")) for card in cards)]
+        [key.replace("_", " "), *(_plain(card.get(key)) for card in cards)]
         for key in dict.fromkeys(key for card in cards for key in card)
     ]
     if rows:
@@ -109,7 +109,8 @@ def _score_rows(runs: Sequence[RunRecord], shared: Sequence[str]) -> list[list[s
     if len(runs) == 2:
         metric = "CIDEr-D" if "CIDEr-D" in shared else shared[0]
         for name, one in compare_runs(*runs, metric=metric).differences.items():
-            rows[name] += [f"{one.difference:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}"]
+            low, high = _signed(one.low), _signed(one.high)
+            rows[name] += [_signed(one.difference), f"{low} to {high}"]
             rows[name] += [
                 "< 0.001" if p < 0.001 else f"{p:.3f}"
                 for p in (one.p_bootstrap, one.p_randomisation)
@@ -129,11 +130,11 @@ def _plots(runs: Sequence[RunRecord], shared: Sequence[str]) -> str:
         for name, captions in best.items()
     }
     plots = [
-        histogram(f"{name}, images", {run.name: run.metrics[name].per_image for run in runs})
+        histogram(name, {run.name: run.metrics[name].per_image for run in runs}, of="images")
         for name in shared
     ]
-    plots.append(histogram("words in a caption", lengths, whole=True))
-    plots.append(histogram("log-probability of the caption, nats", log_probs))
+    plots.append(histogram("words in a caption", lengths, of="captions", whole=True))
+    plots.append(histogram("log-probability, nats", log_probs, of="captions"))
     return "<h2>Distributions</h2>\n" + element("div", *plots, class_="plots") + "\n"
 
 
@@ -234,12 +235,25 @@ def _caption(caption: ShownCaption, size: tuple[int, int] | None) -> str:
     return element("li", (" ".join(words) or escape(caption.text)) + log_prob, **around)
 
 
+def _signed(value: float) -> str:
+    """A difference; what rounds to nothing has no sign."""
+    return f"{value:+.2f}" if round(value, 2) else "0.00"
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """An entry of the protocol as one reads it: settings as "name value", those that are not set
+    left out."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items() if one is not None)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 def _image(file: Path | None, name: str, *, attended: bool) -> tuple[str, tuple[int, int] | None]:

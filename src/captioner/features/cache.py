@@ -3,6 +3,7 @@
     features.npy  [n, R, F], read through a memory map
     done.npy      [n] uint8, 1 once the row above is on the disk
     meta.json     what the folder is for, and the batch size that its rows were computed with
+    statistics_*  mean and deviation of some of its rows (statistics.py)
     lock          held by the process that computes
 
 Letters: n images, B images of a batch, R regions (1 when pooled), F image feature.
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from captioner.errors import DataError
+from captioner.features.statistics import KeptStatistics
 from captioner.files import alone, atomic_write, disk_errors, read_json, write_json
 
 _log = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class FeatureCache:
             _log.warning("the feature cache %s is damaged and computed anew", self.folder)
         with self._writing():
             meta.unlink(missing_ok=True)  # first: a half-made folder must not look like a whole one
+            for file in self.folder.glob(KeptStatistics.PATTERN):
+                file.unlink()
             with atomic_write(self.folder / "done.npy") as handle:
                 np.save(handle, np.zeros(self.shape[0], np.uint8))
             with atomic_write(self.folder / "features.npy") as handle:

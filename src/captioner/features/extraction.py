@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from captioner.data.captions import duplicates
 from captioner.errors import DataError, ImageError, NumericsError
 from captioner.features.cache import FeatureCache
 from captioner.features.encoding import Encoded, ImageFiles
 from captioner.features.store import FeatureStore
+from captioner.progress import Progress
 
 _FORMAT = 1
 EncodeBlocks = Callable[[Sequence[range], ImageFiles], Encoded]
@@ -54,7 +54,7 @@ def extract_features(
         with cache.lock():
             batch_size = cache.open(batch_size)
             _fill(cache, images, encoded, batch_size, progress)
-    return FeatureStore(names, cache.features())
+    return FeatureStore(names, cache.features(), cache.folder)
 
 
 def feature_cache(
@@ -89,9 +89,9 @@ def _fill(
     done = cache.done()
     blocks = [range(i, min(i + batch_size, len(done))) for i in range(0, len(done), batch_size)]
     blocks = [block for block in blocks if not done[block.start : block.stop].all()]
-    start, quiet = len(done) - sum(map(len, blocks)), not (progress and blocks)
+    start, show = len(done) - sum(map(len, blocks)), progress and bool(blocks)
     with (
-        tqdm(total=len(done), initial=start, desc="features", unit="image", disable=quiet) as bar,
+        Progress(len(done), "features", units="images", done=start, show=show) as bar,
         contextlib.closing(encoded(blocks, images)) as found,
     ):
         for block, features in found:

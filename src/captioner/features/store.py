@@ -15,16 +15,22 @@ from torch import Tensor
 from captioner.data.captions import duplicates
 from captioner.errors import DataError
 from captioner.features.rows import FeatureRows
+from captioner.features.statistics import KeptStatistics
 from captioner.files import read_json
 
 _CHECK_BYTES = 64 * 2**20  # of features that are looked at together
 
 
 class FeatureStore:
-    """Features [n, R, F] of n distinct image names; a memory-mapped array is never copied whole."""
+    """Features [n, R, F] of n distinct image names; a memory-mapped array is never copied whole.
 
-    def __init__(self, names: Sequence[str], features: np.ndarray) -> None:
-        self.names = list(names)
+    Statistics are kept in `folder`, where the features never change, for later runs.
+    """
+
+    def __init__(
+        self, names: Sequence[str], features: np.ndarray, folder: Path | None = None
+    ) -> None:
+        self.names, self.folder = list(names), folder
         self.features = features
         if features.ndim != 3 or len(features) != len(self.names):
             raise DataError(
@@ -65,10 +71,16 @@ class FeatureStore:
         picked = np.arange(len(self)) if rows is None else rows.numpy()
         if not len(picked):
             raise DataError("statistics need the features of at least one image")
-        mean, variance = self.stored_rows.moments(picked)
-        std = np.sqrt(variance)
-        std[std <= 1e-12 * np.abs(mean)] = 1.0
-        return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+        kept = None if self.folder is None else KeptStatistics(self.folder, picked)
+        found = None if kept is None else kept.read(self.feature_dim)
+        if found is None:
+            mean, variance = self.stored_rows.moments(picked)
+            std = np.sqrt(variance)
+            std[std <= 1e-12 * np.abs(mean)] = 1.0
+            found = mean.astype(np.float32), std.astype(np.float32)
+            if kept is not None:
+                kept.write(*found)
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
     def check_finite(self, path: Path) -> None:
         """DataError naming `path` and the first image whose features are not finite."""

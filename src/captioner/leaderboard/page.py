@@ -23,7 +23,7 @@ def write_leaderboard(path: Path | str, boards: Sequence[Board], notes: Sequence
 
 def plot_as_html(board: Board) -> str:
     """A board's parallel coordinates with their style, for a notebook."""
-    style = resource("captioner.evaluation", "page.css").splitlines()[0]
+    style = resource("captioner.evaluation", "page.css").split("body {")[0]
     style += resource(__package__, "leaderboard.css").split("/* plot */")[1]
     return f"<style>\n{style}</style>\n{parallel_coordinates(board)}"
 

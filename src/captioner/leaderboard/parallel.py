@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from captioner.evaluation.html import element, text
-from captioner.leaderboard.table import Board, duration, number, value
+from captioner.leaderboard.table import Board, number, value
+from captioner.progress import duration
 
 _HEIGHT, _TOP, _BOTTOM, _GAP, _MARGIN = 330, 40, 300, 150, 80  # pixels
 _WIDE = 10.0  # from this ratio of largest to smallest on, an axis is logarithmic

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from captioner.leaderboard.gather import Gathered, Run
+from captioner.progress import duration
 from captioner.runs.folder import FREE
 
 # Settings that differ between any two runs and decide no result.
@@ -157,13 +158,6 @@ def epochs(run: Run) -> str:
     ended, planned = len(run.history), run.settings.get("trainer.epochs")
     left = f", {planned} planned" if run.state != "finished" and planned != ended else ""
     return f"{run.best['epoch']:.0f} of {ended}{left}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def value(setting: Any) -> str:

@@ -9,7 +9,7 @@ from captioner.models.transforms import Resize
 TRUNKS = {
     "torchvision": ("torchvision_encoder", "torchvision_trunk"),
     "timm": ("timm_encoder", "timm_trunk"),
-    "efficientnet_lite": ("timm_encoder", "efficientnet_lite_trunk"),
+    "efficientnet_lite": ("efficientnet_lite", "efficientnet_lite_trunk"),
     "plain": ("plain_encoder", "plain_trunk"),
 }
 

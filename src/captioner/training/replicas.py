@@ -19,8 +19,8 @@ import torch
 
 from captioner.errors import NumericsError
 from captioner.files import atomic_write, write_json
+from captioner.progress import Progress
 from captioner.training.interrupt import Interruption
-from captioner.training.reporting import progress_bar
 from captioner.training.setup import Order, TrainerSettings
 from captioner.training.step import Batch
 from captioner.training.trainer import Trainer
@@ -117,11 +117,11 @@ class ReplicaTrainer:
         if self.on_cpu:
             torch.set_num_threads(1)  # of this thread's operations
 
-    def _bar(self) -> Any:
+    def _bar(self) -> Progress:
         trainers = [replica.trainer for replica in self.replicas]
         self._done = sum(one.progress.step for one in trainers)
         total = sum(one.total_steps for one in trainers)
-        return progress_bar(total=total, done=self._done, show=self.show_progress)
+        return Progress(total, done=self._done, show=self.show_progress)
 
     def _active(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.active]
@@ -185,7 +185,7 @@ class ReplicaTrainer:
             if one.trainer.progress.tokens
         ]
         if losses:
-            self._shown.set_postfix_str(f"losses {min(losses):.3f} to {max(losses):.3f}")
+            self._shown.tell(f"losses {min(losses):.3f} to {max(losses):.3f}")
 
     # -- results ------------------------------------------------------------------------------
 

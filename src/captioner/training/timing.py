@@ -61,6 +61,41 @@ class StepClock:
         return parts
 
 
+class Phases:
+    """Times the phases of a run's start, from the process's own beginning where the system tells it
+    and this is its first run."""
+
+    _first = True
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        age, Phases._first = process_age() if Phases._first else None, False
+        if age is not None:
+            self.seconds["command line and imports"] = age
+        self._began = time.perf_counter() - (age or 0.0)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """A phase."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def ended(self, name: str) -> None:
+        """All up to now has taken this long."""
+        self.seconds[name] = time.perf_counter() - self._began
+
+
+def process_age() -> float | None:
+    """Seconds since this process began; None where the system has no /proc."""
+    try:
+        # Field 22, of which the second, the name, may hold spaces; ticks since the machine started.
+        ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return None
+
+
 class Ranges:
     """Names the parts in a profiler's trace, and for Nsight where a GPU computes."""
 
@@ -92,8 +127,9 @@ class Timing:
     """Seconds of an epoch by activity, and of a step by its parts.
 
     Waiting for data, steps, saving and validation are always timed; the parts of every `every`th
-    step. `profile` also writes trace.json, the steps FIRST to LAST of the first epoch that has
-    them, for Perfetto (ui.perfetto.dev) or chrome://tracing.
+    step; and until the first step the phases of the `start`, where there are some. `profile` also
+    writes trace.json, the steps FIRST to LAST of the first epoch that has them, for Perfetto
+    (ui.perfetto.dev) or chrome://tracing.
     """
 
     FIRST, LAST = 6, 10
@@ -109,6 +145,8 @@ class Timing:
     ) -> None:
         self.folder, self.device, self.every, self.writer = folder, device, every, writer
         self.epochs: list[dict[str, Any]] = []
+        self.start: Phases | None = None
+        self._started = False
         self._wants_trace = profile
         self.start_epoch()
 
@@ -151,6 +189,10 @@ class Timing:
         self.taken += 1
         with self.during("steps"), self._listening():
             yield
+        if self.start is not None and not self._started:
+            self._started = True
+            self.start.ended("until the first step")
+            self._write()
         if self._profiler is not None and self.taken == self.LAST:
             self._write_trace()
 
@@ -198,13 +240,21 @@ class Timing:
                 "milliseconds_of_a_step": {k: round(1e3 * v, 4) for k, v in parts.items()},
             }
         )
-        write_json(self.folder / "timing.json", {"device": str(self.device), "epochs": self.epochs})
+        self._write()
         if self.writer is not None:
             for what, value in self.seconds.items():
                 self.writer.add_scalar(f"timing/{what}, s an epoch", value, step)
             for part, value in parts.items():
                 self.writer.add_scalar(f"timing of a step/{part}, ms", 1e3 * value, step)
         self.start_epoch()
+
+    def _write(self) -> None:
+        content: dict[str, Any] = {"device": str(self.device)}
+        if self.start is not None:
+            content["seconds_of_the_start"] = {
+                phase: round(value, 3) for phase, value in self.start.seconds.items()
+            }
+        write_json(self.folder / "timing.json", {**content, "epochs": self.epochs})
 
     def _parts(self) -> dict[str, float]:
         """Mean seconds of each part over the steps whose parts were timed."""

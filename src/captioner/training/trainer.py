@@ -16,6 +16,7 @@ import torch
 
 from captioner.data.resident import ResidentCaptions
 from captioner.errors import CheckpointError, NumericsError
+from captioner.progress import Progress as ProgressBar
 from captioner.training.averaging import MovingAverage
 from captioner.training.background import CheckpointWriter
 from captioner.training.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ from captioner.training.distributed import World
 from captioner.training.graph_step import GraphStep
 from captioner.training.interrupt import Interruption
 from captioner.training.randomness import Randomness
-from captioner.training.reporting import Reporting, progress_bar
+from captioner.training.reporting import Forecast, Reporting
 from captioner.training.setup import TrainerSettings, TrainingSetup
 from captioner.training.state import Progress, RunState
 from captioner.training.step import PlainStep
@@ -63,10 +64,11 @@ class Trainer:
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
-        self._bar = progress_bar()
+        self._bar = ProgressBar(0, show=False)
         self._running = torch.zeros((), dtype=torch.float64, device=device)
         self.steps_per_epoch = math.ceil(len(self.order) / settings.accumulation)
         self.total_steps = settings.epochs * self.steps_per_epoch
+        self._forecast = Forecast(self.reporting, device=device, epoch=self.steps_per_epoch)
         self.step = self._make_step(setup.data)
         self.writer = CheckpointWriter()
         self.validations = Validations(
@@ -185,7 +187,7 @@ class Trainer:
         """
         state = self.progress
         show = self.reporting.show_progress and self.world.main
-        bar = progress_bar(total=self.total_steps, done=state.step, show=show)
+        bar = ProgressBar(self.total_steps, done=state.step, show=show)
         with bar, Interruption() as interruption, self.writer:
             self._bar = bar
             while not state.finished:
@@ -211,6 +213,7 @@ class Trainer:
         """Called before `take`: at an epoch's first batch, or after a resume within it."""
         self.model.train()
         self._running.zero_()
+        self._forecast.begin()
         self._saved = self._counted = time.monotonic()
 
     def take(self, group: Sequence[Any], *, asked_to_stop: bool = False) -> bool:
@@ -223,6 +226,8 @@ class Trainer:
         state.position += len(group)
         state.tokens += tokens
         self._bar.update()
+        if self.world.main and not self.reporting.name:
+            self._forecast.step(self.total_steps - state.step)
         last = state.position == len(self.order)
         late = time.monotonic() - self._saved > 60 * settings.checkpoint_minutes
         self.writer.check()
@@ -260,7 +265,7 @@ class Trainer:
         state.loss_sum += value
         loss = state.loss_sum / state.tokens
         rate = state.tokens / max(state.seconds, 1e-9)
-        self._bar.set_postfix_str(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
+        self._bar.tell(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
         factor = self.settings.rate_factor(state.step - 1, self.total_steps)
         lr = self.optimizer.param_groups[0]["base_lr"] * factor
         curves = {"train/loss": loss, "train/lr": lr, "train/tokens_per_second": rate}

@@ -108,7 +108,8 @@ class Validations:
         progress.history = [*progress.history, figures]
         if self.world.main:
             write_json(self.folder / "history.json", progress.history)
-            self.reporting.epoch(figures, better)
+            metric, epochs = settings.best_metric, settings.epochs
+            self.reporting.epoch(figures, better, metric=metric, epochs=epochs)
         stop = (
             settings.patience is not None and progress.validations_since_best >= settings.patience
         )

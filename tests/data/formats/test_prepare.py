@@ -243,6 +243,20 @@ def test_prepare_leaves_files_that_are_there_alone(tmp_path: Path, flickr8k: Ser
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_prepare_replaces_a_file_of_the_user_s_only_on_demand(
+    tmp_path: Path, flickr8k: Server
+) -> None:
+    run(tmp_path, flickr8k)
+    changed = next(tmp_path.rglob("a.jpg"))
+    whole = changed.read_bytes()
+    changed.write_bytes(b"retouched")
+    with pytest.raises(DataError, match=r"a\.jpg is another file than the one in .*overwrite=true"):
+        run(tmp_path, flickr8k)
+    assert changed.read_bytes() == b"retouched"
+    run(tmp_path, flickr8k, overwrite=True)
+    assert changed.read_bytes() == whole
+
+
 def test_without_network_or_download_manual_steps_are_explained(
     tmp_path: Path, server: Server
 ) -> None:
