@@ -11,6 +11,7 @@ VENV   ?= .venv
 TESTS  ?=
 SUITE  ?= epoch
 GPU    ?=
+KILLS  ?= 200
 ARGS   ?=
 
 BIN       := $(VENV)/bin
@@ -21,7 +22,7 @@ SANITIZED := build/sanitized/captioner/ops/_extension.abi3.so
 
 .DEFAULT_GOAL := help
 SCRIPTS_RUN := train evaluate caption sample compare
-.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k test test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
+.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k test kills test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +66,9 @@ leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outpu
 test: $(READY) ## Run the tests
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
 	    -m "not nvcc and not sanitized" $(TESTS)
+
+kills: $(READY) ## SIGKILL tiny runs of the commands KILLS times at random moments: what they end with must be the same
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS)
 
 test-cuda-build: $(INSTALLED) ## Compile the CUDA kernels with nvcc, if it is there: no warnings, no spills
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 -m nvcc tests/ops/test_cuda_build.py

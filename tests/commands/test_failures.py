@@ -17,7 +17,7 @@ from captioner.errors import CaptionerError, ImageError
 
 # What each command calls for its work, and the arguments that it cannot do without.
 WORK = {
-    "average": ("captioner.training.averaging.average_checkpoints", "checkpoint=[a,b] out=c.pt"),
+    "average": ("captioner.commands.average.average_checkpoints", "checkpoint=[a,b] out=c.pt"),
     "benchmark": ("benchmarks.command.describe_machine", "suite=metrics"),
     "caption": ("captioner.commands.caption.find_images", "checkpoint=a images=b"),
     "compare": ("captioner.commands.compare.load_record", "runs=[a,b]"),
@@ -25,7 +25,7 @@ WORK = {
     "evaluate": ("captioner.commands.evaluate.open_checkpoint", "checkpoint=a"),
     "export": ("captioner.commands.export.open_checkpoint", "checkpoint=a out=b"),
     "leaderboard": ("captioner.commands.leaderboard.gather", "folders=[a]"),
-    "prepare_flickr8k": ("captioner.data.formats.prepare.prepare_flickr8k", ""),
+    "prepare_flickr8k": ("captioner.commands.prepare.prepare_flickr8k", ""),
     "sample": ("captioner.commands.sample.load_language_model", "checkpoint=a"),
     "train": ("captioner.commands.train.build_trainer", "run_dir=run"),
 }
