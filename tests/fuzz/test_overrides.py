@@ -169,6 +169,7 @@ def test_the_same_while_hydra_composes(case: tuple[str, str], counts: Counter[st
         ("caption", "images=null", "images must be a file or a list of files"),
         ("caption", "images=[5]", "images must be a file or a list of files"),
         ("demo", "max_mb=inf", "max_mb must be greater than 0 and finite"),
+        ("demo", "host=''", "host must be an address or a name"),
         ("compare", "seed=-1", "seed must be at least 0, got -1"),
         ("export", "scores=5", "scores must be a file or a list"),
         ("train", "device=cpu:0", "device must be auto, cpu, cuda or cuda:N"),

@@ -270,13 +270,15 @@ class DemoConfig(RunConfig):
     """
 
     checkpoint: Any = None
-    host: str = setting("127.0.0.1", PATH)
+    host: str = setting("127.0.0.1", TEXT)
     port: int | None = setting(7860, Range(1, 65535))
     max_mb: float = setting(10, POSITIVE)
     generation: GenerationConfig = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.host.strip():  # which would be every interface
+            raise ConfigError("host must be an address or a name, such as 127.0.0.1, and is empty")
         if not self.checkpoint:
             raise ConfigError(
                 "the page needs a checkpoint: `make demo` trains one in minutes, then python "
