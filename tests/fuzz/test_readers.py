@@ -217,9 +217,9 @@ def trainer_in(folder: Path) -> Trainer:
 def make_run(folder: Path) -> None:
     trainer = trainer_in(folder)
     trainer.reporting = dataclasses.replace(trainer.reporting, show_progress=False)
-    trainer._train_epoch(type("Calm", (), {"requested": False})())  # type: ignore[arg-type]
-    trainer.save()
-    trainer.finish_epoch()
+    with trainer.writer:
+        trainer._train_epoch(type("Calm", (), {"requested": False})())  # type: ignore[arg-type]
+        trainer.finish_epoch()
 
 
 def resume_run(folder: Path) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from captioner.errors import CheckpointError
 from captioner.files import parse_json
+from captioner.models.weights import check_tensors
 from captioner.restore import Count, Figure, describe, restore
 from captioner.training.averaging import AverageState, MovingAverage
-from captioner.training.checkpoint import load_checkpoint, load_weights
+from captioner.training.checkpoint import check_weights, load_checkpoint, load_weights
 from captioner.training.distributed import World
 from captioner.training.optimisation import load_optimizer_state, optimizer_state
 from captioner.training.randomness import Randomness
@@ -139,6 +140,9 @@ class RunState:
         load_weights(self.model, checkpoint.model, source=str(path))
         try:
             progress: Progress = training["progress"]
+            if progress.pending is not None:  # whose weights may become best.pt
+                check_tensors(progress.pending.weights, f"{path}: pending")
+                check_weights(self.model, progress.pending.weights, source=f"{path}: pending")
             load_optimizer_state(self.optimizer, training["optimizer"], stepped=progress.step > 0)
             if isinstance(self.model, CarriesState):
                 self.model.load_carried_state(self.world.own_streams(training["carried_state"]))
