@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, str] = {
     "config": "restore checks errors",
     "runs": "data files restore errors",
     "export": "inference generation models data version files errors",
-    "validation": "inspection inference evaluation training models data",
+    "validation": "inspection inference evaluation training models data errors",
     "inspection": "inference evaluation training generation models data",
     "inference": "generation models data errors",
     "evaluation": "data version files restore checks progress errors",

@@ -147,8 +147,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, scripts: Scripts) ->
     assert progress["step"] >= 20
 
 
-def test_killed_ten_times_a_run_ends_bit_identical(tmp_path: Path, scripts: Scripts) -> None:
-    """SIGKILL in the feature cache, between steps and while a checkpoint is written."""
+def test_killed_four_times_a_run_ends_bit_identical(tmp_path: Path, scripts: Scripts) -> None:
+    """SIGKILL in the feature cache, between steps and while a checkpoint is written; more kills, of
+    smaller runs: tests/training/test_trainer.py."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     moments = random.Random(0)
@@ -156,7 +157,8 @@ def test_killed_ten_times_a_run_ends_bit_identical(tmp_path: Path, scripts: Scri
     run = folder / "run"
     command = [*SMALL, "run_dir=run", "trainer.epochs=6", "resume=true"]
     whole = scripts.start(tmp_path / "whole", "train", command[:-1])
-    for phase in ("features",) * 3 + ("steps", "saving") * 3 + ("anywhere",):
+    command.append("trainer.scoring=beside")  # which decides nothing
+    for phase in ("features", "steps", "saving", "anywhere"):
         left = {*run.glob(".last.pt.*")}  # by one that was killed while it saved
         process = scripts.start(folder, "train", command)
         if phase == "features":
@@ -179,6 +181,7 @@ def test_killed_ten_times_a_run_ends_bit_identical(tmp_path: Path, scripts: Scri
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
     assert without_seconds(run) == without_seconds(tmp_path / "whole" / "run")
+    assert "scored in another process" in log_of(run)
 
 
 def log_of(run: Path) -> str:

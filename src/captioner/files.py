@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import IO, Any
 from captioner.errors import DataError
 
 _log = logging.getLogger(__name__)
+_asking = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -118,8 +120,9 @@ def alone(path: Path) -> Iterator[None]:
 
 def _umask() -> int:
     """The process's umask; the system only tells it by setting one."""
-    mask = os.umask(0)
-    os.umask(mask)
+    with _asking:  # of two threads the second would set the first one's 0 for good
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

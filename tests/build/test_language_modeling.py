@@ -139,7 +139,7 @@ def test_validation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
         trainer(text, tmp_path / f"b{size}", f"trainer.batch_size={size}", "trainer.window=8")
         for size in (1, 5)
     ]
-    assert found[0].validate(0) == found[1].validate(0)
+    assert found[0].validations.validate(0) == found[1].validations.validate(0)
 
 
 def test_any_text_can_be_scored_and_shown(checkpoint: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from captioner.training.reporting import Reporting
 from captioner.training.setup import TrainerSettings, TrainingSetup
 from captioner.training.trainer import Trainer
 from captioner.validation.captions import CaptionValidator
+from captioner.validation.scores import CaptionScorer
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 VOCABULARY = Vocabulary(WORDS, counts=[1] * (4 + len(WORDS)))
@@ -104,6 +106,20 @@ class Watched:
             yield batch
 
 
+class Beside:
+    """Scores that come some steps after they were asked for, on rank 0 alone."""
+
+    def __init__(self, scorer: CaptionScorer) -> None:
+        self.scorer, self.thread = scorer, ThreadPoolExecutor(1)
+
+    def __call__(self, measured: dict[str, Any], *, at_once: bool) -> Future[dict[str, float]]:
+        def score() -> dict[str, float]:
+            time.sleep(0 if at_once else 0.02)
+            return self.scorer(measured)
+
+        return self.thread.submit(score)
+
+
 def language_model(dropout: float) -> LanguageModel:
     torch.manual_seed(0)
     return LanguageModel(
@@ -138,12 +154,15 @@ def captioner(
         make_images(), vocabulary=VOCABULARY, source=source, max_length=6, by_image=by_image
     )
     validate: Any = lambda step: {"BLEU-4": float(step)}  # noqa: E731
+    score: Any = None
     if validates:
         constraints = Constraints(bos=1, eos=2, max_length=5)
         search = partial(beam_search, constraints=constraints, beam_size=3, n_best=2)
+        images = make_images()
+        score = Beside(CaptionScorer({image.name: image.captions for image in images}))
         validate = CaptionValidator(
             generator=CaptionGenerator(model, VOCABULARY, search),
-            images=make_images(),
+            images=images,
             dataset=CaptionDataset(
                 make_images(), vocabulary=VOCABULARY, source=source, max_length=6
             ),
@@ -157,7 +176,7 @@ def captioner(
     if ranks.size > 1:
         share = BatchShard(dataset, rank=ranks.rank, size=ranks.size)
     return trainer(
-        ranks, folder, model, order, make_loader(share, order, workers=0), validate, settings
+        ranks, folder, model, order, make_loader(share, order, workers=0), validate, settings, score
     )
 
 
@@ -205,6 +224,7 @@ def trainer(
     loader: Any,
     validate: Any,
     settings: dict[str, Any],
+    score: Any = None,
 ) -> Trainer:
     groups = parameter_groups(model, lr=0.05, weight_decay=0.0, lr_by_prefix={})
     setup = TrainingSetup(
@@ -214,6 +234,7 @@ def trainer(
         order=order,
         validate=validate,
         texts={"vocabulary": VOCABULARY.to_json()},
+        score=score,
     )
     return Trainer(
         setup,

@@ -279,8 +279,8 @@ def test_when_none_is_left_the_run_ends_with_the_reason(tmp_path: Path) -> None:
 def test_one_may_stop_early(tmp_path: Path) -> None:
     group = make_group(tmp_path, epochs=4)
     first = group.replicas[0].trainer
-    first.settings = TrainerSettings(**{**vars(first.settings), "patience": 1})
-    first.validate = lambda step: {"loss": float(step)}
+    first.validations.settings = TrainerSettings(**{**vars(first.settings), "patience": 1})
+    first.validations.validate = lambda step: {"loss": float(step)}
     group.run()
     assert [one.trainer.progress.epoch for one in group.replicas] == [2, 4, 4]
 
@@ -288,7 +288,8 @@ def test_one_may_stop_early(tmp_path: Path) -> None:
 def test_the_best_by_its_score_lies_beside_the_replicas(tmp_path: Path) -> None:
     group = make_group(tmp_path)
     for replica, score in zip(group.replicas, (3.0, 1.0, 2.0), strict=True):
-        replica.trainer.validate = lambda step, score=score: {"loss": score}  # type: ignore[misc]
+        validations = replica.trainer.validations
+        validations.validate = lambda step, score=score: {"loss": score}  # type: ignore[misc]
     history = group.run()
     best = load_checkpoint(tmp_path / "best.pt")
     own = load_checkpoint(tmp_path / "replica_1" / "best.pt")

@@ -8,13 +8,19 @@ import json
 import logging
 import math
 import os
+import random
 import re
 import shutil
 import signal
+import time
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import pytest
@@ -33,10 +39,11 @@ from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.reporting import Reporting
-from captioner.training.setup import TrainerSettings, TrainingSetup
+from captioner.training.setup import Score, TrainerSettings, TrainingSetup
 from captioner.training.step import WeightUpdate
 from captioner.training.trainer import Trainer
 from captioner.validation.captions import CaptionValidator
+from captioner.validation.scores import CaptionScorer
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "blue"]
 FEATURES = torch.randn(10, 1, 6, generator=torch.Generator().manual_seed(11))
@@ -66,6 +73,16 @@ def make_dataset() -> CaptionDataset:
     return CaptionDataset(make_images(), vocabulary=VOCABULARY, source=source, max_length=6)
 
 
+def scoring(scorer: Callable[[dict[str, Any]], dict[str, float]], late: float = 0.0) -> Score:
+    """Scores that come `late` seconds after they were asked for, or at once."""
+    thread = ThreadPoolExecutor(1)
+
+    def score(measured: dict[str, Any], *, at_once: bool) -> Future[dict[str, float]]:
+        return thread.submit(lambda: (time.sleep(0 if at_once else late), scorer(measured))[1])
+
+    return score
+
+
 class Watched:
     """A loader that acts just before it gives batch number `at`, counted from 0 over all epochs."""
 
@@ -89,6 +106,7 @@ def make_trainer(
     batch_size: int = 3,
     double: bool = False,
     validate: Callable[[int], dict[str, float]] | None = None,
+    score: Score | None = None,
     writer: Any = None,
     show_progress: bool = False,
     at: int = -1,
@@ -116,6 +134,7 @@ def make_trainer(
         order=order,
         validate=validate or (lambda step: {"BLEU-4": float(step)}),
         texts={"vocabulary": VOCABULARY.to_json()},
+        score=score,
     )
     trainer = Trainer(
         setup,
@@ -319,6 +338,165 @@ def test_what_cannot_be_resumed_is_refused_naming_the_file(tmp_path: Path) -> No
         other.resume()
 
 
+# -- scores that come later ---------------------------------------------------------------------
+
+
+def measuring(trainer: Trainer) -> Callable[[int], dict[str, Any]]:
+    """A validation that measures the weights as they are."""
+    return lambda step: {
+        "step": step,
+        "sums": [float(x.double().sum()) for x in trainer.model.state_dict().values()],
+    }
+
+
+def score_of(measured: dict[str, Any]) -> dict[str, float]:
+    """Now better, now worse."""
+    return {"BLEU-4": math.sin(1e3 * sum(measured["sums"])), "at": float(measured["step"])}
+
+
+EVERYTHING: dict[str, Any] = {
+    "epochs": 8,
+    "patience": 3,
+    "checkpoint_steps": 3,
+    "ema": 0.9,
+    "keep_epochs": 2,
+}
+
+
+def make_scored(folder: Path, late: float = 0.0, **settings: Any) -> Trainer:
+    trainer = make_trainer(folder, score=scoring(score_of, late), **{**EVERYTHING, **settings})
+    trainer.validations.validate = measuring(trainer)
+    return trainer
+
+
+def content(value: Any) -> Any:
+    """What a checkpoint or a history holds, to be compared by ==; seconds are left out."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.tolist()
+    if isinstance(value, dict):
+        return {key: content(one) for key, one in value.items() if key != "seconds"}
+    return [*map(content, value)] if isinstance(value, list | tuple) else value
+
+
+def assert_same_folder(folder: Path, other: Path) -> None:
+    """The same files; checkpoints and history are equal bit for bit."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert names == {path.name for path in other.iterdir()}
+    assert {"last.pt", "best.pt", "history.json", "timing.json"} < names
+    for name in sorted(names - {"timing.json"}):
+        if name.endswith(".pt"):
+            found = [vars(load_checkpoint(one / name)) for one in (folder, other)]
+        else:
+            found = [json.loads((one / name).read_text()) for one in (folder, other)]
+        assert content(found[0]) == content(found[1]), name
+
+
+@pytest.mark.parametrize("late", [0.0, 0.01, None])
+def test_scores_that_come_later_change_nothing(tmp_path: Path, late: float | None) -> None:
+    """Some seconds later, within the next epoch; None: only when they are waited for."""
+    whole = make_scored(tmp_path / "whole")
+    whole.validations.score = None
+    measure = measuring(whole)
+    whole.validations.validate = lambda step: score_of(measure(step))
+    whole.run()
+    assert 3 < len(whole.progress.history) < 8, "it is to stop early"
+    beside, awaited = make_scored(tmp_path / "beside"), Event()
+    settle, steps = beside.validations.settle, []
+
+    def score_when_awaited(measured: dict[str, Any]) -> dict[str, float]:
+        awaited.wait()
+        awaited.clear()
+        steps.append(beside.progress.step - measured["step"])
+        return score_of(measured)
+
+    def settling(progress: Any) -> None:
+        if progress.pending is not None:
+            awaited.set()
+        settle(progress)
+
+    if late is None:
+        beside.validations.score = scoring(score_when_awaited)
+        beside.validations.settle = settling  # type: ignore[method-assign]
+    else:
+        beside.validations.score = scoring(score_of, late)
+    beside.run()
+    assert_same_folder(tmp_path / "beside", tmp_path / "whole")
+    if late is None:  # epochs of seven steps were trained beside, but not where a stop was possible
+        assert set(steps) == {0, 7} and steps[-1] == 0
+
+
+def test_scores_that_fail_are_computed_again_by_a_resumed_run(tmp_path: Path) -> None:
+    def failing(measured: dict[str, Any]) -> dict[str, float]:
+        if measured["step"] == 14:
+            raise DataError("no scores today")
+        return score_of(measured)
+
+    make_scored(tmp_path / "whole", patience=None, epochs=3).run()
+    trainer = make_scored(tmp_path / "parts", patience=None, epochs=3)
+    trainer.validations.score = scoring(failing, late=0.01)
+    with pytest.raises(DataError, match="no scores today"):
+        trainer.run()
+    progress = (load_checkpoint(tmp_path / "parts/last.pt").training or {})["progress"]
+    assert progress["pending"]["figures"]["epoch"] == 2 and len(progress["history"]) == 1
+    resumed = make_scored(tmp_path / "parts", patience=None, epochs=3)
+    resumed.resume()
+    resumed.run()
+    assert_same_folder(tmp_path / "parts", tmp_path / "whole")
+
+
+def in_a_child(folder: Path, killed_at: int | None, moments: random.Random) -> int:
+    """A process that resumes the run and trains to its end, or kills itself when it renames a file
+    for the `killed_at`th time; its number."""
+    late = moments.uniform(0, 0.01)
+    process = os.fork()
+    if process:
+        return process
+    try:
+        torch.set_num_threads(1)
+        rename, seen = Path.replace, count(1)
+
+        def replace(path: Path, target: Path) -> Path:
+            number = next(seen)
+            if number == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(path, target)
+
+        Path.replace = replace  # type: ignore[method-assign, assignment]
+        trainer = make_scored(folder, late)
+        trainer.resume()
+        trainer.run()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a process that uses a GPU cannot be copied")
+def test_killed_twenty_times_at_any_moment_runs_end_the_same(tmp_path: Path) -> None:
+    """SIGKILL after a random time, and before a random file takes its name."""
+    moments = random.Random(0)
+    began = time.monotonic()
+    assert os.waitpid(in_a_child(tmp_path / "whole", None, moments), 0)[1] == 0
+    seconds = time.monotonic() - began
+    kills, runs, finished = 0, 1, 0
+    while kills < 20 or finished < runs:
+        at = moments.randrange(1, 30) if kills % 2 else None
+        process = in_a_child(tmp_path / f"{runs}", at if kills < 20 else None, moments)
+        if kills < 20 and at is None:
+            time.sleep(moments.uniform(0, 0.6 * seconds))
+            os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if os.WIFSIGNALED(status):
+            kills += 1
+            continue
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert_same_folder(tmp_path / f"{runs}", tmp_path / "whole")
+        finished += 1
+        if kills < 20:
+            runs += 1
+    assert kills == 20 and finished == runs
+
+
 # -- when something goes wrong ------------------------------------------------------------------
 
 
@@ -372,7 +550,9 @@ def test_a_weight_that_overflows_in_the_last_update_is_never_saved(tmp_path: Pat
 def test_a_full_disk_is_named_and_the_last_save_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(_: Trainer) -> None:
+    def fill(trainer: Trainer) -> None:
+        trainer.writer.finish()  # step 4's
+
         def full(descriptor: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -536,7 +716,10 @@ def test_validating_by_decoding_leaves_training_as_it_was(tmp_path: Path) -> Non
         batch_size=4,
     )
     modes = []
-    decoding.validate = validator
+    decoding.validations.validate = validator
+    decoding.validations.score = scoring(
+        CaptionScorer({image.name: image.captions for image in make_images()})
+    )
     projection = cast(Captioner, decoding.model).image_projection
     projection.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     history = decoding.run()

@@ -73,8 +73,8 @@ def test_every_caption_is_measured_with_its_own_maps(tmp_path: Path) -> None:
         return {"looked": 7.0}
 
     validator = make(tmp_path, metrics)
-    figures = validator(3)
-    assert figures["looked"] == 7.0 and list(seen) == [f"{k}.png" for k in range(5)]
+    measured = validator(3)
+    assert measured["attention"] == {"looked": 7.0} and list(seen) == [f"{k}.png" for k in range(5)]
     generator = validator.generator
     captions = generator.captions(FEATURES)
     for (words, maps), one, image in zip(seen.values(), captions, FEATURES, strict=True):

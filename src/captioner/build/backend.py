@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from captioner.ops import choose_backend
 
 log = logging.getLogger(__name__)
 TENSOR_CORES = ("persistent", "cluster")  # multiply in tensor cores only
-Validate = Callable[[int], dict[str, float]]
+Validate = Callable[[int], dict[str, Any]]
 
 
 def name_backend(kind: str, requested: str, device: torch.device) -> None:
@@ -50,7 +51,7 @@ def validating_in_float32(validate: Validate, model: nn.Module, backend: str) ->
     layers = [module for module in model.modules() if isinstance(module, LSTM)]
     exact = float32_backend(backend)
 
-    def validated(step: int) -> dict[str, float]:
+    def validated(step: int) -> dict[str, Any]:
         try:
             for layer in layers:
                 layer.backend = exact

@@ -38,9 +38,11 @@ from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.word_layers import set_bias_from_counts
 from captioner.profiling import span
 from captioner.training.distributed import World
-from captioner.training.setup import Order
+from captioner.training.setup import Order, Score
 from captioner.training.step import Objective
 from captioner.validation.captions import CaptionValidator
+from captioner.validation.scores import CaptionScorer
+from captioner.validation.scoring import Scoring
 
 
 class CaptionTask:
@@ -94,6 +96,12 @@ class CaptionTask:
         self.order: Order = order
         self.data = resident_captions(config, training, order, device, world)
         self.loader = self._loader(training, order, config.trainer.workers)
+        images = self.splits["dev"]
+        scorer = CaptionScorer(
+            {image.name: image.captions for image in images},
+            scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
+        )
+        self.score: Score | None = Scoring(scorer, config.trainer.scoring)
 
     def _require_memory_for_images(self, config: schema.TrainConfig) -> None:
         """ConfigError where a batch of images is too large, extracted or trained on."""
@@ -155,20 +163,18 @@ class CaptionTask:
     def validator(
         self, config: schema.TrainConfig, model: BaseCaptioner, writer: Any
     ) -> CaptionValidator:
-        """Scores the model on the dev split, whose first images `writer` shows."""
+        """Measures the model on the dev split, whose first images `writer` shows."""
         images, dataset = self.splits["dev"], self.datasets["dev"]
         require_memory_for_captions(
             config.generation, self.device, vocab_size=len(self.vocabulary), images=len(images)
         )
         method = build_generation(config.generation, self.vocabulary)
         generator = CaptionGenerator(model, self.vocabulary, method)
-        scenes = isinstance(config.data, schema.ScenesData)
         return CaptionValidator(
             generator=generator,
             images=images,
             dataset=dataset,
             batch_size=config.generation.batch_size,
-            extra=scene_metrics(images) if scenes else None,
             writer=writer,
             shown=config.trainer.shown_pictures,
             world=self.world,
@@ -178,7 +184,7 @@ class CaptionTask:
                 images,
                 dataset.source,
                 batch_size=config.generation.batch_size,
-                scenes=scenes,
+                scenes=isinstance(config.data, schema.ScenesData),
             ),
         )
 

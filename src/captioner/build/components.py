@@ -18,7 +18,7 @@ from captioner.data.formats.karpathy import load_karpathy
 from captioner.data.scenes.dataset import draw_scenes, load_scene_truth
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
-from captioner.evaluation.attributes import attribute_accuracy
+from captioner.evaluation.attributes import attribute_percentages
 from captioner.evaluation.cider import DocumentFrequencies
 from captioner.evaluation.sentence_scores import Rarities, consensus
 from captioner.features.source import ImageFeatures, choose_reader
@@ -38,7 +38,7 @@ from captioner.training.distributed import own_gpu
 from captioner.training.launch import started_together
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.setup import TrainerSettings
-from captioner.validation.captions import ExtraMetrics
+from captioner.validation.scores import ExtraMetrics
 
 log = logging.getLogger(__name__)
 
@@ -110,16 +110,7 @@ FORMATS: Mapping[str, Callable[..., CaptionData]] = {
 
 def scene_metrics(images: Sequence[CaptionedImage]) -> ExtraMetrics:
     """Attribute accuracy (in percent) against the truth that lies beside drawn scenes."""
-    truth = load_scene_truth(images[0].path.parent)
-
-    def metrics(captions: dict[str, str]) -> dict[str, float]:
-        figures = attribute_accuracy(truth, captions)
-        return {
-            "attribute_accuracy": 100 * figures["accuracy"],
-            "all_attributes": 100 * figures["all_slots"],
-        }
-
-    return metrics
+    return functools.partial(attribute_percentages, load_scene_truth(images[0].path.parent))
 
 
 # -- encoder and features -----------------------------------------------------------------------

@@ -23,7 +23,7 @@ from captioner.errors import ConfigError
 from captioner.models.language_model import LanguageModel, set_output_bias
 from captioner.models.stream import StreamModel
 from captioner.training.distributed import World
-from captioner.training.setup import Order
+from captioner.training.setup import Order, Score
 from captioner.validation.text import TextValidator
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class TextTask:
     """The `Task` of text, read as streams."""
 
     data: ResidentCaptions | None = None
+    score: Score | None = None  # the validator's figures are the scores
 
     def __init__(self, config: schema.TrainConfig, device: torch.device, world: World) -> None:
         self.device, self.world = device, world

@@ -28,7 +28,7 @@ from captioner.training.memory import keep_freed_memory
 from captioner.training.randomness import OwnRandomness
 from captioner.training.replicas import Replica, ReplicaTrainer
 from captioner.training.reporting import Reporting
-from captioner.training.setup import Order, TrainingSetup
+from captioner.training.setup import Order, Score, TrainingSetup
 from captioner.training.step import Objective
 from captioner.training.timing import Phases
 from captioner.training.trainer import Trainer
@@ -44,14 +44,15 @@ class Task(Protocol):
     order: Order
     loader: Iterable[Any]  # batches, or plans of those that are gathered from `data`
     data: ResidentCaptions | None  # the training data on the device, for steps that are captured
+    score: Score | None  # makes the scores of what a validator measured; None: it gives scores
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> nn.Module:
         """A model initialised from the seed; `replica` where others train beside it."""
 
     def validator(
         self, config: schema.TrainConfig, model: Any, writer: Any
-    ) -> Callable[[int], dict[str, float]]:
-        """Scores the model on the dev split, called with the step number."""
+    ) -> Callable[[int], dict[str, Any]]:
+        """Measures the model on the dev split, called with the step number."""
 
     def texts(self, config: schema.TrainConfig, model: Any) -> dict[str, str]:
         """What a checkpoint holds besides weights."""
@@ -133,6 +134,7 @@ def _make_trainer(
             order=task.order,
             validate=validating_in_float32(validate, model, config.model.backend),
             texts=texts,
+            score=task.score,
             data=task.data,
             objective=task.objective(config, model),
         ),

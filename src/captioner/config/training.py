@@ -78,8 +78,9 @@ class TrainerConfig(Checked):
     batches (null: seed). ema, such as 0.999: the decay of a moving average of the weights, which is
     validated and kept as best.pt; keep_epochs keeps the weights of so many last epochs as
     epoch_N.pt, for scripts/average.py. graph=on replays each step as one CUDA graph, with the data
-    in GPU memory; auto logs its choice and the reason. objective: cross_entropy, or reward, see
-    RewardConfig.
+    in GPU memory; auto logs its choice and the reason. scoring: the scores of a validation are
+    computed in another process, beside the next epoch, or inline; auto: beside, where they take
+    more than 0.2 s. objective: cross_entropy, or reward, see RewardConfig.
     """
 
     group: ClassVar[str] = "trainer"
@@ -107,6 +108,7 @@ class TrainerConfig(Checked):
     ema: float | None = setting(None, DECAY)
     keep_epochs: int = setting(0, COUNT_OR_NONE)
     graph: str = setting("auto", Choice(("auto", "on", "off")))
+    scoring: str = setting("auto", Choice(("auto", "beside", "inline")))
 
 
 @dataclass

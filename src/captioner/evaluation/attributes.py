@@ -35,6 +35,17 @@ def attribute_accuracy(truth: Mapping[Id, Scene], hypotheses: Mapping[Id, str]) 
     }
 
 
+def attribute_percentages(
+    truth: Mapping[Id, Scene], hypotheses: Mapping[Id, str]
+) -> dict[str, float]:
+    """`attribute_accuracy` as a validation reports it, beside metrics in percent."""
+    figures = attribute_accuracy(truth, hypotheses)
+    return {
+        "attribute_accuracy": 100 * figures["accuracy"],
+        "all_attributes": 100 * figures["all_slots"],
+    }
+
+
 def _right_slots(scene: Scene, stated: Mapping[str, str]) -> set[str]:
     """The slots in which the better pair of readings agrees."""
     true = scene.slots()

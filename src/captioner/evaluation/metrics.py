@@ -15,7 +15,7 @@ from captioner.evaluation.java_metrics import java_meteor, spice
 from captioner.evaluation.meteor import meteor, normalise
 from captioner.evaluation.meteor_words import load_word_matches
 from captioner.evaluation.metric import SAMPLES, Metric
-from captioner.evaluation.ngrams import Floats, encode
+from captioner.evaluation.ngrams import Corpus, Floats, encode_references, with_hypotheses
 from captioner.evaluation.protocol import PROTOCOLS, Protocol
 from captioner.evaluation.rouge import rouge_l
 
@@ -65,15 +65,20 @@ def measure(
     references: Sequence[Sequence[str]],
     hypotheses: Sequence[str],
     options: ScoringOptions | None = None,
+    *,
+    encoded: Corpus | None = None,
 ) -> Measured:
     """Score raw captions, one hypothesis and one or more references an image.
 
+    `encoded` are the same references, tokenised before by `encode_references` as `options` say.
     A metric that lacks something (Java, a jar) is left out and says why. DataError when there is
     nothing to score.
     """
     options = options or ScoringOptions()
     tokens_of = options.conventions.tokens
-    corpus = encode(references, hypotheses, tokens_of)
+    if encoded is None:
+        encoded = encode_references(references, tokens_of)
+    corpus = with_hypotheses(encoded, hypotheses, tokens_of)
     measured = Measured({})
 
     def tokenised() -> tuple[Any, Any]:

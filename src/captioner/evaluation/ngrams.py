@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 ORDERS = (1, 2, 3, 4)
 CHUNK = 1000  # images whose n-grams are in memory at a time
 _HALF = 32  # bits
+_NONE = np.zeros(0, np.int64)
 
 
 def starts(lengths: Ints) -> Ints:
@@ -110,11 +111,15 @@ def encode(
     hypotheses: Iterable[str],
     tokens_of: Callable[[str], Sequence[str]],
 ) -> Corpus:
-    """The corpus of raw captions, tokenised by `tokens_of` one at a time.
+    """The corpus of raw captions, tokenised by `tokens_of` one at a time; errors as
+    `with_hypotheses`."""
+    return with_hypotheses(encode_references(references, tokens_of), hypotheses, tokens_of)
 
-    Raises DataError when there is no image, when the two differ in length, or when an image
-    has no reference.
-    """
+
+def encode_references(
+    references: Iterable[Sequence[str]], tokens_of: Callable[[str], Sequence[str]]
+) -> Corpus:
+    """The corpus of raw references whose hypotheses, one an image, have no words yet."""
     vocabulary: dict[str, int] = {}
     counts: list[int] = []
 
@@ -123,17 +128,27 @@ def encode(
             counts.append(len(of_image))
             yield from of_image
 
-    encoded_references = _encode(all_references(), vocabulary, tokens_of)
-    encoded_hypotheses = _encode(hypotheses, vocabulary, tokens_of)
-    _check(counts, len(encoded_hypotheses.lengths))
-    images, none = np.array(counts, np.int64), np.zeros(0, np.int64)
-    corpus = Corpus(encoded_hypotheses, encoded_references, images, vocabulary, none)
-    pairs = [
-        np.unique(part.keys(sentences, 2)[1])
-        for part in corpus.chunks()
-        for sentences in (part.references, part.hypotheses)
-    ]
-    return replace(corpus, pairs=np.unique(np.concatenate(pairs)))
+    encoded = _encode(all_references(), vocabulary, tokens_of)
+    nothing, none = Sentences(np.zeros(0, np.int32), np.zeros(len(counts), np.int64)), _NONE
+    corpus = Corpus(nothing, encoded, np.array(counts, np.int64), vocabulary, none)
+    pairs = [np.unique(part.keys(part.references, 2)[1]) for part in corpus.chunks()]
+    return replace(corpus, pairs=np.unique(np.concatenate([none, *pairs])))
+
+
+def with_hypotheses(
+    corpus: Corpus, hypotheses: Iterable[str], tokens_of: Callable[[str], Sequence[str]]
+) -> Corpus:
+    """The corpus with these raw hypotheses in place of its own; `corpus` stays as it is.
+
+    Raises DataError when there is no image, when their number is another, or when an image has no
+    reference.
+    """
+    vocabulary = dict(corpus.vocabulary)
+    encoded = _encode(hypotheses, vocabulary, tokens_of)
+    _check(corpus.counts.tolist(), len(encoded.lengths))
+    corpus = replace(corpus, hypotheses=encoded, vocabulary=vocabulary)
+    pairs = [np.unique(part.keys(part.hypotheses, 2)[1]) for part in corpus.chunks()]
+    return replace(corpus, pairs=np.unique(np.concatenate([corpus.pairs, *pairs])))
 
 
 def _encode(

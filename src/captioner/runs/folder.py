@@ -20,6 +20,7 @@ FREE = (
     "trainer.profile",
     "trainer.checkpoint_minutes",
     "trainer.log_steps",
+    "trainer.scoring",
 )
 # Later settings, with the values that a run which began without them is taken to have.
 LATER = {

@@ -41,6 +41,26 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         handle.write(buffer.getbuffer())
 
 
+def snapshot(value: Any) -> Any:
+    """A copy on the CPU that no later step changes, of a checkpoint or of what one holds.
+
+    Tensors that are one, such as tied weights, stay one.
+    """
+    copies: dict[tuple[Any, ...], Tensor] = {}
+
+    def copy(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            same = (part.data_ptr(), part.dtype, part.shape, part.stride())
+            if same not in copies or not part.numel():
+                copies[same] = part.detach().to("cpu", copy=True)
+            return copies[same]
+        if isinstance(part, dict):
+            return {key: copy(one) for key, one in part.items()}
+        return type(part)(map(copy, part)) if isinstance(part, list | tuple) else part
+
+    return Checkpoint(**copy(vars(value))) if isinstance(value, Checkpoint) else copy(value)
+
+
 def load_checkpoint(path: Path | str, *, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint without executing code, its tensors on `device`.
 

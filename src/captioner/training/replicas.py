@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -90,7 +91,14 @@ class ReplicaTrainer:
         Raises KeyboardInterrupt after saving when a signal asked to stop, NumericsError when no
         replica is left.
         """
-        with self._bar() as self._shown, self._pool, Interruption() as interruption:
+        with (
+            self._bar() as self._shown,
+            self._pool,
+            Interruption() as interruption,
+            ExitStack() as writers,
+        ):
+            for replica in self.replicas:
+                writers.enter_context(replica.trainer.writer)
             while any(replica.active for replica in self.replicas):
                 self._train_epoch(interruption)
                 self._in_threads(self._at_the_end(), lambda one: one.trainer.finish_epoch())
@@ -204,6 +212,7 @@ class ReplicaTrainer:
             for replica in self.replicas
         ]
         if best is not None:
+            best.trainer.writer.finish()
             kept = best.trainer.folder / "best.pt"
             with kept.open("rb") as source, atomic_write(self.folder / "best.pt") as copy:
                 shutil.copyfileobj(source, copy)

@@ -1,6 +1,7 @@
 """What a training run is made of, and its settings."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,23 +22,32 @@ class Order(Protocol):
         """Batches in an epoch."""
 
 
+class Score(Protocol):
+    """Makes figures of what a validation measured, perhaps later, in another process."""
+
+    def __call__(self, measured: dict[str, Any], *, at_once: bool) -> Future[dict[str, float]]:
+        """The figures, which are waited for `at_once` or when they are needed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
     """What is trained, on what, and what tells how good it is.
 
     `loader` gives an epoch's batches in the given `order`; `validate(step)` returns metrics, of
-    which one is `settings.best_metric`; `texts` goes into every checkpoint as it is. With `data` on
-    the device, of which `loader` then gives plans, steps are such as a CUDA graph can hold. In
-    a world of several processes the loader gives a process's share of every batch, None for an
-    empty one. An `objective` is what steps minimise in place of the batches' cross-entropy.
+    which one is `settings.best_metric`, or what `score` makes them of: numbers, text and tensors,
+    in dicts and lists; `texts` goes into every checkpoint as it is. With `data` on the device, of
+    which `loader` then gives plans, steps are such as a CUDA graph can hold. In a world of several
+    processes the loader gives a process's share of every batch, None for an empty one. An
+    `objective` is what steps minimise in place of the batches' cross-entropy.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     loader: Iterable[Any]
     order: Order
-    validate: Callable[[int], dict[str, float]]
+    validate: Callable[[int], dict[str, Any]]
     texts: dict[str, str]
+    score: Score | None = None
     data: ResidentCaptions | None = None
     objective: Objective | None = None
 

@@ -1,7 +1,7 @@
 """What an exact resume needs besides the weights, as last.pt holds it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
@@ -30,8 +30,21 @@ class CarriesState(Protocol):
 
 
 @dataclass
+class Validation:
+    """A validation whose scores have not been acted on: a resumed run computes them again.
+
+    `figures` are the epoch's without its scores; `measured` is what the model gave, of which they
+    are made; `weights` are those that were validated, which rank 0 alone keeps.
+    """
+
+    figures: dict[str, Figure]
+    measured: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+@dataclass
 class Progress:
-    """How far a run is; all of it is in last.pt."""
+    """How far a run is; all of it is in last.pt, and so is a `pending` validation."""
 
     step: Count = 0
     epoch: Count = 0
@@ -43,12 +56,24 @@ class Progress:
     validations_since_best: Count = 0
     finished: bool = False
     history: list[dict[str, Figure]] = field(default_factory=list)
+    pending: Validation | None = None
     # Of the epoch's figures that an objective gives: a sum, and what it is to be divided by.
     sums: dict[str, tuple[Figure, Figure]] = field(default_factory=dict)
 
     def means(self) -> dict[str, float]:
         """The objective's figures so far in the epoch."""
         return {name: total / max(1, count) for name, (total, count) in self.sums.items()}
+
+    def stored(self) -> dict[str, Any]:
+        """As a checkpoint holds it; tensors are not copied."""
+        pending = None if self.pending is None else vars(self.pending)
+        return {**vars(self), "pending": pending}
+
+    def turn(self) -> None:
+        """The next epoch begins."""
+        self.epoch += 1
+        self.position, self.loss_sum, self.tokens, self.seconds = 0, 0.0, 0, 0.0
+        self.sums = {}
 
 
 class _Optimizer(TypedDict):
@@ -87,7 +112,7 @@ class RunState:
         own, *others = self.world.gather(self.random.state())
         training = {
             "optimizer": optimizer_state(self.optimizer),
-            "progress": asdict(progress),
+            "progress": progress.stored(),
             **own,
         }
         if others:

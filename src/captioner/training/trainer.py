@@ -8,7 +8,6 @@ configuration.
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from typing import Any
 import torch
 
 from captioner.data.resident import ResidentCaptions
-from captioner.errors import CheckpointError, ConfigError, NumericsError
-from captioner.files import write_json
+from captioner.errors import CheckpointError, NumericsError
 from captioner.progress import Progress as ProgressBar
 from captioner.training.averaging import MovingAverage
-from captioner.training.checkpoint import Checkpoint, save_checkpoint
+from captioner.training.background import CheckpointWriter
+from captioner.training.checkpoint import Checkpoint
 from captioner.training.distributed import World
 from captioner.training.graph_step import GraphStep
 from captioner.training.interrupt import Interruption
@@ -30,6 +29,7 @@ from captioner.training.setup import TrainerSettings, TrainingSetup
 from captioner.training.state import Progress, RunState
 from captioner.training.step import PlainStep
 from captioner.training.timing import Timing
+from captioner.training.validations import Validations
 
 
 class Trainer:
@@ -40,7 +40,8 @@ class Trainer:
     writes and reports.
 
     `run` does it all. Whoever trains several models together calls the steps that it consists of:
-    `begin_epoch`, `take` for each group of batches, `save`, `finish_epoch`.
+    `begin_epoch`, `take` for each group of batches, `save`, `finish_epoch`, in a block of `writer`:
+    checkpoints are written in the background.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Trainer:
         reporting: Reporting | None = None,
     ) -> None:
         self.model, self.optimizer = setup.model, setup.optimizer
-        self.loader, self.order, self.validate = setup.loader, setup.order, setup.validate
+        self.loader, self.order = setup.loader, setup.order
         self.texts, self.folder, self.settings, self.device = setup.texts, folder, settings, device
         self.world, self.random = world or World(), random or Randomness(device)
         self.reporting = reporting or Reporting()
@@ -69,6 +70,17 @@ class Trainer:
         self.total_steps = settings.epochs * self.steps_per_epoch
         self._forecast = Forecast(self.reporting, device=device, epoch=self.steps_per_epoch)
         self.step = self._make_step(setup.data)
+        self.writer = CheckpointWriter()
+        self.validations = Validations(
+            setup,
+            settings=settings,
+            average=self.average,
+            folder=folder,
+            world=self.world,
+            reporting=self.reporting,
+            writer=self.writer,
+            advice=self._advice,
+        )
         self.timing = Timing(
             folder,
             device=device,
@@ -112,6 +124,7 @@ class Trainer:
             return False
         self.progress = self.state.load(path, self.device)
         self._check_place(path)
+        self.validations.submit(self.progress)
         self.step.prepare()
         self.timing.resume(self.progress.epoch)
         self.reporting.say("resuming at step %d of %d", self.progress.step, self.total_steps)
@@ -128,28 +141,26 @@ class Trainer:
                 f"batches and {self.steps_per_epoch} steps each"
             )
         told = [one for one in state.history if {"epoch", self.settings.best_metric} <= one.keys()]
-        if len(state.history) != state.epoch or len(told) < state.epoch:
+        expected = state.epoch - (state.pending is not None)
+        if len(state.history) != expected or len(told) < expected:
             raise CheckpointError(
                 f"{path} has a history of {len(told)} epochs with {self.settings.best_metric}, "
-                f"expected {state.epoch}"
+                f"expected {expected}"
             )
         if state.finished and not state.epoch:
             raise CheckpointError(f"{path} is said to be finished before its first epoch")
 
     def save(self) -> None:
-        """Write last.pt, from which `resume` continues bit for bit.
+        """Write last.pt, from which `resume` continues bit for bit; `writer` writes it later.
 
         Raises NumericsError, the old file left as it is, when a weight is no longer finite.
         """
         with self.timing.during("saving"):
             self._check_weights()
             training = self.state.gathered(self.progress)
-            kept = Checkpoint(self.model.state_dict(), self.texts, training=training)
-            self._write("last.pt", kept)
-
-    def _write(self, name: str, checkpoint: Checkpoint) -> None:
-        if self.world.main:
-            save_checkpoint(self.folder / name, checkpoint)
+            if self.world.main:
+                kept = Checkpoint(self.model.state_dict(), self.texts, training=training)
+                self.writer.write(self.folder / "last.pt", kept)
 
     def _check_weights(self) -> None:
         """A gradient can overflow in the very step whose loss was still finite."""
@@ -177,7 +188,7 @@ class Trainer:
         state = self.progress
         show = self.reporting.show_progress and self.world.main
         bar = ProgressBar(self.total_steps, done=state.step, show=show)
-        with bar, Interruption() as interruption:
+        with bar, Interruption() as interruption, self.writer:
             self._bar = bar
             while not state.finished:
                 self._train_epoch(interruption)
@@ -219,8 +230,12 @@ class Trainer:
             self._forecast.step(self.total_steps - state.step)
         last = state.position == len(self.order)
         late = time.monotonic() - self._saved > 60 * settings.checkpoint_minutes
-        # Clocks and signals are each process's own: what one of them asks for, all do.
-        late, stop = self.world.any(late, asked_to_stop)
+        self.writer.check()
+        # Clocks, signals and scores are a process's own: what one of them asks for, all do.
+        late, stop, scored = self.world.any(late, asked_to_stop, self.validations.arrived())
+        if scored:
+            with self.timing.during("validation"):
+                self.validations.settle(state)
         due = late or (settings.checkpoint_steps and state.step % settings.checkpoint_steps == 0)
         if last or due or stop or state.step % settings.log_steps == 0:
             self._account()
@@ -267,62 +282,20 @@ class Trainer:
             self.progress.sums[name] = (before[0] + next(totals), before[1] + next(totals))
 
     def finish_epoch(self) -> None:
-        """Validate, keep the best, write the history, turn to the next epoch and save."""
-        state, settings = self.progress, self.settings
-        with self.average.in_place() if self.average is not None else nullcontext():
-            metrics, better = self._validate()
-        state.validations_since_best = 0 if better else state.validations_since_best + 1
-        figures = {
-            "epoch": state.epoch + 1,
-            "step": state.step,
-            "train_loss": state.loss_sum / max(1, state.tokens),
-            **state.means(),
-            "seconds": state.seconds,
-            **metrics,
-        }
-        state.history = [*state.history, figures]
+        """Validate, turn to the next epoch and save.
+
+        What follows from the scores may come later, in `take`: it does not where they decide
+        whether there is another epoch. Errors as `Validations.settle`.
+        """
+        state, tokens = self.progress, self.progress.tokens
+        with self.timing.during("validation"):
+            self.validations.settle(state)  # the epoch before's
+            self.validations.measure(state)
+            state.turn()
+            self.validations.submit(state)
+            self.validations.settle_if_due(state)
         if self.world.main:
-            write_json(self.folder / "history.json", state.history)
-            metric, epochs = settings.best_metric, settings.epochs
-            self.reporting.epoch(figures, better, metric=metric, epochs=epochs)
-            self.timing.finish_epoch(state.epoch + 1, state.step, state.tokens)
+            self.timing.finish_epoch(state.epoch, state.step, tokens)
         else:
             self.timing.start_epoch()
-        stop = settings.patience is not None and state.validations_since_best >= settings.patience
-        if stop:
-            self.reporting.say(
-                "stopping early: no better %s in %d epochs", settings.best_metric, settings.patience
-            )
-        state.epoch += 1
-        state.position, state.loss_sum, state.tokens, state.seconds = 0, 0.0, 0, 0.0
-        state.sums = {}
-        state.finished = stop or state.epoch >= settings.epochs
         self.save()
-
-    def _validate(self) -> tuple[dict[str, float], bool]:
-        """The figures of the model as it stands, kept as best.pt if they are the best so far."""
-        state, settings = self.progress, self.settings
-        self.model.eval()
-        with self.timing.during("validation"):
-            metrics = self.world.gather(self.validate(state.step))[0]  # the same to the last bit
-        score = self._score(metrics)
-        sign = -1 if settings.lower_is_better else 1
-        better = state.best is None or sign * score > sign * state.best
-        kept = Checkpoint(self.model.state_dict(), self.texts, scores=metrics)
-        if better:
-            state.best = score
-            self._write("best.pt", kept)
-        if settings.keep_epochs:
-            self._write(f"epoch_{state.epoch + 1}.pt", kept)
-            old = self.folder / f"epoch_{state.epoch + 1 - settings.keep_epochs}.pt"
-            old.unlink(missing_ok=True)
-        return metrics, better
-
-    def _score(self, metrics: dict[str, float]) -> float:
-        """The metric that decides which epoch is the best."""
-        name = self.settings.best_metric
-        if name not in metrics:
-            raise ConfigError(f"best_metric {name!r} is not among {', '.join(metrics)}")
-        if math.isnan(metrics[name]):  # it would compare as neither better nor worse for ever
-            raise NumericsError(f"{name} is NaN after step {self.progress.step}; {self._advice()}")
-        return metrics[name]

@@ -1,7 +1,6 @@
-"""What a captioner is worth on a split: perplexity of references, scores of its own captions."""
+"""What a captioner makes of a split: the loss of references, and its own captions."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,28 +10,20 @@ from torch import Tensor
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import CaptionDataset
 from captioner.data.images import load_image
-from captioner.evaluation import score
-from captioner.evaluation.coco_format import ImageId
 from captioner.inference.captions import Caption, CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.training.distributed import World
 from captioner.validation.attention import AttentionViews
 
-VALIDATED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
-
-# Captions by image name -> more figures (attribute accuracy of scenes, say).
-ExtraMetrics = Callable[[dict[str, str]], dict[str, float]]
-
 
 class CaptionValidator:
-    """Scores a captioner on a split by teacher forcing and by free-running generation.
+    """Measures a captioner on a split by teacher forcing and by free-running generation.
 
-    Called by the trainer with the step number, it returns loss (nats a token), perplexity, BLEU-1
-    to BLEU-4, ROUGE-L, CIDEr-D (in percent), the share of different captions, and what `extra`
-    adds; with a TensorBoard `writer` the first `shown` images are logged with their captions. Of a
-    model that attends to regions, `attention` adds what it measures and shows where it looks. The
-    processes of a `world` divide the batches, which are the same as one process's, and rank 0 alone
-    computes scores: every figure is that of one process, and all processes get it.
+    Called by the trainer with the step number, it returns what `scores.CaptionScorer` takes: the
+    loss (nats a token), the captions by image name, and of a model that attends to regions what
+    `attention` measures. With a TensorBoard `writer` the first `shown` images are logged with their
+    captions, and where the model looks. The processes of a `world` divide the batches, which are
+    the same as one process's: all of them get what one process alone would measure.
     """
 
     def __init__(
@@ -42,7 +33,6 @@ class CaptionValidator:
         images: Sequence[CaptionedImage],
         dataset: CaptionDataset,
         batch_size: int,
-        extra: ExtraMetrics | None = None,
         writer: Any = None,
         shown: int = 0,
         world: World | None = None,
@@ -50,11 +40,11 @@ class CaptionValidator:
     ) -> None:
         self.world = world or World()
         self.generator, self.images, self.dataset = generator, images, dataset
-        self.batch_size, self.extra, self.writer, self.shown = batch_size, extra, writer, shown
+        self.batch_size, self.writer, self.shown = batch_size, writer, shown
         self.attention = attention
 
-    def __call__(self, step: int) -> dict[str, float]:
-        """Every figure of the split; the model's mode and the random state are left as found."""
+    def __call__(self, step: int) -> dict[str, Any]:
+        """The whole split's; the model's mode and the random state are left as found."""
         training = self.generator.model.training
         try:
             loss = self.loss()
@@ -63,27 +53,20 @@ class CaptionValidator:
                 lambda part: self.generator.captions(self.dataset.source(part)), rows
             )
             captions = [found for part in parts for found in part]
-            return self.world.from_main(lambda: self._scores(step, loss, captions))
+            best = {i.name: one[0].text for i, one in zip(self.images, captions, strict=True)}
+            return {
+                "loss": loss,
+                "captions": best,
+                "attention": self.world.from_main(lambda: self._looked(step, captions)),
+            }
         finally:
             self.generator.model.train(training)
 
-    def _scores(
-        self, step: int, loss: float, captions: Sequence[list[Caption]]
-    ) -> dict[str, float]:
-        best = {image.name: one[0].text for image, one in zip(self.images, captions, strict=True)}
-        references: dict[ImageId, Sequence[str]] = {i.name: i.captions for i in self.images}
-        scores = score(references, dict(best.items()), samples=0)
-        figures = {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            **{name: scores[name] for name in VALIDATED},
-            "different_captions": len(set(best.values())) / len(best),
-            **(self.extra(best) if self.extra else {}),
-            **(self.attention.figures(captions) if self.attention else {}),
-        }
+    def _looked(self, step: int, captions: Sequence[list[Caption]]) -> dict[str, float]:
+        """The figures of attention; what is shown is shown."""
         if self.writer is not None:
             self._show(step, captions)
-        return figures
+        return self.attention.figures(captions) if self.attention else {}
 
     @torch.inference_mode()
     def loss(self) -> float:
