@@ -114,7 +114,8 @@ def test_a_checkpoint_whose_words_do_not_fit_is_refused(checkpoint: Path, tmp_pa
     [
         ("config", lambda c: None, r"config must be an object, found None"),
         ("config", lambda c: {**c, "model": None}, r"config: model must be an object, found None"),
-        ("config", lambda c: changed_in(c, "model", num_layers=100_000), "num_layers is 100,000"),
+        ("config", lambda c: changed_in(c, "model", num_layers=100), "num_layers is 100, but"),
+        ("config", lambda c: changed_in(c, "model", num_layers=10**5), "num_layers must be from 1"),
         ("config", lambda c: changed_in(c, "model", hidden_size=10**9), "does not fit this model"),
         ("config", lambda c: changed_in(c, "model", num_layers=1.5), "num_layers must be a whole"),
         ("config", lambda c: changed_in(c, "model", kind=["x"]), "kind must be one of show_and"),

@@ -269,8 +269,13 @@ def _with_weights(
         raise CheckpointError(
             f"{source}: config: num_layers is {layers:,}, but there are {len(weights)} tensors"
         )
-    with torch.device("meta"):
-        check_weights(build(), weights, source=source)
+    try:
+        with torch.device("meta"):
+            empty = build()
+    except RuntimeError as error:  # a size that no tensor can have
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{source} does not fit this model: {reason}") from error
+    check_weights(empty, weights, source=source)
     model = build()
     load_weights(model, weights, source=source)
     return model
