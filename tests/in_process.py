@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from script_runner import REPOSITORY
 
@@ -19,8 +20,11 @@ def call(path: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", [str(path), *arguments])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: put back after the test
     GlobalHydra.instance().clear()
+    threads = torch.get_num_threads()  # which a command sets
     try:
         runpy.run_path(str(path), run_name="__main__")
     except SystemExit as stop:
         return int(stop.code or 0)
+    finally:
+        torch.set_num_threads(threads)
     return 0

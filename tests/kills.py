@@ -93,6 +93,7 @@ def main(kills: int, seed: int = 0) -> None:
     moments = random.Random(seed)
     scripts = Scripts()
     try:
+        scripts.run(Path(), "leaderboard", "--help")  # begins the server, which is not to be timed
         for number, (name, scenario) in enumerate(SCENARIOS.items()):
             share = kills * (number + 1) // len(SCENARIOS) - kills * number // len(SCENARIOS)
             with tempfile.TemporaryDirectory(prefix="kills") as folder:

@@ -157,6 +157,7 @@ def test_killed_four_times_a_run_ends_bit_identical(tmp_path: Path, scripts: Scr
     run = folder / "run"
     command = [*SMALL, "run_dir=run", "trainer.epochs=6", "resume=true"]
     whole = scripts.start(tmp_path / "whole", "train", command[:-1])
+    command.append("trainer.scoring=beside")  # which decides nothing
     for phase in ("features", "steps", "saving", "anywhere"):
         left = {*run.glob(".last.pt.*")}  # by one that was killed while it saved
         process = scripts.start(folder, "train", command)
@@ -180,6 +181,7 @@ def test_killed_four_times_a_run_ends_bit_identical(tmp_path: Path, scripts: Scr
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
     assert without_seconds(run) == without_seconds(tmp_path / "whole" / "run")
+    assert "scored in another process" in log_of(run)
 
 
 def log_of(run: Path) -> str:

@@ -88,6 +88,7 @@ def test_requirements() -> None:
     assert not {name for name in names if name.startswith(("timm", "pytest", "mypy", "ruff"))}
 
 
+@pytest.mark.filterwarnings("ignore")  # setuptools' own cannot be sent between processes
 def test_a_wheel_holds_the_configuration_and_the_console_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +103,9 @@ def test_a_wheel_holds_the_configuration_and_the_console_command(
     copied = {Path(one).relative_to(tmp_path) for one in build.get_outputs(include_bytecode=False)}
     configs = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
     assert Path("configs/train.yaml") in configs
-    assert {Path("captioner") / path for path in configs} <= copied
+    configs.remove(Path("configs/benchmark.yaml"))  # whose command stays in a checkout
+    found = {one.relative_to("captioner") for one in copied if one.is_relative_to("captioner")}
+    assert {one for one in found if one.parts[0] == "configs"} == configs
     assert distribution.entry_points["console_scripts"] == ["captioner = captioner.__main__:main"]
 
 

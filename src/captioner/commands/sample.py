@@ -40,7 +40,7 @@ def sample_text(
     codec = trained.codec
     prompt = codec.decode(codec.encode(config.prompt))
     settings = dataclasses.asdict(config)
-    own = ("device", "threads", "checkpoint", "prompt", "out")  # the others are the generator's
+    own = ("device", "threads", "checkpoint", "prompt", "out", "overwrite")  # else the generator's
     options = {key: value for key, value in settings.items() if key not in own}
     layers = trained.model.lstm
     require_memory_for_text(
