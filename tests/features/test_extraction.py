@@ -430,7 +430,7 @@ def test_precomputed_features_that_cannot_be_used(tmp_path: Path) -> None:
         load_features(save_npy(tmp_path, good[:, None, None], ["a", "b"]), names=["a"])
     with pytest.raises(DataError, match="int64"):
         load_features(save_npy(tmp_path, np.ones((2, 4), np.int64), ["a", "b"]), names=["a"])
-    with pytest.raises(DataError, match="JSON list of image names"):
+    with pytest.raises(DataError, match=r"names\.json: \[0\] must be text, found 1"):
         load_features(save_npy(tmp_path, good, [1, 2]), names=["a"])  # type: ignore[list-item]
     (tmp_path / "f.names.json").unlink()
     with pytest.raises(DataError, match=r"f\.names\.json or f\.names\.txt"):
