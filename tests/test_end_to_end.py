@@ -138,7 +138,7 @@ def test_a_folder_that_holds_a_run_is_not_touched(run_script: Run, trained: Path
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, scripts: Scripts) -> None:
     endless = ("run_dir=run", "trainer.epochs=200", "trainer.checkpoint_steps=null")
     process = scripts.start(tmp_path, "train", [*SMALL, *endless])
-    process.wait_until(lambda: "epoch 1:" in log_of(tmp_path / "run"))
+    process.wait_until(lambda: "epoch   1/200 " in log_of(tmp_path / "run"))
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=120) == 130
     said = process.stderr

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import attention, command, epoch, lstm_implementations, scale, settings
+from benchmarks import attention, command, config, epoch, lstm_implementations, scale, settings
 from benchmarks.captions import (
     LONGEST,
     MEAN,
@@ -437,7 +437,7 @@ def test_configuration_composes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_setting_may_be_is_what_the_suites_have() -> None:
-    assert tuple(command.SUITES) == settings.SUITES
+    assert tuple(command.SUITES) == config.SUITES
     assert tuple(CASES) == settings.CASES
     assert tuple(attention.MODELS) == settings.ATTENTION_MODELS
     assert tuple(lstm_implementations.DTYPES) == settings.DTYPES

@@ -115,7 +115,7 @@ def test_damaged_maps_are_refused_by_the_files_name(tmp_path: Path) -> None:
     save_record(tmp_path / "scores.json", make_run(tmp_path, "run", [some_maps(), None]))
     file = images_file(tmp_path / "scores.json")
     file.write_text(file.read_text().replace('"rows": 2', '"rows": 3'))
-    with pytest.raises(DataError, match=r"scores_images\.json is no file of scored images"):
+    with pytest.raises(DataError, match=r"scores_images\.json: .*maps cannot be used"):
         load_record(tmp_path)
     with pytest.raises(ValueError, match="3 attention maps of a caption of 1 words"):
         ShownCaption("a", [("a", 0.5)], maps=some_maps())

@@ -301,7 +301,7 @@ def test_boxes_hold_the_objects_and_nothing_else(drawn: CaptionData) -> None:
 
 def test_boxes_need_the_seed(tmp_path: Path) -> None:
     (tmp_path / "scenes.json").write_text('{"scenes": {}}')
-    with pytest.raises(DataError, match="does not name the seed"):
+    with pytest.raises(DataError, match="lacks 'parameters'"):
         load_scene_boxes(tmp_path)
 
 
