@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,20 @@ COMMANDS = [path for path in SCRIPTS if "run_command" in path.read_text(encoding
 
 def call(path: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a script; its exit status."""
-    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: put back after the test
+    main = functools.partial(runpy.run_path, str(path), run_name="__main__")
+    return begin(main, str(path), *arguments, monkeypatch=monkeypatch)
+
+
+def begin(
+    main: Callable[[], object], program: str, *arguments: str, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """Run a program's main function as if it had been typed so; its exit status."""
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # a command sets it: put back after the test
     GlobalHydra.instance().clear()
     threads = torch.get_num_threads()  # which a command sets
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        main()
     except SystemExit as stop:
         return int(stop.code or 0)
     finally:

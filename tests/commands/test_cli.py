@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
@@ -29,15 +27,6 @@ from captioner.commands.cli import (
 )
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """Hydra gives the root logger handlers that write where this test's output goes."""
-    root, handlers, level = logging.root, [*logging.root.handlers], logging.root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,14 +27,6 @@ WORK = {
     "sample": ("captioner.commands.sample.load_language_model", "checkpoint=a"),
     "train": ("captioner.commands.train.build_trainer", "run_dir=run"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    root, handlers, level = logging.root, [*logging.root.handlers], logging.root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def planted(*_: Any, **__: Any) -> NoReturn:

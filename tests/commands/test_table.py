@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
+from in_process import begin
 
 from captioner import __main__, __version__
 from captioner import config as schema
@@ -19,24 +17,8 @@ from captioner.commands.table import COMMANDS, typed
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """Hydra gives the root logger handlers that write where this test's output goes."""
-    root, handlers, level = logging.root, [*logging.root.handlers], logging.root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str, program: str = "captioner") -> int:
-    monkeypatch.setattr(sys, "argv", [program, *arguments])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # a command sets it: put back after the test
-    GlobalHydra.instance().clear()
-    try:
-        __main__.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return begin(__main__.main, program, *arguments, monkeypatch=monkeypatch)
 
 
 def test_every_command_has_a_script_a_schema_and_a_configuration() -> None:
