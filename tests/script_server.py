@@ -73,7 +73,7 @@ def preload() -> None:
     names = [f"captioner.commands.{module.stem}" for module in sorted(commands.glob("[a-z]*.py"))]
     libraries = ["torchvision.transforms.v2", "timm", "nltk.stem.snowball"]
     libraries += ["torch.utils.tensorboard", "captioner.ops"]
-    libraries += ["torch._dynamo"]  # which an optimiser imports, in two seconds
+    libraries += ["torch._dynamo"]  # two seconds, where a script exports or takes a network of timm
     libraries += ["matplotlib.pyplot", "IPython.core.interactiveshell"]
     for name in (*libraries, *names):
         with contextlib.suppress(ImportError):
