@@ -12,7 +12,7 @@ from captioner import __main__, __version__
 from captioner import config as schema
 from captioner.commands import table
 from captioner.commands.cli import CONFIGS
-from captioner.commands.table import COMMANDS, typed
+from captioner.commands.table import COMMANDS, typed, typed_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,4 +98,4 @@ def test_a_command_is_typed_as_this_one_was(
         given == "python scripts/caption.py checkpoint=outputs/x_lr=1,h=2/best.pt 'images=a b.jpg'"
     )
     monkeypatch.setattr(table.shutil, "which", lambda name: None)
-    assert started("scripts/train.py") == f"{python} scripts/caption.py"
+    assert started("scripts/train.py") == f"{typed_path(python)} scripts/caption.py"

@@ -86,14 +86,19 @@ class World:
         mine = [function(items[k]) for k in self.share(len(items))]
         return [result for part in self.gather(mine) for result in part]
 
+    def wait(self) -> None:
+        """Wait until every rank has come here. Collective."""
+        if self.size > 1:
+            dist.barrier()
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """A block that rank 0 runs alone, then the others: what it stores, they find."""
-        if self.size > 1 and not self.main:
-            dist.barrier()
+        if not self.main:
+            self.wait()
         yield
-        if self.size > 1 and self.main:
-            dist.barrier()
+        if self.main:
+            self.wait()
 
     def gather_streams(self, state: Sequence[Tensor]) -> list[Tensor]:
         """The state of every rank's streams, each tensor [L, B, H], on the CPU. Collective."""

@@ -180,7 +180,7 @@ class Trainer:
     # -- the loop ---------------------------------------------------------------------------
 
     def run(self) -> list[dict[str, float]]:
-        """Train to the end and return a dict of figures for each epoch.
+        """Train to the end and return a dict of figures for each epoch; all files are then written.
 
         Raises KeyboardInterrupt after saving when a signal asked to stop, NumericsError when the
         loss or a weight is no longer finite (last.pt then holds the last good state).
@@ -198,6 +198,7 @@ class Trainer:
                     raise KeyboardInterrupt
                 self.finish_epoch()
                 interruption.saved = False
+        self.world.wait()  # until rank 0 has written its checkpoints
         return state.history
 
     def _train_epoch(self, interruption: Interruption) -> None:
