@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from captioner.data.download import download
 from captioner.errors import DataError
@@ -28,6 +30,7 @@ from captioner.files import (
     take_lock,
     write_json,
 )
+from captioner.runs.name import register_resolver
 from captioner.runs.outcome import is_training, sole_trainer
 
 DEEP = 100_000
@@ -122,6 +125,7 @@ def test_pipes_sockets_and_devices_are_no_files(tmp_path: Path) -> None:
 
 
 def test_nothing_else_waits_for_a_pipe_or_replaces_it(tmp_path: Path) -> None:
+    register_resolver()
     pipe = tmp_path / "lock"
     os.mkfifo(pipe)
     os.mkfifo(tmp_path / "a.zip.part")
@@ -129,15 +133,19 @@ def test_nothing_else_waits_for_a_pipe_or_replaces_it(tmp_path: Path) -> None:
         "a lock": lambda: take_lock(pipe, wait=True),
         "a run's lock": lambda: sole_trainer(tmp_path).__enter__(),
         "another run's lock": lambda: is_training(tmp_path),
+        "a run's log": lambda: OmegaConf.create({"a": f"${{log_file:{pipe}}}"}).a,
         "a download": lambda: download("http://elsewhere/a.zip", tmp_path / "a.zip"),
         "a download that is there": lambda: download("http://elsewhere/a.zip", pipe),
         "an output": lambda: atomic_write(pipe).__enter__(),
         "a device as an output": lambda: atomic_write("/dev/null").__enter__(),
+        "whatever stdout is as an output": lambda: atomic_write("/dev/stdout").__enter__(),
         "an image of two splits": lambda: find_leakage([pipe], []),
         "an image for a GPU": lambda: read_images([pipe], CPU, ThreadPoolExecutor(1)),
     }
     for name, use in uses.items():
-        with pytest.raises(DataError, match=r"(named pipe|device), expected a file"):
+        with pytest.raises(
+            (DataError, OmegaConfBaseException), match=r"(named pipe|device), expected a file"
+        ):
             use()
             pytest.fail(name)
     assert stat.S_ISFIFO(pipe.stat().st_mode) and stat.S_ISCHR(Path("/dev/null").stat().st_mode)

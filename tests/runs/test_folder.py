@@ -47,7 +47,10 @@ def test_a_run_of_version_0_1_goes_on_under_todays_names(tmp_path: Path) -> None
         check_same_run(tmp_path, {**NOW, **now, "generation": {"beam_size": 5}})
 
 
-def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "5")  # of nothing: without WORLD_SIZE there is one process
     (tmp_path / "replica_0").mkdir()
     left = [".last.pt.abcd1234", ".history.json.x_y9z012", "replica_0/.epoch_3.pt.12345678"]
     kept = ["last.pt", ".notes.settings", ".last.pt.swp", ".last.pt.folder_1/inside"]

@@ -126,6 +126,7 @@ def _stop(message: str, *, status: int) -> None:
 def explain(error: Exception, name: str) -> str:
     """Hydra's message in a sentence or two, with the nearest key or choice that exists."""
     text = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
+    text = re.sub(r"\w+ raised while resolving interpolation: ", "", text)
     lines = text.splitlines()
     missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if missing and missing.group(1).startswith("hydra/launcher/"):

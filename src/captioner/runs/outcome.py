@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,12 +69,8 @@ def sole_trainer(folder: Path) -> Iterator[None]:
     """Hold a run's folder while this process trains in it; FolderTaken when another one does.
 
     What an earlier process left half written, killed while it did, is removed. The lock ends with
-    the process, however that ends. Of the processes of one distributed run the first holds it for
-    all.
+    the process, however that ends.
     """
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
     try:
         lock = take_lock(folder / _LOCK, wait=False)
     except BlockingIOError:
