@@ -89,26 +89,38 @@ _TOKEN = re.compile(
 )
 
 
-# Most captions need no grammar: letters, spaces, and full stops and commas that stand alone.
-_PLAIN = re.compile(r"(?:[A-Za-z]+|[.,])(?: +(?:[A-Za-z]+|[.,]))*\s*")
-_JOINED = re.compile(r"\b(?:cannot|gonna|wanna|gotta|gimme|lemme)\b", re.IGNORECASE)
+# What may be read otherwise between two other pieces than alone: entities, tags, characters outside
+# of ASCII, "a." and "fig." before a space, "'t" before " is".
+_IN_CONTEXT = re.compile(
+    rf"[^\x21-\x7e]|[&<]|(?<![a-z])(?:[a-z]|{'|'.join(_NUMBERING.split())})\.$|(?<![a-z]n)'t$",
+    re.IGNORECASE,
+)
 
 
-def _tokens(caption: str) -> list[str]:
-    if _PLAIN.fullmatch(caption) and not _JOINED.search(caption):
-        return caption.split()
-    if not caption.isascii():
-        caption = unicodedata.normalize("NFC", caption).translate(_CHARACTERS)
-    if "&" in caption:
-        caption = html.unescape(caption)
-    return [_BRACKETS.get(t, t) for t in _TOKEN.findall(_PARTS.sub(r"\g<0> ", caption))]
+def _tokens(text: str) -> tuple[str, ...]:
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
+    if "&" in text:
+        text = html.unescape(text)
+    found = [_BRACKETS.get(t, t) for t in _TOKEN.findall(_PARTS.sub(r"\g<0> ", text))]
+    tokens = [sys.intern(token.lower()) for token in found]
+    return tuple(token for token in tokens if token not in _COCO_PUNCTUATION)
 
 
 @lru_cache(maxsize=1 << 15)
+def tokens_of_piece(piece: str) -> tuple[str, ...] | None:
+    """The tokens of what stands between two spaces; None where they depend on its neighbours."""
+    return None if _IN_CONTEXT.search(piece) else _tokens(piece)
+
+
 def coco_tokens(caption: str) -> tuple[str, ...]:
-    """The words of a caption as coco-caption's scores count them, remembered for the next call."""
-    tokens = [sys.intern(token.lower()) for token in _tokens(caption)]
-    return tuple(token for token in tokens if token not in _COCO_PUNCTUATION)
+    """The words of a caption as coco-caption's scores count them."""
+    tokens: list[str] = []
+    for piece in map(tokens_of_piece, caption.split()):
+        if piece is None:
+            return _tokens(caption)
+        tokens += piece
+    return tuple(tokens)
 
 
 def tokenize(caption: str) -> list[str]:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from captioner.evaluation.corpus import Floats
 from captioner.evaluation.meteor_words import WordMatches, stem
 from captioner.evaluation.metric import Metric
-from captioner.evaluation.ngrams import Floats
 from captioner.progress import track
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75

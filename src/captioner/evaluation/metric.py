@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captioner.evaluation.ngrams import Floats
+from captioner.evaluation.corpus import Floats
 
 SAMPLES = 1000
 _CELLS = 1 << 21  # R x I numbers drawn at a time

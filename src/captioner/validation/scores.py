@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from captioner.evaluation.corpus import Corpus, encode_references
 from captioner.evaluation.metrics import ScoringOptions, measure
-from captioner.evaluation.ngrams import Corpus, encode_references
 
 VALIDATED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 OPTIONS = ScoringOptions(samples=0)
