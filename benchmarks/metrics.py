@@ -9,7 +9,7 @@ from benchmarks.captions import captioned_images
 from benchmarks.settings import MetricsBenchmark
 from benchmarks.suite import Axes, Run, SuiteResult
 from benchmarks.timing import interleaved, paired_ratio
-from captioner.data.tokenize import coco_tokens, tokens_of_piece
+from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import cider
@@ -70,7 +70,7 @@ def _captions(images: int, run: Run) -> tuple[list[Captions], Captions]:
 
 def _ours(references: list[Captions], hypotheses: Captions) -> Scores:
     """Scores of raw captions; the tokeniser remembers nothing of earlier repeats."""
-    tokens_of_piece.cache_clear()
+    coco_tokens.piece.cache_clear()
     metrics = measure(references, hypotheses).metrics
     return {name: metric.value / 100 for name, metric in metrics.items()}
 
@@ -97,7 +97,7 @@ def _memory(references: list[Captions], hypotheses: Captions, images: int) -> tu
     """MB of captions of so many images, made different by number, and the peak beyond them."""
     if not references:
         raise DataError("measuring memory needs captions: there are none")
-    tokens_of_piece.cache_clear()
+    coco_tokens.piece.cache_clear()
     tracemalloc.start()
     many = [
         [f"{caption} {row // len(references)}" for caption in references[row % len(references)]]

@@ -12,6 +12,7 @@ import html
 import re
 import sys
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 
 _BRACKETS = {
@@ -107,20 +108,34 @@ def _tokens(text: str) -> tuple[str, ...]:
     return tuple(token for token in tokens if token not in _COCO_PUNCTUATION)
 
 
-@lru_cache(maxsize=1 << 15)
-def tokens_of_piece(piece: str) -> tuple[str, ...] | None:
-    """The tokens of what stands between two spaces; None where they depend on its neighbours."""
-    return None if _IN_CONTEXT.search(piece) else _tokens(piece)
+class PieceTokenizer:
+    """Tokens of captions, read piece by piece: what stands between spaces is read once.
+
+    `tokens` reads any text, `in_context` finds pieces whose tokens depend on their neighbours: a
+    caption that has one is read as a whole.
+    """
+
+    def __init__(
+        self, tokens: Callable[[str], tuple[str, ...]], in_context: re.Pattern[str]
+    ) -> None:
+        @lru_cache(maxsize=1 << 15)
+        def piece(text: str) -> tuple[str, ...] | None:
+            return None if in_context.search(text) else tokens(text)
+
+        self.whole, self.piece = tokens, piece
+
+    def __call__(self, caption: str) -> tuple[str, ...]:
+        """The tokens of a caption."""
+        found: list[str] = []
+        for tokens in map(self.piece, caption.split()):
+            if tokens is None:
+                return self.whole(caption)
+            found += tokens
+        return tuple(found)
 
 
-def coco_tokens(caption: str) -> tuple[str, ...]:
-    """The words of a caption as coco-caption's scores count them."""
-    tokens: list[str] = []
-    for piece in map(tokens_of_piece, caption.split()):
-        if piece is None:
-            return _tokens(caption)
-        tokens += piece
-    return tuple(tokens)
+# The words of a caption as coco-caption's scores count them.
+coco_tokens = PieceTokenizer(_tokens, _IN_CONTEXT)
 
 
 def tokenize(caption: str) -> list[str]:

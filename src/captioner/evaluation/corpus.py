@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count, islice
+from itertools import count, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from captioner.errors import DataError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-BATCH = 1000  # captions whose tokens are in memory at a time
+BATCH = 1000  # captions whose word numbers are in memory as Python's at a time
 
 
 def starts(lengths: Ints) -> Ints:
@@ -109,12 +109,36 @@ def _encode(
 ) -> tuple[Sentences, dict[str, int]]:
     """The captions, whose new words are numbered after those of the vocabulary, and all words."""
     known = defaultdict(count(len(vocabulary)).__next__, vocabulary)
-    words, lengths, captions = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], iter(captions)
-    while tokens := [*map(tokens_of, islice(captions, BATCH))]:
-        numbers = map(known.__getitem__, chain.from_iterable(tokens))
-        words.append(np.fromiter(numbers, np.int32))
-        lengths.append(np.fromiter(map(len, tokens), np.int64))
-    return Sentences(np.concatenate(words), np.concatenate(lengths)), dict(known)
+    pieces = _Pieces(getattr(tokens_of, "piece", lambda piece: None), known.__getitem__)
+    words, lengths, captions = [np.zeros(0, np.int32)], [], iter(captions)
+    while batch := [*islice(captions, BATCH)]:
+        flat: list[int] = []
+        for caption in batch:
+            begin = len(flat)
+            for numbers in map(pieces.__getitem__, caption.split()):
+                if numbers is None:
+                    flat[begin:] = map(known.__getitem__, tokens_of(caption))
+                    break
+                flat += numbers
+            lengths.append(len(flat) - begin)
+        words.append(np.array(flat, np.int32))
+    return Sentences(np.concatenate(words), np.array(lengths, np.int64)), dict(known)
+
+
+class _Pieces(dict[str, "list[int] | None"]):
+    """The word numbers of what stands between spaces; None where the caption has to be read whole,
+    as by a tokeniser without a method for pieces."""
+
+    def __init__(
+        self, piece: Callable[[str], Sequence[str] | None], number: Callable[[str], int]
+    ) -> None:
+        super().__init__()
+        self._piece, self._number = piece, number
+
+    def __missing__(self, piece: str) -> list[int] | None:
+        tokens = self._piece(piece)
+        self[piece] = numbers = None if tokens is None else [*map(self._number, tokens)]
+        return numbers
 
 
 def _check(counts: Sequence[int], hypotheses: int) -> None:

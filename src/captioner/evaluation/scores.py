@@ -107,8 +107,10 @@ def score_files(
     scores = present(measured, matched, hypotheses, options, card={**files, **(card or {})})
     if sanity is not None:
         scores["sanity"] = sanity(matched, hypotheses, scores)
-    best = {image: [records.ShownCaption(captions[image])] for image in images}
-    shown = [records.ImageRecord(image, best[image], annotations[image]) for image in images]
+    shown = (
+        records.ImageRecord(image, [records.ShownCaption(captions[image])], annotations[image])
+        for image in images
+    )
     record = records.make_record(Path(results).stem, scores, shown, measured)
     if out is not None:
         records.save_record(out, record)
