@@ -86,6 +86,23 @@ def test_scores_are_the_same_to_the_last_bit_in_any_number_of_parts(
     assert scores(corpus, 1) == scores(corpus, 40) == scores(corpus, 1 << 17)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_reference_against_the_others_is_as_if_encoded_so(place: int) -> None:
+    images = [[*of_image, f"{of_image[0]} f"] for of_image in drawn(2)[0]]
+    ones = [of_image[place] for of_image in images]
+    others = [[*of_image[:place], *of_image[place + 1 :]] for of_image in images]
+    found = encode(images, [""] * len(images), str.split).one_against_others(place)
+    expected = encode(others, ones, str.split)
+    assert [*found.vocabulary.items()] == [*expected.vocabulary.items()]
+    assert found.counts.tolist() == expected.counts.tolist()
+    for mine, theirs in (
+        (found.hypotheses, expected.hypotheses),
+        (found.references, expected.references),
+    ):
+        assert mine.words.tolist() == theirs.words.tolist()
+        assert mine.lengths.tolist() == theirs.lengths.tolist()
+
+
 def test_ngrams_are_numbered_exactly() -> None:
     table = NgramTable(sentences_of([[7, 7, 7, 7, 7], [1, 2]]))
     assert table.size == 7  # 7, 77, 777, 7777, 1, 2, 12

@@ -25,6 +25,12 @@ def starts(lengths: Ints) -> Ints:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
+def ranges(first: Ints, lengths: Ints) -> Ints:
+    """first[k], first[k] + 1, ... of each length, one range after another."""
+    begins = starts(lengths)
+    return np.repeat(first - begins[:-1], lengths) + np.arange(begins[-1])
+
+
 @dataclass(frozen=True)
 class Sentences:
     """Sentences one after another: word numbers [N], and each sentence's length [S]."""
@@ -35,6 +41,11 @@ class Sentences:
     def starts(self) -> Ints:
         """Where each sentence begins in `words`, and where the last ends, [S + 1]."""
         return starts(self.lengths)
+
+    def take(self, rows: Ints) -> Sentences:
+        """The sentences of these rows."""
+        lengths = self.lengths[rows]
+        return Sentences(self.words[ranges(self.starts()[rows], lengths)], lengths)
 
 
 def sentences_of(words: Sequence[Sequence[int]]) -> Sentences:
@@ -47,7 +58,8 @@ def sentences_of(words: Sequence[Sequence[int]]) -> Sentences:
 class Corpus:
     """One hypothesis and one or more references an image, and the words behind the numbers.
 
-    `counts` [I] says how many references each image has.
+    `counts` [I] says how many references each image has; the vocabulary is in the order of its
+    numbers.
     """
 
     hypotheses: Sentences
@@ -61,6 +73,28 @@ class Corpus:
     def image_of_reference(self) -> Ints:
         """The image each reference belongs to, [S]."""
         return np.repeat(np.arange(len(self)), self.counts)
+
+    def one_against_others(self, place: int) -> Corpus:
+        """The reference at `place` of each image as its hypothesis, the others as its references.
+
+        It is what `encode` makes of them. Every image needs two references and one at `place`.
+        """
+        ones = starts(self.counts)[:-1] + place
+        others = self.references.take(np.delete(np.arange(self.counts.sum()), ones))
+        people = self.references.take(ones)
+        words = np.concatenate([others.words, people.words])
+        first = np.full(len(self.vocabulary), len(words))  # where each word occurs first
+        first[words[::-1]] = np.arange(len(words))[::-1]
+        old = np.argsort(first, kind="stable")[: np.count_nonzero(first < len(words))]
+        new = np.zeros(len(first), np.int32)
+        new[old] = np.arange(len(old))
+        names = list(self.vocabulary)
+        return Corpus(
+            Sentences(new[people.words], people.lengths),
+            Sentences(new[others.words], others.lengths),
+            self.counts - 1,
+            {names[word]: number for number, word in enumerate(old)},
+        )
 
 
 def encode(

@@ -34,7 +34,8 @@ def meteor(
     The corpus score is that of the summed statistics, as the jar's. An image without a match, an
     empty hypothesis and an empty reference score 0.
     """
-    rows, places = [], []
+    rows: list[list[float]] = []
+    places: list[slice] = []
     pairs = zip(references, hypotheses, strict=True)
     for of_image, hypothesis in track(pairs, len(references), "METEOR-py", units="images"):
         words = normalise(hypothesis)

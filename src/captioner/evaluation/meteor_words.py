@@ -56,7 +56,7 @@ class WordMatches:
     @cached_property
     def meanings(self) -> Mapping[str, frozenset[str]]:
         """The synsets of a word and of its base form, found when they are asked for."""
-        return _Found(self._meanings)
+        return _Remembered(self._meanings)
 
     def _meanings(self, word: str) -> frozenset[str]:
         bases = self.bases.get(word) or (self._base(word),)
@@ -74,7 +74,7 @@ class WordMatches:
         return ""
 
 
-class _Found(dict[str, frozenset[str]]):
+class _Remembered(dict[str, frozenset[str]]):
     """What a function finds for words, each found once."""
 
     def __init__(self, find: Callable[[str], frozenset[str]]) -> None:

@@ -11,7 +11,7 @@ from captioner.checks import one_of
 from captioner.errors import DataError
 from captioner.evaluation.bleu import Matches, bleu
 from captioner.evaluation.cider import DocumentFrequencies, Products, cider, corpus_ngrams
-from captioner.evaluation.corpus import Corpus, Floats, encode_references, with_hypotheses
+from captioner.evaluation.corpus import Corpus, Floats, encode
 from captioner.evaluation.java_metrics import java_meteor, spice
 from captioner.evaluation.meteor import meteor, normalise
 from captioner.evaluation.meteor_words import load_word_matches
@@ -66,19 +66,18 @@ def measure(
     hypotheses: Sequence[str],
     options: ScoringOptions | None = None,
     *,
-    encoded: Corpus | None = None,
+    corpus: Corpus | None = None,
 ) -> Measured:
     """Score raw captions, one hypothesis and one or more references an image.
 
-    `encoded` are the same references, tokenised before by `encode_references` as `options` say.
+    `corpus` is what `encode` makes of them as `options` say, if it is known.
     A metric that lacks something (Java, a jar) is left out and says why. DataError when there is
     nothing to score.
     """
     options = options or ScoringOptions()
     tokens_of = options.conventions.tokens
-    if encoded is None:
-        encoded = encode_references(references, tokens_of)
-    corpus = with_hypotheses(encoded, hypotheses, tokens_of)
+    if corpus is None:
+        corpus = encode(references, hypotheses, tokens_of)
     measured = Measured({})
 
     @cache

@@ -19,7 +19,7 @@ import numpy as np
 from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu_metrics
 from captioner.evaluation.cider import SIGMA, DocumentFrequencies
-from captioner.evaluation.corpus import Floats, Ints, Sentences, sentences_of, starts
+from captioner.evaluation.corpus import Floats, Ints, Sentences, ranges, sentences_of, starts
 from captioner.evaluation.ngrams import ORDERS, Counted, NgramTable, images_with, pack
 
 WordNumbers = Sequence[Sequence[int]]
@@ -112,7 +112,7 @@ class CountedReferences:
         own = self.rarities.table.count(sentences)
         shown, group = np.unique(image, return_inverse=True)
         sizes = np.diff(self._first_entry)[shown]
-        entries = _ranges(self._first_entry[shown], sizes)
+        entries = ranges(self._first_entry[shown], sizes)
         theirs = pack(np.repeat(np.arange(len(shown)), sizes), self._ngram[entries])
         mine, at = _equal(pack(group[own.sentence], own.ngram), theirs)
         entries = entries[at]
@@ -139,7 +139,7 @@ class CountedReferences:
     def _closest(self, lengths: Ints, image: Ints) -> Ints:
         """The reference length nearest to each sentence's, the shorter of two equally near."""
         sizes = self.counts[image]
-        theirs = self.lengths[_ranges(self.first[image], sizes)]
+        theirs = self.lengths[ranges(self.first[image], sizes)]
         sentence = np.repeat(np.arange(len(image)), sizes)
         order = np.lexsort((theirs, np.abs(theirs - lengths[sentence]), sentence))
         return np.asarray(theirs[order][starts(sizes)[:-1]])
@@ -232,13 +232,7 @@ def _equal(keys: Ints, ordered: Ints) -> tuple[Ints, Ints]:
     """All pairs of equal entries of keys and of sorted ones: the place of each."""
     low = np.searchsorted(ordered, keys)
     counts = np.searchsorted(ordered, keys, side="right") - low
-    return np.repeat(np.arange(len(keys)), counts), _ranges(low, counts)
-
-
-def _ranges(first: Ints, lengths: Ints) -> Ints:
-    """first[k], first[k] + 1, ... of each length, one range after another."""
-    begins = starts(lengths)
-    return np.repeat(first - begins[:-1], lengths) + np.arange(begins[-1])
+    return np.repeat(np.arange(len(keys)), counts), ranges(low, counts)
 
 
 def _check(references: Sequence[WordNumbers], names: Sequence[str]) -> None:
