@@ -27,7 +27,7 @@ from benchmarks.worker import process_age
 from captioner.errors import CaptionerError
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import cider
-from captioner.evaluation.ngrams import encode
+from captioner.evaluation.corpus import encode
 from captioner.generation import Constraints, beam_search
 from captioner.inference.captions import CaptionGenerator
 

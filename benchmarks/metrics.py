@@ -13,8 +13,8 @@ from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import cider
+from captioner.evaluation.corpus import encode
 from captioner.evaluation.metrics import measure
-from captioner.evaluation.ngrams import encode
 from captioner.evaluation.rouge import rouge_l
 
 TIMES_FASTER, SECONDS, SAME = 5.0, 2.0, 1e-9
@@ -70,7 +70,7 @@ def _captions(images: int, run: Run) -> tuple[list[Captions], Captions]:
 
 def _ours(references: list[Captions], hypotheses: Captions) -> Scores:
     """Scores of raw captions; the tokeniser remembers nothing of earlier repeats."""
-    coco_tokens.cache_clear()
+    coco_tokens.piece.cache_clear()
     metrics = measure(references, hypotheses).metrics
     return {name: metric.value / 100 for name, metric in metrics.items()}
 
@@ -97,7 +97,7 @@ def _memory(references: list[Captions], hypotheses: Captions, images: int) -> tu
     """MB of captions of so many images, made different by number, and the peak beyond them."""
     if not references:
         raise DataError("measuring memory needs captions: there are none")
-    coco_tokens.cache_clear()
+    coco_tokens.piece.cache_clear()
     tracemalloc.start()
     many = [
         [f"{caption} {row // len(references)}" for caption in references[row % len(references)]]

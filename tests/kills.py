@@ -14,7 +14,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,35 @@ TEXT = (
 )
 
 
+def write_text(folder: Path) -> None:
+    """A text for language models."""
+    (folder / "text.txt").write_text("the cat sat on the mat and saw a rat\n" * 40)
+
+
+def write_archives(folder: Path) -> None:
+    """Archives with as many images and captions as Flickr8k's, an image a few bytes."""
+    (folder / "flickr8k").mkdir()
+    names = [f"{number}.jpg" for number in range(8092)]  # one has captions and no image
+    with zipfile.ZipFile(folder / "flickr8k" / "Flickr8k_Dataset.zip", "w") as archive:
+        for name in names[:-1]:
+            archive.writestr(f"Flicker8k_Dataset/{name}", name)
+    captions = [f"{name}#{k}\ta dog\n" for name in names for k in range(5)]
+    splits = {"train": names[:6000], "dev": names[6000:7000], "test": names[7000:8000]}
+    with zipfile.ZipFile(folder / "flickr8k" / "Flickr8k_text.zip", "w") as archive:
+        archive.writestr("Flickr8k.token.txt", "".join(captions))
+        for split, own in splits.items():
+            archive.writestr(f"Flickr_8k.{split}Images.txt", "\n".join(own))
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """A command, those that make what it reads, and what of its files is compared."""
+    """A command, what of its files or folders is compared, and what makes that which it reads: a
+    function and commands."""
 
     command: str
     results: tuple[str, ...]
     before: tuple[str, ...] = ()
+    make: Callable[[Path], None] = write_text
 
 
 RUN = ("run/last.pt", "run/best.pt", "run/history.json")
@@ -84,6 +107,11 @@ SCENARIOS = {
         "evaluate checkpoint=run/best.pt split=dev out=scores overwrite=true",
         ("scores/scores.json",),
         (KEPT,),
+    ),
+    "prepare": Scenario(
+        "prepare_flickr8k root=flickr8k download=false images_url=http://x/y text_url=http://x/y",
+        ("flickr8k",),
+        make=write_archives,
     ),
 }
 
@@ -127,7 +155,7 @@ def kill_often(
         found = contents(place, scenario)
         for name, content in expected.items():
             assert equal(found[name], content), f"{scenario.command}: {name} differs"
-        left = [*place.rglob(".*.pt.*")]
+        left = [*place.rglob(".*.*")]
         assert not left, f"{scenario.command}: {left} were left behind"
     return runs
 
@@ -135,7 +163,7 @@ def kill_often(
 def begun(scripts: Scripts, folder: Path, scenario: Scenario) -> Path:
     """A folder with what the command reads."""
     folder.mkdir()
-    (folder / "text.txt").write_text("the cat sat on the mat and saw a rat\n" * 40)
+    scenario.make(folder)
     for command in scenario.before:
         run(scripts, folder, command)
     return folder
@@ -155,11 +183,13 @@ def split(command: str) -> tuple[str, list[str]]:
 
 
 def contents(folder: Path, scenario: Scenario) -> dict[str, Any]:
-    """What the results hold: a checkpoint's weights, JSON without times, or else a digest."""
+    """What the results hold: a checkpoint's weights, JSON without times, else a digest."""
     return {name: content(folder / name) for name in scenario.results}
 
 
 def content(path: Path) -> Any:
+    if path.is_dir():
+        return {one.name: content(one) for one in sorted(path.rglob("*")) if one.is_file()}
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
         return {**checkpoint.model, "optimiser": (checkpoint.training or {}).get("optimizer")}

@@ -26,14 +26,14 @@ MAY_IMPORT: dict[str, str] = {
         "demo leaderboard export build config runs validation inspection inference "
         "evaluation training models data version files restore checks progress errors"
     ),
-    "sweeps": "leaderboard runs errors",
+    "sweeps": "leaderboard runs files errors",
     "demo": "build inference evaluation data checks errors",
     "leaderboard": "runs evaluation files restore progress errors",
     "build": (
         "config runs validation inspection inference evaluation training features generation "
         "models data ops profiling files restore errors"
     ),
-    "config": "restore checks errors",
+    "config": "files restore checks errors",
     "runs": "data files restore errors",
     "export": "inference generation models data version files errors",
     "validation": "inspection inference evaluation training models data errors",

@@ -5,15 +5,36 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from captioner.data.download import download
 from captioner.errors import DataError
-from captioner.files import atomic_write, file_digest, parse_json, read_json, read_text, write_json
+from captioner.evaluation.leakage import find_leakage
+from captioner.features.device_images import read_images
+from captioner.files import (
+    atomic_write,
+    file_digest,
+    parse_json,
+    read_json,
+    read_text,
+    take_lock,
+    write_json,
+)
+from captioner.runs.name import register_resolver
+from captioner.runs.outcome import is_training, sole_trainer
 
 DEEP = 100_000
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -101,3 +122,48 @@ def test_pipes_sockets_and_devices_are_no_files(tmp_path: Path) -> None:
             read_json(path)
     with pytest.raises(DataError, match="is a named pipe"):
         file_digest(tmp_path / "pipe.json")
+
+
+def test_nothing_else_waits_for_a_pipe_or_replaces_it(tmp_path: Path) -> None:
+    register_resolver()
+    pipe = tmp_path / "lock"
+    os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "a.zip.part")
+    uses: dict[str, Callable[[], object]] = {
+        "a lock": lambda: take_lock(pipe, wait=True),
+        "a run's lock": lambda: sole_trainer(tmp_path).__enter__(),
+        "another run's lock": lambda: is_training(tmp_path),
+        "a run's log": lambda: OmegaConf.create({"a": f"${{log_file:{pipe}}}"}).a,
+        "a download": lambda: download("http://elsewhere/a.zip", tmp_path / "a.zip"),
+        "a download that is there": lambda: download("http://elsewhere/a.zip", pipe),
+        "an output": lambda: atomic_write(pipe).__enter__(),
+        "a device as an output": lambda: atomic_write("/dev/null").__enter__(),
+        "whatever stdout is as an output": lambda: atomic_write("/dev/stdout").__enter__(),
+        "an image of two splits": lambda: find_leakage([pipe], []),
+        "an image for a GPU": lambda: read_images([pipe], CPU, ThreadPoolExecutor(1)),
+    }
+    for name, use in uses.items():
+        with pytest.raises(
+            (DataError, OmegaConfBaseException), match=r"(named pipe|device), expected a file"
+        ):
+            use()
+            pytest.fail(name)
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_lock_is_waited_for_or_not(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("mine")
+    child = os.fork()
+    if child == 0:
+        with take_lock(tmp_path / "lock", wait=False):
+            (tmp_path / "held").touch()
+            time.sleep(0.3)
+            os._exit(0)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.005)
+    with pytest.raises(BlockingIOError):
+        take_lock(tmp_path / "lock", wait=False)
+    began = time.monotonic()
+    take_lock(tmp_path / "lock", wait=True).close()
+    assert time.monotonic() - began > 0.05 and os.waitpid(child, 0)[1] == 0
+    assert (tmp_path / "lock").read_text() == "mine"

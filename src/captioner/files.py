@@ -5,6 +5,8 @@ What is written goes to a temporary name and is then renamed.
 
 import contextlib
 import fcntl
+import gc
+import glob
 import hashlib
 import json
 import logging
@@ -15,7 +17,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
@@ -41,37 +43,35 @@ def atomic_write(path: Path | str, mode: str = "wb", *, sync: bool = True) -> It
 
     `mode` is "wb" or "w": UTF-8, in which a byte of a file's name that is no UTF-8 becomes an
     escape such as \\udcff. Without `sync`, for thousands of files that can be made again, nothing
-    waits for the disk. Raises DataError naming `path` when the disk is full, the folder cannot be
-    written, and the like; the old file is then still there, whole.
+    waits for the disk, nor is removed what an earlier process left unfinished of `path`. Raises
+    DataError naming `path` when the disk is full, the folder cannot be written, and the like; the
+    old file is then still there, whole.
     """
     path = Path(path)
     with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if path.parent.resolve() == Path("/dev"):  # also where stdout there leads to a file
+            raise DataError(f"{path} is a device, expected a file")
+        if path.exists():
+            refuse_special(path)  # would be replaced by a file
+        temporary, hold = _begin(path, _make_file)
         try:
             encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
-            with os.fdopen(descriptor, mode, encoding=encoding, errors=errors) as handle:
+            with temporary.open(mode, encoding=encoding, errors=errors) as handle:
                 yield handle
                 handle.flush()
                 if sync:
                     os.fsync(handle.fileno())
-            Path(temporary).chmod(0o666 & ~_umask())
-            Path(temporary).replace(path)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+                temporary.unlink()
             raise
-
-
-def remove_unfinished(folder: Path, *names: str) -> None:
-    """Remove what `atomic_write` left of files in a folder when its process was killed.
-
-    `names` are patterns of the files. No other process may be writing them.
-    """
-    for path in folder.glob(".*"):
-        left = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name)  # as mkstemp has named it
-        if left and any(fnmatch(left[1], name) for name in names) and path.is_file():
-            path.unlink(missing_ok=True)
+        finally:
+            os.close(hold)
+    if sync:
+        remove_unfinished(path.parent, glob.escape(path.name))
 
 
 @contextlib.contextmanager
@@ -81,41 +81,85 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     Raises DataError naming `path` when it cannot be written; what was there is then there still.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 a link stays a link
-    temporary = None
-    try:
+    with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        old = temporary.with_name(f"{temporary.name}.old")
-        if path.exists():
-            path.replace(old)
-        temporary.replace(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
+        temporary, hold = _begin(path, tempfile.mkdtemp)
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            if path.exists():
+                path.replace(temporary.with_name(f"{temporary.name}.old"))
+            temporary.replace(path)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            os.close(hold)
+    remove_unfinished(path.parent, glob.escape(path.name), folders=True)
 
 
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, waiting (with a warning) while another process does.
+def _make_file(*, dir: Path, prefix: str) -> str:
+    descriptor, name = tempfile.mkstemp(dir=dir, prefix=prefix)
+    os.close(descriptor)
+    return name
 
+
+def _begin(path: Path, make: Callable[..., str]) -> tuple[Path, int]:
+    """A temporary file or folder beside `path`, and a descriptor that holds it: while that is open
+    `remove_unfinished` leaves it alone."""
+    while True:
+        temporary = Path(make(dir=path.parent, prefix=f".{path.name}."))
+        with contextlib.suppress(FileNotFoundError):  # removed before it was held
+            hold = os.open(temporary, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks: never removed
+                fcntl.flock(hold, fcntl.LOCK_EX)
+            if temporary.exists():
+                return temporary, hold
+            os.close(hold)
+
+
+def remove_unfinished(folder: Path, *names: str, folders: bool = False) -> None:
+    """Remove what processes that were killed have left of the files, or else `folders`, that they
+    were writing into `folder`.
+
+    `names` are patterns of their names. What a living process is writing stays.
+    """
+    for path in folder.glob(".*"):
+        left = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}(?:\.old)?", path.name)  # as tempfile names them
+        known = left and any(fnmatch(left[1], name) for name in names)
+        if not known or path.is_dir() != folders:
+            continue
+        with contextlib.suppress(OSError):
+            hold = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if folders:
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(hold)
+
+
+def take_lock(path: Path, *, wait: bool) -> IO[bytes]:
+    """Hold the lock file `path` until the handle is closed.
+
+    While another process holds it: BlockingIOError, or with `wait` a warning, and it is waited for.
     The lock goes with this process, however it ends; its children do not hold it. DataError when
-    the file cannot be made.
+    the file cannot be made, or is none.
     """
     with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("wb")
-    with handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("another process is at work in %s; waiting for it", path.parent)
-            fcntl.lockf(handle, fcntl.LOCK_EX)
-        yield
+        if path.exists():
+            refuse_special(path)
+        handle = path.open("ab")
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            handle.close()
+            raise
+        _log.warning("another process is at work in %s; waiting for it", path.parent)
+        fcntl.lockf(handle, fcntl.LOCK_EX)
+    return handle
 
 
 def _umask() -> int:
@@ -127,7 +171,7 @@ def _umask() -> int:
 
 
 def refuse_special(path: Path | str) -> None:
-    """DataError where `path` is a pipe, a device or a socket: reading one may never end."""
+    """DataError where `path` is a pipe, a device or a socket: to open or read one may never end."""
     mode = Path(path).stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
@@ -196,14 +240,15 @@ def parse_json(text: str, source: str, *, line: int = 1, file_names: bool = Fals
     """The value of a JSON text that `source`, from its `line` on, holds.
 
     DataError for what is no JSON, NaN and infinity, a key that stands twice in an object (below
-    8 MB: it takes a third longer, and larger texts are programs' tables), numbers of thousands of
-    digits, nesting beyond Python's, and halves of surrogate pairs, which are no characters and
+    1 MB: it takes half as long again, and larger texts are programs' tables), numbers of thousands
+    of digits, nesting beyond Python's, and halves of surrogate pairs, which are no characters and
     cannot be written. With `file_names`, for files that this package writes, those halves that
     stand for the bytes of a name that is no UTF-8 (PEP 383) are let through.
     """
-    distinct = _distinct if len(text) < 1 << 23 else None
+    distinct = _distinct if len(text) < 1 << 20 else None
     try:
-        value = json.loads(text, object_pairs_hook=distinct, parse_constant=_refuse_constant)
+        with _no_collections():
+            value = json.loads(text, object_pairs_hook=distinct, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         where = f"{source}, line {line + error.lineno - 1}"
         raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
@@ -214,6 +259,19 @@ def parse_json(text: str, source: str, *, line: int = 1, file_names: bool = Fals
     if "\\" in text and ("\\ud" in text or "\\uD" in text):
         _refuse_half_pairs(text, source, line, file_names)
     return value
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Python looks for no cycles inside: what is read from JSON has none, and may be millions of
+    objects, which would be gone through again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

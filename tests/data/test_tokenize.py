@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.data.tokenize import PUNCTUATION, coco_tokens, tokenize
+from captioner.data.tokenize import PUNCTUATION, _tokens, coco_tokens, tokenize
 
 FLICKR8K = Path(
     os.environ.get("CAPTIONER_FLICKR8K", Path(__file__).parents[2].parent / "shared" / "flickr8k")
@@ -118,6 +118,19 @@ def test_any_text_gives_lower_case_words_without_spaces(text: str) -> None:
 )
 def test_tokens_joined_by_spaces_are_the_same_tokens(words: list[str]) -> None:
     assert tokenize(" ".join(words)) == words
+
+
+PIECES = (
+    "a man dog. a. (b. fig. smart. 5a. st. no. 7 .5 5 u.s. p.m. it's dog's. 't 't. 'tis at't is "
+    "don't n't o'n't cannot gonna. <a b> </i &amp; &amp;lt; r&b t-shirt, wow!! ?! '' ``x'' \t\n é"
+)
+piece = st.one_of(st.sampled_from(PIECES.split(" ")), st.text("a.'tN&<> \x1c5-", max_size=6))
+
+
+@given(st.lists(piece))
+def test_pieces_between_spaces_give_the_tokens_of_the_whole_caption(pieces: list[str]) -> None:
+    caption = " ".join(pieces)
+    assert coco_tokens(caption) == _tokens(caption)
 
 
 def test_long_runs_of_one_character_take_no_quadratic_time() -> None:

@@ -1,8 +1,11 @@
-"""The page in a real browser, from the command that opens it to what a visitor sees."""
+"""The page in a real browser, from the command that opens it to what a visitor sees, and what it
+answers to requests that no browser sends."""
 
 from __future__ import annotations
 
+import http.client
 import io
+import json
 import os
 import re
 import shutil
@@ -23,7 +26,6 @@ from script_runner import Scripts
 
 if find_spec("gradio") is None:  # seconds to import, and only the command needs it
     pytest.skip("the extra [page] is not installed", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(
@@ -44,8 +46,6 @@ SECONDS = 60  # until something is a hang, on a busy machine
 @pytest.fixture(scope="module")
 def address(checkpoints: Any, scripts: Scripts) -> Iterator[str]:
     """Where scripts/demo.py serves two captioners and a language model."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium here: the page is not driven in a browser")
     given = f"checkpoint=[{checkpoints.one},{checkpoints.two},{checkpoints.text}]"
     folder = checkpoints.text.parents[1]  # the text's token store is written here
     process = scripts.start(folder, "demo", [given, "port=null", "max_mb=0.1"])
@@ -55,11 +55,15 @@ def address(checkpoints: Any, scripts: Scripts) -> Iterator[str]:
     yield found[0]
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=SECONDS)
+    assert "Traceback" not in process.stderr
 
 
 @pytest.fixture(scope="module")
 def page(address: str) -> Iterator[Any]:
     """The page in Chromium; in the end it has asked nobody but its own server."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium here: the page is not driven in a browser")
     with playwright.sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page()
@@ -209,17 +213,123 @@ def test_no_other_file_is_served_and_nothing_is_fetched(address: str, path: str)
     assert refused.value.code == 403
 
 
-def test_an_image_of_another_host_is_not_fetched(page: Any, address: str) -> None:
-    """An image's address in place of an upload: Gradio would fetch it."""
-    import json
-    from urllib.request import Request
+# -- requests that the page's own script never sends ----------------------------------------------
 
+
+def ask(address: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
+    """The status and the text that answer a POST with these headers and no others but Host."""
+    where = urlparse(address)
+    connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=SECONDS)
+    connection.putrequest("POST", f"/gradio_api/{path}")
+    given = {"Content-Length": str(len(body))}
+    for name, value in {**given, **{k.replace("_", "-"): v for k, v in headers.items()}}.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    connection.send(body)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+PART = 'Content-Disposition: form-data; name="{}"{}\r\n\r\n'
+FORM = "multipart/form-data; boundary=x"
+
+
+def form(name: str, file: str | None, content: bytes, *, end: bytes = b"\r\n--x--\r\n") -> bytes:
+    head = PART.format(name, "" if file is None else f'; filename="{file}"')
+    return b"--x\r\n" + head.encode() + content + end
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "said"),
+    [
+        (b"text", {"Content_Type": "text/plain"}, 400, "Invalid content type"),
+        (b"text", {}, 400, "Invalid content type"),
+        (b"text", {"Content_Type": "multipart/form-data"}, 400, "Missing boundary"),
+        (b"text", {"Content_Type": FORM}, 400, "Could not parse"),
+        (b"--x\r\n" + bytes(5000), {"Content_Type": FORM}, 413, "Headers exceeded"),
+        (form("files", None, b"x"), {"Content_Type": FORM}, 400, "request cannot be answered"),
+        (b"", {"Content_Type": FORM, "Content_Length": str(10**12)}, 413, "1,000,000,000,000"),
+        (b"", {"Content_Type": FORM, "Transfer_Encoding": "chunked"}, 411, "must say how long"),
+        (b"", {"Content_Type": FORM, "Content_Length": "-5"}, 400, "."),
+        (b"", {"Content_Type": FORM, "Content_Length": "many"}, 400, "."),
+    ],
+)
+def test_a_broken_upload_is_answered_with_a_sentence_and_a_status(
+    address: str, body: bytes, headers: dict[str, str], status: int, said: str
+) -> None:
+    found, text = ask(address, "upload", body, **headers)
+    assert found == status and re.search(said, text), (found, text)
+    assert len(text.strip().splitlines()) == 1 and len(text) < 300
+
+
+def dependency(address: str, inputs: int) -> int:
+    """The number of the page's event that has so many inputs."""
     config = json.loads(urlopen(f"{address}config", timeout=SECONDS).read())
-    event = next(one for one in config["dependencies"] if len(one["inputs"]) == 12)
-    values = [3, 3, 0, 2, 0.5, 1, 0, 1, 0, 10]
+    found: int = next(x["id"] for x in config["dependencies"] if len(x["inputs"]) == inputs)
+    return found
+
+
+def happen(address: str, event: int, data: Any, session: str) -> str:
+    """What the page is told after an event with these values."""
+    body = json.dumps({"data": data, "fn_index": event, "session_hash": session}).encode()
+    status, text = ask(address, "queue/join", body, Content_Type="application/json")
+    assert status == 200, text
+    answer = urlopen(f"{address}gradio_api/queue/data?session_hash={session}", timeout=SECONDS)
+    return str(answer.read().decode())
+
+
+CAPTIONING = [None, "greedy", 3, 3, 0, 2, 0.5, 1, 0, 1, 0, 10]
+WRITING = ["the ", 5, 1, 0, 1, 0]
+
+
+def test_no_value_of_a_field_goes_unanswered(address: str) -> None:
+    upload = form("files", "me.jpg", image()["buffer"])
+    path = json.loads(ask(address, "upload", upload, Content_Type=FORM)[1])[0]
+    file = {"path": path, "orig_name": "me.jpg", "meta": {"_type": "gradio.FileData"}}
+    kinds = [[1], "text" * 600, 1e19, None, {**file, "path": f"{ROOT}/docs/page.jpg"}]
+    for values, number in (([file, *CAPTIONING[1:]], 12), (WRITING, 6)):
+        event = dependency(address, number)
+        said = happen(address, event, values, f"well-{number}")
+        assert '"success":true' in said and "problem" not in said, said
+        for place in range(number):
+            # What each kind of value does to each setting is tested in test_models.py.
+            for hostile in kinds if place == 0 else kinds[place % 4 :][:1]:
+                if hostile is None and values[place] is file:
+                    continue  # no image yet
+                changed = [*values[:place], hostile, *values[place + 1 :]]
+                said = happen(address, event, changed, f"{number}-{place}-{id(hostile)}")
+                told = "role=" in said or "cannot be answered" in said
+                assert told and "Traceback" not in said, (place, hostile, said)
+        for data in ([], [1]):
+            said = happen(address, event, data, f"{number}-{data}".replace(" ", ""))
+            assert "cannot be answered" in said, (data, said)
+
+
+def test_an_upload_that_is_no_whole_picture_is_answered(address: str) -> None:
+    event = dependency(address, 12)
+    png = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(png, "PNG", compress_level=0)
+    changed = bytearray(png.getvalue())
+    changed[60] ^= 1  # a pixel, of which the checksum then differs
+    bomb = io.BytesIO()
+    Image.new("1", (10_000, 6_000)).save(bomb, "PNG")
+    pictures = {
+        "empty.png": (b"", "it starts|file is empty"),
+        "cut.jpg": (image()["buffer"][:300], "may be damaged"),
+        "changed.png": (bytes(changed), "checksum"),
+        "bomb.png": (bomb.getvalue(), "too large an image"),
+        "page.svg": (b"<svg onload=alert(1)>", "is not an image"),
+    }
+    for name, (content, expected) in pictures.items():
+        upload = form("files", name, content)
+        path = json.loads(ask(address, "upload", upload, Content_Type=FORM)[1])[0]
+        file = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+        said = happen(address, event, [file, *CAPTIONING[1:]], name)
+        assert re.search(f"{name}[^<]*({expected})", said), said
+
+
+def test_an_image_of_another_host_is_not_fetched(address: str) -> None:
+    """An image's address in place of an upload: Gradio would fetch it."""
     file = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [file, "greedy", *values], "fn_index": event["id"], "session_hash": "elsewhere"}
-    headers = {"Content-Type": "application/json"}
-    urlopen(Request(f"{address}gradio_api/queue/join", json.dumps(body).encode(), headers))
-    answer = urlopen(f"{address}gradio_api/queue/data?session_hash=elsewhere").read().decode()
-    assert "uploaded images only" in answer
+    said = happen(address, dependency(address, 12), [file, *CAPTIONING[1:]], "elsewhere")
+    assert "uploaded images only" in said

@@ -62,13 +62,13 @@ def test_a_hand_worked_pair() -> None:
     assert [(m.start, m.at, m.module) for m in matches] == [(1, 1, "exact"), (2, 2, "exact")]
     precision = 1.5 / 1.75
     penalty = 0.6 * (1 / 2) ** 0.2
-    found = score(statistics(("a", "dog", "runs"), ("the", "dog", "runs"), BARE))
+    found = score(np.array(statistics(("a", "dog", "runs"), ("the", "dog", "runs"), BARE)))
     assert float(found) == pytest.approx(precision * (1 - penalty))
 
 
 def test_stems_weigh_less_and_a_broken_order_costs() -> None:
     def value(hypothesis: str, reference: str) -> float:
-        return float(score(statistics(hypothesis.split(), reference.split(), BARE)))
+        return float(score(np.array(statistics(hypothesis.split(), reference.split(), BARE))))
 
     assert value("dog runs", "dog runs") == pytest.approx(1)
     assert 0 < value("dog running", "dog runs") < 1

@@ -11,14 +11,12 @@ import pytest
 from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import DocumentFrequencies, cider
-from captioner.evaluation.ngram_table import NgramTable
-from captioner.evaluation.ngrams import Corpus, encode
+from captioner.evaluation.corpus import Corpus, encode
 from captioner.evaluation.sentence_scores import (
     CountedReferences,
     Rarities,
     WeightedScore,
     consensus,
-    sentences_of,
 )
 
 END = 0
@@ -106,17 +104,6 @@ def test_the_end_counts_as_a_word_unless_it_is_left_out() -> None:
 def test_references_that_are_missing_or_empty_are_refused(references, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         CountedReferences(references, names=["a.jpg", "b.jpg"])
-
-
-def test_ngrams_are_numbered_exactly() -> None:
-    table = NgramTable(sentences_of([[7, 7, 7, 7, 7], [1, 2]]))
-    assert table.size == 7  # 7, 77, 777, 7777, 1, 2, 12
-    counted = table.count(sentences_of([[7, 7], [], [2, 1], [2, 1, 2, 1]]))
-    rows = zip(counted.sentence, counted.order, counted.counts, counted.ngram < 7, strict=True)
-    assert sorted(map(tuple, np.array([*rows]).tolist())) == [
-        (0, 1, 2, 1), (0, 2, 1, 1), (2, 1, 1, 1), (2, 1, 1, 1), (2, 2, 1, 0), (3, 1, 2, 1),
-        (3, 1, 2, 1), (3, 2, 1, 1), (3, 2, 2, 0), (3, 3, 1, 0), (3, 3, 1, 0), (3, 4, 1, 0),
-    ]  # fmt: skip
 
 
 def test_agreement_is_the_mean_score_against_the_others(drawn) -> None:

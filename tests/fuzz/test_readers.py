@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ from captioner.evaluation.scores import score_files
 from captioner.features.extraction import extract_features
 from captioner.features.statistics import KeptStatistics
 from captioner.features.store import load_features
-from captioner.files import file_digest
+from captioner.files import file_digest, read_text
 from captioner.models.stream import StreamModel
 from captioner.models.weights import read_state_dict
 from captioner.runs.folder import check_same_run
@@ -98,6 +99,13 @@ class Reader:
     use: Callable[[Path], object]
     writes: bool = False
     own: Callable[[str, bytes], st.SearchStrategy[bytes]] | None = None
+
+
+def move(source: Path, target: Path) -> None:
+    """Put in the place of a file whatever is, or is not, at `source`."""
+    target.unlink(missing_ok=True)
+    if os.path.lexists(source):
+        source.rename(target)
 
 
 # -- checkpoints ----------------------------------------------------------------------------------
@@ -175,8 +183,8 @@ def make_model_folder(folder: Path) -> None:
 def use_model_folder(folder: Path) -> None:
     """With the sums of the files as they are: otherwise any change would end at these."""
     path = folder / "model" / CONFIG
-    with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
-        content = json.loads(path.read_text())
+    with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError, OSError, DataError):
+        content = json.loads(read_text(path))
         for name in (VOCABULARY, WEIGHTS):
             content["sha256"][name] = file_digest(folder / "model" / name)
         path.write_text(json.dumps(content))
@@ -319,12 +327,12 @@ def use_features(folder: Path) -> None:
         store.gather(store.rows(NAMES))
 
 
-def extracted(folder: Path) -> torch.Tensor:
-    """Features of two files as extraction computes and caches them."""
+def extracted(folder: Path, cache: Path | None = None) -> torch.Tensor:
+    """Features of two files as extraction computes and caches them, beside the files or there."""
     images = [(name, folder / name) for name in ("x", "y")]
     ready = np.arange(16, dtype=np.float32).reshape(2, 2, 4)
     store = extract_features(
-        **{"key": "k", "shape": (2, 4), "images": images, "cache_dir": folder / "cache"},
+        **{"key": "k", "shape": (2, 4), "images": images, "cache_dir": cache or folder / "cache"},
         encoded=lambda blocks, _: ((rows, ready[rows.start : rows.stop]) for rows in blocks),
         progress=False,
     )
@@ -346,7 +354,7 @@ def use_feature_cache(folder: Path) -> None:
     extracted(folder)
     (made,) = (folder / "cache").iterdir()
     for file in ("meta.json", "done.npy", "features.npy"):
-        shutil.copy(folder / file, made / file)
+        move(folder / file, made / file)
     extracted(folder)
 
 
@@ -370,7 +378,7 @@ def use_text_cache(folder: Path) -> None:
     encoded_text(folder)
     (made,) = (folder / "cache").iterdir()
     for file in ("text.json", "train.bin"):
-        shutil.copy(folder / file, made / file)
+        move(folder / file, made / file)
     corpus = encoded_text(folder)
     corpus.summary()
     tokens = torch.from_numpy(corpus.split("train").tokens.astype(np.int64))
@@ -517,7 +525,7 @@ def use_archives(folder: Path) -> None:
     shutil.rmtree(unpacked, ignore_errors=True)
     unpacked.mkdir()
     for name in ("Flickr8k_text.zip", "Flickr8k_Dataset.zip"):
-        shutil.copy(folder / name, unpacked / name)
+        move(folder / name, unpacked / name)
     elsewhere = "http://elsewhere/x.zip"  # for which no checksum is published
     prepare_flickr8k(root=unpacked, download=False, images_url=elsewhere, text_url=elsewhere)
 
@@ -616,6 +624,14 @@ READERS = {
     ),
     "weights": Reader(make_weights, ("x.pth", "x.safetensors"), use_weights, own=weight_forms),
 }
+# What may stand in the place of a file: nothing, a pipe that never says anything, a folder, a link
+# to itself.
+NO_FILES: tuple[Callable[[Path], object], ...] = (
+    lambda path: None,
+    os.mkfifo,
+    lambda path: path.mkdir(),
+    lambda path: path.symlink_to(path.name),
+)
 CASES = 12  # of each reader in the gate
 SLOW = {"resumed run": 5, "records": 5, "archives": 8, "leaderboard": 5, "feature cache": 5}
 
@@ -646,13 +662,21 @@ def test_hostile_files_are_taken_or_refused_in_one_sentence(
             found |= reader.own(file, data)
         return found.map(lambda changed: (file, changed))
 
+    def attempt(file: str, put: Callable[[Path], object]) -> None:
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(valid, here)
+        (here / file).unlink()
+        put(here / file)
+        check_end(name, lambda: reader.use(here), reads=None if reader.writes else here)
+
+    for file in contents:
+        for put in NO_FILES:
+            attempt(file, put)
+
     @fuzzed(SLOW.get(name, CASES))
     @given(st.sampled_from([*contents]).flatmap(forms))
     def run(case: tuple[str, bytes]) -> None:
         file, changed = case
-        shutil.rmtree(here, ignore_errors=True)
-        shutil.copytree(valid, here)
-        (here / file).write_bytes(changed)
-        check_end(name, lambda: reader.use(here), reads=None if reader.writes else here)
+        attempt(file, lambda path: path.write_bytes(changed))
 
     run()

@@ -12,7 +12,7 @@ from captioner.config import GenerationConfig
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
 from captioner.evaluation.cider import DocumentFrequencies, cider
-from captioner.evaluation.ngrams import encode
+from captioner.evaluation.corpus import encode
 from captioner.generation import Hypothesis, by_consensus
 
 VOCABULARY = Vocabulary(["dog", "cat", "runs"], counts=[1] * 7)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.files import atomic_write, remove_unfinished, write_json
+from captioner.files import atomic_folder, atomic_write, remove_unfinished, write_json
 from captioner.runs.folder import CONFIG, LATER, FolderTaken, check_same_run
 from captioner.runs.outcome import sole_trainer
 
@@ -47,7 +47,10 @@ def test_a_run_of_version_0_1_goes_on_under_todays_names(tmp_path: Path) -> None
         check_same_run(tmp_path, {**NOW, **now, "generation": {"beam_size": 5}})
 
 
-def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "5")  # of nothing: without WORLD_SIZE there is one process
     (tmp_path / "replica_0").mkdir()
     left = [".last.pt.abcd1234", ".history.json.x_y9z012", "replica_0/.epoch_3.pt.12345678"]
     kept = ["last.pt", ".notes.settings", ".last.pt.swp", ".last.pt.folder_1/inside"]
@@ -60,10 +63,25 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(tmp_p
 
 
 def test_what_atomic_write_leaves_is_known_for_what_it_is(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "last.pt"):
+    with atomic_write(tmp_path / "last.pt") as handle:
         (temporary,) = tmp_path.iterdir()
-        remove_unfinished(tmp_path, "best.pt")
+        handle.write(b"new")
+        remove_unfinished(tmp_path, "*.pt")  # this process lives, and is writing it
         assert temporary.exists()
-        remove_unfinished(tmp_path, "*.pt")
-        assert not temporary.exists()
-        temporary.touch()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+    temporary.touch()  # a process that was killed has left it
+    remove_unfinished(tmp_path, "best.pt")
+    assert temporary.exists()
+    with atomic_write(tmp_path / "last.pt"):
+        pass
+    assert not temporary.exists()
+
+
+def test_what_atomic_folder_leaves_goes_with_the_next_one(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "model") as made:
+        (made / "a").touch()
+        (tmp_path / ".model.abcd1234.old").mkdir()
+        (tmp_path / ".model.abcd1234").mkdir()
+        (tmp_path / ".model.abcd1234" / "a").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["a"]

@@ -109,10 +109,20 @@ def _lead(command: Command, name: str, world: Any) -> None:
             overrides = [one for one in sys.argv[1:] if not one.startswith("-")]
             print(help_text(name, overrides, about=command.about, configs=CONFIGS))
             return
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
+        with _finite_defaults():
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
     finally:
         if not sent:  # --help and the like, or an error in the configuration
             world.from_main(lambda: None)
+
+
+@contextlib.contextmanager
+def _finite_defaults() -> Iterator[None]:
+    """ConfigError where a YAML names itself in its defaults list: Hydra would go round for ever."""
+    try:
+        yield
+    except RecursionError as error:
+        raise ConfigError("a YAML names itself in its defaults list, or another does") from error
 
 
 class _Alone:
@@ -245,7 +255,8 @@ def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path = 
     running = Singleton._instances.pop(GlobalHydra, None)  # there may be one only
     try:
         check_overrides(overrides)
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.resolve())):
+        directory = str(configs.resolve())
+        with _finite_defaults(), hydra.initialize_config_dir(directory, version_base="1.3"):
             return parse(hydra.compose(name, overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, name)) from error

@@ -15,7 +15,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner.config import COMMANDS, GROUPS, known_keys
-from captioner.errors import CaptionerError, ConfigError
+from captioner.config.yaml_files import where_named
+from captioner.errors import CaptionerError, ConfigError, DataError
+from captioner.files import atomic_write
 from captioner.runs.upgrade import old_name
 
 log = logging.getLogger(__name__)
@@ -101,16 +103,16 @@ def _keep_traceback(error: BaseException, folder: Path | str | None) -> str:
     try:
         if folder is not None and Path(folder).is_dir():
             path = Path(folder) / TRACEBACK
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            with atomic_write(path, "w") as kept:
+                kept.write(text)
         else:
             descriptor, name = tempfile.mkstemp(prefix="captioner-traceback-", suffix=".txt")
             path = Path(name)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
-    except OSError as failure:
-        return (
-            f"the traceback could not be kept: {failure.strerror}; CAPTIONER_TRACEBACK=1 shows it"
-        )
+    except (DataError, OSError) as failure:
+        reason = getattr(failure, "strerror", failure)
+        return f"the traceback could not be kept: {reason}; CAPTIONER_TRACEBACK=1 shows it"
     return f"the traceback is in {path}, and CAPTIONER_TRACEBACK=1 shows it"
 
 
@@ -124,6 +126,7 @@ def _stop(message: str, *, status: int) -> None:
 def explain(error: Exception, name: str) -> str:
     """Hydra's message in a sentence or two, with the nearest key or choice that exists."""
     text = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
+    text = re.sub(r"\w+ raised while resolving interpolation: ", "", text)
     lines = text.splitlines()
     missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if missing and missing.group(1).startswith("hydra/launcher/"):
@@ -136,7 +139,7 @@ def explain(error: Exception, name: str) -> str:
         group, _, wanted = missing.group(1).rpartition("/")
         choices = [x.strip() for x in lines if re.fullmatch(r"\t\w+", x) and "_schema" not in x]
         near = difflib.get_close_matches(wanted, choices, n=1, cutoff=0.4)
-        there = f"there is no {group or 'configuration'} {wanted!r}"
+        there = f"{where_named(wanted)}there is no {group or 'configuration'} {wanted!r}"
         there += f", but {', '.join(choices)}" if choices else ""
         return there + (f"; did you mean {near[0]!r}?" if near else "")
     # A file of the user's own: "override /decode: greedy" in its defaults, or a key "decoder:".

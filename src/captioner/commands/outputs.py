@@ -5,10 +5,12 @@ from pathlib import Path
 
 from captioner.config import OutputConfig
 from captioner.errors import ConfigError
+from captioner.files import refuse_special
 
 
 def refuse_overwriting(config: object) -> None:
-    """ConfigError where an output of the command is there already, or could not be written.
+    """ConfigError where an output of the command is there already, or could not be written;
+    DataError where it is a pipe or a device.
 
     What is there may be one of the command's own inputs, or anybody's; `overwrite` allows it.
     """
@@ -18,6 +20,8 @@ def refuse_overwriting(config: object) -> None:
         for path in paths:
             if path.is_dir():
                 raise ConfigError(f"{key}: {path} is a folder, and a file is to be written there")
+            if path.exists():
+                refuse_special(path)
             if os.path.lexists(path) and not config.overwrite:
                 raise ConfigError(
                     f"{path} is there already, and {key}= would write over it; take another name, "

@@ -10,11 +10,18 @@ from captioner import config as schema
 from captioner.build.components import load_data
 from captioner.evaluation.cider import DocumentFrequencies
 from captioner.evaluation.coco_format import ImageId, read_references
+from captioner.evaluation.corpus import Corpus
 from captioner.evaluation.metrics import FAST, ScoringOptions
 from captioner.evaluation.records import ImageRecord, RunRecord, make_record
 from captioner.evaluation.report import write_report
 from captioner.evaluation.sanity import TrainingSet, check_sanity
-from captioner.evaluation.scores import human_scores, measure_matched, present, score_files
+from captioner.evaluation.scores import (
+    encode_matched,
+    human_scores,
+    measure_matched,
+    present,
+    score_files,
+)
 from captioner.files import file_digest, write_json
 
 # CIDEr is CIDEr-D once more, and the others are no scores.
@@ -52,10 +59,11 @@ def score_split(
     """Score the best caption of each image; with `training`, also baselines and warnings."""
     references: dict[ImageId, Sequence[str]] = {i.image_id: i.references for i in images}
     best = {image.image_id: image.captions[0].text for image in images}
-    measured = measure_matched(references, best, options)
+    encoded = encode_matched(references, options)
+    measured = measure_matched(references, best, options, encoded=encoded)
     scores = present(measured, references, best, options, card=card)
     if training is not None:
-        scores["sanity"] = _sanity(options, training, references, best, scores)
+        scores["sanity"] = _sanity(options, training, references, best, scores, encoded)
     return make_record(name, {**scores, **(extra or {})}, images, measured)
 
 
@@ -65,16 +73,18 @@ def _sanity(
     references: Mapping[ImageId, Sequence[str]],
     best: Mapping[ImageId, str],
     scores: Mapping[str, Any],
+    encoded: Corpus,
 ) -> dict[str, Any]:
     fast = [name for name in options.metrics if name in FAST]
     options = dataclasses.replace(options, metrics=fast, samples=0)
 
     def scorer(captions: Mapping[ImageId, str]) -> dict[str, float]:
-        measured = measure_matched(references, captions, options)
+        measured = measure_matched(references, captions, options, encoded=encoded)
         return {name: metric.value for name, metric in measured.metrics.items()}
 
     def human() -> dict[str, float]:
-        found = human_scores(references, dataclasses.replace(options, table=None))
+        without = dataclasses.replace(options, table=None)
+        found = human_scores(references, without, encoded=encoded)
         return {name: value for name, value in found.items() if isinstance(value, float)}
 
     return check_sanity(references, best, scores, scorer=scorer, human=human, training=training)

@@ -1,5 +1,6 @@
 """What train.py does, for sweeps, notebooks and tests as well."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -83,7 +84,8 @@ def train(config: schema.TrainConfig) -> Outcome:
         claim_run_folder(folder, dataclasses.asdict(config), resume=True)
         log.info("%s is finished already", folder)
         return outcome
-    with sole_trainer(folder):
+    # Of the processes of one distributed run the first holds the folder for all.
+    with sole_trainer(folder) if world().main else contextlib.nullcontext():
         try:
             outcome = _train(config)
         except FolderTaken:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from captioner.config import commands, data, model, trained, training
+from captioner.config.yaml_files import name_broken_files
 from captioner.errors import ConfigError, DataError
 from captioner.restore import describe, restore
 
@@ -46,6 +47,7 @@ def register_command(name: str, schema: type) -> None:
 
 def register_schemas() -> None:
     """Tell Hydra the schemas; each YAML names its own first in its defaults list."""
+    name_broken_files()
     # For every configuration that it composes and every group that it lists Hydra copies its
     # sources, the store among them: a tenth of a second each. Whatever it loads from the store it
     # copies once more, so the store itself need not be.

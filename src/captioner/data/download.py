@@ -9,7 +9,7 @@ from pathlib import Path
 
 from captioner.data.formats.tables import read_lines
 from captioner.errors import DataError
-from captioner.files import atomic_write, disk_errors, file_digest
+from captioner.files import atomic_write, disk_errors, file_digest, refuse_special
 from captioner.progress import Progress
 
 SUMS_FILE = "SHA256SUMS"
@@ -49,7 +49,9 @@ def download(
 
 
 def check_digests(path: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
-    """DataError when the file's sha256 or md5 (hex) is not as expected; None is not checked."""
+    """DataError when the file's sha256 or md5 (hex) is not as expected, None is not checked, or it
+    is no ordinary file."""
+    refuse_special(path)
     for name, expected in (("sha256", sha256), ("md5", md5)):
         if expected is not None and (found := file_digest(path, name)) != expected.lower():
             raise DataError(
@@ -91,6 +93,8 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def _fetch(url: str, part: Path, *, attempts: int, timeout: float) -> None:
+    if part.exists():
+        refuse_special(part)
     failures = 0
     while True:
         before = _size(part)

@@ -12,6 +12,7 @@ import html
 import re
 import sys
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 
 _BRACKETS = {
@@ -89,26 +90,52 @@ _TOKEN = re.compile(
 )
 
 
-# Most captions need no grammar: letters, spaces, and full stops and commas that stand alone.
-_PLAIN = re.compile(r"(?:[A-Za-z]+|[.,])(?: +(?:[A-Za-z]+|[.,]))*\s*")
-_JOINED = re.compile(r"\b(?:cannot|gonna|wanna|gotta|gimme|lemme)\b", re.IGNORECASE)
+# What may be read otherwise between two other pieces than alone: entities, tags, characters outside
+# of ASCII, "a." and "fig." before a space, "'t" before " is".
+_IN_CONTEXT = re.compile(
+    rf"[^\x21-\x7e]|[&<]|(?<![a-z])(?:[a-z]|{'|'.join(_NUMBERING.split())})\.$|(?<![a-z]n)'t$",
+    re.IGNORECASE,
+)
 
 
-def _tokens(caption: str) -> list[str]:
-    if _PLAIN.fullmatch(caption) and not _JOINED.search(caption):
-        return caption.split()
-    if not caption.isascii():
-        caption = unicodedata.normalize("NFC", caption).translate(_CHARACTERS)
-    if "&" in caption:
-        caption = html.unescape(caption)
-    return [_BRACKETS.get(t, t) for t in _TOKEN.findall(_PARTS.sub(r"\g<0> ", caption))]
-
-
-@lru_cache(maxsize=1 << 15)
-def coco_tokens(caption: str) -> tuple[str, ...]:
-    """The words of a caption as coco-caption's scores count them, remembered for the next call."""
-    tokens = [sys.intern(token.lower()) for token in _tokens(caption)]
+def _tokens(text: str) -> tuple[str, ...]:
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
+    if "&" in text:
+        text = html.unescape(text)
+    found = [_BRACKETS.get(t, t) for t in _TOKEN.findall(_PARTS.sub(r"\g<0> ", text))]
+    tokens = [sys.intern(token.lower()) for token in found]
     return tuple(token for token in tokens if token not in _COCO_PUNCTUATION)
+
+
+class PieceTokenizer:
+    """Tokens of captions, read piece by piece: what stands between spaces is read once.
+
+    `tokens` reads any text, `in_context` finds pieces whose tokens depend on their neighbours: a
+    caption that has one is read as a whole.
+    """
+
+    def __init__(
+        self, tokens: Callable[[str], tuple[str, ...]], in_context: re.Pattern[str]
+    ) -> None:
+        @lru_cache(maxsize=1 << 15)
+        def piece(text: str) -> tuple[str, ...] | None:
+            return None if in_context.search(text) else tokens(text)
+
+        self.whole, self.piece = tokens, piece
+
+    def __call__(self, caption: str) -> tuple[str, ...]:
+        """The tokens of a caption."""
+        found: list[str] = []
+        for tokens in map(self.piece, caption.split()):
+            if tokens is None:
+                return self.whole(caption)
+            found += tokens
+        return tuple(found)
+
+
+# The words of a caption as coco-caption's scores count them.
+coco_tokens = PieceTokenizer(_tokens, _IN_CONTEXT)
 
 
 def tokenize(caption: str) -> list[str]:

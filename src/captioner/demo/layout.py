@@ -1,6 +1,7 @@
 """The demo's layout: a tab of captions, a tab of text; what they do is in models.py."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,24 +12,46 @@ import gradio as gr
 from PIL import Image
 
 from captioner.demo.models import CaptionModel, Models, TextModel, facts, read_upload
+from captioner.demo.requests import in_a_sentence
 from captioner.demo.settings import (
     CAPTION_SETTINGS,
+    LONGEST_PROMPT,
     METHODS,
     TEXT_DEFAULTS,
     TEXT_SETTINGS,
     Setting,
     caption_defaults,
     checked,
+    checked_prompt,
     generation_values,
 )
 from captioner.demo.shading import NOTHING_YET, captions_html, heading_html, problem_html
 from captioner.errors import CaptionerError
 from captioner.evaluation.html import element
 
+log = logging.getLogger(__name__)
 FRAME = 0.05  # seconds between two views of a growing text; more views would queue up
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # Everything that runs a model waits in one queue.
 _MODEL_QUEUE = {**_PRIVATE, "concurrency_id": "model", "concurrency_limit": 1}
+
+
+class Page(gr.Blocks):
+    """A page of Gradio whose visitors are told what is wrong; Gradio would print a traceback and
+    tell them nothing."""
+
+    async def process_api(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """Answer an event of the page; gr.Error for any that cannot be."""
+        try:
+            answer: dict[str, Any] = await super().process_api(*arguments, **named)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:  # of many kinds
+            said = in_a_sentence(error)
+            log.warning("%s", said)
+            raise gr.Error(said, print_exception=False) from error
+        return answer
 
 
 def build_demo(
@@ -43,7 +66,7 @@ def build_demo(
     `defaults` are the configured values of generation; `configure` makes of changed values what
     `CaptionModel.captions` takes, or raises ConfigError.
     """
-    with gr.Blocks(title="captioner", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+    with Page(title="captioner", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.HTML("<h1>captioner</h1>", elem_id="title")
         if models.captioners:
             with gr.Tab("Captions"):
@@ -80,7 +103,7 @@ def _captions_tab(
             shown = gr.HTML(NOTHING_YET, elem_id="captions")
 
     def caption(upload: dict[str, Any] | None, method: str, *values: float) -> str:
-        if upload is None:
+        if upload is None or upload["path"] is None:
             return NOTHING_YET
         try:
             generation = configure(**generation_values(method, _by_key(CAPTION_SETTINGS, values)))
@@ -117,7 +140,9 @@ def _spoken(model: CaptionModel, image: Image.Image, generation: Any) -> str:
 def _text_tab(writer: TextModel) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
-            prompt = gr.Textbox(label="Prompt", lines=3, max_length=2000, elem_id="prompt")
+            prompt = gr.Textbox(
+                label="Prompt", lines=3, max_length=LONGEST_PROMPT, elem_id="prompt"
+            )
             with gr.Row():
                 write = gr.Button("Write", variant="primary", min_width=80, elem_id="write")
                 stop_button = gr.Button("Stop", min_width=80, elem_id="stop")
@@ -136,7 +161,8 @@ def _text_tab(writer: TextModel) -> None:
         stop = stopped[request.session_hash] = threading.Event()
         try:
             settings = checked(TEXT_SETTINGS, _by_key(TEXT_SETTINGS, values))
-            with contextlib.closing(writer.writes(prompt, **settings)) as writing:
+            writes = writer.writes(checked_prompt(prompt), **settings)
+            with contextlib.closing(writes) as writing:
                 for grown in writing:
                     yield grown, ""
                     if stop.is_set():
@@ -157,6 +183,7 @@ def _text_tab(writer: TextModel) -> None:
         run,
         [prompt, *sliders],
         [text, problem],
+        preprocess=False,  # the settings are checked here
         show_progress="hidden",
         trigger_mode="once",
         **_MODEL_QUEUE,

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from captioner.demo.requests import BoundedRequests
 from captioner.errors import ConfigError
 from captioner.evaluation.attention import attention_script, attention_style
 from captioner.evaluation.html import resource
@@ -48,8 +49,10 @@ class SameHost:
 def serve(demo: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Iterator[str]:
     """Serve a demo on host:port (None: the first free port from 7860) while the context is open.
 
-    Uploads above `max_mb` are refused while they arrive. ConfigError when the port is taken.
+    Uploads above `max_mb` are refused before they arrive. ConfigError when the port is taken.
     """
+    most = round(max_mb * 2**20)
+    middleware = [Middleware(SameHost), Middleware(BoundedRequests, most=most)]
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio calls its own server first
     demo.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False)
     # Fonts of the system: Gradio's themes would load others.
@@ -59,7 +62,7 @@ def serve(demo: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Ite
         _, address, _ = demo.launch(
             server_name=host,
             server_port=port,
-            max_file_size=round(max_mb * 2**20),
+            max_file_size=most,
             share=False,
             show_error=False,
             allowed_paths=[],
@@ -72,7 +75,7 @@ def serve(demo: gr.Blocks, *, host: str, port: int | None, max_mb: float) -> Ite
             theme=theme,
             css=attention_style() + resource(__package__, "demo.css"),
             head=f"<script>{attention_script()}</script>",
-            app_kwargs={"middleware": [Middleware(SameHost)], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
             prevent_thread_lock=True,
             quiet=True,
         )

@@ -42,6 +42,7 @@ CAPTION_SETTINGS = (
     Setting("max_length", "Longest caption, in words", 1, 50),
 )
 TEXT_SETTINGS = (Setting("length", "Length", 1, 20_000), *SAMPLING_SETTINGS)
+LONGEST_PROMPT = 2000  # characters
 TEXT_DEFAULTS = {"length": 600, "temperature": 0.8, "top_k": 0, "top_p": 1.0, "seed": 1}
 
 
@@ -69,6 +70,15 @@ def generation_values(method: str, values: Mapping[str, float]) -> dict[str, Any
         chosen["groups"] = 1
     method = "beam" if method == DIVERSE else method
     return {**chosen, "method": method, "samples": chosen["n_best"]}
+
+
+def checked_prompt(prompt: Any) -> str:
+    """The prompt; ConfigError for what is no text, or one that is too long."""
+    if not isinstance(prompt, str) or len(prompt) > LONGEST_PROMPT:
+        raise ConfigError(f"Prompt must be text of at most {LONGEST_PROMPT:,} characters")
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ConfigError("Prompt must be characters, found half of a surrogate pair")
+    return prompt
 
 
 def checked(settings: Sequence[Setting], values: Mapping[str, float]) -> dict[str, Any]:

@@ -5,21 +5,29 @@ penalty against the closest reference length (the shorter of two equally close),
 coco-caption's two guards against division by zero.
 """
 
+from __future__ import annotations
+
 from functools import partial
 
 import numpy as np
 
+from captioner.evaluation.corpus import Corpus, Floats, Ints, starts
 from captioner.evaluation.metric import Metric
-from captioner.evaluation.ngrams import ORDERS, Corpus, Floats, Ints, count_ngrams, find, starts
+from captioner.evaluation.ngrams import ORDERS, CorpusNgrams, Part
 
 # BleuScorer's: added to matches and lengths, and to what they are divided by. An order without a
 # match therefore scores hardly more than 0, not 0.
 _TINY, _SMALL = 1e-15, 1e-9
 
 
-def bleu(corpus: Corpus, *, brevity_penalty: bool = True) -> list[Metric]:
-    """BLEU-1 to BLEU-4 (0 to 100); without the penalty it is what neuraltalk and neon report."""
-    return bleu_metrics(bleu_statistics(corpus), penalise=brevity_penalty)
+def bleu(
+    corpus: Corpus, *, brevity_penalty: bool = True, matches: Matches | None = None
+) -> list[Metric]:
+    """BLEU-1 to BLEU-4 (0 to 100); without the penalty it is what neuraltalk and neon report.
+
+    `matches` are the corpus's, if they are known.
+    """
+    return bleu_metrics(bleu_statistics(corpus, matches), penalise=brevity_penalty)
 
 
 def bleu_metrics(statistics: Floats, *, penalise: bool) -> list[Metric]:
@@ -31,12 +39,34 @@ def bleu_metrics(statistics: Floats, *, penalise: bool) -> list[Metric]:
     ]
 
 
-def bleu_statistics(corpus: Corpus) -> Floats:
+def bleu_statistics(corpus: Corpus, matches: Matches | None = None) -> Floats:
     """Matches of each order, n-grams offered, length, closest reference length of each image.
 
     Shape [I, 10]; sums over images are what corpus BLEU is made of.
     """
-    return np.concatenate([_part_statistics(part) for part in corpus.chunks()])
+    if matches is None:
+        ngrams = CorpusNgrams(corpus)
+        ngrams.add_up(matches := Matches(ngrams))
+    lengths = corpus.hypotheses.lengths
+    offered = np.maximum(0, lengths[:, None] - np.array(ORDERS) + 1)
+    return np.column_stack([matches.counts, offered, lengths, _closest(corpus)])
+
+
+class Matches:
+    """N-grams of each hypothesis that a reference has too, at most as often as any one of them:
+    `counts` by image and order, [I, 4]."""
+
+    def __init__(self, ngrams: CorpusNgrams) -> None:
+        self.counts = np.zeros((len(ngrams.hypothesis), len(ORDERS)))
+        self._image = ngrams.image
+
+    def add(self, part: Part) -> None:
+        """Add the n-grams of a part."""
+        mine, first = np.unique(part.hypothesis, return_index=True)
+        if len(mine):
+            most = np.maximum.reduceat(part.counts[part.reference], first)
+            clipped = np.minimum(part.counts[mine], most)
+            np.add.at(self.counts[:, part.order - 1], self._image[part.row[mine]], clipped)
 
 
 def brevity_penalty(sums: Floats) -> Floats:
@@ -56,29 +86,9 @@ def _bleu(sums: Floats, *, order: int, penalise: bool) -> Floats:
     return np.asarray(score * brevity_penalty(sums) if penalise else score)
 
 
-def _part_statistics(part: Corpus) -> Floats:
-    lengths = part.hypotheses.lengths
-    matches = [_matches(part, order) for order in ORDERS]
-    offered = [np.maximum(0, lengths - order + 1) for order in ORDERS]
-    return np.stack([*matches, *offered, lengths, _closest(part)], axis=1)
-
-
-def _matches(part: Corpus, order: int) -> Floats:
-    """N-grams of each hypothesis that a reference has too, at most as often as any one of them."""
-    _, mine, theirs = count_ngrams(part, order)
-    by_entry = np.argsort(theirs.in_image, kind="stable")
-    entries, first = np.unique(theirs.in_image[by_entry], return_index=True)
-    if not len(entries):
-        return np.zeros(len(part))
-    most = np.maximum.reduceat(theirs.counts[by_entry], first)
-    at, there = find(entries, mine.in_image)
-    clipped = np.where(there, np.minimum(mine.counts, most[at]), 0)
-    return np.asarray(np.bincount(mine.sentence, clipped, len(part)), np.float64)
-
-
-def _closest(part: Corpus) -> Ints:
+def _closest(corpus: Corpus) -> Ints:
     """The reference length nearest to each hypothesis's, the shorter of two equally near."""
-    lengths, image = part.references.lengths, part.image_of_reference()
-    distance = np.abs(lengths - part.hypotheses.lengths[image])
+    lengths, image = corpus.references.lengths, corpus.image_of_reference()
+    distance = np.abs(lengths - corpus.hypotheses.lengths[image])
     order = np.lexsort((lengths, distance, image))
-    return np.asarray(lengths[order][starts(part.counts)[:-1]])
+    return np.asarray(lengths[order][starts(corpus.counts)[:-1]])

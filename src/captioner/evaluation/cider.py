@@ -7,7 +7,7 @@ document frequency of an n-gram is the number of images one of whose references 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -15,8 +15,9 @@ from typing import TypedDict
 import numpy as np
 
 from captioner.errors import DataError
+from captioner.evaluation.corpus import Corpus, Floats, Ints, Sentences, sentences_of
 from captioner.evaluation.metric import Metric, mean_metric
-from captioner.evaluation.ngrams import ORDERS, Corpus, Floats, Ints, count_ngrams, find
+from captioner.evaluation.ngrams import ORDERS, CorpusNgrams, Part
 from captioner.files import read_json, write_json
 from captioner.restore import Size, restore
 
@@ -56,6 +57,16 @@ class DocumentFrequencies:
             counts.update(ngrams)
         return cls(images, {ngram: count for ngram, count in counts.items() if count > 1})
 
+    def of_words(self, numbers: Mapping[str, int]) -> tuple[Sentences, Ints]:
+        """The n-grams whose words all have a number, as sentences, and the count of each."""
+        known = [
+            ([numbers[word] for word in words], count)
+            for words, count in ((x.split(" "), n) for x, n in self.counts.items())
+            if all(word in numbers for word in words)
+        ]
+        counts = np.array([count for _, count in known], np.int64)
+        return sentences_of([words for words, _ in known]), counts
+
     def save(self, path: Path | str) -> None:
         """Write the table as JSON, atomically."""
         write_json(path, {"images": self.images, "ngrams": dict(self.counts)})
@@ -73,79 +84,65 @@ class DocumentFrequencies:
         return cls(images, counts)
 
 
-def cider(corpus: Corpus, table: DocumentFrequencies | None = None) -> list[Metric]:
+def cider(
+    corpus: Corpus, table: DocumentFrequencies | None = None, *, products: Products | None = None
+) -> list[Metric]:
     """CIDEr-D and CIDEr-unclipped in percent (100 times coco-caption's figure; at most 1000).
 
     Document frequencies are those of the references unless a `table` is given. With those of a
-    single image every weight, and so the score, is 0: as in coco-caption.
+    single image every weight, and so the score, is 0: as in coco-caption. `products` are the
+    corpus's with these document frequencies, if they are known.
     """
-    images = table.images if table else len(corpus)
+    if products is None:
+        ngrams = corpus_ngrams(corpus, table)
+        ngrams.add_up(products := Products(ngrams))
+    image = corpus.image_of_reference()
+    # Lengths are in pairs of words, as in coco-caption: 0 for a sentence of one word.
+    mine, theirs = (np.maximum(0, x.lengths - 1) for x in (corpus.hypotheses, corpus.references))
+    penalty = np.exp(-((mine[image] - theirs) ** 2) / (2 * SIGMA**2))
     totals = np.zeros((2, len(corpus)))
-    for order in ORDERS:
-        frequencies = _from_table(corpus, table, order) if table else _count(corpus, order)
-        parts = [_similarity(part, order, images, frequencies) for part in corpus.chunks()]
-        totals += np.concatenate(parts, axis=1)
+    for clipped, plain in products.cosines():
+        by_image = [np.bincount(image, x, len(corpus)) for x in (clipped * penalty, plain)]
+        totals += np.stack(by_image) / corpus.counts
     clipped, plain = 1000.0 * totals / len(ORDERS)
     return [mean_metric("CIDEr-D", clipped), mean_metric("CIDEr-unclipped", plain)]
 
 
-# -- document frequencies: sorted keys, and how many images each is in --------------------------
+def corpus_ngrams(corpus: Corpus, table: DocumentFrequencies | None) -> CorpusNgrams:
+    """The n-grams of a corpus with the document frequencies of its references or of a table."""
+    if table is None:
+        return CorpusNgrams(corpus)
+    return CorpusNgrams(corpus, table.images, table.of_words(corpus.vocabulary))
 
 
-def _count(corpus: Corpus, order: int) -> tuple[Ints, Ints]:
-    """Keys in two or more images' references."""
-    keys, counts = [], []
-    for part in corpus.chunks():
-        sentence, key = part.keys(part.references, order)
-        different, number = np.unique(key, return_inverse=True)
-        both = np.unique(number * len(part) + part.image_of_reference()[sentence])
-        keys.append(different)
-        counts.append(np.bincount(both // len(part), minlength=len(different)))
-    different, number = np.unique(np.concatenate(keys), return_inverse=True)
-    total = np.bincount(number, weights=np.concatenate(counts)).astype(np.int64)
-    return different[total > 1], total[total > 1]
+class Products:
+    """Of each reference's vector of weights the products with its hypothesis's, by order."""
 
+    def __init__(self, ngrams: CorpusNgrams) -> None:
+        self._ngrams = ngrams
+        # Of each row: its squared length, and for a reference its products, clipped and not.
+        self._norms, self._clipped, self._plain = np.zeros((3, len(ORDERS), len(ngrams.image)))
 
-def _from_table(corpus: Corpus, table: DocumentFrequencies, order: int) -> tuple[Ints, Ints]:
-    """The entries of a saved table whose words all occur in the corpus, by the corpus's keys."""
-    rows, counts = [], []
-    for ngram, count in table.counts.items():
-        words = ngram.split(" ")
-        if len(words) == order and all(word in corpus.vocabulary for word in words):
-            rows.append([corpus.vocabulary[word] for word in words])
-            counts.append(count)
-    keys, possible = corpus.keys_of(np.array(rows, np.int64).reshape(-1, order))
-    by_key = np.argsort(keys[possible])
-    return keys[possible][by_key], np.array(counts, np.int64)[possible][by_key]
+    def add(self, part: Part) -> None:
+        """Add the n-grams of a part, one by one: in the order of their words."""
+        rarity = np.log(float(self._ngrams.documents)) - np.log(np.maximum(1.0, part.documents))
+        weights = part.counts * rarity
+        np.add.at(self._norms[part.order - 1], part.row, weights**2)
+        row, mine, theirs = (
+            part.row[part.reference],
+            weights[part.hypothesis],
+            weights[part.reference],
+        )
+        np.add.at(self._clipped[part.order - 1], row, np.minimum(mine, theirs) * theirs)
+        np.add.at(self._plain[part.order - 1], row, mine * theirs)
 
-
-# -- similarity ---------------------------------------------------------------------------------
-
-
-def _similarity(part: Corpus, order: int, images: int, frequencies: tuple[Ints, Ints]) -> Floats:
-    """Mean similarity of one order to an image's references, clipped and unclipped, [2, I]."""
-    keys, hypotheses, references = count_ngrams(part, order)
-    image = part.image_of_reference()
-    at, there = find(frequencies[0], keys)
-    seen = np.where(there, frequencies[1][at] if len(frequencies[1]) else 1, 1)
-    rarity = np.log(float(images)) - np.log(np.maximum(1.0, seen))  # of each n-gram, [D]
-    mine = hypotheses.counts * rarity[hypotheses.ngram]
-    theirs = references.counts * rarity[references.ngram]
-
-    def sums(sentence: Ints, weights: Floats, sentences: int) -> Floats:
-        return np.asarray(np.bincount(sentence, weights, sentences), np.float64)
-
-    norms = np.sqrt(sums(hypotheses.sentence, mine**2, len(part)))[image]
-    norms = norms * np.sqrt(sums(references.sentence, theirs**2, len(image)))
-    norms = np.where(norms > 0, norms, 1.0)
-    at, there = find(hypotheses.in_image, references.in_image)
-    shared = np.where(there, mine[at] if len(mine) else 0.0, 0.0)
-    # Lengths are in pairs of words, as in coco-caption: 0 for a sentence of one word.
-    lengths = [np.maximum(0, one.lengths - 1) for one in (part.hypotheses, part.references)]
-    penalty = np.exp(-((lengths[0][image] - lengths[1]) ** 2) / (2 * SIGMA**2))
-    clipped, plain = (
-        sums(references.sentence, product, len(image)) / norms
-        for product in (np.minimum(shared, theirs) * theirs, shared * theirs)
-    )
-    by_image = [sums(image, one, len(part)) for one in (clipped * penalty, plain)]
-    return np.asarray(np.stack(by_image) / part.counts)
+    def cosines(self) -> Iterator[tuple[Floats, Floats]]:
+        """Of each order the cosines of references and hypotheses, clipped and not, [S] both."""
+        rows = self._ngrams.reference
+        hypothesis = self._ngrams.hypothesis[self._ngrams.image[rows]]
+        for norms, *products in zip(self._norms, self._clipped, self._plain, strict=True):
+            lengths = np.sqrt(norms)
+            both = lengths[hypothesis] * lengths[rows]
+            both = np.where(both > 0, both, 1.0)
+            clipped, plain = (x[rows] / both for x in products)
+            yield clipped, plain

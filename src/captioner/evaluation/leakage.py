@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from captioner.data.images import load_image
+from captioner.files import file_digest
 from captioner.progress import track
 
 NEAR = 4  # bits of 64 that may differ
@@ -29,16 +29,12 @@ def find_leakage(images: Sequence[Path], training: Sequence[Path]) -> Leakage:
     """Compare a split's image files with the training set's, each read once.
 
     `same_look` are pairs that are not the same file and whose hashes differ in at most NEAR bits.
-    ImageError when an image cannot be read.
+    DataError when an image cannot be read.
     """
     files = defaultdict(list)
     for path in training:
-        files[sha256(path.read_bytes()).digest()].append(path.name)
-    same = [
-        (path.name, other)
-        for path in images
-        for other in files.get(sha256(path.read_bytes()).digest(), ())
-    ]
+        files[file_digest(path)].append(path.name)
+    same = [(path.name, other) for path in images for other in files.get(file_digest(path), ())]
     known, asked = _hashes(training), _hashes(images)
     near = [
         (images[at + row].name, training[column].name)

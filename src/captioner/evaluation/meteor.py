@@ -8,15 +8,15 @@ reference then prefers more matched words, then fewer chunks, then matches at cl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from operator import attrgetter, eq
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
+from captioner.evaluation.corpus import Floats
 from captioner.evaluation.meteor_words import WordMatches, stem
 from captioner.evaluation.metric import Metric
-from captioner.evaluation.ngrams import Floats
 from captioner.progress import track
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
@@ -34,13 +34,16 @@ def meteor(
     The corpus score is that of the summed statistics, as the jar's. An image without a match, an
     empty hypothesis and an empty reference score 0.
     """
-    rows = []
+    rows: list[list[float]] = []
+    places: list[slice] = []
     pairs = zip(references, hypotheses, strict=True)
     for of_image, hypothesis in track(pairs, len(references), "METEOR-py", units="images"):
         words = normalise(hypothesis)
-        of_each = [statistics(words, normalise(one), knowledge) for one in of_image]
-        rows.append(of_each[int(np.argmax(score(np.stack(of_each))))])
-    return meteor_metric(np.stack(rows))
+        places.append(slice(len(rows), len(rows) + len(of_image)))
+        rows += [statistics(words, normalise(one), knowledge) for one in of_image]
+    table = np.array(rows)
+    values = score(table)
+    return meteor_metric(table[[place.start + values[place].argmax() for place in places]])
 
 
 def meteor_metric(table: Floats) -> Metric:
@@ -55,7 +58,7 @@ def normalise(tokens: Sequence[str]) -> tuple[str, ...]:
 
 def statistics(
     hypothesis: Sequence[str], reference: Sequence[str], knowledge: WordMatches
-) -> Floats:
+) -> list[float]:
     """What adds up over images, [6]: weighted matches of both sentences, their weighted lengths,
     matched words of both together, and chunks, of which two equal sentences have none."""
     matches = align(hypothesis, reference, knowledge) if hypothesis and reference else []
@@ -64,16 +67,14 @@ def statistics(
     chunks = _chunks(matches)
     if chunks == 1 and matched == len(hypothesis) + len(reference):
         chunks = 0
-    return np.array(
-        [
-            sum(WEIGHTS[m.module] * sum(mine[m.at : m.at + m.at_length]) for m in matches),
-            sum(WEIGHTS[m.module] * sum(theirs[m.start : m.start + m.length]) for m in matches),
-            sum(mine),
-            sum(theirs),
-            matched,
-            chunks,
-        ]
-    )
+    return [
+        sum(WEIGHTS[m.module] * sum(mine[m.at : m.at + m.at_length]) for m in matches),
+        sum(WEIGHTS[m.module] * sum(theirs[m.start : m.start + m.length]) for m in matches),
+        sum(mine),
+        sum(theirs),
+        matched,
+        chunks,
+    ]
 
 
 def score(sums: Floats) -> Floats:
@@ -111,6 +112,23 @@ class Match(NamedTuple):
     at_length: int
 
 
+class _Option(NamedTuple):
+    """A match, and what a path that takes it gains: weighted matched words, which the jar cuts down
+    to whole ones, words of the hypothesis, a bit each, and distance."""
+
+    match: Match
+    gained: int
+    used: int
+    distance: int
+
+    @classmethod
+    def of(cls, match: Match) -> _Option:
+        weight = WEIGHTS[match.module]
+        gained = int(match.length * weight) + int(match.at_length * weight)
+        used = ((1 << match.at_length) - 1) << match.at
+        return cls(match, gained, used, abs(match.start - match.at))
+
+
 class _Path(NamedTuple):
     """A partial alignment up to some word of the reference, and what the beam search compares."""
 
@@ -120,31 +138,31 @@ class _Path(NamedTuple):
     next_word: int = 0
     end: int = -1  # of the last match in the hypothesis; -1 after a gap
 
-    def taking(self, match: Match, distance: int) -> _Path:
-        """The path with one match more; the jar cuts weighted lengths down to whole words."""
-        weight = WEIGHTS[match.module]
-        gained = int(match.length * weight) + int(match.at_length * weight)
-        order = (self.order[0] - gained, self.order[1] + (self.end not in (-1, match.at)), distance)
-        ends = match.start + match.length, match.at + match.at_length
-        return _Path(order, (*self.matches, match), self.used | _bits(match), *ends)
+    def taking(self, option: _Option, distance: int) -> _Path:
+        """The path with one match more."""
+        matched, chunks, _ = self.order
+        _, start, length, at, at_length = match = option.match
+        order = (matched - option.gained, chunks + (self.end not in (-1, at)), distance)
+        used = self.used | option.used
+        return _Path(order, (*self.matches, match), used, start + length, at + at_length)
 
     def passing(self, distance: int) -> _Path:
         """The path with the next word left unmatched."""
-        order = (self.order[0], self.order[1] + (self.end != -1), distance)
+        matched, chunks, _ = self.order
+        order = (matched, chunks + (self.end != -1), distance)
         return _Path(order, self.matches, self.used, self.next_word + 1, -1)
-
-
-def _bits(match: Match) -> int:
-    return ((1 << match.at_length) - 1) << match.at
 
 
 def align(
     hypothesis: Sequence[str], reference: Sequence[str], knowledge: WordMatches
 ) -> list[Match]:
     """The matches of the best alignment, in the reference's order."""
-    options = _find(hypothesis, reference, knowledge)
-    fixed, taken = _unambiguous(options)
-    paths = [_Path(used=sum(_bits(match) for match in fixed.values()))]
+    found = _find(hypothesis, reference, knowledge)
+    fixed, taken = _unambiguous(found)
+    if len(fixed) == sum(map(len, found)):
+        return list(fixed.values())
+    options = [[_Option.of(match) for match in of_word] for of_word in found]
+    paths = [_Path(used=sum(options[place][0].used for place in fixed))]
     for place in range(len(reference)):
         paths.sort(key=attrgetter("order"))
         following: list[_Path] = []
@@ -153,24 +171,24 @@ def align(
                 following.append(path)
             elif place not in taken:
                 following += _through_options(path, options[place])
-            elif (match := fixed.get(path.next_word)) is not None:
-                distance = path.order[2] + abs(match.start - match.at)
-                following.append(path.taking(match, distance))
+            elif path.next_word in fixed:
+                (option,) = options[path.next_word]
+                following.append(path.taking(option, path.order[2] + option.distance))
         paths = following or paths[:1]
     paths.sort(key=attrgetter("order"))
     finished = [path.passing(path.order[2]) for path in paths[:BEAM]]  # closes an open chunk
     return list(min(finished, key=attrgetter("order")).matches)
 
 
-def _through_options(path: _Path, options: Sequence[Match]) -> list[_Path]:
+def _through_options(path: _Path, options: Sequence[_Option]) -> list[_Path]:
     following = []
     distance = path.order[2]
-    for match in options:
-        if path.used & _bits(match):
+    for option in options:
+        if path.used & option.used:
             continue
-        following.append(path.taking(match, distance))
+        following.append(path.taking(option, distance))
         # As in the jar, a match's distance is added to the alternatives after it.
-        distance += abs(match.start - match.at)
+        distance += option.distance
     return [*following, path.passing(distance)]
 
 
@@ -197,19 +215,24 @@ def _find(
     """All matches by the reference's word they start at, module by module."""
     options: list[list[Match]] = [[] for _ in reference]
 
-    def pair(module: str, alike: Callable[[str, str], bool]) -> None:
+    def pair(module: str, at_of: Callable[[str], Iterable[int]]) -> None:
         for place, word in enumerate(reference):
-            at_all = (at for at, other in enumerate(hypothesis) if alike(other, word))
-            options[place] += [Match(module, place, 1, at, 1) for at in at_all]
+            options[place] += [Match(module, place, 1, at, 1) for at in at_of(word)]
 
-    pair("exact", eq)
+    places = _places(hypothesis)
+    pair("exact", lambda word: places.get(word, ()))
     if list(hypothesis) == list(reference):
         return options
-    stems = {word: stem(word) for word in {*hypothesis, *reference}}
-    pair("stem", lambda a, b: a != b and stems[a] == stems[b])
+    stems = _places([stem(word) for word in hypothesis])
+    pair("stem", lambda word: [at for at in stems.get(stem(word), ()) if hypothesis[at] != word])
     if "synonym" in knowledge.modules:
-        meanings = {word: knowledge.meanings(word) for word in stems}
-        pair("synonym", lambda a, b: a != b and not meanings[a].isdisjoint(meanings[b]))
+        mine = [(at, other, knowledge.meanings[other]) for at, other in enumerate(hypothesis)]
+
+        def alike(word: str) -> list[int]:
+            theirs = knowledge.meanings[word]
+            return [at for at, other, ids in mine if other != word and not ids.isdisjoint(theirs)]
+
+        pair("synonym", alike)
     for place, length, at, at_length in _phrases(reference, hypothesis, knowledge):
         options[place].append(Match("paraphrase", place, length, at, at_length))
     for at, at_length, place, length in _phrases(hypothesis, reference, knowledge):
@@ -217,18 +240,25 @@ def _find(
     return options
 
 
+def _places(words: Sequence[str]) -> dict[str, list[int]]:
+    """Where each word stands."""
+    places: dict[str, list[int]] = {}
+    for at, word in enumerate(words):
+        places.setdefault(word, []).append(at)
+    return places
+
+
 def _phrases(
     of: Sequence[str], into: Sequence[str], knowledge: WordMatches
 ) -> list[tuple[int, int, int, int]]:
     """Start and length of phrases of one sentence, and of their paraphrases in the other."""
     found = []
-    words = tuple(into)
+    of, into, places = tuple(of), tuple(into), _places(into)
     for start in range(len(of)):
-        for length in range(1, min(knowledge.longest_phrase, len(of) - start) + 1):
-            for other in knowledge.paraphrases.get(tuple(of[start : start + length]), ()):
-                found += [
-                    (start, length, at, len(other))
-                    for at in range(len(words) - len(other) + 1)
-                    if words[at : at + len(other)] == other
-                ]
+        longest = knowledge.longest_phrase.get(of[start], 0)
+        for end in range(start + 1, min(start + longest, len(of)) + 1):
+            for other in knowledge.paraphrases.get(of[start:end], ()):
+                for at in places.get(other[0], ()):
+                    if into[at : at + len(other)] == other:
+                        found.append((start, end - start, at, len(other)))
     return found

@@ -9,7 +9,7 @@ import gzip
 import importlib.util
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -46,12 +46,19 @@ class WordMatches:
     paraphrases: dict[Phrase, tuple[Phrase, ...]] = field(default_factory=dict)
 
     @cached_property
-    def longest_phrase(self) -> int:
-        """Words in the longest phrase that has a paraphrase."""
-        return max(map(len, self.paraphrases), default=0)
+    def longest_phrase(self) -> dict[str, int]:
+        """Words in the longest phrase with a paraphrase, by its first word."""
+        longest: dict[str, int] = {}
+        for phrase in self.paraphrases:
+            longest[phrase[0]] = max(len(phrase), longest.get(phrase[0], 0))
+        return longest
 
-    def meanings(self, word: str) -> frozenset[str]:
-        """The synsets of a word and of its base form."""
+    @cached_property
+    def meanings(self) -> Mapping[str, frozenset[str]]:
+        """The synsets of a word and of its base form, found when they are asked for."""
+        return _Remembered(self._meanings)
+
+    def _meanings(self, word: str) -> frozenset[str]:
         bases = self.bases.get(word) or (self._base(word),)
         return self.synsets.get(word, frozenset()).union(
             *(self.synsets.get(base, frozenset()) for base in bases)
@@ -65,6 +72,18 @@ class WordMatches:
             if stem.endswith(ending) and (found := stem[: -len(ending)] + instead) in self.synsets:
                 return found + rest
         return ""
+
+
+class _Remembered(dict[str, frozenset[str]]):
+    """What a function finds for words, each found once."""
+
+    def __init__(self, find: Callable[[str], frozenset[str]]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, word: str) -> frozenset[str]:
+        self[word] = found = self._find(word)
+        return found
 
 
 @lru_cache(maxsize=1)

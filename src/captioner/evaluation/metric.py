@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captioner.evaluation.ngrams import Floats
+from captioner.evaluation.corpus import Floats
 
 SAMPLES = 1000
 _CELLS = 1 << 21  # R x I numbers drawn at a time
@@ -71,9 +71,11 @@ def intervals(
         return {}
     images = len(next(iter(metrics.values())).per_image)
     drawn: dict[str, list[Floats]] = {name: [] for name in metrics}
+    tables = {id(metric.statistics): metric.statistics for metric in metrics.values()}
     for weights in _resamples(images, samples, seed):
+        sums = {table: weights @ statistics for table, statistics in tables.items()}
         for name, metric in metrics.items():
-            drawn[name].append(metric.combine(weights @ metric.statistics))
+            drawn[name].append(metric.combine(sums[id(metric.statistics)]))
     tails = 50 * (1 - 0.95), 50 * (1 + 0.95)
     return {name: _interval(np.concatenate(parts), tails) for name, parts in drawn.items()}
 

@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from captioner.checks import one_of
 from captioner.errors import DataError
-from captioner.evaluation.bleu import bleu
-from captioner.evaluation.cider import DocumentFrequencies, cider
+from captioner.evaluation.bleu import Matches, bleu
+from captioner.evaluation.cider import DocumentFrequencies, Products, cider, corpus_ngrams
+from captioner.evaluation.corpus import Corpus, Floats, encode
 from captioner.evaluation.java_metrics import java_meteor, spice
 from captioner.evaluation.meteor import meteor, normalise
 from captioner.evaluation.meteor_words import load_word_matches
 from captioner.evaluation.metric import SAMPLES, Metric
-from captioner.evaluation.ngrams import Corpus, Floats, encode_references, with_hypotheses
 from captioner.evaluation.protocol import PROTOCOLS, Protocol
 from captioner.evaluation.rouge import rouge_l
 
@@ -66,20 +66,26 @@ def measure(
     hypotheses: Sequence[str],
     options: ScoringOptions | None = None,
     *,
-    encoded: Corpus | None = None,
+    corpus: Corpus | None = None,
 ) -> Measured:
     """Score raw captions, one hypothesis and one or more references an image.
 
-    `encoded` are the same references, tokenised before by `encode_references` as `options` say.
+    `corpus` is what `encode` makes of them as `options` say, if it is known.
     A metric that lacks something (Java, a jar) is left out and says why. DataError when there is
     nothing to score.
     """
     options = options or ScoringOptions()
     tokens_of = options.conventions.tokens
-    if encoded is None:
-        encoded = encode_references(references, tokens_of)
-    corpus = with_hypotheses(encoded, hypotheses, tokens_of)
+    if corpus is None:
+        corpus = encode(references, hypotheses, tokens_of)
     measured = Measured({})
+
+    @cache
+    def overlap() -> tuple[Matches, Products]:
+        """What BLEU and CIDEr are made of: the n-grams are counted once for both."""
+        ngrams = corpus_ngrams(corpus, options.table)
+        ngrams.add_up(*(sums := (Matches(ngrams), Products(ngrams))))
+        return sums
 
     def tokenised() -> tuple[Any, Any]:
         tokens = [[tokens_of(caption) for caption in of_image] for of_image in references]
@@ -88,13 +94,14 @@ def measure(
     def compute(name: str) -> list[Metric]:
         match name:
             case "BLEU":
-                return bleu(corpus, brevity_penalty=options.conventions.brevity_penalty)
+                penalty = options.conventions.brevity_penalty
+                return bleu(corpus, brevity_penalty=penalty, matches=overlap()[0])
             case "ROUGE-L":
                 return [rouge_l(corpus)]
             case "CIDEr":
                 images = f"a table of {options.table.images} images" if options.table else None
                 measured.notes["cider_document_frequencies"] = images or "the references"
-                return cider(corpus, options.table)
+                return cider(corpus, options.table, products=overlap()[1])
             case "METEOR-py":
                 tokens, own = tokenised()
                 knowledge = load_word_matches(_words(tokens, own))

@@ -1,224 +1,202 @@
-"""References and hypotheses as arrays of word numbers, and their n-grams counted.
+"""N-grams of up to four words: numbered exactly (the same words have the same number), and counted.
 
-Legend: I images, S sentences (one hypothesis an image, or all its references), N words,
-G n-grams (with repetition), D different n-grams, all of the images at hand.
+Legend: S sentences, I images, N words, E different n-grams of each sentence, P pairs of an n-gram
+of a hypothesis and the same one of a reference of its image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from captioner.errors import DataError
+from captioner.evaluation.corpus import Corpus, Ints, Sentences, starts
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Rows = NDArray[np.int32]
 ORDERS = (1, 2, 3, 4)
-CHUNK = 1000  # images whose n-grams are in memory at a time
+PART = 1 << 17  # words whose n-grams are in memory at a time, of a corpus
 _HALF = 32  # bits
-_NONE = np.zeros(0, np.int64)
 
 
-def starts(lengths: Ints) -> Ints:
-    """Where parts of these lengths begin, one after another, and where the last ends."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """Sentences one after another: word numbers [N], and each sentence's length [S]."""
-
-    words: NDArray[np.int32]
-    lengths: Ints
-
-    def starts(self) -> Ints:
-        """Where each sentence begins in `words`, and where the last ends, [S + 1]."""
-        return starts(self.lengths)
-
-    def cut(self, first: int, last: int, begins: Ints) -> Sentences:
-        """The sentences from `first` up to `last`; `begins` are `starts()`."""
-        return Sentences(self.words[begins[first] : begins[last]], self.lengths[first:last])
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """One hypothesis and one or more references an image, and the words behind the numbers.
-
-    `counts` [I] says how many references each image has; `pairs` are all pairs of neighbouring
-    words, packed and sorted, so that an n-gram of up to four words has an exact 64-bit key.
-    """
-
-    hypotheses: Sentences
-    references: Sentences
-    counts: Ints
-    vocabulary: dict[str, int]
-    pairs: Ints
-
-    def __len__(self) -> int:
-        return len(self.counts)
-
-    def chunks(self, images: int = CHUNK) -> Iterator[Corpus]:
-        """The corpus in parts of at most `images` images, in order."""
-        of_hypothesis, of_reference = self.hypotheses.starts(), self.references.starts()
-        first_reference = starts(self.counts)
-        for first in range(0, len(self), images):
-            last = min(first + images, len(self))
-            low, high = int(first_reference[first]), int(first_reference[last])
-            yield replace(
-                self,
-                hypotheses=self.hypotheses.cut(first, last, of_hypothesis),
-                references=self.references.cut(low, high, of_reference),
-                counts=self.counts[first:last],
-            )
-
-    def image_of_reference(self) -> Ints:
-        """The image each reference belongs to, [S]."""
-        return np.repeat(np.arange(len(self)), self.counts)
-
-    def keys(self, sentences: Sentences, order: int) -> tuple[Ints, Ints]:
-        """The sentence of each n-gram [G] and its key [G], the same for the same words."""
-        words = sentences.words.astype(np.int64)
-        sentence = np.repeat(np.arange(len(sentences.lengths)), sentences.lengths)
-        ends = np.repeat(sentences.starts()[1:], sentences.lengths)
-        (at,) = np.nonzero(np.arange(len(words)) + order <= ends)
-        if order == 2:  # also while `pairs` is not known yet
-            return sentence[at], (words[at] << _HALF) | words[at + 1]
-        return sentence[at], self.keys_of(words[at[:, None] + np.arange(order)])[0]
-
-    def keys_of(self, words: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        """The key of each n-gram, a row of word numbers [G, order], and whether the corpus can have
-        it at all."""
-        order, possible = words.shape[1], np.ones(len(words), bool)
-        if order == 1:
-            return words[:, 0], possible
-        key = (words[:, 0] << _HALF) | words[:, 1]
-        if order > 2:
-            key, possible = find(self.pairs, key)
-            last = words[:, 2]
-            if order == 4:
-                last, there = find(self.pairs, (last << _HALF) | words[:, 3])
-                possible = possible & there
-            key = (key << _HALF) | last
-        return key, possible
-
-
-def encode(
-    references: Iterable[Sequence[str]],
-    hypotheses: Iterable[str],
-    tokens_of: Callable[[str], Sequence[str]],
-) -> Corpus:
-    """The corpus of raw captions, tokenised by `tokens_of` one at a time; errors as
-    `with_hypotheses`."""
-    return with_hypotheses(encode_references(references, tokens_of), hypotheses, tokens_of)
-
-
-def encode_references(
-    references: Iterable[Sequence[str]], tokens_of: Callable[[str], Sequence[str]]
-) -> Corpus:
-    """The corpus of raw references whose hypotheses, one an image, have no words yet."""
-    vocabulary: dict[str, int] = {}
-    counts: list[int] = []
-
-    def all_references() -> Iterator[str]:
-        for of_image in references:
-            counts.append(len(of_image))
-            yield from of_image
-
-    encoded = _encode(all_references(), vocabulary, tokens_of)
-    nothing, none = Sentences(np.zeros(0, np.int32), np.zeros(len(counts), np.int64)), _NONE
-    corpus = Corpus(nothing, encoded, np.array(counts, np.int64), vocabulary, none)
-    pairs = [np.unique(part.keys(part.references, 2)[1]) for part in corpus.chunks()]
-    return replace(corpus, pairs=np.unique(np.concatenate([none, *pairs])))
-
-
-def with_hypotheses(
-    corpus: Corpus, hypotheses: Iterable[str], tokens_of: Callable[[str], Sequence[str]]
-) -> Corpus:
-    """The corpus with these raw hypotheses in place of its own; `corpus` stays as it is.
-
-    Raises DataError when there is no image, when their number is another, or when an image has no
-    reference.
-    """
-    vocabulary = dict(corpus.vocabulary)
-    encoded = _encode(hypotheses, vocabulary, tokens_of)
-    _check(corpus.counts.tolist(), len(encoded.lengths))
-    corpus = replace(corpus, hypotheses=encoded, vocabulary=vocabulary)
-    pairs = [np.unique(part.keys(part.hypotheses, 2)[1]) for part in corpus.chunks()]
-    return replace(corpus, pairs=np.unique(np.concatenate([corpus.pairs, *pairs])))
-
-
-def _encode(
-    captions: Iterable[str], vocabulary: dict[str, int], tokens_of: Callable[[str], Sequence[str]]
-) -> Sentences:
-    lengths: list[int] = []
-
-    def numbers() -> Iterator[int]:
-        for caption in captions:
-            tokens = tokens_of(caption)
-            lengths.append(len(tokens))
-            for token in tokens:
-                yield vocabulary.setdefault(token, len(vocabulary))
-
-    words = np.fromiter(numbers(), dtype=np.int32)
-    return Sentences(words, np.array(lengths, np.int64))
-
-
-def _check(counts: Sequence[int], hypotheses: int) -> None:
-    if len(counts) != hypotheses or not counts:
-        raise DataError(
-            "scores need one hypothesis for each image, at least one: got "
-            f"{hypotheses} hypotheses for {len(counts)} images"
-        )
-    without = [row for row, count in enumerate(counts) if not count]
-    if without:
-        raise DataError(
-            f"scores need a reference for each image: {len(without)} of {len(counts)} have "
-            f"none, the first at position {without[0]}"
-        )
-
-
-class Entries(NamedTuple):
-    """The different n-grams of each sentence, each once: its sentence, its number (below D), its
-    count, and image and number as one number. Sorted by sentence and n-gram."""
+class Counted(NamedTuple):
+    """The different n-grams of each sentence, each once, sorted by number and sentence: [E] all."""
 
     sentence: Ints
     ngram: Ints
     counts: Ints
-    in_image: Ints
+    order: Ints
 
 
-class Counted(NamedTuple):
-    """How often each n-gram, of the keys [D], occurs in each hypothesis and each reference."""
+class NgramTable:
+    """All n-grams of `sentences`, numbered from 0 to `size` - 1, order after order."""
 
-    keys: Ints
-    hypotheses: Entries
-    references: Entries
+    def __init__(self, sentences: Sentences) -> None:
+        self._keys = [np.zeros(0, np.int64)] * len(ORDERS)
+        self.size = 0
+        self._keys = [new for *_, new in self._walk(sentences)]
+        self.size = sum(map(len, self._keys))
+
+    def count(self, sentences: Sentences) -> Counted:
+        """The n-grams of other sentences; those that are not in the table get numbers above it,
+        which hold for this call."""
+        sentence, ngram, new = zip(*self._walk(sentences), strict=True)
+        entries = _distinct(np.concatenate(sentence), np.concatenate(ngram))
+        first = starts(np.array([*map(len, self._keys), *map(len, new)]))
+        order = (np.searchsorted(first, entries[1], side="right") - 1) % len(ORDERS) + 1
+        return Counted(*entries, order)
+
+    def _walk(self, sentences: Sentences) -> Iterator[tuple[Rows, Ints, Ints]]:
+        """For each order the sentence and the number of every n-gram, and the sorted keys of those
+        that are new, which are numbered in this order after everything before."""
+        text = _Text.of(sentences, np.arange(len(sentences.lengths)))
+        at, number = np.arange(len(text.words)), np.zeros(len(text.words), np.int64)
+        first, numbered = 0, self.size
+        for order, keys in zip(ORDERS, self._keys, strict=True):
+            at, key = text.longer(at, number, order)
+            place, known = _find(keys, key)
+            new, rank = np.unique(key[~known], return_inverse=True)
+            number = first + place
+            number[~known] = numbered + rank
+            first, numbered = first + len(keys), numbered + len(new)
+            yield text.row[at], number, new
 
 
-def count_ngrams(part: Corpus, order: int) -> Counted:
-    """The n-grams of a part of a corpus, counted by sentence."""
-    mine, my_keys = part.keys(part.hypotheses, order)
-    theirs, their_keys = part.keys(part.references, order)
-    keys, numbers = np.unique(np.concatenate([my_keys, their_keys]), return_inverse=True)
-    size = max(1, len(keys))
+class Part(NamedTuple):
+    """N-grams of one order, each once in each row that has it, sorted by n-gram and row: its row,
+    its count there, and the number of documents that have it, [E]; the pairs of entries that a
+    hypothesis and a reference share, [P], in which a hypothesis's follow each other.
+    """
 
-    def entries(sentence: Ints, ngram: Ints, image: Ints) -> Entries:
-        both, count = np.unique(sentence * size + ngram, return_counts=True)
-        sentence, ngram = both // size, both % size
-        return Entries(sentence, ngram, count.astype(np.int64), image[sentence] * size + ngram)
-
-    return Counted(
-        keys,
-        entries(mine, numbers[: len(mine)], np.arange(len(part))),
-        entries(theirs, numbers[len(mine) :], part.image_of_reference()),
-    )
+    order: int
+    row: Ints
+    counts: Ints
+    documents: Ints
+    hypothesis: Ints
+    reference: Ints
 
 
-def find(sorted_values: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+class Sum(Protocol):
+    """What is made of the n-grams of a corpus, part after part."""
+
+    def add(self, part: Part) -> None:
+        """Add a part."""
+
+
+class CorpusNgrams:
+    """The n-grams of a corpus in parts: those of each order that begin with some of the words.
+
+    So an n-gram is in one part with all sentences that have it, and what is summed up part after
+    part is summed in the order of the words' numbers. Sentences are rows, image by image, the
+    hypothesis first: `hypothesis` [I] and `reference` [S] are the rows of these, `image` [I + S]
+    the image of each row. Of `documents`, the images unless given, those have an n-gram that have
+    it in a reference, or as many as `table` says: n-grams, and a number for each.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        documents: int | None = None,
+        table: tuple[Sentences, Ints] | None = None,
+    ) -> None:
+        self.documents = len(corpus) if documents is None else documents
+        self.hypothesis = starts(corpus.counts)[:-1] + np.arange(len(corpus))
+        self.reference = np.arange(corpus.counts.sum()) + corpus.image_of_reference() + 1
+        self.image = np.repeat(np.arange(len(corpus)), corpus.counts + 1)
+        texts = [
+            _Text.of(corpus.hypotheses, self.hypothesis),
+            _Text.of(corpus.references, self.reference),
+        ]
+        self._table = table
+        if table is not None:  # its n-grams are counted as if they were sentences
+            texts.append(_Text.of(table[0], len(self.image) + np.arange(len(table[1]))))
+        self._text = _Text(*map(np.concatenate, zip(*texts, strict=True)))
+
+    def add_up(self, *sums: Sum) -> None:
+        """Give every part to all of `sums`."""
+        for part in self:
+            for each in sums:
+                each.add(part)
+
+    def __iter__(self) -> Iterator[Part]:
+        words = self._text.words
+        before = np.cumsum(np.bincount(words))  # words up to each number
+        cuts = np.searchsorted(before, np.arange(PART, len(words), PART), side="right")
+        bounds = np.unique([0, *cuts, len(before)])
+        for low, high in pairwise(bounds):
+            (at,) = np.nonzero((words >= low) & (words < high))
+            number = words[at].astype(np.int64) - low
+            for order in ORDERS:
+                if order > 1:
+                    at, key = self._text.longer(at, number, order)
+                    number = np.unique(key, return_inverse=True)[1]
+                yield self._part(order, *_distinct(self._text.row[at], number))
+
+    def _part(self, order: int, row: Ints, ngram: Ints, counts: Ints) -> Part:
+        size = int(ngram[-1]) + 1 if len(ngram) else 0
+        if self._table is not None:
+            documents = np.zeros(size, np.int64)
+            sentences, numbers = self._table
+            (theirs,) = np.nonzero(row >= len(self.image))
+            sentence = row[theirs] - len(self.image)
+            whole = sentences.lengths[sentence] == order  # not the parts of an n-gram
+            documents[ngram[theirs[whole]]] = numbers[sentence[whole]]
+            own = row < len(self.image)
+            row, ngram, counts = row[own], ngram[own], counts[own]
+        image = self.image[row]
+        of_reference = self.hypothesis[image] != row
+        if self._table is None:
+            documents = images_with(ngram[of_reference], image[of_reference], size)
+        # The first entry of an n-gram and an image is the hypothesis's, if that has it.
+        begins = np.diff(pack(ngram, image), prepend=-1) != 0
+        first = np.maximum.accumulate(np.where(begins, np.arange(len(row)), 0))
+        (reference,) = np.nonzero(of_reference & ~of_reference[first])
+        return Part(order, row, counts, documents[ngram], first[reference], reference)
+
+
+class _Text(NamedTuple):
+    """Words, and the row of the sentence of each: [N] both."""
+
+    words: NDArray[np.int32]
+    row: Rows
+
+    @classmethod
+    def of(cls, sentences: Sentences, rows: Ints) -> _Text:
+        return cls(sentences.words, np.repeat(rows.astype(np.int32), sentences.lengths))
+
+    def longer(self, at: Ints, number: Ints, order: int) -> tuple[Ints, Ints]:
+        """Of n-grams that begin `at` those that a word more is in the sentence of, and their keys.
+
+        A key is the number of the n-gram without its last of `order` words, and that word: so it
+        has 64 bits whatever the order, and no two n-grams share one.
+        """
+        fits = at + order <= len(self.words)
+        fits[fits] = self.row[at[fits]] == self.row[at[fits] + order - 1]
+        at = at[fits]
+        return at, pack(number[fits], self.words[at + order - 1])
+
+
+def _distinct(sentence: Rows, ngram: Ints) -> tuple[Ints, Ints, Ints]:
+    """Each pair of a sentence and an n-gram once, sorted by n-gram and sentence, and how often."""
+    both, counts = np.unique(pack(ngram, sentence), return_counts=True)
+    return both & ((1 << _HALF) - 1), both >> _HALF, counts
+
+
+def pack(high: Ints, low: Ints | Rows) -> Ints:
+    """Two numbers of at most 32 bits as one, which sorts by the first and then by the second."""
+    return (high << _HALF) | low
+
+
+def images_with(ngram: Ints, image: Ints, size: int) -> Ints:
+    """Of each n-gram below `size` the number of images that have it; entries sorted by n-gram and
+    image."""
+    new = np.diff(pack(ngram, image), prepend=-1) != 0
+    return np.bincount(ngram[new], minlength=size)
+
+
+def _find(sorted_values: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     """Where each of `wanted` is in `sorted_values` (0 where it does not), and whether."""
     if not len(sorted_values):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from captioner.evaluation.corpus import Floats
 from captioner.evaluation.html import element, text
-from captioner.evaluation.ngrams import Floats
 
 # Pixels: the whole, and of it the frame in which the bars stand; a line of the legend.
 _WIDTH, _HEIGHT = 340, 190

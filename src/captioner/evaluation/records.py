@@ -5,7 +5,7 @@ statistics that add up to the corpus's. Both can be read back without model or d
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -68,12 +68,12 @@ class RunRecord:
 
 
 def make_record(
-    name: str, scores: Mapping[str, Any], images: Sequence[ImageRecord], measured: Measured
+    name: str, scores: Mapping[str, Any], images: Iterable[ImageRecord], measured: Measured
 ) -> RunRecord:
     """A record of images in the order in which `measured` has them."""
-    metrics = measured.metrics.values()
+    columns = {metric.name: metric.per_image.tolist() for metric in measured.metrics.values()}
     scored = [
-        replace(one, scores={m.name: round(float(m.per_image[row]), 4) for m in metrics})
+        replace(one, scores={name: round(column[row], 4) for name, column in columns.items()})
         for row, one in enumerate(images)
     ]
     return RunRecord(name, scores, scored, measured.metrics)

@@ -6,8 +6,8 @@ Legend: P pairs of a hypothesis and a reference, T the longest of their sentence
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.evaluation.corpus import Corpus, Ints, Sentences, starts
 from captioner.evaluation.metric import Metric, mean_metric
-from captioner.evaluation.ngrams import Corpus, Floats, Ints, Sentences, starts
 
 NDArrayInt32 = NDArray[np.int32]
 BETA = 1.2
@@ -20,20 +20,15 @@ def rouge_l(corpus: Corpus) -> Metric:
 
     As in coco-caption an empty sentence counts as one word, which only another empty one matches.
     """
-    return mean_metric("ROUGE-L", np.concatenate([_part(part) for part in corpus.chunks()]))
-
-
-def _part(part: Corpus) -> Floats:
-    image = part.image_of_reference()
-    common = lcs_lengths(part.hypotheses, part.references, image)
-    first = starts(part.counts)[:-1]
-    mine = np.maximum(1, part.hypotheses.lengths)[image]
+    image = corpus.image_of_reference()
+    common = lcs_lengths(corpus.hypotheses, corpus.references, image)
+    first = starts(corpus.counts)[:-1]
+    mine = np.maximum(1, corpus.hypotheses.lengths)[image]
     precision = np.maximum.reduceat(common / mine, first)
-    recall = np.maximum.reduceat(common / np.maximum(1, part.references.lengths), first)
+    recall = np.maximum.reduceat(common / np.maximum(1, corpus.references.lengths), first)
     below = recall + BETA**2 * precision
-    return np.asarray(
-        100 * (1 + BETA**2) * precision * recall / np.where(below > 0, below, 1), np.float64
-    )
+    score = 100 * (1 + BETA**2) * precision * recall / np.where(below > 0, below, 1)
+    return mean_metric("ROUGE-L", score)
 
 
 def lcs_lengths(hypotheses: Sentences, references: Sentences, hypothesis_of: Ints) -> Ints:
@@ -41,17 +36,18 @@ def lcs_lengths(hypotheses: Sentences, references: Sentences, hypothesis_of: Int
     common = np.zeros(len(references.lengths), np.int64)
     longest = np.maximum(references.lengths, hypotheses.lengths[hypothesis_of])
     order = np.argsort(longest, kind="stable")  # pairs of similar length together
+    begins = hypotheses.starts(), references.starts()
     for rows in np.array_split(order, len(order) // _PAIRS + 1):
-        mine = _padded(hypotheses, hypothesis_of[rows], _NO_HYPOTHESIS)
-        common[rows] = _lcs(mine, _padded(references, rows, _NO_REFERENCE))
+        mine = _padded(hypotheses, begins[0], hypothesis_of[rows], _NO_HYPOTHESIS)
+        common[rows] = _lcs(mine, _padded(references, begins[1], rows, _NO_REFERENCE))
     return common
 
 
-def _padded(sentences: Sentences, rows: Ints, padding: int) -> NDArrayInt32:
+def _padded(sentences: Sentences, begins: Ints, rows: Ints, padding: int) -> NDArrayInt32:
     """The sentences of `rows` as a rectangle [P, T]; an empty one holds the empty word, -1."""
-    lengths, starts = sentences.lengths[rows], sentences.starts()[rows]
+    lengths = sentences.lengths[rows]
     column = np.arange(max(1, int(lengths.max(initial=0))))
-    at = np.minimum(starts[:, None] + column, max(0, len(sentences.words) - 1))
+    at = np.minimum(begins[rows][:, None] + column, max(0, len(sentences.words) - 1))
     words = sentences.words if len(sentences.words) else np.zeros(1, np.int32)
     padded = np.where(column < lengths[:, None], words[at], padding).astype(np.int32)
     padded[lengths == 0, 0] = -1

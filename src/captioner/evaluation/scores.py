@@ -8,14 +8,18 @@ from captioner.errors import DataError
 from captioner.evaluation import records
 from captioner.evaluation.bleu import brevity_penalty, length_ratio
 from captioner.evaluation.coco_format import ImageId, read_references, read_results
+from captioner.evaluation.corpus import Corpus, encode_references, with_hypotheses
 from captioner.evaluation.metric import intervals
 from captioner.evaluation.metrics import Measured, ScoringOptions, averaged, measure
 from captioner.evaluation.sanity import describe_captions
 from captioner.version import __version__
 
 References = Mapping[ImageId, Sequence[str]]
-# References, hypotheses and their scores -> baselines and warnings (sanity.check_sanity).
-SanityCheck = Callable[[References, Mapping[ImageId, str], Mapping[str, Any]], dict[str, Any]]
+# References, hypotheses, their scores, and the references encoded -> baselines and warnings
+# (sanity.check_sanity).
+SanityCheck = Callable[
+    [References, Mapping[ImageId, str], Mapping[str, Any], Corpus], dict[str, Any]
+]
 
 
 def score(
@@ -38,11 +42,28 @@ def score(
 
 
 def measure_matched(
-    references: References, hypotheses: Mapping[ImageId, str], options: ScoringOptions | None = None
+    references: References,
+    hypotheses: Mapping[ImageId, str],
+    options: ScoringOptions | None = None,
+    *,
+    encoded: Corpus | None = None,
 ) -> Measured:
-    """The metrics of captions by image, in the references' order; DataError as in `score`."""
+    """The metrics of captions by image, in the references' order; DataError as in `score`.
+
+    `encoded` are the references as `encode_matched` makes them, if they are known.
+    """
+    options = options or ScoringOptions()
     images = match_images(references, hypotheses)
-    return measure([references[i] for i in images], [hypotheses[i] for i in images], options)
+    captions = [hypotheses[i] for i in images]
+    if encoded is None:
+        encoded = encode_matched(references, options)
+    corpus = with_hypotheses(encoded, captions, options.conventions.tokens)
+    return measure([references[i] for i in images], captions, options, corpus=corpus)
+
+
+def encode_matched(references: References, options: ScoringOptions) -> Corpus:
+    """The references, tokenised once for several measurements."""
+    return encode_references(references.values(), options.conventions.tokens)
 
 
 def present(
@@ -103,12 +124,15 @@ def score_files(
         files["images_annotated"] = len(annotations)
     matched = {image: annotations[image] for image in images}
     hypotheses = {image: captions[image] for image in images}
-    measured = measure_matched(matched, hypotheses, options)
+    encoded = encode_matched(matched, options)
+    measured = measure_matched(matched, hypotheses, options, encoded=encoded)
     scores = present(measured, matched, hypotheses, options, card={**files, **(card or {})})
     if sanity is not None:
-        scores["sanity"] = sanity(matched, hypotheses, scores)
-    best = {image: [records.ShownCaption(captions[image])] for image in images}
-    shown = [records.ImageRecord(image, best[image], annotations[image]) for image in images]
+        scores["sanity"] = sanity(matched, hypotheses, scores, encoded)
+    shown = (
+        records.ImageRecord(image, [records.ShownCaption(captions[image])], annotations[image])
+        for image in images
+    )
     record = records.make_record(Path(results).stem, scores, shown, measured)
     if out is not None:
         records.save_record(out, record)
@@ -120,11 +144,13 @@ def human_scores(
     options: ScoringOptions | None = None,
     *,
     card: Mapping[str, Any] | None = None,
+    encoded: Corpus | None = None,
 ) -> dict[str, Any]:
     """One person against the others: the mean over which reference is left out and scored.
 
     There are as many rounds as the image with the fewest references has; each image needs two. A
     system is scored against one reference more, so these scores are a little low beside its own.
+    `encoded` are the references as `encode_matched` makes them, if they are known.
     """
     options = options or ScoringOptions()
     rounds = min((len(captions) for captions in references.values()), default=0)
@@ -142,7 +168,12 @@ def human_scores(
             image: [*captions[:left_out], *captions[left_out + 1 :]]
             for image, captions in references.items()
         }
-        results.append(measure_matched(others, people, options))
+        match_images(others, people)
+        if encoded is None:
+            encoded = encode_matched(references, options)
+        corpus = encoded.one_against_others(left_out)
+        captions = list(others.values()), list(people.values())
+        results.append(measure(*captions, options, corpus=corpus))
     card = {**(card or {}), "hypotheses": f"one reference left out, mean of {rounds} rounds"}
     return present(averaged(results), others, None, options, card=card)
 

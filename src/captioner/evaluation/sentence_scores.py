@@ -19,16 +19,10 @@ import numpy as np
 from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu_metrics
 from captioner.evaluation.cider import SIGMA, DocumentFrequencies
-from captioner.evaluation.ngram_table import Counted, NgramTable
-from captioner.evaluation.ngrams import ORDERS, Floats, Ints, Sentences, starts
+from captioner.evaluation.corpus import Floats, Ints, Sentences, ranges, sentences_of, starts
+from captioner.evaluation.ngrams import ORDERS, Counted, NgramTable, images_with, pack
 
 WordNumbers = Sequence[Sequence[int]]
-
-
-def sentences_of(words: WordNumbers) -> Sentences:
-    """Sentences one after another, from a list of word numbers each."""
-    flat = np.fromiter((word for one in words for word in one), np.int32)
-    return Sentences(flat, np.array([*map(len, words)], np.int64))
 
 
 @dataclass(frozen=True)
@@ -50,17 +44,12 @@ class Rarities:
     @classmethod
     def of_documents(cls, documents: DocumentFrequencies, numbers: Mapping[str, int]) -> Rarities:
         """Of a saved table: what has words that all have a number."""
-        known = [
-            ([numbers[word] for word in words], count)
-            for words, count in ((x.split(" "), n) for x, n in documents.counts.items())
-            if all(word in numbers for word in words)
-        ]
-        ngrams = sentences_of([words for words, _ in known])
+        ngrams, images = documents.of_words(numbers)
         table = NgramTable(ngrams)
         counted = table.count(ngrams)
         whole = counted.order == ngrams.lengths[counted.sentence]  # not the parts of an n-gram
         counts = np.zeros(table.size, np.int64)
-        counts[counted.ngram[whole]] = np.array([n for _, n in known])[counted.sentence[whole]]
+        counts[counted.ngram[whole]] = images[counted.sentence[whole]]
         return cls.of_counts(table, counts, documents.images)
 
     @classmethod
@@ -102,13 +91,12 @@ class CountedReferences:
         image_of = np.repeat(np.arange(len(self.counts)), self.counts)
         table = NgramTable(sentences)
         counted = table.count(sentences)
-        pairs = np.unique(image_of[counted.sentence] * table.size + counted.ngram)
-        documents = np.bincount(pairs % table.size, minlength=table.size)
+        image = image_of[counted.sentence]
+        documents = images_with(counted.ngram, image, table.size)
         self.rarities = Rarities.of_counts(table, documents, len(self.counts))
         self.norms = _norms(counted, self.rarities, len(self.lengths))
         # Sorted by image and n-gram, in the smallest types: there are dozens for each word.
-        image = image_of[counted.sentence]
-        order = np.lexsort((counted.ngram, image))
+        order = np.argsort(image, kind="stable")
         self._first_entry = starts(np.bincount(image, minlength=len(self.counts)))
         self._reference = counted.sentence[order].astype(np.int32)
         self._ngram = counted.ngram[order].astype(np.int32)
@@ -124,9 +112,9 @@ class CountedReferences:
         own = self.rarities.table.count(sentences)
         shown, group = np.unique(image, return_inverse=True)
         sizes = np.diff(self._first_entry)[shown]
-        entries = _ranges(self._first_entry[shown], sizes)
-        theirs = np.repeat(np.arange(len(shown)), sizes) * own.size + self._ngram[entries]
-        mine, at = _equal(group[own.sentence] * own.size + own.ngram, theirs)
+        entries = ranges(self._first_entry[shown], sizes)
+        theirs = pack(np.repeat(np.arange(len(shown)), sizes), self._ngram[entries])
+        mine, at = _equal(pack(group[own.sentence], own.ngram), theirs)
         entries = entries[at]
         reference, counts = (x[entries].astype(np.int64) for x in (self._reference, self._count))
         pairs = _Pairs(mine, reference, counts)
@@ -151,7 +139,7 @@ class CountedReferences:
     def _closest(self, lengths: Ints, image: Ints) -> Ints:
         """The reference length nearest to each sentence's, the shorter of two equally near."""
         sizes = self.counts[image]
-        theirs = self.lengths[_ranges(self.first[image], sizes)]
+        theirs = self.lengths[ranges(self.first[image], sizes)]
         sentence = np.repeat(np.arange(len(image)), sizes)
         order = np.lexsort((theirs, np.abs(theirs - lengths[sentence]), sentence))
         return np.asarray(theirs[order][starts(sizes)[:-1]])
@@ -182,7 +170,7 @@ def consensus(words: WordNumbers, groups: Sequence[int], rarities: Rarities) -> 
     are none."""
     sentences, group = sentences_of(words), np.asarray(groups, np.int64)
     own = rarities.table.count(sentences)
-    key = group[own.sentence] * own.size + own.ngram
+    key = pack(group[own.sentence], own.ngram)
     sorted_by_key = np.argsort(key, kind="stable")
     mine, at = _equal(key, key[sorted_by_key])
     theirs = sorted_by_key[at]
@@ -244,13 +232,7 @@ def _equal(keys: Ints, ordered: Ints) -> tuple[Ints, Ints]:
     """All pairs of equal entries of keys and of sorted ones: the place of each."""
     low = np.searchsorted(ordered, keys)
     counts = np.searchsorted(ordered, keys, side="right") - low
-    return np.repeat(np.arange(len(keys)), counts), _ranges(low, counts)
-
-
-def _ranges(first: Ints, lengths: Ints) -> Ints:
-    """first[k], first[k] + 1, ... of each length, one range after another."""
-    begins = starts(lengths)
-    return np.repeat(first - begins[:-1], lengths) + np.arange(begins[-1])
+    return np.repeat(np.arange(len(keys)), counts), ranges(low, counts)
 
 
 def _check(references: Sequence[WordNumbers], names: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from captioner.data.arrays import load_array
 from captioner.errors import DataError
 from captioner.features.statistics import KeptStatistics
-from captioner.files import alone, atomic_write, disk_errors, read_json, write_json
+from captioner.files import atomic_write, disk_errors, read_json, take_lock, write_json
 from captioner.restore import Json, Size, restore
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class FeatureCache:
         """Wait until only this process computes here."""
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-        with alone(self.folder / "lock"):
+        with take_lock(self.folder / "lock", wait=True):
             yield
 
     def open(self, batch_size: int) -> int:

@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import functional
 
 from captioner.data.images import MAX_PIXELS, load_image
 from captioner.errors import ConfigError
+from captioner.files import refuse_special
 from captioner.models.transforms import ImageTransform
 
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF's tag
@@ -83,6 +84,7 @@ def transform_batch(transform: ImageTransform, images: Sequence[Tensor]) -> Tens
 def _jpeg_bytes(path: Path) -> Tensor | None:
     """The file's bytes; None where torchvision may not give what Pillow would."""
     try:
+        refuse_special(path)
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:  # the header only
             plain = image.format == "JPEG" and image.mode == "RGB"

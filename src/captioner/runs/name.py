@@ -1,11 +1,15 @@
 """Names of run folders: short, the same for the same settings, and safe on every file system."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from captioner.errors import DataError
+from captioner.files import refuse_special
 from captioner.runs.upgrade import first_name
 
 _LONGEST_VALUE = 24
@@ -74,10 +78,21 @@ def suffix(overrides: Sequence[str]) -> str:
 
 
 def register_resolver() -> None:
-    """Make `${differs:}` of a configuration the suffix of the command that is running."""
+    """Make `${differs:}` of a configuration the suffix of the command that is running, and let
+    `${log_file:path}` refuse a path that logging could not open, or would wait for."""
     from hydra.core.hydra_config import HydraConfig
 
     def differs() -> str:
         return suffix(HydraConfig.get().overrides.task) if HydraConfig.initialized() else ""
 
     OmegaConf.register_new_resolver("differs", differs, replace=True)
+    OmegaConf.register_new_resolver("log_file", _log_file, replace=True)
+
+
+def _log_file(name: str) -> str:
+    path = Path(name)
+    if path.exists():
+        refuse_special(path)
+        if path.is_dir() or not os.access(path, os.W_OK):
+            raise DataError(f"{path} cannot be written: expected a file for the log")
+    return name

@@ -2,13 +2,12 @@
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from captioner.files import read_json, remove_unfinished, write_json
+from captioner.files import read_json, refuse_special, remove_unfinished, take_lock, write_json
 from captioner.restore import Count, Json, restore
 from captioner.runs.folder import FolderTaken
 
@@ -70,26 +69,22 @@ def sole_trainer(folder: Path) -> Iterator[None]:
     """Hold a run's folder while this process trains in it; FolderTaken when another one does.
 
     What an earlier process left half written, killed while it did, is removed. The lock ends with
-    the process, however that ends. Of the processes of one distributed run the first holds it for
-    all.
+    the process, however that ends.
     """
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("wb") as handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderTaken(f"another process is training in {folder}") from None
+    try:
+        lock = take_lock(folder / _LOCK, wait=False)
+    except BlockingIOError:
+        raise FolderTaken(f"another process is training in {folder}") from None
+    with lock:
         for one in (folder, *folder.glob("replica_*")):
             remove_unfinished(one, "*.pt", "*.json")
         yield
 
 
 def is_training(folder: Path) -> bool:
-    """Whether another process is training in `folder` now."""
+    """Whether another process is training in `folder` now; DataError where its lock is no file."""
     try:
+        refuse_special(folder / _LOCK)
         with (folder / _LOCK).open("rb") as handle:
             fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:

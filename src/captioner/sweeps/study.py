@@ -4,7 +4,6 @@ A trial is drawn from its number and the stored trials, so that a study that was
 with the trials that it would have had.
 """
 
-import fcntl
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 
 from captioner.errors import ConfigError
+from captioner.files import take_lock
 from captioner.runs.folder import FolderTaken
 from captioner.runs.outcome import Outcome
 from captioner.runs.upgrade import first_name
@@ -54,10 +54,8 @@ class Study:
     ) -> None:
         self.optuna = import_optuna()
         self.space, self.n_trials, self.sampler, self.seed = space, n_trials, sampler, seed
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = lock.open("wb")
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = take_lock(lock, wait=False)
         except BlockingIOError:
             raise FolderTaken(f"another process works at the study in {lock.parent}") from None
         self._where = f"the study {name} in {storage}"

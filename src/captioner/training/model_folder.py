@@ -26,7 +26,7 @@ WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
 CONFIG, CARD = "config.json", "README.md"
 ENCODER = "encoder."  # how the names of an encoder's tensors begin
 # Of the machine that trained, not of the model.
-_LOCAL = ("run_dir", "resume", "device", "threads", "cache_dir")
+_LOCAL = ("run_dir", "sweep_dir", "resume", "device", "threads", "cache_dir")
 
 
 class _Content(TypedDict):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from captioner.evaluation.corpus import Corpus, encode_references, with_hypotheses
 from captioner.evaluation.metrics import ScoringOptions, measure
-from captioner.evaluation.ngrams import Corpus, encode_references
 
 VALIDATED = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 OPTIONS = ScoringOptions(samples=0)
@@ -34,7 +34,8 @@ class CaptionScorer:
         loss, captions = measured["loss"], measured["captions"]
         hypotheses = [captions[name] for name in self.references]
         references = list(self.references.values())
-        found = measure(references, hypotheses, OPTIONS, encoded=self._encoded).metrics
+        corpus = with_hypotheses(self._encoded, hypotheses, OPTIONS.conventions.tokens)
+        found = measure(references, hypotheses, OPTIONS, corpus=corpus).metrics
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),

@@ -1,5 +1,6 @@
 """Flickr8k made ready: downloaded or found, checked, unpacked, and its counts verified."""
 
+import glob
 import shutil
 import zipfile
 import zlib
@@ -12,7 +13,7 @@ from captioner.data.download import check_digests, check_recorded, record_sum
 from captioner.data.download import download as fetch
 from captioner.data.formats import flickr8k
 from captioner.errors import DataError
-from captioner.files import atomic_write, disk_errors
+from captioner.files import atomic_write, disk_errors, refuse_special, remove_unfinished
 
 _MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 IMAGES_URL = f"{_MIRROR}/Flickr8k_Dataset.zip"
@@ -140,10 +141,13 @@ def _unpack(archive: Path, root: Path, overwrite: bool) -> int:
     What is there in another size is the user's own: each file gets its name only when it is whole.
     """
     written = 0
+    names: dict[Path, list[str]] = {}  # by folder
     try:
+        refuse_special(archive)
         with disk_errors(f"unpack {archive} into {root}"), zipfile.ZipFile(archive) as zipped:
             for member in list(_wanted(zipped.infolist())):
                 target = root / member.filename
+                names.setdefault(target.parent, []).append(glob.escape(target.name))
                 if target.is_file() and target.stat().st_size == member.file_size:
                     continue
                 if target.exists() and not overwrite:
@@ -154,6 +158,8 @@ def _unpack(archive: Path, root: Path, overwrite: bool) -> int:
                 with zipped.open(member) as source, atomic_write(target, sync=False) as file:
                     shutil.copyfileobj(source, file)
                 written += 1
+            for folder, patterns in names.items():
+                remove_unfinished(folder, *patterns)
     except DataError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:

@@ -27,7 +27,7 @@ from captioner.data.scenes.captions import (
 )
 from captioner.data.scenes.drawing import Box, draw_scene, lay_out
 from captioner.errors import ConfigError, DataError
-from captioner.files import atomic_write, read_json, write_json
+from captioner.files import atomic_write, read_json, remove_unfinished, write_json
 from captioner.restore import Count, describe, restore
 
 # To be raised whenever the same parameters would draw other images or write other captions.
@@ -98,6 +98,7 @@ def draw_scenes(
         truth[name] = scene.slots()
     if not (folder / _TRUTH).exists():
         write_json(folder / _TRUTH, {"parameters": parameters, "scenes": truth})
+        remove_unfinished(folder, "*.png")
     note = f"{size} pixels, seed {seed}; no scene occurs twice, in one split or in two"
     drawn = {split: tuple(images) for split, images in splits.items()}
     return CaptionData(f"scenes, format {FORMAT_VERSION}", drawn, (note,))

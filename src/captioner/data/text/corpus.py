@@ -15,11 +15,11 @@ from captioner.data.text.files import Document
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
 from captioner.files import (
-    alone,
     atomic_write,
     disk_errors,
     read_json,
     refuse_special,
+    take_lock,
     write_json,
 )
 from captioner.restore import Count, Size, restore
@@ -81,7 +81,7 @@ def encode_corpus(
     folder = Path(cache_dir) / _fingerprint(splits, unit, min_count, vocabulary)
     content = folder / "text.json"
     if not content.exists():
-        with alone(folder / "lock"):
+        with take_lock(folder / "lock", wait=True):
             if not content.exists():  # no other process has written it meanwhile
                 if vocabulary is None:
                     vocabulary = build_vocabulary(splits["train"], unit=unit, min_count=min_count)
