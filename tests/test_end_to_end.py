@@ -27,9 +27,9 @@ SMALL = [
     "data.size=32",
     "vocabulary.min_count=1",
     "encoder=torchvision",
-    "encoder.name=resnet18",
+    "encoder.name=squeezenet1_1",
     "encoder.weights=random",
-    "encoder.size=64",
+    "encoder.size=32",
     "encoder.resize=squash",
     "encoder.batch_size=4",
     "encoder.workers=1",
@@ -40,7 +40,7 @@ SMALL = [
     "generation.length_penalty=0.5",
     "trainer.batch_size=12",
     "trainer.checkpoint_steps=2",
-    "trainer.shown_pictures=2",
+    "trainer.shown_pictures=1",
     "trainer.progress=false",
 ]
 

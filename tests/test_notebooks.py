@@ -29,10 +29,15 @@ SMALLER = {
         "delay=50, steps=250": "delay=10, steps=40",
         "range(10, 251, 10)": "range(10, 41, 10)",
     },
-    "03_the_lstm_by_hand_and_fused": {'"trainer.epochs=3"': '"trainer.epochs=1"'},
+    "03_the_lstm_by_hand_and_fused": {
+        "4000, replace": "300, replace",
+        "range(5)": "range(2)",
+        '"trainer.epochs=3"': '"trainer.epochs=1"',
+    },
     "04_reading_a_sweep": {
         "data.train=100": "data.train=24",
         "data.dev=20": "data.dev=6",
+        '["0", "1"]': '["0"]',
         '"trainer.epochs=4"': '"trainer.epochs=2"',
     },
     "05_captions_beams_and_mistakes": {

@@ -162,7 +162,8 @@ def test_kernels_are_told_from_what_launched_them(tmp_path: Path) -> None:
 
 
 def tiny(jobs: Jobs) -> Jobs:
-    """The very jobs of a GPU, at a size for a CPU; the fused LSTM stands in for the persistent."""
+    """The very jobs of a GPU, at a size for a CPU, which is one batch size for all; the fused LSTM
+    stands in for the persistent."""
     smaller = {"data": {"images": 12, "feature_dim": 6}, "repeats": 1, "steps": 20}
     smaller |= {"epochs": 2, "dev_images": 4}
     sizes = {"hidden_size": 8, "batch_size": 16}
@@ -170,6 +171,7 @@ def tiny(jobs: Jobs) -> Jobs:
         name: {key: smaller.get(key, value) for key, value in job.items()}
         | {"sizes": {**job["sizes"], **sizes}}
         for name, job in jobs.items()
+        if " B " not in name or name.endswith("B 128")
     }
     made: Jobs = json.loads(json.dumps(found).replace("persistent", "fused"))
     return made
@@ -190,7 +192,7 @@ def test_every_job_runs_and_is_recorded(tmp_path: Path, monkeypatch: pytest.Monk
     names = {one["implementation"] for one in figures if one["what"] == "an epoch"}
     assert names == {PLAIN, "eager torch", "eager fused", "graph torch", "graph fused"}
     shares = [one for one in figures if one["what"] == "share of the roofline"]
-    assert len(shares) == 6 * 2 + 4 * 3 and all(0 < one["median"] < 2 for one in shares)
+    assert len(shares) == 2 * 2 + 3 and all(0 < one["median"] < 2 for one in shares)
     clock = {one["implementation"]: one["median"] for one in figures if "scored" in one["what"]}
     assert clock["warm"] < clock["cold"]  # which had torch to import
     assert {"BLEU-4", "CIDEr-D"} <= set(part["details"]["run"]["last scores"])

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from composed import compose_config
 from PIL import ImageOps
 
 from captioner.build.checkpoint import load_captioner
 from captioner.build.components import build_encoder, load_data
 from captioner.build.ensemble import TrainedEnsemble, load_ensemble
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.commands.export import export
 from captioner.config import GenerationConfig, TrainConfig
 from captioner.data.images import load_image
@@ -28,9 +28,10 @@ from captioner.training.trainer import Trainer
 CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = torch.device("cpu")
 SMALL = [
-    "data.train=12", "data.dev=4", "data.test=4", "data.size=32", "vocabulary.min_count=1",
+    "data.train=8", "data.dev=4", "data.test=4", "data.size=32", "vocabulary.min_count=1",
     "model.embedding_dim=8", "model.hidden_size=8", "trainer.batch_size=4", "trainer.epochs=2",
-    "trainer.progress=false", "generation.max_length=5", "device=cpu", "optimizer.lr=1e-2",
+    "trainer.progress=false", "trainer.shown_pictures=1", "generation.max_length=5", "device=cpu",
+    "optimizer.lr=1e-2",
 ]  # fmt: skip
 GRID = [
     "encoder=plain", "encoder.name=plain_small", "encoder.size=32", "encoder.grid_size=2",

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from composed import compose_config
 
 from captioner.build import backend
 from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.commands.trained import stored_generation
 from captioner.errors import ConfigError
 from captioner.models import lstm

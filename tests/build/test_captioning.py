@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from composed import compose_config
 
 from captioner.build.checkpoint import load_captioner
 from captioner.build.components import build_encoder, load_data
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.errors import ConfigError, DataError
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.replicas import ReplicaTrainer
@@ -26,7 +26,7 @@ SMALL = [
     "encoder=plain", "encoder.name=plain_small", "encoder.size=32", "encoder.grid_size=2",
     "encoder.train_from=null", "encoder.views=[original,mirror]", "model.embedding_dim=8",
     "model.hidden_size=8", "model.input_dropout=0.2", "trainer.batch_size=4", "trainer.epochs=2",
-    "trainer.progress=false", "generation.max_length=5", "device=cpu",
+    "trainer.progress=false", "trainer.shown_pictures=1", "generation.max_length=5", "device=cpu",
 ]  # fmt: skip
 BATCHES = ["trainer.batch_by=caption", "trainer.batch_by=picture"]
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 import torch
+from composed import compose_config
 
 from captioner import config as schema
 from captioner.build.cuda_graph import wants_graph, why_not
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.errors import ConfigError
 from captioner.features.source import CachedFeatures
 from captioner.training.distributed import World
@@ -85,6 +85,7 @@ SMALL = [
     "trainer.epochs=2",
     "model.input_dropout=0",
     "trainer.progress=false",
+    "trainer.shown_pictures=1",
     "trainer.batch_size=16",
     "model.output_dropout=0",
     "model.hidden_size=16",

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from composed import compose_config
 
 from captioner.build.checkpoint import load_captioner, load_language_model
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config, quote
+from captioner.commands.cli import quote
 from captioner.commands.evaluate_text import evaluate_text
 from captioner.commands.sample import sample_text
 from captioner.errors import CheckpointError, ConfigError, DataError

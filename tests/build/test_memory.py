@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from composed import compose_config
 
 from captioner import config as schema
 from captioner.build import memory
@@ -21,7 +22,6 @@ from captioner.build.memory import (
     require_memory_for_training,
 )
 from captioner.build.models import build_captioner, build_language_model
-from captioner.commands.cli import compose_config
 from captioner.errors import ConfigError
 from captioner.training.memory import free_memory
 

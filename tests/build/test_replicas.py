@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from composed import compose_config
 
 from captioner.build.replicas import refuse_shared_draws, replica_configs
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.errors import ConfigError
 from captioner.runs.folder import flat
 from captioner.training.checkpoint import load_checkpoint
@@ -36,6 +36,7 @@ def config(tmp_path: Path, *overrides: str):  # type: ignore[no-untyped-def]
             "trainer.epochs=2",
             "trainer.epoch_windows=5",
             "trainer.progress=false",
+            "trainer.shown_pictures=1",
             "model.input_dropout=0.2",
             "seed=3",
             f"run_dir={tmp_path / 'group'}",

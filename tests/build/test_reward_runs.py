@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from composed import compose_config
 
 from captioner.build.reward import reward_objective
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.config import RewardConfig
 from captioner.data.captions import CaptionedImage
 from captioner.data.vocabulary import Vocabulary
@@ -26,8 +26,8 @@ SMALL = [
     "data.train=12", "data.dev=4", "data.test=4", "data.size=32", "vocabulary.min_count=1",
     "encoder=plain", "encoder.name=plain_small", "encoder.size=32", "encoder.train_from=null",
     "model.embedding_dim=8", "model.hidden_size=8", "trainer.batch_size=4", "trainer.epochs=2",
-    "trainer.progress=false", "trainer.batch_by=picture", "generation.max_length=5", "device=cpu",
-    "optimizer.lr=1e-2",
+    "trainer.progress=false", "trainer.shown_pictures=1", "trainer.batch_by=picture",
+    "generation.max_length=5", "device=cpu", "optimizer.lr=1e-2",
 ]  # fmt: skip
 KINDS = {
     "layered": [

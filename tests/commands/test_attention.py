@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composed import compose_config
 
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.commands.evaluate import evaluate_checkpoint
 from captioner.evaluation.records import load_record
 from captioner.evaluation.report import write_report

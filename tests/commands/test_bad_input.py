@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from composed import compose_config
 from PIL import Image
 
 from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
 from captioner.commands.caption import caption_files, find_images
-from captioner.commands.cli import compose_config
 from captioner.errors import CheckpointError, ConfigError, DataError, ImageError
 from captioner.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -47,6 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.hidden_size=8",
         "trainer.epochs=1",
         "trainer.progress=false",
+        "trainer.shown_pictures=1",
         "generation.max_length=5",
     ]
     build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from composed import compose_config
 from onnx_graphs import assert_memory_stays
 from PIL import Image
 
@@ -23,7 +24,6 @@ from captioner.api import CaptionModel, TextModel
 from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
 from captioner.commands.caption import caption_files
-from captioner.commands.cli import compose_config
 from captioner.commands.export import export, export_folder, export_onnx
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, DataError
 from captioner.export.onnx_check import Comparison
@@ -43,6 +43,7 @@ SCENES = [
     "model.hidden_size=16",
     "trainer.epochs=2",
     "trainer.progress=false",
+    "trainer.shown_pictures=1",
     "generation.max_length=8",
     "optimizer.lr=0.02",
 ]

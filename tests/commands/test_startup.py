@@ -107,7 +107,8 @@ except Exception as error: assert "needs the package" in str(error)
 def test_a_command_brings_nothing_beside_torch_that_it_may_not_need() -> None:
     """Each in a child of one process that has imported torch; nor does a training's first step."""
     programs = [*(f"import captioner.commands.{name}" for name in WITH_TORCH), USED]
-    child = f"exec(program)\n    {REPORT}\n    sys.exit()"
+    # Torch's modules take longer to be torn down than to be imported.
+    child = f"exec(program)\n    {REPORT}\n    sys.stdout.flush()\n    os._exit(0)"
     each = f"for program in {programs}:\n  if os.fork() == 0:\n    {child}\n  os.wait()"
     heavy, said = reports(f"import torch\n{each}")
     assert heavy == [["PIL", "numpy", "torch"]] * len(programs), said

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from composed import compose_config
 
-from captioner.commands.cli import compose_config
 from captioner.commands.train import train
 from captioner.errors import DataError, NumericsError
 from captioner.runs.folder import FolderTaken
@@ -27,6 +27,7 @@ TINY = [
     "trainer.window=8",
     "trainer.epoch_windows=10",
     "trainer.progress=false",
+    "trainer.shown_pictures=1",
 ]
 
 

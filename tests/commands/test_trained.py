@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composed import compose_config
 
-from captioner.commands.cli import compose_config
 from captioner.commands.trained import data_of, generation_of
 from captioner.config import Flickr8kData, GenerationConfig, ScenesData
 from captioner.errors import ConfigError

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from composed import compose_config
 
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TEXT = "the page writes what it has read, and it has read this line many times\n"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from composed import compose_config
 from PIL import Image
 
-from captioner.commands.cli import compose_config
 from captioner.demo.examples import example_images
 from captioner.demo.models import facts, load_models, read_upload
 from captioner.demo.settings import (

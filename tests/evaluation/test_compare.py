@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from composed import compose_config
 
-from captioner.commands.cli import compose_config
 from captioner.commands.compare import compare
 from captioner.commands.scoring import evaluate_files, evaluate_humans, format_scores
 from captioner.errors import ConfigError, DataError

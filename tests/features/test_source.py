@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from composed import compose_config
 from PIL import Image
 
 from captioner.build.checkpoint import load_captioner
 from captioner.build.components import build_encoder
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.config import EncoderConfig
 from captioner.data.captions import CaptionedImage
 from captioner.errors import CheckpointError, ConfigError
@@ -93,7 +93,8 @@ def test_a_checkpoint_knows_its_reader(tmp_path: Path) -> None:
         "data.train=8", "data.dev=4", "data.test=4", "data.size=32", "vocabulary.min_count=1",
         "encoder=plain", "encoder.name=plain_small", "encoder.size=32", "encoder.train_from=null",
         "encoder.reader=torchvision", "model.embedding_dim=8", "model.hidden_size=8",
-        "trainer.epochs=1", "trainer.progress=false", "generation.max_length=5",
+        "trainer.epochs=1", "trainer.progress=false", "trainer.shown_pictures=1",
+        "generation.max_length=5",
     ]  # fmt: skip
     build_trainer(compose_config("train", overrides, configs=CONFIGS)).run()
     path = tmp_path / "run" / "best.pt"

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from composed import compose_config
 
 from captioner.build.attention import region_grid
 from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
-from captioner.commands.cli import compose_config
 from captioner.config import GenerationConfig
 from captioner.data.images import load_image
 from captioner.data.scenes.dataset import draw_scenes, load_scene_boxes, load_scene_truth
