@@ -256,7 +256,7 @@ def parse_json(text: str, source: str, *, line: int = 1, file_names: bool = Fals
         place, fault = _first_fault(text)
         line += text.count("\n", 0, place)
         raise DataError(f"{source}, line {line}: {fault}") from error
-    if "\\" in text and ("\\ud" in text or "\\uD" in text):
+    if "\\" in text and _SURROGATE.search(text):
         _refuse_half_pairs(text, source, line, file_names)
     return value
 
@@ -318,6 +318,7 @@ def _first_fault(text: str) -> tuple[int, str]:
     return 0, "this cannot be read"
 
 
+_SURROGATE = re.compile(r"\\u[dD]")
 # Backslashes, from left to right: pairs of halves that belong together, a half alone, all others.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>u[dD][89a-fA-F]..)|.)", re.DOTALL
