@@ -614,6 +614,16 @@ def other_words(content: dict[str, Any]) -> None:
             "group 0 has maximize=True, expected False",
         ),
         (
+            lambda c: c["training"]["optimizer"]["param_groups"][0].update(eps=torch.tensor(1e-8)),
+            "group 0 has eps=Tensor, expected 1e-08",
+        ),
+        (
+            lambda c: c["training"]["optimizer"]["state"][0].update(
+                exp_avg=c["training"]["optimizer"]["state"][0]["exp_avg"].to_sparse()
+            ),
+            "of another optimiser or trainer: .*Sparse",
+        ),
+        (
             lambda c: c["training"]["optimizer"]["param_groups"][0].update(base_lr="fast"),
             "group 0 has base_lr='fast', expected 0.01",
         ),

@@ -32,7 +32,11 @@ def _load(path: Path, **options: Any) -> Any:
         if isinstance(found, np.ndarray):
             return found
         with found:
-            return {name: found[name] for name in found.files}
+            arrays = {name: found[name] for name in found.files}
+        for name, one in arrays.items():
+            if not isinstance(one, np.ndarray):  # bytes, where it is no array at all
+                raise DataError(f"cannot read the array in {path}: {name} is none")
+        return arrays
     except DataError:
         raise
     except Exception as error:  # of many kinds: numpy reads archives, and headers as Python

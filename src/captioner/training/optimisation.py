@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captioner.restore import describe
+
 SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -170,8 +172,9 @@ def load_optimizer_state(
     for number, (group, own) in enumerate(zip(groups, own_groups, strict=True)):
         where = f"parameter group {number}"
         for key in own.keys() - _OF_A_RUN:
-            if group[key] != own[key]:
-                raise ValueError(f"{where} has {key}={group[key]!r}, expected {own[key]!r}")
+            if not _same(group[key], own[key]):
+                found = describe(group[key])
+                raise ValueError(f"{where} has {key}={found}, expected {own[key]!r}")
         if len(group["params"]) != len(own["params"]):
             expected = len(own["params"])
             raise ValueError(f"{where} has {len(group['params'])} parameters, expected {expected}")
@@ -186,6 +189,14 @@ def load_optimizer_state(
 
 # Of a parameter group what changes in a run, or with the machine.
 _OF_A_RUN = {"params", "lr", "capturable", "fused", "foreach"}
+
+
+def _same(found: Any, own: Any) -> bool:
+    """Whether a setting is the same; a tensor is no number, though it may equal one."""
+    if isinstance(own, list | tuple):
+        listed = isinstance(found, list | tuple) and len(found) == len(own)
+        return listed and all(map(_same, found, own))
+    return isinstance(found, Tensor) == isinstance(own, Tensor) and bool(found == own)
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> set[str]:

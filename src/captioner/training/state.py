@@ -154,7 +154,8 @@ class RunState:
             if self.average is not None:
                 self.average.load(training["ema"])
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is of another optimiser or trainer: {error}") from error
+            reason = str(error).split("\n")[0]  # torch's have many
+            raise CheckpointError(f"{path} is of another optimiser or trainer: {reason}") from error
         return progress
 
     def _check_texts(self, stored: Mapping[str, str], path: Path) -> None:
