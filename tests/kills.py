@@ -49,13 +49,13 @@ def write_archives(folder: Path) -> None:
     names = [f"{number}.jpg" for number in range(8092)]  # one has captions and no image
     with zipfile.ZipFile(folder / "flickr8k" / "Flickr8k_Dataset.zip", "w") as archive:
         for name in names[:-1]:
-            archive.writestr(f"Flicker8k_Dataset/{name}", name)
+            archive.writestr(zipfile.ZipInfo(f"Flicker8k_Dataset/{name}"), name)  # of no date
     captions = [f"{name}#{k}\ta dog\n" for name in names for k in range(5)]
     splits = {"train": names[:6000], "dev": names[6000:7000], "test": names[7000:8000]}
     with zipfile.ZipFile(folder / "flickr8k" / "Flickr8k_text.zip", "w") as archive:
-        archive.writestr("Flickr8k.token.txt", "".join(captions))
+        archive.writestr(zipfile.ZipInfo("Flickr8k.token.txt"), "".join(captions))
         for split, own in splits.items():
-            archive.writestr(f"Flickr_8k.{split}Images.txt", "\n".join(own))
+            archive.writestr(zipfile.ZipInfo(f"Flickr_8k.{split}Images.txt"), "\n".join(own))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Scenario:
 
 
 RUN = ("run/last.pt", "run/best.pt", "run/history.json")
-KEPT = f"train {TEXT} run_dir=run trainer.epochs=3 trainer.keep_epochs=2"
+# Its sweep_dir would hold a date.
+KEPT = f"train {TEXT} run_dir=run sweep_dir=x trainer.epochs=3 trainer.keep_epochs=2"
 SCENARIOS = {
     "features and training": Scenario(
         f"train {CAPTIONS} {FROZEN} encoder.resize=squash encoder.batch_size=4 encoder.workers=1 "

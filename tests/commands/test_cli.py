@@ -107,6 +107,9 @@ def test_completion_installs_in_bash() -> None:
         ("checkpoint='s/a=1/best.pt'", "checkpoint='s/a=1/best.pt'"),
         ("lr=range(start=1,stop=3)", "lr=range(start=1,stop=3)"),
         ("--config-dir=a=b", "--config-dir=a=b"),
+        ("run_dir=outputs/caf\u00e9", "run_dir='outputs/caf\u00e9'"),
+        ("run_dir=caf\udce9/x", "run_dir='caf\udce9/x'"),
+        ("name=\u00e9,\u00f6", "name=\u00e9,\u00f6"),
     ],
 )
 def test_a_path_below_a_sweep_needs_no_quotes(argument: str, expected: str) -> None:

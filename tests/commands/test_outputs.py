@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(ConfigError, match="may not be written in"):
         refuse_overwriting(schema.SampleConfig(checkpoint="a", out="b/c.json"))
+
+
+def test_a_run_does_not_begin_where_tensorboard_could_not_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run_dir must be a name in UTF-8.*caf\\udce9"):
+        claim_run_folder(tmp_path / os.fsdecode(b"caf\xe9"), {"seed": 1}, resume=False)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.types import Override
 from script_runner import Process, Scripts
 
+from captioner.errors import ConfigError
 from captioner.sweeps.grid import split_overrides
 from captioner.sweeps.study import Study
 
@@ -180,22 +182,37 @@ def test_runs_side_by_side_share_one_token_store(folder: Path, launcher: str, st
     assert len(list((folder / "cache").glob("*/text.json"))) == 1
 
 
+def stored_study(folder: Path, space: Sequence[Override]) -> Study:
+    """A study of two trials in study.db."""
+    return Study(
+        space,
+        storage=f"sqlite:///{folder}/study.db",
+        name="first",
+        n_trials=2,
+        lower_is_better=True,
+        sampler="random",
+        seed=0,
+        lock=folder / "lock",
+    )
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, lambda path: path.write_bytes(b"no database" * 99)])
+def test_a_study_that_cannot_be_read_is_refused(
+    put: Callable[[Path], object], tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    put(tmp_path / "study.db")
+    with pytest.raises(ConfigError, match=r"cannot work with the study first in sqlite.*study\.db"):
+        stored_study(tmp_path, [])
+
+
 def test_a_study_of_version_0_1_goes_on_with_its_trials(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
     storage = f"sqlite:///{tmp_path}/study.db"
     before = optuna.create_study(storage=storage, study_name="first")
     drawn = before.ask().suggest_float("decoder.init_scale", 0.01, 0.5, log=True)  # killed here
     _, space = split_overrides(None, ["model.init_scale=tag(log,interval(0.01,0.5))"])
-    study = Study(
-        space,
-        storage=storage,
-        name="first",
-        n_trials=2,
-        lower_is_better=True,
-        sampler="random",
-        seed=0,
-        lock=tmp_path / "lock",
-    )
+    study = stored_study(tmp_path, space)
     (_, first), (_, second) = study.next_trials(2)
     assert first == [f"model.init_scale={drawn}"]
     assert second[0].startswith("model.init_scale=")

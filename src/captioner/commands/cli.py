@@ -183,11 +183,13 @@ def run_task(task: Task, settings: Any) -> Any:
 def quote(argument: str, literal: Sequence[str] = ()) -> str:
     """A text for one of the keys `literal` in Hydra's quotes, so that nothing is interpolated.
 
-    Quoted also: any value with "=" that is plainly a text, such as a path in a sweep's folder.
+    Quoted also: any value with "=" or beyond ASCII that is plainly a text, such as a path in a
+    sweep's folder: Hydra's grammar has no such characters.
     """
     key, equals, text = argument.partition("=")
-    plain_path = "=" in text and not argument.startswith("-") and not re.search(r"[\[({'\"]", text)
-    if not equals or not (key in literal or plain_path):
+    plain = not argument.startswith("-") and not re.search(r"[\[({'\"]", text)
+    foreign = "=" in text or (not text.isascii() and "," not in text)
+    if not equals or not (key in literal or (plain and foreign)):
         return argument
     if re.fullmatch(r"(?s)(['\"]).*\1", text):
         return argument

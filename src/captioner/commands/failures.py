@@ -50,7 +50,8 @@ def one_sentence(name: str, folder: Path | str | None = None) -> Iterator[None]:
     except CaptionerError as error:
         _stop(_message(error), status=2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
-        _stop(f"{error.filename or 'input or output'}: {error.strerror or error}", status=1)
+        where = short(str(error.filename or "input or output"))
+        _stop(f"{where}: {error.strerror or error}", status=1)
     except KeyboardInterrupt as error:
         _stop(str(error) or "interrupted", status=130)
 
@@ -128,6 +129,9 @@ def explain(error: Exception, name: str) -> str:
     text = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
     text = re.sub(r"\w+ raised while resolving interpolation: ", "", text)
     lines = text.splitlines()
+    if text.startswith("LexerNoViableAltException: "):
+        given = short(lines[0].partition(": ")[2])
+        return f"{given} cannot be read: put the value in quotes, as in 'key=\"value\"'"
     missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if missing and missing.group(1).startswith("hydra/launcher/"):
         wanted = missing.group(1).rpartition("/")[2]

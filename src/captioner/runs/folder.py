@@ -53,8 +53,11 @@ def claim_run_folder(folder: Path, resolved: dict[str, Any], *, resume: bool) ->
 
     Raises FolderTaken when it holds a run and `resume` is false, when the configuration differs
     from that of the run to resume (naming the keys), or when it holds checkpoints and nothing says
-    of which run; DataError when it cannot be written.
+    of which run; ConfigError for a name that is no UTF-8; DataError when it cannot be written.
     """
+    name = str(folder)
+    if name != name.encode("utf-8", "ignore").decode():
+        raise ConfigError(f"run_dir must be a name in UTF-8, as TensorBoard needs it, got {name!r}")
     path = folder / CONFIG
     if not path.exists():
         if left := [name for name in CHECKPOINTS if (folder / name).exists()]:

@@ -283,8 +283,9 @@ def test_damaged_archives(tmp_path: Path, flickr8k: Server) -> None:
     assert "images in split train: 6, as expected" in run(tmp_path, flickr8k)
 
 
-def test_an_archive_that_points_outside(tmp_path: Path, flickr8k: Server) -> None:
-    flickr8k.files["text.zip"] = zipped({"../evil.txt": "x"})
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil.txt"])
+def test_an_archive_that_points_outside(tmp_path: Path, flickr8k: Server, name: str) -> None:
+    flickr8k.files["text.zip"] = zipped({name: "x"})
     with pytest.raises(DataError, match="points outside the folder"):
         run(tmp_path / "root", flickr8k)
     assert not (tmp_path / "evil.txt").exists()
