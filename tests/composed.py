@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from captioner.commands import cli
 from captioner.config import GROUPS, parse
+from captioner.errors import ConfigError
 
 CHOOSES = re.compile(rf"[^\w.]|({'|'.join(GROUPS)}|experiment)=")
 
@@ -36,7 +37,7 @@ def _override(text: str) -> Override:
 
 
 def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path = cli.CONFIGS) -> Any:
-    """As `cli.compose_config`, which is asked where anything is wrong."""
+    """As `cli.compose_config`, which is asked where Hydra finds something wrong."""
     choices = tuple(one for one in overrides if CHOOSES.match(one))
     try:
         cli.register_schemas()
@@ -45,5 +46,7 @@ def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path = 
         for override in map(_override, (one for one in overrides if one not in choices)):
             OmegaConf.update(config, override.key_or_group, override.value())
         return parse(config)
+    except ConfigError:
+        raise
     except Exception:
         return cli.compose_config(name, overrides, configs=configs)

@@ -64,11 +64,12 @@ def backend(checkout: Path) -> str:
     return done.stderr
 
 
-def test_without_a_compiler_it_says_so_and_works(checkout: Path, tmp_path: Path) -> None:
+def test_without_a_compiler_it_says_so_and_works(
+    checkout: Path, run_setup: Run, tmp_path: Path
+) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    command = [sys.executable, "setup.py", *BUILD]
-    done = run(checkout, command, PATH=str(empty), CXX="no-such-compiler")
+    done = run_setup(*BUILD, PATH=str(empty), CXX="no-such-compiler")
     assert done.returncode == 0, done.stderr
     assert f"{WITHOUT}no C++ compiler was found" in done.stderr
     said = backend(checkout)

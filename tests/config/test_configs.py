@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import composed
 import pytest
 from torch import nn
 
@@ -205,7 +206,7 @@ def test_experiments_carry_the_published_settings() -> None:
 )
 def test_wrong_configuration_is_refused_by_name(overrides: list[str], expected: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        compose(*overrides)
+        composed.compose_config("train", overrides, configs=CONFIGS)
     for part in expected:
         assert part in str(error.value)
 

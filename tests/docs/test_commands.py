@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 import torch
+from composed import compose_config
 from documentation import PAGES, REPOSITORY, blocks, commands, commands_of_configs, parts
 
 from captioner.commands import cli
-from captioner.commands.cli import compose_config, gather_list, quote
+from captioner.commands.cli import gather_list, quote
 from captioner.commands.table import COMMANDS
 from captioner.ops.extension import ABSENT
 

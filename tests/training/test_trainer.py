@@ -20,12 +20,13 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
-from threading import Event
+from threading import Event, RLock
 from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from captioner.data.captions import CaptionedImage
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
@@ -453,6 +454,8 @@ def in_a_child(folder: Path, killed_at: int | None, moments: random.Random) -> i
         return process
     try:
         torch.set_num_threads(1)
+        # The lock that tqdm has would be shared with the children that were killed, holding it.
+        tqdm.set_lock(RLock())
         rename, seen = Path.replace, count(1)
 
         def replace(path: Path, target: Path) -> Path:

@@ -99,6 +99,8 @@ _IN_CONTEXT = re.compile(
 
 
 def _tokens(text: str) -> tuple[str, ...]:
+    if text.isascii() and text.isalpha() and not _PARTS.search(text):  # most words
+        return (sys.intern(text.lower()),)
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
     if "&" in text:

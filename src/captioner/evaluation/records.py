@@ -25,7 +25,7 @@ from captioner.restore import Json, restore
 DIGITS = 10  # of the numbers of each image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShownCaption:
     """A caption with its words' probabilities, its log-probability (nats) and its words' attention
     maps, where known."""
@@ -42,7 +42,7 @@ class ShownCaption:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image: captions (best first), references, and its file if there is one."""
 
