@@ -25,7 +25,7 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PATHS = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
 # Where the name that is imported is not the name that is installed.
-DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core"}
+DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "yaml": "pyyaml"}
 
 # Imports every module of the given packages while the named distributions cannot be imported.
 BARE_IMPORT = """

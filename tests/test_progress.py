@@ -42,6 +42,7 @@ def test_a_pipe_gets_a_line_a_minute(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # where a bar would be drawn
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     with caplog.at_level(logging.INFO, logger="captioner"):
