@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -26,26 +27,35 @@ CHOOSES = re.compile(rf"[^\w.]|({'|'.join(GROUPS)}|experiment)=")
 
 
 @functools.cache
-def _chosen(name: str, choices: tuple[str, ...], configs: Path) -> DictConfig:
+def chosen(name: str, choices: tuple[str, ...], configs: Path = cli.CONFIGS) -> DictConfig:
+    """A command's configuration as Hydra composes it with these overrides; not to be changed."""
+    cli.register_schemas()
+    cli.register_resolver()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configs.resolve())):
-        return hydra.compose(name, overrides=list(choices))
+        config = hydra.compose(name, overrides=list(choices))
+    OmegaConf.set_struct(config, True)
+    return config
 
 
-@functools.cache
+def changed(config: DictConfig, overrides: Iterable[str]) -> Any:
+    """A composed configuration with other values, which Hydra sets as those of a command line."""
+    config = copy.deepcopy(config)
+    ConfigLoaderImpl._apply_overrides_to_config([*map(_override, overrides)], config)
+    return parse(config)
+
+
+@functools.lru_cache(maxsize=4096)
 def _override(text: str) -> Override:
-    return OverridesParser.create().parse_override(text)
+    (override,) = OverridesParser.create().parse_overrides([text])
+    return override
 
 
 def compose_config(name: str, overrides: Sequence[str] = (), *, configs: Path = cli.CONFIGS) -> Any:
     """As `cli.compose_config`, which is asked where Hydra finds something wrong."""
     choices = tuple(one for one in overrides if CHOOSES.match(one))
     try:
-        cli.register_schemas()
-        cli.register_resolver()
-        config = copy.deepcopy(_chosen(name, choices, configs))
-        for override in map(_override, (one for one in overrides if one not in choices)):
-            OmegaConf.update(config, override.key_or_group, override.value())
-        return parse(config)
+        values = [one for one in overrides if one not in choices]
+        return changed(chosen(name, choices, configs), values)
     except ConfigError:
         raise
     except Exception:

@@ -5,8 +5,6 @@ CAPTIONER_FUZZ=25 tries 25 times as many.
 
 from __future__ import annotations
 
-import copy
-import functools
 import os
 import time
 from collections import Counter
@@ -14,22 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
+import composed
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from captioner import config as schema
 from captioner.commands.cli import check_overrides, compose_config, quote
 from captioner.commands.failures import explain
-from captioner.config import parse, register_schemas
 from captioner.errors import ConfigError
-from captioner.runs.name import register_resolver
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CASES = 200 * int(os.environ.get("CAPTIONER_FUZZ", "1"))
@@ -80,17 +73,6 @@ def overrides(draw: st.DrawFn) -> tuple[str, str]:
     return name, f"{before}{key}={shown}"
 
 
-@functools.cache
-def composed(name: str) -> DictConfig:
-    """A command's configuration as Hydra composes it."""
-    register_schemas()
-    register_resolver()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = hydra.compose(name, NEEDED.get(name, []))
-    OmegaConf.set_struct(config, True)
-    return config
-
-
 @pytest.fixture(scope="module")
 def counts() -> Iterator[Counter[str]]:
     """How many cases ended how; printed at the end."""
@@ -122,10 +104,8 @@ def attempt(name: str, override: str, *, anew: bool) -> str:
 
 def changed(name: str, override: str) -> Any:
     check_overrides([override])
-    parsed = OverridesParser.create().parse_overrides([override])
-    config = copy.deepcopy(composed(name))
-    ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
-    return parse(config)
+    needed = tuple(NEEDED.get(name, []))
+    return composed.changed(composed.chosen(name, needed, CONFIGS), [override])
 
 
 fuzzed = settings(

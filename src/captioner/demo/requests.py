@@ -39,7 +39,7 @@ class BoundedRequests:
             self._check_length(Headers(scope=scope))
             await self.app(scope, _within_time(receive), noted)
         except ClientDisconnect:
-            pass
+            pass  # nobody is there to be answered
         except Exception as error:  # of many kinds
             status, said = 400, in_a_sentence(error)
             if isinstance(error, HTTPException):
