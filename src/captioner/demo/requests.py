@@ -39,7 +39,7 @@ class BoundedRequests:
             self._check_length(Headers(scope=scope))
             await self.app(scope, _within_time(receive), noted)
         except ClientDisconnect:
-            pass  # nobody is there to be answered
+            pass  # the reader has gone; there is none to answer
         except Exception as error:  # of many kinds
             status, said = 400, in_a_sentence(error)
             if isinstance(error, HTTPException):
