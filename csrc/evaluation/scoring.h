@@ -22,10 +22,10 @@ CAPTIONER_API int64_t captioner_scoring_version();
 // Numbers what stands between spaces, in order of first occurrence. `text` are captions, each ended
 // by a line feed.
 CAPTIONER_API int captioner_pieces(const char* text, int64_t size,
-                                   int32_t* pieces_out,  // [at most size]
+                                   int32_t* pieces_out,  // [at most size / 2]
                                    int64_t* counts_out,  // [captions] pieces of each
-                                   int64_t* first_out,   // [at most size] where each piece begins
-                                   int64_t* last_out,    // [at most size] and where it ends
+                                   int64_t* first_out,   // [at most size / 2] where each piece begins
+                                   int64_t* last_out,    // [at most size / 2] and where it ends
                                    int64_t* distinct_out);
 
 // The English Snowball stems of words, as nltk's stemmer has them; each word and stem is ended by a

@@ -247,7 +247,7 @@ def parse_json(text: str, source: str, *, line: int = 1, file_names: bool = Fals
     """
     distinct = _distinct if len(text) < 1 << 20 else None
     try:
-        with _no_collections():
+        with no_collections():
             value = json.loads(text, object_pairs_hook=distinct, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         where = f"{source}, line {line + error.lineno - 1}"
@@ -262,9 +262,9 @@ def parse_json(text: str, source: str, *, line: int = 1, file_names: bool = Fals
 
 
 @contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Python looks for no cycles inside: what is read from JSON has none, and may be millions of
-    objects, which would be gone through again and again."""
+def no_collections() -> Iterator[None]:
+    """Python looks for no cycles inside: captions, and what else is read from JSON, have none, and
+    may be millions of objects, which would be gone through again and again."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -101,7 +101,7 @@ def test_the_library_scores_as_python_does(in_python: InPython, protocol: str) -
         assert bits(*ours.values()) == bits(*theirs.values())
 
 
-@pytest.mark.parametrize("batch", [7, 20_000])
+@pytest.mark.parametrize("batch", [7, 100_000])
 def test_the_library_numbers_words_as_python_does(
     in_python: InPython, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:

@@ -101,8 +101,8 @@ def pieces(captions: Sequence[str]) -> tuple[NDArray[np.int32], Ints, list[str]]
     if text.count("\n") > len(captions):
         text = "\n".join([*(one.replace("\n", " ") for one in captions), ""])
     data = text.encode(errors="surrogatepass")
-    number, counts = np.empty(len(data), np.int32), np.empty(len(captions), np.int64)
-    first, last = np.empty((2, len(data)), np.int64)
+    number, counts = np.empty(len(data) // 2, np.int32), np.empty(len(captions), np.int64)
+    first, last = np.empty((2, len(data) // 2), np.int64)
     distinct = ctypes.c_int64()
     _call("pieces", data, len(data), number, counts, first, last, ctypes.addressof(distinct))
     bounds = zip(first[: distinct.value].tolist(), last.tolist(), strict=False)

@@ -19,7 +19,7 @@ from captioner.evaluation import compiled
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 BATCH = 1000  # captions whose word numbers are in memory as Python's at a time
-LARGE_BATCH = 20_000  # captions that the library splits at a time
+LARGE_BATCH = 100_000  # captions that the library splits at a time
 
 
 def starts(lengths: Ints) -> Ints:
@@ -129,7 +129,7 @@ def encode_references(
             counts.append(len(of_image))
             yield from of_image
 
-    encoded, vocabulary = _encode(all_references(), {}, tokens_of)
+    encoded, vocabulary = encode_captions(all_references(), {}, tokens_of)
     nothing = Sentences(np.zeros(0, np.int32), np.zeros(len(counts), np.int64))
     return Corpus(nothing, encoded, np.array(counts, np.int64), vocabulary)
 
@@ -142,12 +142,12 @@ def with_hypotheses(
     Raises DataError when there is no image, when their number is another, or when an image has no
     reference.
     """
-    encoded, vocabulary = _encode(hypotheses, corpus.vocabulary, tokens_of)
+    encoded, vocabulary = encode_captions(hypotheses, corpus.vocabulary, tokens_of)
     _check(corpus.counts.tolist(), len(encoded.lengths))
     return replace(corpus, hypotheses=encoded, vocabulary=vocabulary)
 
 
-def _encode(
+def encode_captions(
     captions: Iterable[str],
     vocabulary: Mapping[str, int],
     tokens_of: Callable[[str], Sequence[str]],

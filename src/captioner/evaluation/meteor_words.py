@@ -5,18 +5,21 @@ function words come from an installed pycocoevalcap, whose files are read withou
 downloaded. Without it only words and stems match, and the list of function words is our own.
 """
 
-import gzip
+import contextlib
 import importlib.util
 import zipfile
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from captioner.errors import DataError
 from captioner.evaluation import compiled
+from captioner.evaluation.ahead import Ahead
 from captioner.evaluation.compiled import Words
 
 # METEOR gives function words a lower weight. Used where METEOR's own list is not installed.
@@ -36,7 +39,8 @@ _ENDINGS = (
     ("ed", ""), ("ing", "e"), ("ing", ""), ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
 )  # fmt: skip
 _FILES = "function/english.words", "synonym/english.synsets", "synonym/english.exceptions"
-_PART = 1 << 22  # bytes of the table of paraphrases that are read at a time
+_PART = 1 << 20  # bytes of the packed table of paraphrases that are read at a time
+_AHEAD = 48  # parts that are unpacked before words are known
 Phrase = tuple[str, ...]
 
 
@@ -117,10 +121,42 @@ def load_knowledge(vocabulary: frozenset[str]) -> tuple[tuple[str, ...], WordMat
     known, table = _without_paraphrases(*_installed())
     words = compile_words(known, vocabulary)
     if table is not None:
-        with gzip.open(table) as file:
-            while part := file.read(_PART):
-                words.read(part)
+        for part in _taken_ahead() or _parts(table):
+            words.read(part)
     return known.modules, words
+
+
+_ahead: list[Ahead[bytes]] = []  # at most one
+
+
+def _taken_ahead() -> Ahead[bytes] | None:
+    return _ahead.pop() if _ahead else None
+
+
+@contextlib.contextmanager
+def reading_ahead(metrics: Collection[str]) -> Iterator[None]:
+    """Where METEOR-py is among the metrics a thread unpacks the table of paraphrases, which takes
+    over a second, for the first `load_knowledge` inside."""
+    _, table = _installed()
+    if table is None or "METEOR-py" not in metrics or not compiled.available():
+        yield
+        return
+    _ahead[:] = [parts := Ahead(_parts(table), most=_AHEAD)]
+    try:
+        yield
+    finally:
+        parts.close()
+        _ahead.clear()
+
+
+def _parts(table: Path) -> Iterator[bytes]:
+    # In large pieces: each time that zlib is done, a thread waits for the others.
+    unpacked = zlib.decompressobj(wbits=31)  # gzip's format
+    with table.open("rb") as file:
+        while packed := file.read(_PART):
+            yield unpacked.decompress(packed)
+    if not unpacked.eof:
+        raise DataError(f"{table} is cut short")
 
 
 def load_word_matches(vocabulary: frozenset[str]) -> WordMatches:
@@ -186,21 +222,20 @@ def _paraphrases(table: Path, vocabulary: frozenset[str]) -> dict[Phrase, tuple[
     known = {word.encode() for word in vocabulary}
     found: dict[bytes, list[bytes]] = defaultdict(list)
     phrase, wanted = b"", False
-    with gzip.open(table) as file:
-        for entry, other in _entries(file):  # millions, as bytes, of which few are decoded
-            if entry != phrase:  # a phrase's entries follow each other
-                phrase, wanted = entry, known.issuperset(entry.split())
-            if wanted and known.issuperset(other.split()):
-                found[phrase].append(other)
+    for entry, other in _entries(_parts(table)):  # millions, as bytes, of which few are decoded
+        if entry != phrase:  # a phrase's entries follow each other
+            phrase, wanted = entry, known.issuperset(entry.split())
+        if wanted and known.issuperset(other.split()):
+            found[phrase].append(other)
     return {_words(phrase): tuple(map(_words, others)) for phrase, others in found.items()}
 
 
-def _entries(file: gzip.GzipFile) -> Iterator[tuple[bytes, bytes]]:
+def _entries(parts: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """The second and third of every three lines."""
     lines: list[bytes] = []
-    while block := file.read(_PART):
+    for part in parts:
         before = lines.pop() if lines else b""  # the beginning of a line
-        lines += (before + block).split(b"\n")
+        lines += (before + part).split(b"\n")
         whole = (len(lines) - 1) // 3 * 3
         yield from zip(lines[1:whole:3], lines[2:whole:3], strict=True)
         del lines[:whole]

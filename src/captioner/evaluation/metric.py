@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from captioner.evaluation.ahead import Ahead
 from captioner.evaluation.corpus import Floats
 
 SAMPLES = 1000
@@ -72,7 +73,7 @@ def intervals(
     images = len(next(iter(metrics.values())).per_image)
     drawn: dict[str, list[Floats]] = {name: [] for name in metrics}
     tables = {id(metric.statistics): metric.statistics for metric in metrics.values()}
-    for weights in _resamples(images, samples, seed):
+    for weights in Ahead(_resamples(images, samples, seed), most=1):
         sums = {table: weights @ statistics for table, statistics in tables.items()}
         for name, metric in metrics.items():
             drawn[name].append(metric.combine(sums[id(metric.statistics)]))

@@ -1,6 +1,7 @@
 """All metrics of one set of captions: those that can be computed, and why the others cannot."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from captioner.checks import one_of
 from captioner.errors import DataError
+from captioner.evaluation import compiled
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import DocumentFrequencies, cider, overlap
 from captioner.evaluation.corpus import Corpus, Floats, encode
@@ -98,18 +100,28 @@ def measure(
                 measured.notes["cider_document_frequencies"] = images or "the references"
                 return cider(corpus, options.table, products=counted()[1])
             case "METEOR-py":
-                words = normalised(corpus)
-                modules, knowledge = load_knowledge(frozenset(words.vocabulary))
+                modules, metric = meteor_py.result() if meteor_py else aligned(corpus)
                 measured.notes["meteor_py_modules"] = list(modules)
-                return [meteor(words, knowledge)]
+                return [metric]
         return [(java_meteor if name == "METEOR" else spice)(*tokenised())]
 
-    for name in options.metrics:
-        try:
-            measured.metrics.update({metric.name: metric for metric in compute(name)})
-        except DataError as error:
-            measured.unavailable[name] = str(error)
+    with ThreadPoolExecutor(1) as beside:
+        # In the library the alignment leaves other threads alone, and takes longest.
+        early = "METEOR-py" in options.metrics and compiled.available()
+        meteor_py = beside.submit(aligned, corpus) if early else None
+        for name in options.metrics:
+            try:
+                measured.metrics.update({metric.name: metric for metric in compute(name)})
+            except DataError as error:
+                measured.unavailable[name] = str(error)
     return measured
+
+
+def aligned(corpus: Corpus) -> tuple[tuple[str, ...], Metric]:
+    """METEOR-py, and the modules that it matches words by."""
+    words = normalised(corpus)
+    modules, knowledge = load_knowledge(frozenset(words.vocabulary))
+    return modules, meteor(words, knowledge)
 
 
 def averaged(rounds: Sequence[Measured]) -> Measured:

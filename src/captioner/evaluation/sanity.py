@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
 from captioner.evaluation import baselines
 from captioner.evaluation.coco_format import ImageId
+from captioner.evaluation.corpus import encode_captions
 from captioner.evaluation.leakage import Leakage
 
 Scorer = Callable[[Mapping[ImageId, str]], dict[str, float]]
@@ -36,7 +38,9 @@ def describe_captions(captions: Collection[str]) -> dict[str, Any]:
     Shares lie between 0 and 1, lengths are in words; without captions all are 0. `words_used` is
     the number of different words, `lengths` says how many captions have each length.
     """
-    tokenised = [coco_tokens(caption) for caption in captions]
+    sentences, vocabulary = encode_captions(captions, {}, coco_tokens)
+    words, names = sentences.words.tolist(), [*vocabulary]
+    tokenised = [tuple(words[a:b]) for a, b in pairwise(sentences.starts().tolist())]
     count = max(1, len(tokenised))
     frequencies = Counter(tokenised)
     commonest, times = frequencies.most_common(1)[0] if frequencies else ((), 0)
@@ -44,11 +48,11 @@ def describe_captions(captions: Collection[str]) -> dict[str, Any]:
     return {
         "captions": len(tokenised),
         "distinct_share": round(len(frequencies) / count, 4),
-        "commonest": " ".join(commonest),
+        "commonest": " ".join(names[word] for word in commonest),
         "commonest_share": round(times / count, 4),
         "empty_share": round(frequencies[()] / count, 4),
         "mean_length": round(sum(map(len, tokenised)) / count, 2),
-        "words_used": len({token for tokens in frequencies for token in tokens}),
+        "words_used": len({*words}),
         "lengths": {str(length): lengths[length] for length in sorted(lengths)},
     }
 

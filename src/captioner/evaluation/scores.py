@@ -9,9 +9,11 @@ from captioner.evaluation import records
 from captioner.evaluation.bleu import brevity_penalty, length_ratio
 from captioner.evaluation.coco_format import ImageId, read_references, read_results
 from captioner.evaluation.corpus import Corpus, encode_references, with_hypotheses
+from captioner.evaluation.meteor_words import reading_ahead
 from captioner.evaluation.metric import intervals
 from captioner.evaluation.metrics import Measured, ScoringOptions, averaged, measure
 from captioner.evaluation.sanity import describe_captions
+from captioner.files import no_collections
 from captioner.version import __version__
 
 References = Mapping[ImageId, Sequence[str]]
@@ -117,16 +119,17 @@ def score_files(
     DataError naming the file at fault.
     """
     options = options or ScoringOptions()
-    captions, annotations = read_results(results), read_references(references)
-    names = str(references), str(results)
-    images = match_images(annotations, captions, names=names, subset=subset)
-    files: dict[str, Any] = {"results": str(results), "references": str(references)}
-    if subset:
-        files["images_annotated"] = len(annotations)
-    matched = {image: annotations[image] for image in images}
-    hypotheses = {image: captions[image] for image in images}
-    encoded = encode_matched(matched, options)
-    measured = measure_matched(matched, hypotheses, options, encoded=encoded)
+    with no_collections(), reading_ahead(options.metrics):
+        captions, annotations = read_results(results), read_references(references)
+        names = str(references), str(results)
+        images = match_images(annotations, captions, names=names, subset=subset)
+        files: dict[str, Any] = {"results": str(results), "references": str(references)}
+        if subset:
+            files["images_annotated"] = len(annotations)
+        matched = {image: annotations[image] for image in images}
+        hypotheses = {image: captions[image] for image in images}
+        encoded = encode_matched(matched, options)
+        measured = measure_matched(matched, hypotheses, options, encoded=encoded)
     scores = present(measured, matched, hypotheses, options, card={**files, **(card or {})})
     if sanity is not None:
         scores["sanity"] = sanity(matched, hypotheses, scores, encoded)
