@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
+SERVER = Path(__file__).with_name("script_server.py")
 
 
 class Process:
@@ -151,7 +152,7 @@ class Scripts:
                 return
             listening.listen(64)
             subprocess.Popen(
-                [sys.executable, str(Path(__file__).parent / "script_server.py"), str(self._serves)],
+                [sys.executable, str(SERVER), str(self._serves)],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdin=listening,
                 stdout=subprocess.DEVNULL,

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from composed import compose_config
@@ -21,7 +20,6 @@ from tiny_captioners import ATTENDING, CONFIGS, FROZEN, TRAINED, train
 
 import captioner
 from captioner.api import CaptionModel, TextModel
-from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
 from captioner.commands.caption import caption_files
 from captioner.commands.export import export, export_folder, export_onnx
@@ -32,6 +30,8 @@ from captioner.training.checkpoint import load_checkpoint, save_checkpoint
 from captioner.training.model_folder import open_checkpoint, results_folder
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """best.pt of a tiny captioner whose encoder was trained with it."""
