@@ -1,6 +1,7 @@
 // A linear layer and cross-entropy on the CPU. Each thread takes some tokens: their logits, softmax
 // and its gradient follow one another within its cache; the gradients of weight and hidden states
-// are GEMMs with the packed logits (cross_entropy.h).
+// are GEMMs with the packed logits (cross_entropy.h). Of K models, each thread computes whole ones
+// (models.h).
 //
 // Letters as in ../linear_cross_entropy.h.
 #include "../linear_cross_entropy.h"
@@ -13,6 +14,7 @@
 #include "../tensors.h"
 #include "gemm.h"
 #include "kernels.h"
+#include "models.h"
 
 namespace captioner::cpu {
 namespace {
@@ -60,36 +62,53 @@ void for_each_range(int64_t tokens, int64_t ranges, const Run& run) {
   });
 }
 
-template <typename T>
-LossOutputs forward(const Tensor& hidden, const Tensor& weight, const Tensor& bias,
-                    const Tensor& targets, double label_smoothing, bool wants_gradient) {
-  const auto& code = kernels<T>();
-  const int64_t tokens = hidden.size(0), vocabulary = weight.size(0);
-  const int64_t padded = ceil_div(vocabulary, code.panel_width) * code.panel_width;
-  const int64_t ranges = torch::stable::get_num_threads();
-  const int64_t logits_rows = wants_gradient ? tokens : code.loss_rows;
-  const int64_t copies = wants_gradient ? 1 : ranges;
+// The arguments and the results of a model, or with a leading K of all, which share their targets.
+struct LossTensors {
+  Tensor hidden, weight, bias;
+  Tensor loss, grad_logits, grad_bias;
 
-  const Tensor words = packed<T>(transposed(weight));
+  LossTensors of_model(int64_t k) const {
+    return {part(hidden, k), part(weight, k),      part(bias, k),
+            part(loss, k),   part(grad_logits, k), part(grad_bias, k)};
+  }
+};
+
+template <typename T>
+int64_t padded_words(int64_t vocabulary) {
+  const int64_t width = kernels<T>().panel_width;
+  return ceil_div(vocabulary, width) * width;
+}
+
+template <typename T>
+void forward(const LossTensors& x, const int64_t* targets, double label_smoothing,
+             bool wants_gradient, int64_t threads) {
+  const auto& code = kernels<T>();
+  const Tensor hidden = dense(x.hidden);
+  const int64_t tokens = hidden.size(0), vocabulary = x.weight.size(0);
+  const int64_t padded = padded_words<T>(vocabulary);
+  const int64_t logits_rows = wants_gradient ? tokens : code.loss_rows;
+
+  const Tensor words = packed<T>(transposed(x.weight));
   const Tensor padded_bias = torch::stable::new_zeros(hidden, {padded});
   Tensor shown = rows(padded_bias, 0, vocabulary);
-  torch::stable::copy_(shown, bias);
-  const Tensor logits = empty(hidden, {copies * padded * logits_rows});
+  torch::stable::copy_(shown, x.bias);
+  const Tensor logits =
+      wants_gradient ? x.grad_logits : empty(hidden, {threads * padded * logits_rows});
   const Tensor losses = empty(hidden, {tokens});
   const Tensor grad_biases =
-      torch::stable::new_zeros(hidden, {ranges, wants_gradient ? vocabulary : 0});
+      torch::stable::new_zeros(hidden, {threads, wants_gradient ? vocabulary : 0});
   const LossParams<T> params{hidden.size(1),
                              vocabulary,
                              values<const T>(hidden),
                              values<const T>(words),
                              values<const T>(padded_bias),
-                             values<const int64_t>(targets),
+                             targets,
                              static_cast<T>(label_smoothing),
                              wants_gradient,
                              logits_rows,
                              values<T>(logits),
                              values<T>(losses)};
-  for_each_range(tokens, ranges, [&](int64_t k, int64_t first, int64_t last) {
+  for_each_range(tokens, threads, [&](int64_t k, int64_t first, int64_t last) {
     LossParams<T> own = params;
     if (!wants_gradient) own.logits += k * padded * logits_rows;
     code.loss(own, first, last, values<T>(grad_biases) + k * grad_biases.size(1));
@@ -97,60 +116,101 @@ LossOutputs forward(const Tensor& hidden, const Tensor& weight, const Tensor& bi
 
   double sum = 0;  // in the tokens' order, whatever the number of threads
   for (int64_t n = 0; n < tokens; ++n) sum += values<const T>(losses)[n];
-  Tensor total = empty(hidden, {});
-  *values<T>(total) = static_cast<T>(sum);
-  return {total, wants_gradient ? logits : empty(hidden, {0}), sum_of_rows(grad_biases)};
+  *values<T>(x.loss) = static_cast<T>(sum);
+  Tensor grad_bias = x.grad_bias;
+  torch::stable::copy_(grad_bias, sum_of_rows(grad_biases));
 }
 
+// The arguments and the results of a model, or with a leading K of all.
+struct LossGradientTensors {
+  Tensor grad_loss, hidden, weight, grad_logits, grad_bias;
+  Tensor grad_hidden, grad_weight, scaled_bias;
+
+  LossGradientTensors of_model(int64_t k) const {
+    return {part(grad_loss, k), part(hidden, k),      part(weight, k),      part(grad_logits, k),
+            part(grad_bias, k), part(grad_hidden, k), part(grad_weight, k), part(scaled_bias, k)};
+  }
+};
+
 template <typename T>
-LossGradients backward(const Tensor& grad_loss, const Tensor& hidden, const Tensor& weight,
-                       const Tensor& grad_logits, const Tensor& grad_bias) {
+void backward(LossGradientTensors& x, int64_t threads) {
   const auto& code = kernels<T>();
-  const int64_t tokens = hidden.size(0), vocabulary = weight.size(0);
-  const int64_t panels = ceil_div(vocabulary, code.panel_width);
-  STD_TORCH_CHECK(
-      grad_logits.numel() == panels * code.panel_width * tokens && grad_bias.numel() == vocabulary,
-      "grad_logits and grad_bias must be what linear_cross_entropy returned");
-  const Tensor words = packed<T>(weight), states = packed<T>(hidden);
-  const Tensor grad_hidden = empty(hidden, {tokens, hidden.size(1)});
-  const Tensor grad_weight = tokens > 0
-                                 ? empty(hidden, {vocabulary, hidden.size(1)})
-                                 : torch::stable::new_zeros(hidden, {vocabulary, hidden.size(1)});
-  const T factor = *values<const T>(grad_loss);
+  const int64_t tokens = x.hidden.size(0), vocabulary = x.weight.size(0);
+  const Tensor words = packed<T>(x.weight), states = packed<T>(x.hidden);
+  if (tokens == 0) torch::stable::zero_(x.grad_weight);
+  const T factor = *values<const T>(x.grad_loss);
   const LossGradient<T> params{tokens,
-                               hidden.size(1),
+                               x.hidden.size(1),
                                vocabulary,
-                               values<const T>(grad_logits),
+                               values<const T>(x.grad_logits),
                                values<const T>(words),
                                values<const T>(states),
                                factor,
-                               values<T>(grad_hidden),
-                               values<T>(grad_weight)};
-  for_each_range(
-      tokens, torch::stable::get_num_threads(),
-      [&](int64_t, int64_t first, int64_t last) { code.loss_grad_hidden(params, first, last); });
-  parallel_for(0, panels, 1,
+                               values<T>(x.grad_hidden),
+                               values<T>(x.grad_weight)};
+  for_each_range(tokens, threads, [&](int64_t, int64_t first, int64_t last) {
+    code.loss_grad_hidden(params, first, last);
+  });
+  parallel_for(0, padded_words<T>(vocabulary) / code.panel_width, 1,
                [&](int64_t first, int64_t last) { code.loss_grad_weight(params, first, last); });
-  Tensor scaled = empty(hidden, {vocabulary});
   for (int64_t k = 0; k < vocabulary; ++k) {
-    values<T>(scaled)[k] = factor * values<const T>(grad_bias)[k];
+    values<T>(x.scaled_bias)[k] = factor * values<const T>(x.grad_bias)[k];
   }
-  return {grad_hidden, grad_weight, scaled};
 }
 
 LossOutputs linear_cross_entropy(Tensor hidden, Tensor weight, Tensor bias, Tensor targets,
                                  double label_smoothing, bool wants_gradient) {
-  check(hidden, weight, bias, targets);
-  const auto run = hidden.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
-  return run(dense(hidden), weight, bias, dense(targets), label_smoothing, wants_gradient);
+  const Models models(weight, 2);
+  models.check({{"hidden", hidden}, {"bias", bias}});
+  const Tensor first = models.first(hidden);
+  check(first, models.first(weight), models.first(bias), targets);
+  targets = dense(targets);
+  const bool wide = hidden.scalar_type() == ScalarType::Double;
+  const int64_t vocabulary = models.first(weight).size(0);
+  const int64_t columns = wide ? padded_words<double>(vocabulary) : padded_words<float>(vocabulary);
+  const int64_t logits = wants_gradient ? columns * first.size(0) : 0;
+  const LossTensors all{hidden,
+                        weight,
+                        bias,
+                        models.empty(hidden, {}),
+                        models.empty(hidden, {logits}),
+                        models.empty(hidden, {wants_gradient ? vocabulary : 0})};
+  const auto run = wide ? forward<double> : forward<float>;
+  models.for_each(all, [&](const LossTensors& x, int64_t threads) {
+    run(x, values<const int64_t>(targets), label_smoothing, wants_gradient, threads);
+  });
+  return {all.loss, all.grad_logits, all.grad_bias};
 }
 
 LossGradients linear_cross_entropy_backward(Tensor grad_loss, Tensor hidden, Tensor weight,
                                             Tensor grad_logits, Tensor grad_bias) {
-  STD_TORCH_CHECK(grad_loss.numel() == 1 && grad_loss.scalar_type() == hidden.scalar_type(),
-                  "grad_loss must be one number of the type of hidden");
-  const auto run = hidden.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
-  return run(grad_loss, dense(hidden), weight, dense(grad_logits), dense(grad_bias));
+  const Models models(weight, 2);
+  grad_logits = dense(grad_logits), grad_bias = dense(grad_bias);
+  models.check({{"grad_loss", grad_loss},
+                {"hidden", hidden},
+                {"grad_logits", grad_logits},
+                {"grad_bias", grad_bias}});
+  const Tensor first = models.first(hidden);
+  const bool wide = hidden.scalar_type() == ScalarType::Double;
+  STD_TORCH_CHECK(
+      models.first(grad_loss).numel() == 1 && grad_loss.scalar_type() == hidden.scalar_type(),
+      "grad_loss must be one number of the type of hidden");
+  const int64_t tokens = first.size(0), vocabulary = models.first(weight).size(0);
+  const int64_t columns = wide ? padded_words<double>(vocabulary) : padded_words<float>(vocabulary);
+  STD_TORCH_CHECK(models.first(grad_logits).numel() == columns * tokens &&
+                      models.first(grad_bias).numel() == vocabulary,
+                  "grad_logits and grad_bias must be what linear_cross_entropy returned");
+  const LossGradientTensors all{grad_loss,
+                                hidden,
+                                weight,
+                                grad_logits,
+                                grad_bias,
+                                models.empty(hidden, {tokens, first.size(1)}),
+                                models.empty(hidden, {vocabulary, first.size(1)}),
+                                models.empty(hidden, {vocabulary})};
+  const auto run = wide ? backward<double> : backward<float>;
+  models.for_each(all, [&](LossGradientTensors& x, int64_t threads) { run(x, threads); });
+  return {all.grad_hidden, all.grad_weight, all.scaled_bias};
 }
 
 // The size of the vectors that the kernels compute with: a panel of logits is four of them wide.

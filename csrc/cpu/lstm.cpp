@@ -1,5 +1,6 @@
 // The LSTM over packed sequences on the CPU. The large GEMMs are torch's BLAS; between them the
-// recurrence runs in one parallel region, each thread with its own sequences (recurrence.h).
+// recurrence runs in one parallel region, each thread with its own sequences (recurrence.h). Of K
+// models, each thread computes whole ones (models.h).
 //
 // Letters as in ../lstm.h. bfloat16 and float16 run the recurrence in float.
 #include "../lstm.h"
@@ -12,6 +13,7 @@
 #include "../tensors.h"
 #include "gemm.h"
 #include "kernels.h"
+#include "models.h"
 #include "ranges.h"
 
 namespace captioner::cpu {
@@ -71,37 +73,55 @@ void for_each_range(const std::vector<int64_t>& bounds, const Run& run) {
   });
 }
 
-std::vector<int64_t> ranges_for_threads(const LstmShape& shape) {
-  return sequence_ranges(shape, torch::stable::get_num_threads());
+// Memory of this type for a result: the result's own where that is its type.
+Tensor memory_for(const Tensor& result, ScalarType type) {
+  const auto sizes = result.sizes();
+  if (result.scalar_type() == type) return result;
+  return torch::stable::new_empty(result, std::vector<int64_t>(sizes.begin(), sizes.end()), type);
 }
 
+// Takes over what was computed in memory_for(result).
+void finish(Tensor& result, const Tensor& computed) {
+  if (computed.data_ptr() != result.data_ptr()) torch::stable::copy_(result, computed);
+}
+
+// The arguments and the results of a model, or with a leading K of all.
+struct ForwardTensors {
+  Tensor input, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh;
+  Tensor output, hy, cy, workspace;
+
+  ForwardTensors of_model(int64_t k) const {
+    return {part(input, k),     part(hx, k),      part(cx, k),       part(weight_ih, k),
+            part(weight_hh, k), part(bias_ih, k), part(bias_hh, k),  part(output, k),
+            part(hy, k),        part(cy, k),      part(workspace, k)};
+  }
+};
+
 template <typename T>
-LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& hx, const Tensor& cx,
-                    const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih,
-                    const Tensor& bias_hh, const int64_t* input_rows) {
-  const ScalarType scalar = input.scalar_type(), state = acc_type(scalar);
+void forward(const LstmShape& shape, ForwardTensors& x, const int64_t* input_rows,
+             int64_t threads) {
+  const ScalarType scalar = x.input.scalar_type(), state = acc_type(scalar);
   const int64_t hidden = shape.hidden_size;
-  Tensor workspace = empty(input, {5 * shape.tokens * hidden}, state);
-  Tensor gates = gates_of(workspace, shape), cells = cells_of(workspace, shape);
-  Tensor output = empty(input, {shape.tokens, hidden}, state);
-  Tensor hy = empty(input, {shape.batch, hidden}, state), cy = empty(hy, {shape.batch, hidden});
+  Tensor gates = gates_of(x.workspace, shape), cells = cells_of(x.workspace, shape);
+  const Tensor output = memory_for(x.output, state);
+  const Tensor hy = memory_for(x.hy, state), cy = memory_for(x.cy, state);
 
   // The input projection is written into the gates' memory if each token has a row of its own.
   const bool in_place = input_rows == nullptr && scalar == state;
-  Tensor projection = in_place ? gates : empty(input, {shape.input_rows, 4 * hidden});
-  fast_gemm<T>(projection, input, transposed(weight_ih));
+  Tensor projection = in_place ? gates : empty(x.input, {shape.input_rows, 4 * hidden});
+  fast_gemm<T>(projection, x.input, transposed(x.weight_ih));
   projection = dense(projection, state);
 
   // A single step reads its weights once: packing them would take longer than the GEMM.
   const bool single = shape.steps == 1;
-  const Tensor h0 = dense(hx, state), c0 = dense(cx, state);
+  const Tensor h0 = dense(x.hx, state), c0 = dense(x.cx, state);
   const T* h_first = unless_zero<T>(h0);
   Tensor weight, recurrent;
-  if (!single) weight = packed_gates<T>(dense(weight_hh, state));
-  if (single && h_first) recurrent = dense(gemm(hx, transposed(weight_hh)), state);
+  if (!single) weight = packed_gates<T>(dense(x.weight_hh, state));
+  if (single && h_first) recurrent = dense(gemm(x.hx, transposed(x.weight_hh)), state);
 
-  Tensor bias = copied(bias_ih, state);
-  const Tensor other_bias = dense(bias_hh, state);
+  Tensor bias = copied(x.bias_ih, state);
+  const Tensor other_bias = dense(x.bias_hh, state);
   for (int64_t k = 0; k < 4 * hidden; ++k) values<T>(bias)[k] += values<const T>(other_bias)[k];
 
   const ForwardParams<T> params{steps_of(shape),
@@ -117,10 +137,12 @@ LstmOutputs forward(const LstmShape& shape, const Tensor& input, const Tensor& h
                                 values<T>(cy),
                                 values<T>(gates),
                                 values<T>(cells)};
-  for_each_range(ranges_for_threads(shape), [&](int64_t, int64_t first, int64_t last) {
+  for_each_range(sequence_ranges(shape, threads), [&](int64_t, int64_t first, int64_t last) {
     kernels<T>().forward(params, first, last);
   });
-  return {dense(output, scalar), dense(hy, scalar), dense(cy, scalar), workspace};
+  finish(x.output, output);
+  finish(x.hy, hy);
+  finish(x.cy, cy);
 }
 
 // The rows of `grad_gates` [N, 4H] added up for each row of input, [U, 4H]. Each thread has some
@@ -142,35 +164,57 @@ Tensor sum_by_input_row(const Tensor& grad_gates, const LstmShape& shape,
   return sums;
 }
 
+// The arguments and the results of a model, or with a leading K of all.
+struct BackwardTensors {
+  Tensor grad_output, grad_hy, grad_cy, input, hx, cx, weight_ih, weight_hh, output, workspace;
+  Tensor grad_input, grad_hx, grad_cx, grad_weight_ih, grad_weight_hh, grad_bias;
+
+  BackwardTensors of_model(int64_t k) const {
+    return {part(grad_output, k),
+            part(grad_hy, k),
+            part(grad_cy, k),
+            part(input, k),
+            part(hx, k),
+            part(cx, k),
+            part(weight_ih, k),
+            part(weight_hh, k),
+            part(output, k),
+            part(workspace, k),
+            part(grad_input, k),
+            part(grad_hx, k),
+            part(grad_cx, k),
+            part(grad_weight_ih, k),
+            part(grad_weight_hh, k),
+            part(grad_bias, k)};
+  }
+};
+
 struct RecurrentGradients {
   Tensor grad_gates;  // [N, 4H] of the pre-activations
-  Tensor grad_hx;     // [B, H]
-  Tensor grad_cx;     // [B, H]
-  Tensor grad_bias;   // [4H]
   Tensor h_before;  // [N, H] the hidden state each token's gates read; without its B first rows if
                     // hx is 0
 };
 
+// Writes the gradients of hx, cx and of a bias.
 template <typename T>
-RecurrentGradients recurrent_backward(const LstmShape& shape, const Tensor& grad_output,
-                                      const Tensor& grad_hy, const Tensor& grad_cy,
-                                      const Tensor& hx, const Tensor& cx, const Tensor& weight_hh,
-                                      const Tensor& output, const Tensor& workspace,
-                                      bool wants_hx) {
-  const ScalarType state = workspace.scalar_type();
+RecurrentGradients recurrent_backward(const LstmShape& shape, BackwardTensors& x, bool wants_hx,
+                                      int64_t threads) {
+  const ScalarType state = x.workspace.scalar_type();
   const int64_t hidden = shape.hidden_size;
-  const std::vector<int64_t> bounds = ranges_for_threads(shape);
+  const std::vector<int64_t> bounds = sequence_ranges(shape, threads);
   const bool single = shape.steps == 1;
-  const Tensor h0 = dense(hx, state), c0 = dense(cx, state), h = dense(output, state);
-  const Tensor saved = dense(workspace), grad = dense(grad_output, state);
+  const Tensor h0 = dense(x.hx, state), c0 = dense(x.cx, state), h = dense(x.output, state);
+  const Tensor saved = dense(x.workspace), grad = dense(x.grad_output, state);
   const Tensor gates = gates_of(saved, shape), cells = cells_of(saved, shape);
   const T* h_first = unless_zero<T>(h0);
   Tensor weight;
-  if (!single) weight = packed<T>(dense(weight_hh, state));
+  if (!single) weight = packed<T>(dense(x.weight_hh, state));
 
-  Tensor grad_gates = empty(workspace, {shape.tokens, 4 * hidden});
-  Tensor h_before = empty(workspace, {shape.tokens, hidden});
-  Tensor grad_hx = copied(grad_hy, state), grad_cx = copied(grad_cy, state);
+  Tensor grad_gates = empty(x.workspace, {shape.tokens, 4 * hidden});
+  Tensor h_before = empty(x.workspace, {shape.tokens, hidden});
+  Tensor grad_hx = memory_for(x.grad_hx, state), grad_cx = memory_for(x.grad_cx, state);
+  torch::stable::copy_(grad_hx, x.grad_hy);
+  torch::stable::copy_(grad_cx, x.grad_cy);
   const int64_t ranges = static_cast<int64_t>(bounds.size()) - 1;
   Tensor grad_biases = torch::stable::new_zeros(grad_gates, {ranges, 4 * hidden});
   const BackwardParams<T> params{steps_of(shape),
@@ -192,62 +236,114 @@ RecurrentGradients recurrent_backward(const LstmShape& shape, const Tensor& grad
   if (!wants_hx)
     torch::stable::zero_(grad_hx);
   else if (single)
-    gemm_into(grad_hx, grad_gates, dense(weight_hh, state));
+    gemm_into(grad_hx, grad_gates, dense(x.weight_hh, state));
+  finish(x.grad_hx, grad_hx);
+  finish(x.grad_cx, grad_cx);
+  torch::stable::copy_(x.grad_bias, sum_of_rows(grad_biases));
   if (!h_first) h_before = rows(h_before, shape.batch, shape.tokens - shape.batch);
-  return {grad_gates, grad_hx, grad_cx, sum_of_rows(grad_biases), h_before};
+  return {grad_gates, h_before};
 }
 
 template <typename T>
-LstmGradients backward(const LstmShape& shape, const Tensor& grad_output, const Tensor& grad_hy,
-                       const Tensor& grad_cy, const Tensor& input, const Tensor& hx,
-                       const Tensor& cx, const Tensor& weight_ih, const Tensor& weight_hh,
-                       const Tensor& output, const Tensor& workspace, const int64_t* input_rows,
-                       bool wants_hx) {
-  const ScalarType scalar = input.scalar_type();
-  RecurrentGradients recurrent = recurrent_backward<T>(shape, grad_output, grad_hy, grad_cy, hx, cx,
-                                                       weight_hh, output, workspace, wants_hx);
+void backward(const LstmShape& shape, BackwardTensors& x, const int64_t* input_rows, bool wants_hx,
+              int64_t threads) {
+  const ScalarType scalar = x.input.scalar_type();
+  RecurrentGradients recurrent = recurrent_backward<T>(shape, x, wants_hx, threads);
   Tensor by_token = dense(recurrent.grad_gates, scalar);
   const int64_t read = recurrent.h_before.size(0);
-  const Tensor grad_weight_hh = gemm(transposed(rows(by_token, shape.tokens - read, read)),
-                                     dense(recurrent.h_before, scalar));
+  gemm_into(x.grad_weight_hh, transposed(rows(by_token, shape.tokens - read, read)),
+            dense(recurrent.h_before, scalar));
   recurrent.h_before = Tensor();
   const Tensor by_row =
       input_rows ? dense(sum_by_input_row<T>(recurrent.grad_gates, shape, input_rows), scalar)
                  : by_token;
   if (input_rows) by_token = recurrent.grad_gates = Tensor();  // not held while the GEMMs run
-  return {fast_gemm<T>(by_row, weight_ih),
-          dense(recurrent.grad_hx, scalar),
-          dense(recurrent.grad_cx, scalar),
-          gemm(transposed(by_row), input),
-          grad_weight_hh,
-          dense(recurrent.grad_bias, scalar)};
+  fast_gemm<T>(x.grad_input, by_row, x.weight_ih);
+  gemm_into(x.grad_weight_ih, transposed(by_row), x.input);
 }
 
 LstmOutputs run_forward(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
                         std::optional<Tensor> input_rows) {
-  const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
-  check_biases(shape, input, bias_ih, bias_hh);
+  const Models models(weight_hh, 2);
+  models.check({{"input", input},
+                {"hx", hx},
+                {"cx", cx},
+                {"weight_ih", weight_ih},
+                {"bias_ih", bias_ih},
+                {"bias_hh", bias_hh}});
+  const LstmShape shape =
+      lstm_shape(models.first(input), batch_sizes, models.first(hx), models.first(cx),
+                 models.first(weight_ih), models.first(weight_hh), input_rows);
+  check_biases(shape, models.first(input), models.first(bias_ih), models.first(bias_hh));
   if (input_rows) input_rows = dense(*input_rows);
   const int64_t* rows = checked_rows(input_rows, shape);
-  const auto run = input.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
-  return run(shape, input, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh, rows);
+  const int64_t hidden = shape.hidden_size;
+  const ScalarType scalar = input.scalar_type();
+  const ForwardTensors all{input,
+                           hx,
+                           cx,
+                           weight_ih,
+                           weight_hh,
+                           bias_ih,
+                           bias_hh,
+                           models.empty(input, {shape.tokens, hidden}),
+                           models.empty(input, {shape.batch, hidden}),
+                           models.empty(input, {shape.batch, hidden}),
+                           models.empty(input, {5 * shape.tokens * hidden}, acc_type(scalar))};
+  const auto run = scalar == ScalarType::Double ? forward<double> : forward<float>;
+  models.for_each(all, [&](ForwardTensors& x, int64_t threads) { run(shape, x, rows, threads); });
+  return {all.output, all.hy, all.cy, all.workspace};
 }
 
 LstmGradients run_backward(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, Tensor input,
                            Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                            Tensor weight_hh, Tensor output, Tensor workspace,
                            std::optional<Tensor> input_rows, bool wants_hx) {
-  const LstmShape shape = lstm_shape(input, batch_sizes, hx, cx, weight_ih, weight_hh, input_rows);
-  check_saved(shape, input, grad_output, grad_hy, grad_cy, output, workspace);
+  const Models models(weight_hh, 2);
+  models.check({{"grad_output", grad_output},
+                {"grad_hy", grad_hy},
+                {"grad_cy", grad_cy},
+                {"input", input},
+                {"hx", hx},
+                {"cx", cx},
+                {"weight_ih", weight_ih},
+                {"output", output},
+                {"workspace", workspace}});
+  const LstmShape shape =
+      lstm_shape(models.first(input), batch_sizes, models.first(hx), models.first(cx),
+                 models.first(weight_ih), models.first(weight_hh), input_rows);
+  check_saved(shape, models.first(input), models.first(grad_output), models.first(grad_hy),
+              models.first(grad_cy), models.first(output), models.first(workspace));
   if (input_rows) input_rows = dense(*input_rows);
   const int64_t* rows = checked_rows(input_rows, shape);
-  const auto run = input.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
-  return run(shape, grad_output, grad_hy, grad_cy, input, hx, cx, weight_ih, weight_hh, output,
-             workspace, rows, wants_hx);
+  const int64_t hidden = shape.hidden_size;
+  const BackwardTensors all{grad_output,
+                            grad_hy,
+                            grad_cy,
+                            input,
+                            hx,
+                            cx,
+                            weight_ih,
+                            weight_hh,
+                            output,
+                            workspace,
+                            models.empty(input, {shape.input_rows, shape.input_size}),
+                            models.empty(input, {shape.batch, hidden}),
+                            models.empty(input, {shape.batch, hidden}),
+                            models.empty(input, {4 * hidden, shape.input_size}),
+                            models.empty(input, {4 * hidden, hidden}),
+                            models.empty(input, {4 * hidden})};
+  const bool wide = input.scalar_type() == ScalarType::Double;
+  const auto run = wide ? backward<double> : backward<float>;
+  models.for_each(
+      all, [&](BackwardTensors& x, int64_t threads) { run(shape, x, rows, wants_hx, threads); });
+  return {all.grad_input,     all.grad_hx,        all.grad_cx,
+          all.grad_weight_ih, all.grad_weight_hh, all.grad_bias};
 }
 
-void refuse(int64_t algorithm) {
+void refuse(int64_t algorithm, bool capacity, const Tensor& weight_hh) {
+  STD_TORCH_CHECK(!capacity || weight_hh.dim() < 3, "capacity must be false for K models at once");
   STD_TORCH_CHECK(algorithm == 0, "algorithm must be 0 on the CPU, got ", algorithm,
                   ": the persistent LSTM is for tensors on a CUDA device");
 }
@@ -255,7 +351,7 @@ void refuse(int64_t algorithm) {
 LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih,
                         Tensor weight_hh, Tensor bias_ih, Tensor bias_hh,
                         std::optional<Tensor> input_rows, bool capacity, int64_t algorithm) {
-  refuse(algorithm);
+  refuse(algorithm, capacity, weight_hh);
   return capacity ? forward_with_capacity(run_forward, input, batch_sizes, hx, cx, weight_ih,
                                           weight_hh, bias_ih, bias_hh, input_rows)
                   : run_forward(input, batch_sizes, hx, cx, weight_ih, weight_hh, bias_ih, bias_hh,
@@ -267,7 +363,7 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
                                    Tensor weight_hh, Tensor output, Tensor workspace,
                                    std::optional<Tensor> input_rows, bool wants_hx, bool capacity,
                                    int64_t algorithm) {
-  refuse(algorithm);
+  refuse(algorithm, capacity, weight_hh);
   return capacity ? backward_with_capacity(run_backward, grad_output, grad_hy, grad_cy, input,
                                            batch_sizes, hx, cx, weight_ih, weight_hh, output,
                                            workspace, input_rows, wants_hx)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from captioner.models.base_captioner import FEATURE_NORMS, BaseCaptioner
 from captioner.models.language_model import LanguageModel, State
+from captioner.ops.models import linear
 from captioner.profiling import span
 
 if TYPE_CHECKING:  # a machine that trains on features alone needs no torchvision
@@ -55,7 +56,7 @@ class Captioner(BaseCaptioner):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Features [I, R, F] (or images [I, 3, S, S] with an encoder) -> prefix [R, I, E]."""
-        prefix: Tensor = self.image_projection(self.features(images))
+        prefix = linear(self.features(images), self.image_projection)
         return prefix.transpose(0, 1)
 
     def hidden(

@@ -27,6 +27,7 @@ from captioner.models.word_layers import (
     set_bias_from_counts,
 )
 from captioner.ops import dropout
+from captioner.ops.models import embedding
 from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
@@ -162,7 +163,7 @@ class LanguageModel(nn.Module):
         rows = None
         if shares and self._shares_words():
             token_ids, rows = token_ids.unique(return_inverse=True)
-        data = self.embedding(token_ids)
+        data = embedding(token_ids, self.embedding.weight)
         before = 0
         if prefix is not None:
             steps, batch = prefix.shape[:2]

@@ -1,12 +1,15 @@
 """Dropout whose random numbers cost less on a CPU."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from captioner.ops.models import Models, Rates, models_as_one
 
 LEVELS = 2**16
 
@@ -36,10 +39,14 @@ def dropout(input: Tensor, p: float, training: bool) -> Tensor:
     There torch draws a 53-bit number for each element, one after another on one thread: a tenth of
     a training step, as measured. Sixteen random bits an element decide as well, and
     one draw of torch's generator has four times as many. What is kept is scaled by the reciprocal
-    of the rounded probability, so the mean stays exact. Raises ValueError unless 0 <= p <= 1.
+    of the rounded probability, so the mean stays exact. Where K models run as one, each draws what
+    it would draw alone; p may then be `Rates`. Raises ValueError unless 0 <= p <= 1.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p must be from 0 to 1, got {p}")
+    models = models_as_one()
+    if models is not None:
+        return _of_models(input, p, models) if training and p > 0 else input
     dropped = round(p * LEVELS)
     if not training or dropped in (0, LEVELS) or input.device.type != "cpu":
         return F.dropout(input, p, training)
@@ -51,3 +58,47 @@ def dropout(input: Tensor, p: float, training: bool) -> Tensor:
     kept = drawn.view(torch.int16)[: input.numel()] >= dropped - LEVELS // 2
     scale = kept.to(input.dtype).mul_(LEVELS / (LEVELS - dropped))
     return input * scale.view(input.shape)
+
+
+def _of_models(input: Tensor, p: float, models: Models) -> Tensor:
+    rates = p.each if isinstance(p, Rates) else (p,) * len(models.generators)
+    dropped: Tensor = _OfModels.apply(input, models.number, rates, models.generators)
+    return dropped
+
+
+class _OfModels(torch.autograd.Function):
+    """Dropout of rows that K models have under vmap, or share."""
+
+    @staticmethod
+    def forward(input: Tensor, number: Tensor, rates: Any, generators: Any) -> Tensor:
+        """Never called: vmap alone computes it."""
+        raise NotImplementedError("dropout of several models needs torch.vmap")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """torch.vmap asks for it."""
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        input: Tensor,  # [K, ...], or [...] where the models share it
+        number: Tensor,
+        rates: Sequence[float],
+        generators: Sequence[torch.Generator],
+    ) -> tuple[Tensor, int]:
+        """The rows of all models [K, ...]; autograd follows."""
+        rows = input.unsqueeze(0) if in_dims[0] is None else input.movedim(in_dims[0], 0)
+        size = rows[0].numel()
+        dropped = [round(rate * LEVELS) for rate in rates]
+        drawn = torch.empty(len(rates), -(-size // 4), dtype=torch.int64)
+        for own, count, generator in zip(drawn, dropped, generators, strict=True):
+            if count in (0, LEVELS):
+                own.zero_()
+            else:
+                own.random_(-(2**63), None, generator=generator)
+        least = torch.tensor([[count - LEVELS // 2] for count in dropped])
+        kept = drawn.view(torch.int16)[:, :size] >= least
+        scales = [[0.0 if n == LEVELS else LEVELS / (LEVELS - n)] for n in dropped]
+        scale = kept.to(rows.dtype).mul_(torch.tensor(scales, dtype=rows.dtype))
+        return rows * scale.view(len(rates), *rows.shape[1:]), 0

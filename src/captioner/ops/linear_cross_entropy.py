@@ -5,6 +5,8 @@ Shapes: N tokens, H hidden size, V vocabulary.
 The operator `captioner::linear_cross_entropy` of csrc/ computes logits, softmax and gradient of a
 few tokens while they are in cache, so that the logits exist once and their gradient overwrites
 them. Without it torch's linear layer and cross_entropy compute the same; the tests compare the two.
+It also takes K models at once, whose hidden states, weights and biases have a leading K: what
+`linear_cross_entropy` calls under torch.vmap.
 """
 
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor
 from captioner.ops.backend import choose_backend
 from captioner.ops.checks import check_like, refuse_double_backward
 from captioner.ops.extension import ABSENT, why_not_on
+from captioner.ops.models import register_models
 
 IGNORED = -100  # the target of a token that counts for nothing, torch's own ignore_index
 SHORT_VECTORS = 16  # bytes; with no longer ones torch's BLAS is faster
@@ -43,10 +46,7 @@ def linear_cross_entropy(
     """
     _check(hidden, weight, bias, targets, token_weights)
     if token_weights is None and _is_compiled(hidden, backend):
-        wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, weight, bias))
-        loss: Tensor = torch.ops.captioner.linear_cross_entropy(
-            hidden, weight, bias, targets, label_smoothing, wanted
-        )[0]
+        loss: Tensor = _compiled(hidden, weight, bias, targets, label_smoothing)[0]
         return loss
     logits = F.linear(hidden, weight, bias)
     if logits.dtype.itemsize < 4:
@@ -55,6 +55,16 @@ def linear_cross_entropy(
     if token_weights is None:
         return F.cross_entropy(logits, targets, reduction="sum", **settings)
     return (token_weights * F.cross_entropy(logits, targets, reduction="none", **settings)).sum()
+
+
+def _compiled(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, label_smoothing: float, *_: Any
+) -> Any:
+    """What the operator returns, of one model or of K."""
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, weight, bias))
+    return torch.ops.captioner.linear_cross_entropy(
+        hidden, weight, bias, targets, label_smoothing, wanted
+    )
 
 
 def _is_compiled(hidden: Tensor, backend: str) -> bool:
@@ -91,9 +101,10 @@ def _register() -> None:
 
     def fake(hidden, weight, bias, targets, label_smoothing=0.0, wants_gradient=True):  # type: ignore[no-untyped-def]
         width = 4 * _VECTOR_BYTES // hidden.dtype.itemsize
-        columns = (weight.shape[0] + width - 1) // width * width
-        tokens, words = (hidden.shape[0], weight.shape[0]) if wants_gradient else (0, 0)
-        return hidden.new_empty(()), hidden.new_empty(columns * tokens), hidden.new_empty(words)
+        *models, vocabulary, _ = weight.shape
+        columns = (vocabulary + width - 1) // width * width
+        tokens, words = (hidden.shape[-2], vocabulary) if wants_gradient else (0, 0)
+        return tuple(hidden.new_empty((*models, *s)) for s in ((), (columns * tokens,), (words,)))
 
     def fake_backward(grad_loss, hidden, weight, grad_logits, grad_bias):  # type: ignore[no-untyped-def]
         return tuple(x.new_empty(x.shape) for x in (hidden, weight, grad_bias))
@@ -115,6 +126,9 @@ def _register() -> None:
     torch.library.register_fake(f"{name}_backward", fake_backward)
     torch.library.register_autograd(name, gradients, setup_context=save)
     refuse_double_backward(f"{name}_backward", "for a double backward take backend='torch'")
+    names = ("hidden", "weight", "bias", "targets", "label_smoothing", "wants_gradient")
+    # Under vmap tensors do not say whether a gradient is wanted: theirs are found out anew.
+    register_models(name, _compiled, names, ("targets",))
 
 
 _VECTOR_BYTES = 0

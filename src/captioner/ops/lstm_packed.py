@@ -7,6 +7,9 @@ The backend "fused" is the operator `captioner::lstm_packed` of csrc/; "referenc
 `captioner::lstm_packed_reference`, plain PyTorch of ops/reference.py. Both get their fake kernels
 (for torch.compile) and autograd here. "torch" bypasses them for ATen's or cuDNN's LSTM. On a CUDA
 device "fused" is one of several algorithms: see ops/algorithms.py.
+
+On a CPU both operators also take K models at once, all tensors but batch_sizes and input_rows with
+a leading K: what `lstm_packed` calls under torch.vmap.
 """
 
 from itertools import pairwise
@@ -20,20 +23,19 @@ from captioner.ops.algorithms import Algorithm, choose_algorithm
 from captioner.ops.backend import FUSED, choose_backend
 from captioner.ops.checks import check_index, check_like, refuse_double_backward
 from captioner.ops.extension import ABSENT
-from captioner.ops.reference import BackwardArguments, ForwardArguments
+from captioner.ops.models import register_models
+from captioner.ops.reference import SHARED, BackwardArguments, ForwardArguments
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 # As in csrc/ops.cpp.
-_SHARED = (
-    "Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, Tensor weight_hh"
-)
+_BOTH = "Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, Tensor weight_ih, Tensor weight_hh"
 _SWITCHES = "bool capacity=False, int algorithm=0"
 _FORWARD = (
-    f"({_SHARED}, Tensor bias_ih, Tensor bias_hh, Tensor? input_rows=None, {_SWITCHES})"
+    f"({_BOTH}, Tensor bias_ih, Tensor bias_hh, Tensor? input_rows=None, {_SWITCHES})"
     " -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _BACKWARD = (
-    f"(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, {_SHARED}, Tensor output, "
+    f"(Tensor grad_output, Tensor grad_hy, Tensor grad_cy, {_BOTH}, Tensor output, "
     f"Tensor workspace, Tensor? input_rows=None, bool wants_hx=True, {_SWITCHES})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
@@ -43,7 +45,7 @@ _BACKWARD = (
 def _reference(*args: Any, **kwargs: Any) -> reference.Forward:
     x = ForwardArguments(*args, **kwargs)
     if not x.capacity:  # a compiled caller could not check it
-        _check_batch_sizes(x.batch_sizes, len(x.input if x.input_rows is None else x.input_rows))
+        _check_batch_sizes(x.batch_sizes, _tokens(x))
     return reference.forward(x)
 
 
@@ -54,18 +56,22 @@ def _reference_backward(*args: Any, **kwargs: Any) -> reference.Backward:
     return reference.backward(BackwardArguments(*args, **kwargs))
 
 
+def _tokens(x: ForwardArguments) -> int:
+    return x.input.shape[-2] if x.input_rows is None else x.input_rows.shape[0]
+
+
 def _fake(*args: Any, **kwargs: Any) -> reference.Forward:
     x = ForwardArguments(*args, **kwargs)
-    tokens = (x.input if x.input_rows is None else x.input_rows).shape[0]
-    hidden, wide = x.weight_hh.shape[1], reference.acc_dtype(x.input.dtype)
-    shapes = ((tokens, hidden), (x.hx.shape[0], hidden), (x.hx.shape[0], hidden))
-    output, hy, cy = (x.input.new_empty(shape) for shape in shapes)
-    return output, hy, cy, x.input.new_empty(5 * tokens * hidden, dtype=wide)
+    *models, _, hidden = x.weight_hh.shape
+    batch, tokens, wide = x.hx.shape[-2], _tokens(x), reference.acc_dtype(x.input.dtype)
+    shapes = ((tokens, hidden), (batch, hidden), (batch, hidden))
+    output, hy, cy = (x.input.new_empty((*models, *shape)) for shape in shapes)
+    return output, hy, cy, x.input.new_empty((*models, 5 * tokens * hidden), dtype=wide)
 
 
 def _fake_backward(*args: Any, **kwargs: Any) -> reference.Backward:
     x = BackwardArguments(*args, **kwargs)
-    likes = (x.input, x.hx, x.cx, x.weight_ih, x.weight_hh, x.weight_ih[:, 0])
+    likes = (x.input, x.hx, x.cx, x.weight_ih, x.weight_hh, x.weight_ih[..., 0])
     return tuple(torch.empty_like(y, memory_format=torch.contiguous_format) for y in likes)  # type: ignore[return-value]
 
 
@@ -96,6 +102,8 @@ def _register(name: str) -> None:
     torch.library.register_autograd(forward_name, gradients, setup_context=save)
     advice = "for a double backward take backend='torch' without cuDNN"
     refuse_double_backward(f"{forward_name}_backward", advice)
+    forward = getattr(torch.ops.captioner, name).default
+    register_models(forward_name, forward, ForwardArguments._fields, SHARED)
 
 
 _register("lstm_packed_reference")
@@ -128,6 +136,7 @@ def lstm_packed(
     less than N. Padding rows of output are 0, and a sequence without a step keeps its state. On a
     GPU nothing synchronises with the host.
 
+    Under torch.vmap over K models, which must read the same tokens, it is one call of the operator.
     Under autocast all but float64 is cast to the autocast type first, as cuDNN's LSTM does. Raises
     ValueError naming the tensor, what it is and what it should be; ConfigError for a backend that
     is unknown or not built.

@@ -10,7 +10,8 @@ Formulas (Hochreiter & Schmidhuber 1997 with forget gates, in torch.nn.LSTM's or
     c_t = f c_{t-1} + i g,    h_t = o tanh(c_t)
 For bfloat16 and float16 the GEMMs take the half type and everything else is float32.
 
-The arguments are those of the operators, by name; see `lstm_packed` for `capacity`.
+The arguments are those of the operators, by name; see `lstm_packed` for `capacity`. With a leading
+K, in all tensors but SHARED, K models are computed one after another.
 """
 
 from itertools import pairwise
@@ -20,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captioner.ops.models import one_after_another
+
+SHARED = ("batch_sizes", "input_rows")  # by all models of a call
 Forward = tuple[Tensor, Tensor, Tensor, Tensor]
 Backward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -80,6 +84,8 @@ def previous_rows(batch_sizes: Tensor) -> Tensor:
 
 def forward(x: ForwardArguments) -> Forward:
     """One layer, one direction: output [N, H], hy [B, H], cy [B, H], workspace [5 * N * H]."""
+    if x.weight_hh.dim() == 3:
+        return one_after_another(forward, x, SHARED)  # type: ignore[return-value]
     index, hidden, dtype = x.input_rows, x.weight_hh.shape[1], x.input.dtype
     capacity, wide = len(x.input if index is None else index), acc_dtype(dtype)
     sizes, tokens = _sizes_and_tokens(x.batch_sizes, len(x.hx), capacity)
@@ -110,6 +116,8 @@ def forward(x: ForwardArguments) -> Forward:
 
 def backward(x: BackwardArguments) -> Backward:
     """Gradients of input, hx, cx, weight_ih, weight_hh and of either bias (they are equal)."""
+    if x.weight_hh.dim() == 3:
+        return one_after_another(backward, x, SHARED)  # type: ignore[return-value]
     dtype, hidden = x.input.dtype, x.weight_hh.shape[1]
     sizes, tokens = _sizes_and_tokens(x.batch_sizes, len(x.hx), len(x.output))
     gates, cells = (part[:tokens] for part in split_workspace(x.workspace, hidden))

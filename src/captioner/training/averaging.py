@@ -30,8 +30,10 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
-        self._live = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
-        self._average = {name: tensor.clone() for name, tensor in self._live.items()}
+        # The parameters themselves: their memory may become another.
+        live = model.state_dict(keep_vars=True)
+        self._live = {k: v for k, v in live.items() if v.is_floating_point()}
+        self._average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
 
     def share(self, step: int) -> float:
         """The part that the weights after step number `step` (from 1) have in the average."""
@@ -58,7 +60,7 @@ class MovingAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """A context in which the model has the averaged weights."""
-        raw = {name: tensor.clone() for name, tensor in self._live.items()}
+        raw = {name: tensor.detach().clone() for name, tensor in self._live.items()}
         _overwrite(self._live, self._average)
         try:
             yield

@@ -14,18 +14,18 @@ class Randomness:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._generator = torch.default_generator
+        self.generator = torch.default_generator
 
     def state(self) -> dict[str, Tensor]:
         """What `load` needs to continue with the same numbers."""
-        states = {"random_state": self._generator.get_state()}
+        states = {"random_state": self.generator.get_state()}
         if self.device.type == "cuda":
             states["cuda_random_state"] = self._cuda_state()
         return states
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` gave; KeyError where something of it is missing."""
-        self._generator.set_state(state["random_state"].cpu())
+        self.generator.set_state(state["random_state"].cpu())
         if self.device.type == "cuda":
             self._load_cuda_state(state["cuda_random_state"].cpu())
 
@@ -49,7 +49,7 @@ class OwnRandomness(Randomness):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._generator = torch.Generator()
+        self.generator = torch.Generator()
         self.load(Randomness(device).state())
 
     def _cuda_state(self) -> Tensor:
@@ -61,7 +61,7 @@ class OwnRandomness(Randomness):
     @contextmanager
     def used(self) -> Iterator[None]:
         """A context around whatever draws for the run."""
-        with drawing_from(self._generator):
+        with drawing_from(self.generator):
             if self.device.type != "cuda":
                 yield
                 return

@@ -1,16 +1,19 @@
 """Several models trained together in one process, on the same batches in the same order.
 
 Every replica is an ordinary trainer with a folder of its own. A batch is gathered once for all of
-them, and each thread takes whole steps of one replica after another, its kernels single-threaded:
-a small model's step keeps one thread busy with far less waiting than two.
+them. On a CPU each thread has some of the replicas, its kernels single-threaded: where their models
+can be one computation (`StackedModels`), one forward and one backward give all of these their
+gradients; otherwise it takes whole steps of one after another.
 """
 
+import itertools
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from captioner.files import atomic_write, write_json
 from captioner.progress import Progress
 from captioner.training.interrupt import Interruption
 from captioner.training.setup import Order, TrainerSettings
+from captioner.training.stacked import StackedModels, dropping, together
 from captioner.training.step import Batch
 from captioner.training.trainer import Trainer
 
@@ -49,14 +53,63 @@ class Replica:
         """Whether it still trains."""
         return self.failure is None and not self.trainer.progress.finished
 
+    def guarded(self, work: Callable[["Replica"], object]) -> None:
+        """Do its work; NumericsError ends it alone."""
+        try:
+            work(self)
+        except NumericsError as error:
+            self.failure = str(error)
+            log.warning("%s is left out: %s", self.trainer.reporting.name, error)
+
+
+class _Part:
+    """Replicas whose models one thread computes together.
+
+    Those that are behind the others after a kill, be it one, are computed so too, and end with the
+    bits that they would have had.
+    """
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self.replicas = replicas
+        self._stacked: list[Replica] = []
+        self._models: StackedModels | None = None
+
+    def take(self, groups: Sequence[tuple[tuple[int, int], list[Batch]]]) -> None:
+        """A step over each group of batches, by the replicas that are at its place."""
+        for place, group in groups:
+            replicas = [one for one in self.replicas if one.active and one.place == place]
+            if not replicas:
+                continue
+            smoothing = replicas[0].trainer.settings.label_smoothing
+            models = self._stack(replicas)
+            losses, tokens = models.gradients(group, smoothing)
+            for replica, loss in zip(replicas, losses, strict=True):
+                update = partial(Trainer.take, group=group, found=(loss, tokens))
+                replica.guarded(lambda one, update=update: update(one.trainer))  # type: ignore[misc]
+            models.release()
+
+    def dissolve(self) -> None:
+        """Give the models memory of their own again."""
+        if self._models is not None:
+            self._models.part()
+
+    def _stack(self, replicas: list[Replica]) -> StackedModels:
+        if self._models is None or replicas != self._stacked:
+            self.dissolve()
+            trainers = [one.trainer for one in replicas]
+            generators = [one.random.generator for one in trainers]
+            self._models = StackedModels([one.model for one in trainers], generators)
+            self._stacked = replicas
+        return self._models
+
 
 class ReplicaTrainer:
     """Trains `replicas` on the batches of one `loader` in one `order`.
 
     A replica whose loss or weights are no longer finite is left out from there on, and one may stop
     early; the others continue. The best by dev score becomes best.pt in `folder`, where
-    replicas.json says how each ended. On a CPU as many replicas train at a time as torch has
-    threads; on a GPU they take their steps one after another.
+    replicas.json says how each ended. On a CPU as many train at a time as torch has threads, more
+    where a thread computes several together; on a GPU they take their steps one after another.
     """
 
     def __init__(
@@ -72,8 +125,10 @@ class ReplicaTrainer:
         self.replicas, self.loader, self.order = replicas, loader, order
         self.folder, self.show_progress = folder, show_progress
         self.on_cpu = device.type == "cpu"
-        threads = torch.get_num_threads() if self.on_cpu else 1
-        self._pool = ThreadPoolExecutor(threads, initializer=self._begin_thread)
+        self.threads = torch.get_num_threads() if self.on_cpu else 1
+        self._pool = ThreadPoolExecutor(self.threads, initializer=self._begin_thread)
+        self._why_turns: str | None = None  # None before the first step
+        self._parts: list[_Part] = []
 
     @property
     def settings(self) -> TrainerSettings:
@@ -154,26 +209,66 @@ class ReplicaTrainer:
         """Several steps of every replica over `batches`, the first of which is at `place`."""
         epoch, position = place
         size = self.settings.accumulation
-        starts = range(0, len(batches), size)
+        groups = [
+            ((epoch, position + start), list(batches[start : start + size]))
+            for start in range(0, len(batches), size)
+        ]
 
         def take(replica: Replica) -> None:
-            for start in starts:
-                if replica.place == (epoch, position + start):
-                    replica.trainer.take(list(batches[start : start + size]))
+            for own_place, group in groups:
+                if replica.place == own_place:
+                    replica.trainer.take(group)
 
-        self._in_threads(self._active(), take)
+        if self._why_turns is None:
+            self._why_turns = self._find_why_turns()
+        if self._why_turns:
+            self._in_threads(self._active(), take)
+        else:
+            list(self._pool.map(lambda part: part.take(groups), self._divide()))  # waits for all
+
+    def _find_why_turns(self) -> str:
+        """Why the replicas take turns; empty where models are computed together."""
+        count = len(self.replicas)
+        if count <= self.threads:  # together they would leave threads idle
+            return f"there is a thread for each of {count}"
+        try:
+            if self.settings.bf16:
+                raise ValueError("autocast has no form for several models")
+            for alike in self._alike(self.replicas):
+                together([one.trainer.model for one in alike])
+        except ValueError as error:
+            log.info("%d replicas take turns: %s", count, error)
+            return str(error)
+        log.info(
+            "%d replicas, those of a thread as one computation: %d threads", count, self.threads
+        )
+        return ""
+
+    def _divide(self) -> list["_Part"]:
+        """The replicas that still train, in parts for the threads."""
+        groups = self._alike(self._active())
+        before = [one for part in self._parts for one in part.replicas]
+        if [*itertools.chain(*groups)] != before:
+            for part in self._parts:
+                part.dissolve()
+            self._parts = []
+            for alike in groups:
+                count = min(self.threads, len(alike))
+                bounds = [k * len(alike) // count for k in range(count + 1)]
+                self._parts += [_Part(alike[a:b]) for a, b in itertools.pairwise(bounds)]
+        return self._parts
+
+    @staticmethod
+    def _alike(replicas: Sequence[Replica]) -> list[list[Replica]]:
+        """Replicas by what their models compute."""
+        groups: dict[tuple[bool, ...], list[Replica]] = {}
+        for one in replicas:
+            groups.setdefault(dropping(one.trainer.model), []).append(one)
+        return [*groups.values()]
 
     def _in_threads(self, replicas: Sequence[Replica], work: Callable[[Replica], None]) -> None:
         """Do the work of each in a thread of the pool; NumericsError ends that replica alone."""
-
-        def guarded(replica: Replica) -> None:
-            try:
-                work(replica)
-            except NumericsError as error:
-                replica.failure = str(error)
-                log.warning("%s is left out: %s", replica.trainer.reporting.name, error)
-
-        list(self._pool.map(guarded, replicas))  # waits for all
+        list(self._pool.map(lambda one: one.guarded(work), replicas))  # waits for all
 
     def _show(self) -> None:
         done = sum(replica.trainer.progress.step for replica in self.replicas)

@@ -15,6 +15,8 @@ from captioner.training.averaging import MovingAverage
 from captioner.training.distributed import World
 from captioner.training.optimisation import clip_gradients, schedule_factor
 
+Gradients = tuple[Tensor, int]  # of a step: the summed loss [] float64, and the tokens it is over
+
 
 class Batch(Protocol):
     """What a step needs of a batch."""
@@ -108,12 +110,25 @@ class PlainStep(TrainingStep):
     def prepare(self) -> None:
         """Called once the state that the run begins with is loaded."""
 
-    def __call__(self, group: Sequence[Any], step: int, running: Tensor) -> int:
+    def __call__(
+        self, group: Sequence[Any], step: int, running: Tensor, found: Gradients | None = None
+    ) -> int:
         """Step number `step` over a group of batches: adds this rank's summed loss to `running` []
-        and returns the tokens of all ranks, over which the gradients are a mean."""
+        and returns the tokens of all ranks, over which the gradients are a mean. Where the weights
+        have their gradients already, `found` says what else `gradients` would."""
         factor = self.settings.rate_factor(step, self.total_steps)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["base_lr"] * factor
+        total, tokens = self.gradients(group) if found is None else found
+        self.update()
+        if self.average is not None:
+            with span("average of the weights"):
+                self.average.update()
+        running += total
+        return tokens
+
+    def gradients(self, group: Sequence[Any]) -> Gradients:
+        """Give the weights their gradients; this rank's summed loss [], the tokens of all ranks."""
         if self.objective is not None:
             group = [one for batch in group for one in self._in_place_of(batch, self.objective)]
         own = sum(batch.targets.numel() for batch in group if batch is not None)
@@ -130,12 +145,7 @@ class PlainStep(TrainingStep):
                     # Divided by the size too: the ranks' gradients are averaged, not summed.
                     (loss / (tokens / self.world.size)).backward()
             total += loss.detach()
-        self.update()
-        if self.average is not None:
-            with span("average of the weights"):
-                self.average.update()
-        running += total
-        return tokens
+        return total, tokens
 
     def _in_place_of(self, batch: Any, objective: Objective) -> list[Any]:
         return [None] if batch is None else objective(batch.to(self.device))

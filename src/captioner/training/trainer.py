@@ -27,7 +27,7 @@ from captioner.training.randomness import Randomness
 from captioner.training.reporting import Forecast, Reporting
 from captioner.training.setup import TrainerSettings, TrainingSetup
 from captioner.training.state import Progress, RunState
-from captioner.training.step import PlainStep
+from captioner.training.step import Gradients, PlainStep
 from captioner.training.timing import Timing
 from captioner.training.validations import Validations
 
@@ -217,12 +217,15 @@ class Trainer:
         self._forecast.begin()
         self._saved = self._counted = time.monotonic()
 
-    def take(self, group: Sequence[Any], *, asked_to_stop: bool = False) -> bool:
+    def take(
+        self, group: Sequence[Any], *, asked_to_stop: bool = False, found: Gradients | None = None
+    ) -> bool:
         """One step over a group of batches, its figures, and last.pt where it is due; whether a
-        process was asked to stop, for which all have then saved."""
+        process was asked to stop, for which all have then saved. `found` as in `PlainStep`."""
         state, settings = self.progress, self.settings
+        given = {} if found is None else {"found": found}
         with self.timing.step(), self.random.used():
-            tokens = self.step(group, state.step, self._running)
+            tokens = self.step(group, state.step, self._running, **given)
         state.step += 1
         state.position += len(group)
         state.tokens += tokens

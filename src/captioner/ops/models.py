@@ -1,0 +1,173 @@
+"""K models of one architecture in one call of each operator: their code under torch.vmap.
+
+Shapes: K models.
+
+A model's own code runs once for all K, on tensors that torch.vmap gives a hidden leading K. The
+operators of csrc/ then compute all models in one call; dropout draws for each model what it would
+draw alone, from its own generator and at its own rate.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Rates(float):
+    """A rate of dropout for each of K models; as a number, the largest of them."""
+
+    each: tuple[float, ...]
+
+    def __new__(cls, each: Sequence[float]) -> "Rates":
+        """K rates."""
+        rates = super().__new__(cls, max(each))
+        rates.each = tuple(each)
+        return rates
+
+
+@dataclass(frozen=True)
+class Models:
+    """K models that run as one: a generator each, and under vmap a number each."""
+
+    generators: Sequence[torch.Generator]
+    number: Tensor  # [], from 0 to K - 1
+
+
+class _Thread(threading.local):
+    """The models that this thread runs as one."""
+
+    models: Models | None = None
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def running_as_one(models: Models) -> Iterator[None]:
+    """A context, within torch.vmap over K models, in which `dropout` and `embedding` are theirs."""
+    before, _thread.models = _thread.models, models
+    try:
+        yield
+    finally:
+        _thread.models = before
+
+
+def models_as_one() -> Models | None:
+    """The models that this thread runs as one."""
+    return _thread.models
+
+
+def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
+    """torch.nn.functional.embedding of a table [V, E]; of K models, without copying the tables, as
+    vmap's rule for torch's does."""
+    if _thread.models is None:
+        return F.embedding(token_ids, table)
+    return table.index_select(0, token_ids)
+
+
+def linear(rows: Tensor, layer: nn.Linear) -> Tensor:
+    """A linear layer with a bias, of rows [..., I]; of K models one after another, each with the
+    bits that it has alone, and into memory that lies as the weights [K, O, I] do."""
+    if _thread.models is None:
+        found: Tensor = layer(rows)
+        return found
+    found = _Linear.apply(rows.flatten(0, -2), layer.weight, layer.bias)
+    return found.view(*rows.shape[:-1], -1)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer under vmap."""
+
+    @staticmethod
+    def forward(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Never called: vmap alone computes it."""
+        raise NotImplementedError("a layer of several models needs torch.vmap")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """torch.vmap asks for it."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Sequence[int | None], rows: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, int]:
+        """[K, N, O]; autograd follows."""
+        count = info.batch_size
+        stacked = (
+            rows.expand(count, *rows.shape) if in_dims[0] is None else rows.movedim(in_dims[0], 0)
+        )
+        found: Tensor = _LinearOfModels.apply(stacked, weight, bias)
+        return found, 0
+
+
+class _LinearOfModels(torch.autograd.Function):
+    """Rows [K, N, I] by weights [K, O, I] and biases [K, O]: [K, N, O]."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Model by model."""
+        ctx.save_for_backward(rows, weight)
+        found = rows.new_empty(*rows.shape[:2], weight.shape[1])
+        for k, own in enumerate(found):
+            torch.addmm(bias[k], rows[k], weight[k].t(), out=own)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Likewise."""
+        rows, weight = ctx.saved_tensors
+        of_rows = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
+        of_weight = torch.empty_like(weight)
+        for k, own in enumerate(of_weight):
+            torch.mm(gradient[k].t(), rows[k], out=own)
+        return of_rows, of_weight, gradient.sum(1)
+
+
+def register_models(
+    name: str, compute: Callable[..., Any], names: Sequence[str], shared: Sequence[str]
+) -> None:
+    """Make the operator `name` under torch.vmap one call of `compute`, which is the operator itself
+    where nothing else is to be done, with a leading K.
+
+    `names` are its arguments' in their order; those in `shared` have no leading K: under vmap they
+    must be the same for all models, NotImplementedError otherwise.
+    """
+
+    def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        stacked = list(arguments)
+        given = zip(names[: len(arguments)], arguments, in_dims, strict=True)
+        for k, (argument_name, argument, dim) in enumerate(given):
+            if not isinstance(argument, Tensor) or argument_name in shared:
+                if dim is not None:
+                    raise NotImplementedError(f"{argument_name} must be the same for all models")
+            elif dim is None:
+                stacked[k] = argument.expand(info.batch_size, *argument.shape)
+            else:
+                stacked[k] = argument.movedim(dim, 0)
+        found = compute(*stacked)
+        return found, (0,) * len(found)
+
+    torch.library.register_vmap(name, rule)
+
+
+def one_after_another(
+    compute: Callable[[Any], tuple[Tensor, ...]], arguments: Any, shared: Sequence[str]
+) -> tuple[Tensor, ...]:
+    """What `compute` gives of a named tuple of arguments with a leading K: of each model, stacked.
+    The readable twin of the operators' leading K."""
+    own = {
+        name: value
+        for name, value in arguments._asdict().items()
+        if isinstance(value, Tensor) and name not in shared
+    }
+    count = len(next(iter(own.values())))
+    found = [
+        compute(arguments._replace(**{name: value[k] for name, value in own.items()}))
+        for k in range(count)
+    ]
+    return tuple(torch.stack(of_all) for of_all in zip(*found, strict=True))

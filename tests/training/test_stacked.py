@@ -1,0 +1,163 @@
+"""Models of one architecture computed together: each trains as it would alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from captioner.data.packed import CaptionBatch, TokenStore
+from captioner.models.captioner import Captioner
+from captioner.models.language_model import LanguageModel
+from captioner.models.word_layers import DropoutRates
+from captioner.training.distributed import World
+from captioner.training.optimisation import make_optimizer, parameter_groups
+from captioner.training.randomness import OwnRandomness
+from captioner.training.stacked import StackedModels, together
+from captioner.training.step import PlainStep, StepSettings
+
+V, E, H, F, IMAGES = 13, 6, 7, 5, 3
+CPU = torch.device("cpu")
+# Seed, learning rate, weight decay, dropout.
+OWN = ((1, 1e-2, 0.0, 0.0), (2, 3e-3, 1e-3, 0.3), (3, 2e-2, 0.0, 0.5), (4, 1e-3, 1e-2, 0.1))
+SETTINGS = StepSettings(clip_norm=1.0, label_smoothing=0.1)
+
+
+def language_model(dropout: float, *, hidden_size: int = H, kind: str = "lstm") -> LanguageModel:
+    return LanguageModel(
+        vocab_size=V,
+        embedding_dim=E,
+        hidden_size=hidden_size,
+        num_layers=2,
+        dropout=DropoutRates(dropout, dropout, dropout),
+        kind=kind,
+    )
+
+
+def pooled(dropout: float) -> nn.Module:
+    return Captioner(language_model=language_model(dropout), feature_dim=F, feature_dropout=dropout)
+
+
+def batches(count: int) -> list[CaptionBatch]:
+    """Captions of few images, each by several, and of many."""
+    drawn = torch.Generator().manual_seed(5)
+    lengths = torch.randint(1, 6, (12,), generator=drawn).tolist()
+    captions = [torch.randint(3, V, (n,), generator=drawn).tolist() for n in lengths]
+    store = TokenStore(captions, bos=0, eos=1)
+    found = []
+    for number in range(count):
+        rows = torch.randperm(12, generator=drawn)[: 6 if number % 2 else 3]
+        tokens, order = store.pack(rows, torch.arange(len(rows)) % IMAGES)
+        images = torch.randn(IMAGES, 1, F, generator=drawn, dtype=torch.float64)
+        found.append(CaptionBatch(images, order, tokens))
+    return found
+
+
+def seeded(make: Callable[[float], nn.Module], own: Sequence[float]) -> PlainStep:
+    """The step of a model of its own."""
+    seed, lr, weight_decay, dropout = own
+    torch.manual_seed(int(seed))
+    model = make(dropout).double()
+    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, lr_by_prefix={})
+    return PlainStep(
+        model=model,
+        optimizer=make_optimizer("adam", groups),
+        settings=SETTINGS,
+        total_steps=100,
+        device=CPU,
+        average=None,
+        world=World(),
+    )
+
+
+def test_captioners_train_as_each_would_alone() -> None:
+    """Seeds, rates, decays and dropouts of their own, 50 steps, two batches in some of them."""
+    given = batches(60)
+    groups = [given[k : k + 1] for k in range(40)] + [given[k : k + 2] for k in range(40, 60, 2)]
+    alone = []
+    for own in OWN:
+        step, losses = seeded(pooled, own), []
+        for number, group in enumerate(groups):
+            running = torch.zeros((), dtype=torch.float64)
+            step(group, number, running)
+            losses.append(float(running))
+        alone.append((step, losses))
+
+    steps, generators = [], []
+    for own in OWN:
+        steps.append(seeded(pooled, own))
+        generators.append(OwnRandomness(CPU).generator)  # in the state that the model left
+    models = StackedModels([step.model for step in steps], generators)
+    found: list[list[float]] = [[] for _ in OWN]
+    for number, group in enumerate(groups):
+        losses, tokens = models.gradients(group, SETTINGS.label_smoothing)
+        for step, loss, own_losses in zip(steps, losses, found, strict=True):
+            running = torch.zeros((), dtype=torch.float64)
+            step(group, number, running, (loss, tokens))
+            own_losses.append(float(running))
+        models.release()
+    for (single, wanted), step, own_losses in zip(alone, steps, found, strict=True):
+        assert own_losses == pytest.approx(wanted, rel=1e-10)
+        pairs = zip(step.model.parameters(), single.model.parameters(), strict=True)
+        for one, other in pairs:
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_a_model_that_is_lost_changes_no_other() -> None:
+    """NaN in its weights; and parted, all have memory of their own."""
+    (batch,) = batches(1)
+    found = []
+    for lost in (False, True):
+        steps = [seeded(pooled, (*own[:3], 0.0)) for own in OWN]
+        models = StackedModels([x.model for x in steps], [torch.Generator() for _ in OWN])
+        if lost:
+            steps[2].model.language_model.lstm.weight_hh_l0.data[0, 0] = torch.nan  # type: ignore[union-attr]
+        for number in range(3):
+            losses, tokens = models.gradients([batch], 0.0)
+            for step, loss in zip(steps, losses, strict=True):
+                step([batch], number, torch.zeros(()), (loss.float(), tokens))
+            models.release()
+        found.append([list(x.model.parameters()) for x in steps])
+    for k, (one, other) in enumerate(zip(*found, strict=True)):
+        same = all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert same == (k != 2)
+    weight = found[1][0][0]
+    assert weight.untyped_storage().nbytes() > weight.nbytes
+    models.part()
+    assert weight.untyped_storage().nbytes() == weight.nbytes
+
+
+def other_statistics(dropout: float) -> nn.Module:
+    model = pooled(dropout)
+    model.feature_mean.fill_(dropout)  # type: ignore[operator, union-attr]
+    return model
+
+
+def with_sizes(dropout: float) -> nn.Module:
+    return language_model(0.0, hidden_size=round(10 * dropout) + 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (with_sizes, "lstm.weight_ih_l0 has another shape"),
+        (
+            lambda rate: language_model(rate, kind="gru"),
+            "GRU is not computed for several models together",
+        ),
+        (other_statistics, "feature_mean differs among them"),
+        (
+            lambda rate: Captioner(
+                language_model=language_model(0.0),
+                feature_dim=F,
+                feature_norm="l2" if rate else "none",
+            ),
+            "feature_norm differs among them: none, l2",
+        ),
+    ],
+)
+def test_what_cannot_be_together_says_why(make: Callable[[float], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        together([make(0.0), make(0.5)])
