@@ -20,6 +20,7 @@ INSTALLED := $(VENV)/.installed
 READY     := $(VENV)/.ready
 CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 SANITIZED := build/sanitized/captioner/ops/_extension.abi3.so
+SANITIZED_SCORING := build/sanitized/captioner/evaluation/_scoring.abi3.so
 
 .DEFAULT_GOAL := help
 SCRIPTS_RUN := train evaluate caption sample compare
@@ -65,7 +66,7 @@ leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outpu
 # The files of tests are given to processes of one thread each, in the order of tests/conftest.py.
 # Compiled tests and modules are kept: the many processes would each compile them again.
 test: $(READY) ## Run the tests
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=5 --dist loadfile --no-loadscope-reorder \
 	    -m "not nvcc and not sanitized" $(TESTS)
 
 # Other cases each time; a case that fails is printed, and becomes a test of its own.
@@ -81,12 +82,12 @@ $(SANITIZED): $(INSTALLED) setup.py $(CXX_FILES)
 	CAPTIONER_SANITIZE=1 CAPTIONER_CUDA=0 $(BIN)/python setup.py --quiet build_ext \
 	    --build-lib build/sanitized --build-temp build/sanitized/objects
 
-# First the extension, which needs the sanitizers' libraries preloaded, then the CUDA kernels as programs.
-test-sanitized: $(SANITIZED) ## Run the LSTM's tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	CAPTIONER_EXTENSION=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
+# First the two libraries, which need the sanitizers' own preloaded, then the CUDA kernels as programs.
+test-sanitized: $(SANITIZED) ## Run the tests of csrc/ under AddressSanitizer and UndefinedBehaviorSanitizer
+	CAPTIONER_EXTENSION=$(SANITIZED) CAPTIONER_SCORING=$(SANITIZED_SCORING) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
 	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	    $(BIN)/python -m pytest -p no:cacheprovider -n auto --maxprocesses=4 --dist loadfile \
-	    -k "fused or ragged or row or linear" tests/models/test_lstm.py tests/ops/test_lstm_packed.py \
+	    -k "fused or ragged or row or linear or library" tests/evaluation/test_compiled.py tests/models/test_lstm.py tests/ops/test_lstm_packed.py \
 	    tests/ops/test_fused_cpu.py tests/ops/test_lstm_step.py tests/ops/test_linear_cross_entropy.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 -m sanitized tests/ops
 

@@ -31,7 +31,7 @@ def show() -> None:
     """Train, evaluate on the test scenes, and print both."""
     from captioner.commands.cli import compose_config
     from captioner.commands.demo import show_page
-    from captioner.commands.evaluate import evaluate_checkpoint
+    from captioner.commands.evaluate_captions import evaluate_checkpoint
     from captioner.commands.train import train
     from captioner.progress import ConsoleHandler
 

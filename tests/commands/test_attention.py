@@ -11,7 +11,7 @@ import pytest
 from composed import compose_config
 
 from captioner.build.trainer import build_trainer
-from captioner.commands.evaluate import evaluate_checkpoint
+from captioner.commands.evaluate_captions import evaluate_checkpoint
 from captioner.evaluation.records import load_record
 from captioner.evaluation.report import write_report
 

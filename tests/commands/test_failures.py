@@ -20,7 +20,7 @@ WORK = {
     "caption": ("captioner.commands.caption.find_images", "checkpoint=a images=b"),
     "compare": ("captioner.commands.compare.load_record", "runs=[a,b]"),
     "demo": ("captioner.commands.demo.open_page", "checkpoint=a"),
-    "evaluate": ("captioner.commands.evaluate.open_checkpoint", "checkpoint=a"),
+    "evaluate": ("captioner.commands.evaluate.evaluate_files", "results=a references=b"),
     "export": ("captioner.commands.export.open_checkpoint", "checkpoint=a out=b"),
     "leaderboard": ("captioner.commands.leaderboard.gather", "folders=[a]"),
     "prepare_flickr8k": ("captioner.commands.prepare.prepare_flickr8k", ""),

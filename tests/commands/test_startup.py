@@ -20,8 +20,8 @@ COMMANDS = sorted(
 HEAVY = ["PIL", "matplotlib", "nltk", "numpy", "optuna", "scipy", "sympy", "tensorboard", "timm"]
 HEAVY += ["torch", "torch._dynamo", "torchvision", "transformers"]
 # What of HEAVY a command's module brings before it is told what to do.
-WITHOUT_TORCH = {"compare": ["PIL", "numpy"], "leaderboard": ["PIL", "numpy"]}
-WITH_TORCH = ["caption", "demo", "evaluate", "export", "sample", "train"]
+WITHOUT_TORCH = {name: ["PIL", "numpy"] for name in ("compare", "evaluate", "leaderboard")}
+WITH_TORCH = ["caption", "demo", "evaluate_captions", "export", "sample", "train"]
 REPORT = f"print('\\n', json.dumps([name for name in {HEAVY} if name in sys.modules]))"
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from captioner.data.tokenize import coco_tokens
+from captioner.evaluation.corpus import Corpus, encode
 from captioner.evaluation.java_metrics import java_meteor
-from captioner.evaluation.meteor import align, meteor, score, statistics
-from captioner.evaluation.meteor_words import WordMatches, load_word_matches
-from captioner.evaluation.metrics import _words
+from captioner.evaluation.meteor import align, meteor, normalised, score, statistics
+from captioner.evaluation.meteor_words import WordMatches, load_knowledge
 
 BARE = WordMatches(("exact", "stem"))
 HYPOTHESES = """
@@ -36,9 +36,8 @@ a dog that is black and white is running in snow|dog runs
 """.strip().splitlines()
 
 
-def corpus() -> tuple[list[list[tuple[str, ...]]], list[tuple[str, ...]]]:
-    references = [[coco_tokens(c) for c in line.split("|")] for line in REFERENCES]
-    return references, [coco_tokens(c) for c in HYPOTHESES]
+def corpus() -> Corpus:
+    return normalised(encode([line.split("|") for line in REFERENCES], HYPOTHESES, coco_tokens))
 
 
 @pytest.mark.slow
@@ -46,14 +45,16 @@ def test_with_its_words_installed_it_equals_the_jar() -> None:
     pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed")
     if shutil.which("java") is None:
         pytest.skip("the official METEOR needs Java, which is not installed")
-    references, hypotheses = corpus()
-    knowledge = load_word_matches(_words(references, hypotheses))
-    assert knowledge.modules == ("exact", "stem", "synonym", "paraphrase")
-    ours, theirs = meteor(references, hypotheses, knowledge), java_meteor(references, hypotheses)
+    words = corpus()
+    modules, knowledge = load_knowledge(frozenset(words.vocabulary))
+    assert modules == ("exact", "stem", "synonym", "paraphrase")
+    references = [[coco_tokens(c) for c in line.split("|")] for line in REFERENCES]
+    theirs = java_meteor(references, [coco_tokens(c) for c in HYPOTHESES])
+    ours = meteor(words, knowledge)
     np.testing.assert_allclose(ours.per_image, theirs.per_image, atol=1e-9)
     assert ours.value == pytest.approx(theirs.value, abs=1e-9)
     # ... and the words matter: without them the same captions score otherwise.
-    assert abs(meteor(references, hypotheses, BARE).value - theirs.value) > 0.5
+    assert abs(meteor(words, BARE).value - theirs.value) > 0.5
 
 
 def test_a_hand_worked_pair() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from captioner import config as schema
-from captioner.build.components import load_data
 from captioner.evaluation.cider import DocumentFrequencies
 from captioner.evaluation.coco_format import ImageId, read_references
 from captioner.evaluation.corpus import Corpus
@@ -113,6 +112,8 @@ def evaluate_humans(config: schema.EvaluateConfig) -> dict[str, Any]:
         references = read_references(config.references)
         card = {"references": config.references}
     else:
+        from captioner.build.components import load_data  # imports torch
+
         data = load_data(config.data)
         references = {i.image_id: list(i.captions) for i in data.splits[config.split]}
         card = {"data": data.name, "split": config.split}

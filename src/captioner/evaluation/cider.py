@@ -15,6 +15,8 @@ from typing import TypedDict
 import numpy as np
 
 from captioner.errors import DataError
+from captioner.evaluation import compiled
+from captioner.evaluation.bleu import Matches
 from captioner.evaluation.corpus import Corpus, Floats, Ints, Sentences, sentences_of
 from captioner.evaluation.metric import Metric, mean_metric
 from captioner.evaluation.ngrams import ORDERS, CorpusNgrams, Part
@@ -115,32 +117,51 @@ def corpus_ngrams(corpus: Corpus, table: DocumentFrequencies | None) -> CorpusNg
     return CorpusNgrams(corpus, table.images, table.of_words(corpus.vocabulary))
 
 
+def overlap(corpus: Corpus, table: DocumentFrequencies | None) -> tuple[Matches, Products]:
+    """What BLEU and CIDEr are made of: the n-grams are counted once for both."""
+    ngrams = corpus_ngrams(corpus, table)
+    matches, products = Matches(ngrams), Products(ngrams)
+    if table is None and compiled.available():
+        rarity = products.rarity(np.arange(len(corpus) + 1))
+        counted = compiled.ngrams(corpus.rows(), len(corpus.vocabulary), rarity)
+        matches.counts, products.sums = counted
+    else:
+        ngrams.add_up(matches, products)
+    return matches, products
+
+
 class Products:
     """Of each reference's vector of weights the products with its hypothesis's, by order."""
 
     def __init__(self, ngrams: CorpusNgrams) -> None:
         self._ngrams = ngrams
         # Of each row: its squared length, and for a reference its products, clipped and not.
-        self._norms, self._clipped, self._plain = np.zeros((3, len(ORDERS), len(ngrams.image)))
+        self.sums = np.zeros((3, len(ORDERS), len(ngrams.image)))
 
     def add(self, part: Part) -> None:
         """Add the n-grams of a part, one by one: in the order of their words."""
-        rarity = np.log(float(self._ngrams.documents)) - np.log(np.maximum(1.0, part.documents))
-        weights = part.counts * rarity
-        np.add.at(self._norms[part.order - 1], part.row, weights**2)
+        norms, clipped, plain = self.sums[:, part.order - 1]
+        weights = part.counts * self.rarity(part.documents)
+        np.add.at(norms, part.row, weights**2)
         row, mine, theirs = (
             part.row[part.reference],
             weights[part.hypothesis],
             weights[part.reference],
         )
-        np.add.at(self._clipped[part.order - 1], row, np.minimum(mine, theirs) * theirs)
-        np.add.at(self._plain[part.order - 1], row, mine * theirs)
+        np.add.at(clipped, row, np.minimum(mine, theirs) * theirs)
+        np.add.at(plain, row, mine * theirs)
+
+    def rarity(self, documents: Ints) -> Floats:
+        """Of n-grams that so many documents have."""
+        return np.asarray(
+            np.log(float(self._ngrams.documents)) - np.log(np.maximum(1.0, documents))
+        )
 
     def cosines(self) -> Iterator[tuple[Floats, Floats]]:
         """Of each order the cosines of references and hypotheses, clipped and not, [S] both."""
         rows = self._ngrams.reference
         hypothesis = self._ngrams.hypothesis[self._ngrams.image[rows]]
-        for norms, *products in zip(self._norms, self._clipped, self._plain, strict=True):
+        for norms, *products in zip(*self.sums, strict=True):
             lengths = np.sqrt(norms)
             both = lengths[hypothesis] * lengths[rows]
             both = np.where(both > 0, both, 1.0)

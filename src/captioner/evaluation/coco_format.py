@@ -1,6 +1,7 @@
 """COCO's caption files: results (a list of image_id and caption) and annotations (references)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ def read_results(path: Path | str) -> dict[ImageId, str]:
     Raises DataError naming the file and the entry for another shape, a caption that is no string,
     or an image captioned twice.
     """
-    results: dict[ImageId, str] = {}
-    for place, image_id, caption in _captions(path, read_json(path), "results"):
-        if image_id in results:
-            raise DataError(
-                f"{path}: {place} captions image {image_id!r} a second time; expected one each"
-            )
-        results[image_id] = caption
+    images, captions = _captions(path, read_json(path), "results")
+    results = dict(zip(images, captions, strict=True))
+    if len(results) < len(images):
+        seen: set[ImageId] = set()
+        for number, image_id in enumerate(images):
+            if image_id in seen:
+                raise DataError(
+                    f"{path}: results[{number}] captions image {image_id!r} a second time; "
+                    "expected one each"
+                )
+            seen.add(image_id)
     return results
 
 
@@ -41,10 +46,17 @@ def read_references(path: Path | str) -> dict[ImageId, list[str]]:
         )
     references: dict[ImageId, list[str]] = {i: [] for i in _listed_images(path, content)}
     listed = bool(references)
-    for place, image_id, caption in _captions(path, content["annotations"], "annotations"):
-        if listed and image_id not in references:
-            raise DataError(f'{path}: {place} is of image {image_id!r}, which "images" lacks')
-        references.setdefault(image_id, []).append(caption)
+    images, captions = _captions(path, content["annotations"], "annotations")
+    if not listed:
+        references = {image: [] for image in images}
+    try:
+        for image_id, caption in zip(images, captions, strict=True):
+            references[image_id].append(caption)
+    except KeyError:
+        at = next(at for at, image_id in enumerate(images) if image_id not in references)
+        raise DataError(
+            f'{path}: annotations[{at}] is of image {images[at]!r}, which "images" lacks'
+        ) from None
     return references
 
 
@@ -71,10 +83,13 @@ def write_references(
     write_json(path, {**header, "images": images, "annotations": annotations})
 
 
-def _listed_images(path: Path | str, content: dict[str, Any]) -> Iterator[ImageId]:
+def _listed_images(path: Path | str, content: dict[str, Any]) -> Sequence[ImageId]:
     images = content.get("images", [])
     if not isinstance(images, list):
         raise DataError(f'{path}: expected "images" to be a list, found {describe(images)}')
+    columns = _columns(images, {"id": _ID})
+    if columns is not None:
+        return columns[0]
     for number, image in enumerate(images):
         image_id: Any = image.get("id") if isinstance(image, dict) else None
         if not _is_image_id(image_id):
@@ -82,14 +97,17 @@ def _listed_images(path: Path | str, content: dict[str, Any]) -> Iterator[ImageI
                 f'{path}: images[{number}] needs an "id", an integer or a string, '
                 f"found {describe(image)}"
             )
-        yield image_id
+    return [image["id"] for image in images]
 
 
-def _captions(path: Path | str, entries: Any, kind: str) -> Iterator[tuple[str, ImageId, str]]:
-    """Each entry's place in the file, image and caption, checked."""
+def _captions(path: Path | str, entries: Any, kind: str) -> tuple[list[ImageId], list[str]]:
+    """Each entry's image and caption, checked."""
     expected = 'a list of {"image_id": integer or string, "caption": string}'
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected {kind}, {expected}, found {describe(entries)}")
+    columns = _columns(entries, {"image_id": _ID, "caption": {str}})
+    if columns is not None:
+        return columns[0], columns[1]
     for number, entry in enumerate(entries):
         place = f"{kind}[{number}]"
         if not isinstance(entry, dict) or not {"image_id", "caption"} <= entry.keys():
@@ -107,7 +125,23 @@ def _captions(path: Path | str, entries: Any, kind: str) -> Iterator[tuple[str, 
                 f"{path}: {place}, image {image_id!r}: expected the caption to be a string, "
                 f"found {describe(caption)}"
             )
-        yield place, image_id, caption
+    return [entry["image_id"] for entry in entries], [entry["caption"] for entry in entries]
+
+
+_ID = {int, str}
+
+
+def _columns(entries: list[Any], kinds: Mapping[str, set[type]]) -> list[list[Any]] | None:
+    """The values of each key, or None unless every entry has all of them, of these kinds: found out
+    without a look at each of what may be hundreds of thousands."""
+    if not {*map(type, entries)} <= {dict}:
+        return None
+    try:
+        columns = [[*map(itemgetter(key), entries)] for key in kinds]
+    except KeyError:
+        return None
+    right = zip(columns, kinds.values(), strict=True)
+    return columns if all({*map(type, column)} <= kind for column, kind in right) else None
 
 
 def _is_image_id(value: Any) -> bool:

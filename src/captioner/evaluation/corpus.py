@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import chain, count, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from captioner.errors import DataError
+from captioner.evaluation import compiled
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 BATCH = 1000  # captions whose word numbers are in memory as Python's at a time
+LARGE_BATCH = 20_000  # captions that the library splits at a time
 
 
 def starts(lengths: Ints) -> Ints:
@@ -73,6 +75,15 @@ class Corpus:
     def image_of_reference(self) -> Ints:
         """The image each reference belongs to, [S]."""
         return np.repeat(np.arange(len(self)), self.counts)
+
+    def rows(self) -> compiled.Rows:
+        """All sentences, image by image, the hypothesis first."""
+        image = np.concatenate([np.arange(len(self)), self.image_of_reference()])
+        both = Sentences(
+            np.concatenate([self.hypotheses.words, self.references.words]),
+            np.concatenate([self.hypotheses.lengths, self.references.lengths]),
+        ).take(np.argsort(image, kind="stable"))
+        return compiled.Rows(both.words, both.starts(), starts(self.counts + 1))
 
     def one_against_others(self, place: int) -> Corpus:
         """The reference at `place` of each image as its hypothesis, the others as its references.
@@ -143,20 +154,14 @@ def _encode(
 ) -> tuple[Sentences, dict[str, int]]:
     """The captions, whose new words are numbered after those of the vocabulary, and all words."""
     known = defaultdict(count(len(vocabulary)).__next__, vocabulary)
-    pieces = _Pieces(getattr(tokens_of, "piece", lambda piece: None), known.__getitem__)
-    words, lengths, captions = [np.zeros(0, np.int32)], [], iter(captions)
-    while batch := [*islice(captions, BATCH)]:
-        flat: list[int] = []
-        for caption in batch:
-            begin = len(flat)
-            for numbers in map(pieces.__getitem__, caption.split()):
-                if numbers is None:
-                    flat[begin:] = map(known.__getitem__, tokens_of(caption))
-                    break
-                flat += numbers
-            lengths.append(len(flat) - begin)
-        words.append(np.array(flat, np.int32))
-    return Sentences(np.concatenate(words), np.array(lengths, np.int64)), dict(known)
+    pieces = _Pieces(tokens_of, known.__getitem__)
+    by_library = compiled.available() and hasattr(tokens_of, "piece")
+    read = _read_by_library if by_library else _read
+    parts, captions = [(np.zeros(0, np.int32), np.zeros(0, np.int64))], iter(captions)
+    while batch := [*islice(captions, LARGE_BATCH if by_library else BATCH)]:
+        parts.append(read(batch, pieces))
+    words, lengths = map(np.concatenate, zip(*parts, strict=True))
+    return Sentences(words, lengths), dict(known)
 
 
 class _Pieces(dict[str, "list[int] | None"]):
@@ -164,15 +169,70 @@ class _Pieces(dict[str, "list[int] | None"]):
     as by a tokeniser without a method for pieces."""
 
     def __init__(
-        self, piece: Callable[[str], Sequence[str] | None], number: Callable[[str], int]
+        self, tokens_of: Callable[[str], Sequence[str]], number: Callable[[str], int]
     ) -> None:
         super().__init__()
-        self._piece, self._number = piece, number
+        self._tokens_of, self._number = tokens_of, number
+        self._piece = getattr(tokens_of, "piece", lambda piece: None)
 
     def __missing__(self, piece: str) -> list[int] | None:
         tokens = self._piece(piece)
         self[piece] = numbers = None if tokens is None else [*map(self._number, tokens)]
         return numbers
+
+    def in_context(self, piece: str) -> bool:
+        """Whether the caption has to be read whole."""
+        return (self[piece] if piece in self else self._piece(piece)) is None
+
+    def whole(self, caption: str) -> list[int]:
+        """The word numbers of a caption that is read whole."""
+        return [*map(self._number, self._tokens_of(caption))]
+
+
+def _read(captions: Sequence[str], pieces: _Pieces) -> tuple[NDArray[np.int32], Ints]:
+    """The word numbers of captions, and how many each has."""
+    flat: list[int] = []
+    lengths = []
+    for caption in captions:
+        begin = len(flat)
+        for numbers in map(pieces.__getitem__, caption.split()):
+            if numbers is None:
+                flat[begin:] = pieces.whole(caption)
+                break
+            flat += numbers
+        lengths.append(len(flat) - begin)
+    return np.array(flat, np.int32), np.array(lengths, np.int64)
+
+
+def _read_by_library(captions: Sequence[str], pieces: _Pieces) -> tuple[NDArray[np.int32], Ints]:
+    """What `_read` gives, which here only reads the captions that are read whole."""
+    piece, counts, names = compiled.pieces(captions)
+    caption, begins = np.repeat(np.arange(len(captions)), counts), starts(counts)
+    in_context = np.array([pieces.in_context(name) for name in names], bool)
+    is_whole = np.zeros(len(captions), bool)
+    is_whole[caption[in_context[piece]]] = True
+    (whole,), (others,) = np.nonzero(is_whole), np.nonzero(~is_whole)
+    (used,) = np.nonzero(~is_whole[caption])
+    first = np.full(len(names), -1)  # where each piece is used first
+    first[piece[used[::-1]]] = used[::-1]
+    # Words are numbered in the order in which they occur: of pieces, and of captions read whole.
+    places = [*zip(first.tolist(), names, strict=True)]
+    events = [(at, name, "") for at, name in places if at >= 0 and name not in pieces]
+    events += [(begins[row], "", captions[row]) for row in whole.tolist()]
+    read = [_read([], pieces)]
+    for _, name, caption_read_whole in sorted(events):
+        if name:
+            pieces[name]
+        else:
+            read.append(_read([caption_read_whole], pieces))
+    numbers = [pieces.get(name) or () for name in names]
+    sizes = np.array([*map(len, numbers)], np.int64)
+    flat = np.array([*chain(*numbers)], np.int32)
+    words = flat[ranges(starts(sizes)[piece[used]], sizes[piece[used]])]
+    lengths = np.bincount(caption, sizes[piece], len(captions)).astype(np.int64)[others]
+    words, lengths = map(np.concatenate, zip((words, lengths), *read, strict=True))
+    both = Sentences(words, lengths).take(np.argsort(np.concatenate([others, whole])))
+    return both.words, both.lengths
 
 
 def _check(counts: Sequence[int], hypotheses: int) -> None:

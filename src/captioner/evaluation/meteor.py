@@ -1,4 +1,4 @@
-"""METEOR 1.5 in Python, called METEOR-py: `METEOR` is the Java jar's (java_metrics.py).
+"""METEOR 1.5 without Java, called METEOR-py: `METEOR` is the Java jar's (java_metrics.py).
 
 Denkowski and Lavie 2014, "Meteor Universal", with the English parameters of its ranking task. To
 align a caption with a reference, matches of all modules are found first; a beam search over the
@@ -7,14 +7,19 @@ reference then prefers more matched words, then fewer chunks, then matches at cl
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain, count, islice, pairwise
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from captioner.evaluation.corpus import Floats
+from captioner.evaluation.compiled import Words
+from captioner.evaluation.corpus import Corpus, Floats, Sentences, ranges, starts
 from captioner.evaluation.meteor_words import WordMatches, stem
 from captioner.evaluation.metric import Metric
 from captioner.progress import track
@@ -24,26 +29,46 @@ WEIGHTS = {"exact": 1.0, "stem": 0.6, "synonym": 0.8, "paraphrase": 0.6}
 BEAM = 40
 
 
-def meteor(
-    references: Sequence[Sequence[Sequence[str]]],
-    hypotheses: Sequence[Sequence[str]],
-    knowledge: WordMatches,
-) -> Metric:
-    """METEOR-py, 0 to 100; of each image the reference that scores highest counts.
+def meteor(corpus: Corpus, knowledge: WordMatches | Words) -> Metric:
+    """METEOR-py, 0 to 100, of a corpus as `normalised` makes it; of each image the reference that
+    scores highest counts.
 
     The corpus score is that of the summed statistics, as the jar's. An image without a match, an
     empty hypothesis and an empty reference score 0.
     """
-    rows: list[list[float]] = []
-    places: list[slice] = []
-    pairs = zip(references, hypotheses, strict=True)
-    for of_image, hypothesis in track(pairs, len(references), "METEOR-py", units="images"):
-        words = normalise(hypothesis)
-        places.append(slice(len(rows), len(rows) + len(of_image)))
-        rows += [statistics(words, normalise(one), knowledge) for one in of_image]
-    table = np.array(rows)
-    values = score(table)
-    return meteor_metric(table[[place.start + values[place].argmax() for place in places]])
+    if isinstance(knowledge, Words):
+        table = knowledge.statistics(_numbered(corpus, knowledge).rows())
+    else:
+        table = np.array([*_all_statistics(corpus, knowledge)])
+    values, first = score(table), starts(corpus.counts)[:-1]
+    best = np.repeat(np.maximum.reduceat(values, first), corpus.counts)
+    (rows,) = np.nonzero(values == best)
+    return meteor_metric(table[rows[np.searchsorted(rows, first)]])
+
+
+def _all_statistics(corpus: Corpus, knowledge: WordMatches) -> Iterator[list[float]]:
+    """Those of each reference."""
+    names = np.array([*corpus.vocabulary], object)
+    hypotheses, references = map(partial(_texts, names), (corpus.hypotheses, corpus.references))
+    counts = corpus.counts.tolist()
+    pairs = zip(hypotheses, counts, strict=True)
+    for hypothesis, several in track(pairs, len(counts), "METEOR-py", units="images"):
+        for reference in islice(references, several):
+            yield statistics(hypothesis, reference, knowledge)
+
+
+def _texts(names: NDArray[Any], sentences: Sentences) -> Iterator[tuple[str, ...]]:
+    words = names[sentences.words].tolist()
+    for first, last in pairwise(sentences.starts().tolist()):
+        yield tuple(words[first:last])
+
+
+def _numbered(corpus: Corpus, knowledge: Words) -> Corpus:
+    """The corpus with the words' numbers in what is known of them."""
+    numbers = np.array([*map(knowledge.numbers.__getitem__, corpus.vocabulary)], np.int32)
+    sentences = corpus.hypotheses, corpus.references
+    hypotheses, references = (Sentences(numbers[x.words], x.lengths) for x in sentences)
+    return replace(corpus, hypotheses=hypotheses, references=references)
 
 
 def meteor_metric(table: Floats) -> Metric:
@@ -51,9 +76,24 @@ def meteor_metric(table: Floats) -> Metric:
     return Metric("METEOR-py", 100 * score(table), table, lambda sums: 100 * score(sums))
 
 
-def normalise(tokens: Sequence[str]) -> tuple[str, ...]:
-    """Words as the jar's own normaliser leaves them: "t-shirt" is t and shirt, "'s" is ' and s."""
-    return tuple(" ".join(tokens).replace("-", " ").replace("'", " ' ").split())
+def normalised(corpus: Corpus) -> Corpus:
+    """The corpus in words as the jar's own normaliser leaves them: "t-shirt" is t and shirt, and
+    "'s" is ' and s."""
+    known = defaultdict[str, int](count().__next__)
+    words = [
+        [known[part] for part in word.replace("-", " ").replace("'", " ' ").split()]
+        for word in corpus.vocabulary
+    ]
+    sizes = np.array([*map(len, words)], np.int64)
+    flat, begins = np.array([*chain(*words)], np.int32), starts(sizes)
+
+    def normal(sentences: Sentences) -> Sentences:
+        parts = sizes[sentences.words]
+        lengths = np.diff(starts(parts)[sentences.starts()])
+        return Sentences(flat[ranges(begins[sentences.words], parts)], lengths)
+
+    hypotheses, references = normal(corpus.hypotheses), normal(corpus.references)
+    return Corpus(hypotheses, references, corpus.counts, dict(known))
 
 
 def statistics(
@@ -67,9 +107,13 @@ def statistics(
     chunks = _chunks(matches)
     if chunks == 1 and matched == len(hypothesis) + len(reference):
         chunks = 0
+    ours = reference_matches = 0.0  # added up from left to right, which Python's `sum` is not
+    for m in matches:
+        ours += WEIGHTS[m.module] * sum(mine[m.at : m.at + m.at_length])
+        reference_matches += WEIGHTS[m.module] * sum(theirs[m.start : m.start + m.length])
     return [
-        sum(WEIGHTS[m.module] * sum(mine[m.at : m.at + m.at_length]) for m in matches),
-        sum(WEIGHTS[m.module] * sum(theirs[m.start : m.start + m.length]) for m in matches),
+        ours,
+        reference_matches,
         sum(mine),
         sum(theirs),
         matched,

@@ -9,12 +9,12 @@ import numpy as np
 
 from captioner.checks import one_of
 from captioner.errors import DataError
-from captioner.evaluation.bleu import Matches, bleu
-from captioner.evaluation.cider import DocumentFrequencies, Products, cider, corpus_ngrams
+from captioner.evaluation.bleu import bleu
+from captioner.evaluation.cider import DocumentFrequencies, cider, overlap
 from captioner.evaluation.corpus import Corpus, Floats, encode
 from captioner.evaluation.java_metrics import java_meteor, spice
-from captioner.evaluation.meteor import meteor, normalise
-from captioner.evaluation.meteor_words import load_word_matches
+from captioner.evaluation.meteor import meteor, normalised
+from captioner.evaluation.meteor_words import load_knowledge
 from captioner.evaluation.metric import SAMPLES, Metric
 from captioner.evaluation.protocol import PROTOCOLS, Protocol
 from captioner.evaluation.rouge import rouge_l
@@ -80,12 +80,7 @@ def measure(
         corpus = encode(references, hypotheses, tokens_of)
     measured = Measured({})
 
-    @cache
-    def overlap() -> tuple[Matches, Products]:
-        """What BLEU and CIDEr are made of: the n-grams are counted once for both."""
-        ngrams = corpus_ngrams(corpus, options.table)
-        ngrams.add_up(*(sums := (Matches(ngrams), Products(ngrams))))
-        return sums
+    counted = cache(lambda: overlap(corpus, options.table))
 
     def tokenised() -> tuple[Any, Any]:
         tokens = [[tokens_of(caption) for caption in of_image] for of_image in references]
@@ -95,18 +90,18 @@ def measure(
         match name:
             case "BLEU":
                 penalty = options.conventions.brevity_penalty
-                return bleu(corpus, brevity_penalty=penalty, matches=overlap()[0])
+                return bleu(corpus, brevity_penalty=penalty, matches=counted()[0])
             case "ROUGE-L":
                 return [rouge_l(corpus)]
             case "CIDEr":
                 images = f"a table of {options.table.images} images" if options.table else None
                 measured.notes["cider_document_frequencies"] = images or "the references"
-                return cider(corpus, options.table, products=overlap()[1])
+                return cider(corpus, options.table, products=counted()[1])
             case "METEOR-py":
-                tokens, own = tokenised()
-                knowledge = load_word_matches(_words(tokens, own))
-                measured.notes["meteor_py_modules"] = list(knowledge.modules)
-                return [meteor(tokens, own, knowledge)]
+                words = normalised(corpus)
+                modules, knowledge = load_knowledge(frozenset(words.vocabulary))
+                measured.notes["meteor_py_modules"] = list(modules)
+                return [meteor(words, knowledge)]
         return [(java_meteor if name == "METEOR" else spice)(*tokenised())]
 
     for name in options.metrics:
@@ -115,14 +110,6 @@ def measure(
         except DataError as error:
             measured.unavailable[name] = str(error)
     return measured
-
-
-def _words(
-    tokens: Sequence[Sequence[Sequence[str]]], own: Sequence[Sequence[str]]
-) -> frozenset[str]:
-    """All words, as METEOR's normaliser leaves them."""
-    captions = [*own, *(one for of_image in tokens for one in of_image)]
-    return frozenset(word for caption in captions for word in normalise(caption))
 
 
 def averaged(rounds: Sequence[Measured]) -> Measured:

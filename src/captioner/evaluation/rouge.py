@@ -6,6 +6,7 @@ Legend: P pairs of a hypothesis and a reference, T the longest of their sentence
 import numpy as np
 from numpy.typing import NDArray
 
+from captioner.evaluation import compiled
 from captioner.evaluation.corpus import Corpus, Ints, Sentences, starts
 from captioner.evaluation.metric import Metric, mean_metric
 
@@ -21,7 +22,10 @@ def rouge_l(corpus: Corpus) -> Metric:
     As in coco-caption an empty sentence counts as one word, which only another empty one matches.
     """
     image = corpus.image_of_reference()
-    common = lcs_lengths(corpus.hypotheses, corpus.references, image)
+    if compiled.available():
+        common = compiled.lcs_lengths(corpus.rows())
+    else:
+        common = lcs_lengths(corpus.hypotheses, corpus.references, image)
     first = starts(corpus.counts)[:-1]
     mine = np.maximum(1, corpus.hypotheses.lengths)[image]
     precision = np.maximum.reduceat(common / mine, first)

@@ -110,7 +110,8 @@ def score_files(
     card: Mapping[str, Any] | None = None,
     sanity: SanityCheck | None = None,
 ) -> records.RunRecord:
-    """Score a COCO results file against COCO annotations; write scores and images beside `out`.
+    """Score a COCO results file against COCO annotations; write scores and images beside `out`,
+    without which the record holds no images.
 
     `subset` allows results for some of the annotated images; otherwise each needs a caption. Raises
     DataError naming the file at fault.
@@ -129,13 +130,15 @@ def score_files(
     scores = present(measured, matched, hypotheses, options, card={**files, **(card or {})})
     if sanity is not None:
         scores["sanity"] = sanity(matched, hypotheses, scores, encoded)
+    name = Path(results).stem
+    if out is None:
+        return records.RunRecord(name, scores, (), measured.metrics)
     shown = (
         records.ImageRecord(image, [records.ShownCaption(captions[image])], annotations[image])
         for image in images
     )
-    record = records.make_record(Path(results).stem, scores, shown, measured)
-    if out is not None:
-        records.save_record(out, record)
+    record = records.make_record(name, scores, shown, measured)
+    records.save_record(out, record)
     return record
 
 
@@ -208,7 +211,10 @@ def match_images(
             f"{_examples(bare)}"
         )
     for image in images:
-        for caption in (hypotheses[image], *references[image]):
+        captions = hypotheses[image], *references[image]
+        if {*map(type, captions)} == {str}:
+            continue
+        for caption in captions:
             if not isinstance(caption, str):
                 raise DataError(
                     f"image {image!r}: expected captions to be strings, found {caption!r}"
