@@ -66,7 +66,7 @@ leaderboard: $(READY) ## Rank the runs in outputs/, in the terminal and in outpu
 # The files of tests are given to processes of one thread each, in the order of tests/conftest.py.
 # Compiled tests and modules are kept: the many processes would each compile them again.
 test: $(READY) ## Run the tests
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=5 --dist loadfile --no-loadscope-reorder \
 	    -m "not nvcc and not sanitized" $(TESTS)
 
 # Other cases each time; a case that fails is printed, and becomes a test of its own.

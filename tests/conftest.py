@@ -19,6 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """A process more than there are cores: there is always one that waits for another."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return (len(affinity(0)) if affinity else os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def scripts() -> Iterator[Scripts]:
     """The project's scripts, begun without importing torch again."""

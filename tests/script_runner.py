@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
+SERVER = Path(__file__).with_name("script_server.py")
 
 
 class Process:
@@ -61,12 +64,22 @@ class Process:
 
 
 class Scripts:
-    """The scripts of a checkout, in any folder, one after another or beside each other."""
+    """The scripts of a checkout, in any folder, one after another or beside each other.
+
+    pytest's processes share a server, which the first that needs it begins.
+    """
 
     def __init__(self, tree: Path = REPOSITORY) -> None:
         self.tree, self._count = tree, 0
         self._places = tempfile.TemporaryDirectory(prefix="scripts")
-        self._server: subprocess.Popen[str] | None = None
+        session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+        self._serves = os.getppid() if session else os.getpid()
+        self._address = str(
+            Path(tempfile.gettempdir(), f"scripts-{session}")
+            if session
+            else Path(self._places.name, "server")
+        )
+        self._begun = False
 
     def start(
         self,
@@ -93,11 +106,10 @@ class Scripts:
             "output": [str(file) for file in output],
             "status": str(place),
         }
-        server = self._started()
-        assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(json.dumps(call) + "\n")
-        server.stdin.flush()
-        return Process(int(server.stdout.readline()), place, output)
+        with self._connected() as server:
+            server.sendall(json.dumps(call).encode() + b"\n")
+            with server.makefile("r") as answer:
+                return Process(int(answer.readline()), place, output)
 
     def run(
         self,
@@ -112,19 +124,40 @@ class Scripts:
         status = process.wait(timeout)
         return subprocess.CompletedProcess(arguments, status, process.stdout, process.stderr)
 
-    def _started(self) -> subprocess.Popen[str]:
-        if self._server is None:
-            self._server = subprocess.Popen(
-                [sys.executable, str(Path(__file__).parent / "script_server.py")],
+    def _connected(self) -> socket.socket:
+        if not self._begun:
+            self._begin()
+        end = time.monotonic() + 5
+        while True:
+            server = socket.socket(socket.AF_UNIX)
+            try:
+                server.connect(self._address)
+            except ConnectionRefusedError:  # bound by another process, which does not listen yet
+                server.close()
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+            else:
+                return server
+
+    def _begin(self) -> None:
+        """Begin the server, unless another process has."""
+        self._begun = True
+        with socket.socket(socket.AF_UNIX) as listening:
+            try:
+                listening.bind(self._address)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                return
+            listening.listen(64)
+            subprocess.Popen(
+                [sys.executable, str(SERVER), str(self._serves)],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
+                stdin=listening,
+                stdout=subprocess.DEVNULL,
             )
-        return self._server
 
     def close(self) -> None:
-        """Wait for scripts that still run, and end the server."""
-        if self._server is not None:
-            self._server.communicate()
+        """Forget the outputs; the server ends with the process that it serves."""
         self._places.cleanup()

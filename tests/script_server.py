@@ -1,17 +1,20 @@
 """Runs the project's scripts, each in a process of its own that need not import torch again.
 
-Reads a line of JSON a call from standard input: the script's file, its arguments, its folder,
-changes of its environment, and the files for its output and its exit status. Writes the process's
-number as a line.
+Standard input is a listening socket, of which several processes may be clients. A call is a
+connection: a line of JSON with the script's file, its arguments, its folder, changes of its
+environment, and the files for its output and its exit status. The answer is the process's number
+as a line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
 import runpy
+import socket
 import sys
 import tempfile
 import traceback
@@ -41,10 +44,11 @@ def run_script(call: dict[str, Any]) -> int:
     return 0
 
 
-def run(call: dict[str, Any]) -> None:
+def run(call: dict[str, Any], client: socket.socket) -> None:
     """The process of a script, which leads a process group and says so by its number."""
     os.setsid()
-    print(os.getpid(), flush=True)
+    client.sendall(f"{os.getpid()}\n".encode())
+    client.close()
     os.close(0)
     os.open(os.devnull, os.O_RDONLY)
     status = run_script(call)
@@ -53,11 +57,14 @@ def run(call: dict[str, Any]) -> None:
     os._exit(status)
 
 
-def keep(call: dict[str, Any]) -> None:
+def keep(client: socket.socket) -> None:
     """Start the script's process, wait for it, and write down how it ended."""
+    with client.makefile("r") as lines:
+        call = json.loads(lines.readline())
     child = os.fork()
     if child == 0:
-        run(call)
+        run(call, client)
+    client.close()
     _, status = os.waitpid(child, 0)
     unfinished = Path(call["status"] + ".tmp")
     unfinished.write_text(str(os.waitstatus_to_exitcode(status)))
@@ -85,19 +92,31 @@ def preload() -> None:
         cli.compose_config("train", configs=Path(captioner.__file__).parents[2] / "configs")
 
 
-def main() -> None:
-    """Import once, then answer calls until standard input ends."""
+def main(serves: int) -> None:
+    """Import once, then answer calls as long as the process `serves` is there."""
+    listening = socket.socket(fileno=0)
+    listening.settimeout(1)
     preload()
-    for line in sys.stdin:
+    gc.freeze()  # what a child does not change it shares
+    while _lives(serves):
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        if os.fork() == 0:
-            keep(json.loads(line))
-    with contextlib.suppress(ChildProcessError):
-        while os.wait():
-            pass
+        with contextlib.suppress(TimeoutError):
+            client, _ = listening.accept()
+            if os.fork() == 0:
+                keep(client)
+            client.close()
+    Path(listening.getsockname()).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -12,16 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from composed import compose_config
-from onnx_graphs import assert_memory_stays
 from PIL import Image
+from tiny_captioners import ATTENDING, CONFIGS, FROZEN, TRAINED, train
 
 import captioner
 from captioner.api import CaptionModel, TextModel
-from captioner.build.checkpoint import load_captioner
 from captioner.build.trainer import build_trainer
 from captioner.commands.caption import caption_files
 from captioner.commands.export import export, export_folder, export_onnx
@@ -31,50 +29,7 @@ from captioner.inference.captions import Caption
 from captioner.training.checkpoint import load_checkpoint, save_checkpoint
 from captioner.training.model_folder import open_checkpoint, results_folder
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-SCENES = [
-    "data.train=24",
-    "data.dev=6",
-    "data.test=2",
-    "data.size=32",
-    "vocabulary.min_count=1",
-    "model.embedding_dim=16",
-    "model.hidden_size=16",
-    "trainer.epochs=2",
-    "trainer.progress=false",
-    "trainer.shown_pictures=1",
-    "generation.max_length=8",
-    "optimizer.lr=0.02",
-]
-FROZEN = [
-    "encoder=torchvision",
-    "encoder.name=squeezenet1_1",
-    "encoder.weights=random",
-    "encoder.size=32",
-    "encoder.resize=squash",
-    "model.tie_embeddings=true",
-]
-ATTENDING = [
-    "model=layered_attention",
-    "model.join=lstm",
-    "model.heads=2",
-    "model.attention_dim=8",
-    "encoder=torchvision",
-    "encoder.name=squeezenet1_1",
-    "encoder.weights=random",
-    "encoder.size=64",
-    "encoder.resize=squash",
-    "encoder.output=grid",
-]
-TRAINED = ["encoder.name=plain_small", "encoder.size=32", "encoder.grid_size=2"]
-
-
-def train(folder: Path, *overrides: str) -> Path:
-    places = [f"run_dir={folder}/run", f"data.root={folder}/scenes"]
-    settings = [*places, f"encoder.cache_dir={folder}/cache", *SCENES, *overrides]
-    build_trainer(compose_config("train", settings, configs=CONFIGS)).run()
-    return folder / "run" / "best.pt"
 
 
 @pytest.fixture(scope="module")
@@ -328,42 +283,6 @@ def test_results_do_not_fall_into_a_folder_to_be_given_away(trained: Path, tmp_p
     assert results_folder(out, "dev_beam3") == tmp_path / "my_model_dev_beam3"
     assert results_folder(trained, "dev_beam3") == trained.parent / "dev_beam3"
     assert results_folder(trained.parent, "dev_beam3") == trained.parent / "dev_beam3"
-
-
-@pytest.mark.slow
-def test_the_command_proves_its_onnx_file(run_script: Run, attending: Path, tmp_path: Path) -> None:
-    """From the command line; the file then captions without this package, as the README shows."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    photos = scenes(attending)
-    done = run_script(
-        tmp_path,
-        "export",
-        f"checkpoint={attending}",
-        "format=onnx",
-        "out=m.onnx",
-        "generation=beam",
-        f"images={photos[0].parent}",
-        "pictures=5",
-        "generation.max_length=8",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "5 of 5 images have the same captions" in done.stdout
-    record = json.loads((tmp_path / "m.check.json").read_text())
-    assert (record["images"], record["equal"], record["different"]) == (5, 5, [])
-    regions = load_captioner(attending, device=torch.device("cpu")).features.encoder.regions
-    assert_memory_stays(tmp_path / "m.onnx", regions)
-
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
-    about = session.get_modelmeta().custom_metadata_map
-    words, how = json.loads(about["tokens"]), json.loads(about["transform"])
-    size, kind = (how["size"], how["size"]), Image.Resampling[how["interpolation"].upper()]
-    image = Image.open(photos[0]).convert("RGB").resize(size, kind)
-    pixels = (np.asarray(image) / 255 - how["mean"]) / how["std"]
-    batch = pixels.transpose(2, 0, 1)[None].astype(np.float32)
-    token_ids, _, _ = session.run(None, {"pixels": batch})
-    text = " ".join(words[k] for k in token_ids[0, 0] if k > 2)
-    assert text == captioner.load(attending, "cpu").caption(photos[0], beam_size=3)
 
 
 def test_captions_that_differ_are_an_error(

@@ -8,7 +8,6 @@ import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -278,13 +277,12 @@ def test_a_command_at_the_head_of_a_configuration_composes(command: str) -> None
     compose(command.replace("...", "x"))
 
 
-def test_one_command_as_a_process_of_its_own(done: dict[str, Done], workspace: Path) -> None:
+def test_one_command_as_a_process_of_its_own(
+    done: dict[str, Done], workspace: Path, run_script: Any
+) -> None:
     command = "python scripts/caption.py checkpoint=outputs/nic/best.pt images=photo.jpg"
     script, arguments = parts(command)
-    result = subprocess.run(
-        [sys.executable, str(REPOSITORY / f"scripts/{script}.py"), *arguments],
-        cwd=workspace, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+    result = run_script(workspace, script, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("photo.jpg\n")
     assert result.stdout == done[command].output[-len(result.stdout) :]

@@ -1,8 +1,7 @@
 """A step of every kind of model as an ONNX graph gives what it gives in PyTorch.
 
-The search around the steps is the same for all kinds: test_onnx.py and tests/commands export
-it whole and for any number of images, which takes far longer. That a step is its model's own,
-test_plain_step.py holds.
+The search around the steps is the same for all kinds: test_onnx.py exports it whole and for any
+number of images, which takes far longer. That a step is its model's own, test_plain_step.py holds.
 """
 
 from __future__ import annotations
@@ -17,13 +16,20 @@ from torch import Tensor, nn
 
 from captioner.export.plain_captioners import plain_step
 from captioner.export.plain_step import PlainStep
-from captioner.models.language_model import initialise
+from captioner.models.captioner import Captioner
+from captioner.models.language_model import LanguageModel, initialise
 
 if not all(map(find_spec, ("onnx", "onnxruntime", "onnxscript"))):  # seconds to import
     pytest.skip("the extra [onnx] is not installed", allow_module_level=True)
 
 BEAMS = 2
 KINDS = {
+    "several first words, gru": lambda *_: Captioner(
+        language_model=LanguageModel(
+            vocab_size=V, embedding_dim=10, hidden_size=12, num_layers=2, kind="gru"
+        ),
+        feature_dim=F,
+    ),
     "layered, rnn_tanh": layered("concat", kind="rnn_tanh"),
     "adaptive": MODELS["adaptive"],
     "show, attend and tell": MODELS["show, attend and tell"],

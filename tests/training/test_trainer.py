@@ -475,6 +475,7 @@ def in_a_child(folder: Path, killed_at: int | None, moments: random.Random) -> i
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a process that uses a GPU cannot be copied")
+@pytest.mark.slow
 def test_killed_twenty_times_at_any_moment_runs_end_the_same(tmp_path: Path) -> None:
     """SIGKILL after a random time, and before a random file takes its name."""
     moments = random.Random(0)

@@ -85,7 +85,7 @@ def _captions_tab(
 ) -> None:
     method, values = caption_defaults(defaults)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(scale=2, min_width=320, elem_classes="asked"):
             photo = gr.Image(
                 sources=["upload", "webcam", "clipboard"],
                 type="filepath",
@@ -99,7 +99,7 @@ def _captions_tab(
             gr.Examples([[str(path)] for path in examples], photo, label="Examples")
             chosen = gr.Radio(list(METHODS), value=method, label="Method", elem_id="method")
             sliders = _sliders(CAPTION_SETTINGS, values, method)
-        with gr.Column(scale=3 * len(captioners), min_width=320):
+        with gr.Column(scale=3 * len(captioners), min_width=320, elem_classes="answered"):
             shown = gr.HTML(NOTHING_YET, elem_id="captions")
 
     def caption(upload: dict[str, Any] | None, method: str, *values: float) -> str:
@@ -139,7 +139,7 @@ def _spoken(model: CaptionModel, image: Image.Image, generation: Any) -> str:
 
 def _text_tab(writer: TextModel) -> None:
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(scale=2, min_width=320, elem_classes="asked"):
             prompt = gr.Textbox(
                 label="Prompt", lines=3, max_length=LONGEST_PROMPT, elem_id="prompt"
             )
@@ -147,7 +147,7 @@ def _text_tab(writer: TextModel) -> None:
                 write = gr.Button("Write", variant="primary", min_width=80, elem_id="write")
                 stop_button = gr.Button("Stop", min_width=80, elem_id="stop")
             sliders = _sliders(TEXT_SETTINGS, TEXT_DEFAULTS)
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(scale=3, min_width=320, elem_classes="answered"):
             gr.HTML(heading_html(writer.name, facts(writer)))
             lines: dict[str, Any] = {"lines": 22, "max_lines": 22, "autoscroll": True}
             text = gr.Textbox(
