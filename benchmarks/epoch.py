@@ -1,5 +1,5 @@
 """suite=epoch: an epoch over the training captions, this package's step beside the plain loop.
-suite=replicas: models that train side by side, beside one such model after another.
+suite=replicas: models that train in one process, beside one after another and a process each.
 
 Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding).
 """
@@ -8,6 +8,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -48,8 +49,8 @@ MEMORY_LIMIT = 1.5e9  # bytes
 SAME_LOSS = 2e-3  # nats a token: float32 and an optimiser that blows roundings up
 WARM_UP = 3  # steps
 FEATURES = "features.npy"
-TOGETHER = 0.7  # of the time that the models take one after another
-ALONE, BESIDE = "one after another", "side by side"
+AIM = 0.7  # of the time that the models take one after another
+ALONE, PROCESSES, TOGETHER = "one after another", "a process each", "replicas"
 
 
 def make_workload(settings: TrainingBenchmark, run: Run) -> Workload:
@@ -176,27 +177,73 @@ class TrainingRun:
 
 
 def replicas_suite(settings: ReplicasBenchmark, run: Run) -> SuiteResult:
-    """Time a training step of a model both ways; data, start-up and validation are not in it."""
-    count = settings.replicas
-    result = SuiteResult({"replicas": count, **described(settings, run)})
+    """Time a training step of a model each way; data, start-up and validation are not in it."""
+    result = SuiteResult({"processes": settings.processes, **described(settings, run)})
     for case, batch_size in itertools.product(settings.cases, settings.batch_sizes):
         own = replace(CASES[case], batch_size=batch_size)
-        axes: Axes = {"case": case, "H": own.hidden_size, "B": batch_size}
         training = Training(workload=make_workload(settings, run), settings=own, device=run.device)
-        with ExitStack() as stack:
-            together = Worker(SideBySide, count, training, threads=torch.get_num_threads())
-            both = {ALONE: start(stack, "auto", training), BESIDE: stack.enter_context(together)}
-            taken = take_in_turn(both, steps=settings.steps, repeats=run.repeats)
-        taken[BESIDE] = taken[BESIDE].map(lambda seconds: seconds / count)
-        for name, spread in taken.items():
-            result.add("a step of a model", name, "ms", spread.map(lambda s: 1e3 * s), axes)
-        ratio = paired_ratio(taken[BESIDE], taken[ALONE])
-        what = f"time of {count} side by side to one after another"
-        result.require(what, "times", ratio, at_most=TOGETHER, axes=axes)
+        for count in settings.replicas:
+            axes: Axes = {"case": case, "K": count, "H": own.hidden_size, "B": batch_size}
+            _measure_replicas(result, axes, settings, training, run)
     return result
 
 
-class SideBySide:
+def _measure_replicas(
+    result: SuiteResult, axes: Axes, settings: ReplicasBenchmark, training: Training, run: Run
+) -> None:
+    """Figures of K models: steps taken in turn of one alone, of a process each and of replicas."""
+    count, threads = int(axes["K"]), torch.get_num_threads()
+    with ExitStack() as stack:
+        ways: dict[str, Any] = {ALONE: start(stack, "auto", training)}
+        if count <= settings.processes:
+            ways[PROCESSES] = stack.enter_context(ProcessEach(count, training, threads=threads))
+        ways[TOGETHER] = stack.enter_context(Worker(Replicas, count, training, threads=threads))
+        taken = take_in_turn(ways, steps=settings.steps, repeats=run.repeats)
+        if run.device.type == "cpu":
+            for name in (ALONE, TOGETHER):
+                peak = ways[name].call("result")[1] / 1e6
+                result.add("peak memory of the process", name, "MB", peak, axes)
+    for name in taken.keys() - {ALONE}:
+        taken[name] = taken[name].map(lambda seconds: seconds / count)
+    for name, spread in taken.items():
+        result.add("a step of a model", name, "ms", spread.map(lambda s: 1e3 * s), axes)
+    if count > 1:
+        ratio = paired_ratio(taken[TOGETHER], taken[ALONE])
+        what = "time of replicas to one after another"
+        result.require(what, "times", ratio, at_most=AIM, axes=axes)
+
+
+class ProcessEach:
+    """Models that each train in a process, all at the same time, the threads divided over them."""
+
+    def __init__(self, count: int, training: Training, *, threads: int) -> None:
+        own = max(1, threads // count)
+        given = ("auto", training, WARM_UP)
+        self._workers = [Worker(TimedSteps, *given, threads=own) for _ in range(count)]
+        self._pool = ThreadPoolExecutor(count)
+
+    def __enter__(self) -> "ProcessEach":
+        self._stack = ExitStack()
+        for worker in self._workers:
+            self._stack.enter_context(worker)
+        self._call("result")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+        self._pool.shutdown()
+
+    def call(self, method: str, count: int) -> float:
+        """`count` steps of each; the seconds a step of all."""
+        started = time.perf_counter()
+        self._call(method, count)
+        return (time.perf_counter() - started) / count
+
+    def _call(self, *arguments: Any) -> None:
+        list(self._pool.map(lambda worker: worker.call(*arguments), self._workers))
+
+
+class Replicas:
     """A group of replicas, taken a few steps at a time as ReplicaTrainer.run takes them."""
 
     def __init__(self, replicas: int, training: Training) -> None:
@@ -224,6 +271,10 @@ class SideBySide:
             self.group.take_turn((0, 0), batches)
         synchronize(self.device)
         return (time.perf_counter() - started) / count
+
+    def result(self) -> tuple[None, int]:
+        """As TimedSteps has it: no losses, and the peak memory of this process."""
+        return None, peak_bytes()
 
 
 def _make_trainer(training: Training, order: BatchOrder) -> Trainer:

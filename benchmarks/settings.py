@@ -107,10 +107,12 @@ class EpochBenchmark(TrainingBenchmark):
 
 @dataclass
 class ReplicasBenchmark(TrainingBenchmark):
-    """suite=replicas: how many models, of which cases of suite=epoch, at which batch sizes."""
+    """suite=replicas: how many models, of which cases of suite=epoch, at which batch sizes; of at
+    most `processes` models, a process each at the same time too."""
 
     suite: ClassVar[str] = "replicas"
-    replicas: int = 8
+    replicas: list[int] = setting([1, 2, 4, 8, 16, 32])
+    processes: int = 8
     cases: list[str] = setting(["adam_256", "neuraltalk"], choices=CASES)
     batch_sizes: list[int] = setting([16, 32, 100])
     steps: int = 8

@@ -11,6 +11,7 @@ from composed import compose_config
 
 from captioner.build.replicas import refuse_shared_draws, replica_configs
 from captioner.build.trainer import build_trainer
+from captioner.commands.failures import explain
 from captioner.errors import ConfigError
 from captioner.runs.folder import flat
 from captioner.training.checkpoint import load_checkpoint
@@ -48,19 +49,34 @@ def config(tmp_path: Path, *overrides: str):  # type: ignore[no-untyped-def]
 
 def test_what_differs_is_in_each_replicas_own_configuration(tmp_path: Path) -> None:
     group = config(
-        tmp_path, "trainer.replicas=2", "replicas.lr=[0.1,0.2]", "replicas.output_dropout=[0,0.5]"
+        tmp_path,
+        "trainer.replicas=2",
+        "replicas.lr=[0.1,0.2]",
+        "replicas.clip_norm=[1,5]",
+        "replicas.output_dropout=[0,0.5]",
     )
     (first, _), (second, differs) = replica_configs(group)
     assert (first.seed, second.seed) == (3, 4)
     assert first.trainer.order_seed == second.trainer.order_seed == 3
-    assert (second.optimizer.lr, second.model.output_dropout) == (0.2, 0.5)
+    found = (second.optimizer.lr, second.optimizer.clip_norm, second.model.output_dropout)
+    assert found == (0.2, 5.0, 0.5)
     assert second.trainer.replicas == 1
-    assert differs == {"seed": 4, "lr": 0.2, "output_dropout": 0.5}
+    assert differs == {"seed": 4, "lr": 0.2, "clip_norm": 5.0, "output_dropout": 0.5}
 
 
 def test_a_list_of_another_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"replicas\.lr must have a value for each .*=3, got 2"):
         config(tmp_path, "trainer.replicas=3", "replicas.lr=[0.1,0.2]")
+
+
+def test_what_cannot_differ_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="hidden_size") as refused:
+        config(tmp_path, "trainer.replicas=2", "replicas.hidden_size=[8,16]")
+    sentence = explain(refused.value, "train")
+    assert "replicas.hidden_size is nothing in which the models of trainer.replicas can differ" in (
+        sentence
+    )
+    assert "lr, " in sentence and "a sweep's (-m)" in sentence
 
 
 def test_a_random_frozen_encoder_is_refused() -> None:

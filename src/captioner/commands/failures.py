@@ -14,7 +14,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from captioner.config import COMMANDS, GROUPS, known_keys
+from captioner.config import COMMANDS, GROUPS, ReplicasConfig, known_keys
 from captioner.config.yaml_files import where_named
 from captioner.errors import CaptionerError, ConfigError, DataError
 from captioner.files import atomic_write
@@ -155,6 +155,8 @@ def explain(error: Exception, name: str) -> str:
     wrong = re.search(r"Could not override '([^']+)'", text)
     if wrong and (sentence := key_of_another(wrong[1])) is not None:
         return sentence
+    if wrong and wrong[1].startswith("replicas."):
+        return _not_of_replicas(wrong[1])
     key = nearest(wrong[1], [*known_keys(COMMANDS[name]), *GROUPS]) if wrong else None
     return "; ".join(dict.fromkeys(kept)) + (f"; did you mean {key!r}?" if key else "")
 
@@ -172,6 +174,17 @@ def key_of_another(wrong: str) -> str | None:
     if not owners or len(owners) == len(choices):
         return None
     return f"{wrong} is a key of {group}={', '.join(owners)} alone"
+
+
+def _not_of_replicas(wrong: str) -> str:
+    """One sentence where a list is given of what all replicas share, or of a misspelt key."""
+    keys = known_keys(ReplicasConfig)
+    near = difflib.get_close_matches(wrong.partition(".")[2], keys, n=1)
+    return (
+        f"{wrong} is nothing in which the models of trainer.replicas can differ: {', '.join(keys)} "
+        "are; runs that differ in others are a sweep's (-m)"
+        + (f"; did you mean replicas.{near[0]}?" if near else "")
+    )
 
 
 def nearest(wrong: str, keys: Sequence[str]) -> str | None:

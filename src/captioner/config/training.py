@@ -157,6 +157,8 @@ class ReplicasConfig(Checked):
     seed: list[int] | None = setting(None, SEED)
     lr: list[float] | None = setting(None, POSITIVE)
     weight_decay: list[float] | None = setting(None, NOT_NEGATIVE)
+    clip_norm: list[float] | None = setting(None, POSITIVE)
+    clip_value: list[float] | None = setting(None, POSITIVE)
     input_dropout: list[float] | None = setting(None, RATE)
     output_dropout: list[float] | None = setting(None, RATE)
     layer_dropout: list[float] | None = setting(None, RATE)
