@@ -4,8 +4,7 @@
 // Legend: I images, S references, R = I + S rows of sentences (of each image the hypothesis, then
 // its references), N words, V different words. Sentences stand one after another: `words` [N], and
 // `starts` [sentences + 1], where each begins. Arrays are the caller's; what is written is `out`.
-// Every function returns 0, or 1 where memory is lacking. All but the first three may be given
-// `threads`, and their results do not depend on it.
+// An int that is returned is 0, or 1 where memory is lacking. No result depends on `threads`.
 #pragma once
 
 #include <cstdint>
@@ -21,12 +20,13 @@ CAPTIONER_API int64_t captioner_scoring_version();
 
 // Numbers what stands between spaces, in order of first occurrence. `text` are captions, each ended
 // by a line feed.
-CAPTIONER_API int captioner_pieces(const char* text, int64_t size,
-                                   int32_t* pieces_out,  // [at most size / 2]
-                                   int64_t* counts_out,  // [captions] pieces of each
-                                   int64_t* first_out,   // [at most size / 2] where each piece begins
-                                   int64_t* last_out,    // [at most size / 2] and where it ends
-                                   int64_t* distinct_out);
+CAPTIONER_API int captioner_pieces(
+    const char* text, int64_t size,
+    int32_t* pieces_out,  // [at most size / 2]
+    int64_t* counts_out,  // [captions] pieces of each
+    int64_t* first_out,   // [at most size / 2] where each piece begins
+    int64_t* last_out,    // [at most size / 2] and where it ends
+    int64_t* distinct_out);
 
 // The English Snowball stems of words, as nltk's stemmer has them; each word and stem is ended by a
 // line feed. No stem is longer than its word.
