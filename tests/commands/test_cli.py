@@ -9,15 +9,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
 import torch
 import yaml
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from in_process import COMMANDS, SCRIPTS, call
 from omegaconf import OmegaConf
 
+from captioner.commands import table
 from captioner.commands.cli import (
     _print_anything,
     compose_config,
@@ -25,6 +30,7 @@ from captioner.commands.cli import (
     quote,
     threads_in_sweep,
 )
+from captioner.commands.table import Command
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,3 +161,39 @@ def test_a_terminal_shows_what_its_encoding_lacks(monkeypatch: pytest.MonkeyPatc
     _print_anything()
     print(os.fsdecode(b"caf\xe9"), "\u00e9", flush=True)
     assert written.getvalue() == b"caf\\udce9 \\xe9\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "modes"),
+    [
+        ([], [RunMode.RUN]),
+        (["hydra.mode=MULTIRUN"], [RunMode.MULTIRUN]),
+        (["--config-dir=more", "+sets=mode"], [RunMode.MULTIRUN]),
+    ],
+    ids=["nothing", "an override", "a YAML of one's own"],
+)
+def test_what_sets_hydras_mode_is_followed(
+    arguments: list[str], modes: list[RunMode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise nothing is composed to find out."""
+    (tmp_path / "more" / "sets").mkdir(parents=True)
+    (tmp_path / "more" / "sets" / "mode.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    composed: list[Any] = []
+    ran: list[Any] = []
+    compose = Hydra.compose_config
+
+    def counted(*given: Any, **settings: Any) -> Any:
+        composed.append(given)
+        return compose(*given, **settings)
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    task = Command("Nothing", lambda _: ran.append(HydraConfig.get().mode))
+    monkeypatch.setitem(table.COMMANDS, "caption", task)
+    script = ROOT / "scripts" / "caption.py"
+    given = [*arguments, "checkpoint=a.pt", "images=b.jpg", f"hydra.sweep.dir={tmp_path}/sweep"]
+    assert call(script, *given, monkeypatch=monkeypatch) == 0
+    assert ran == modes
+    assert arguments or len(composed) == 1

@@ -343,6 +343,9 @@ def test_efficientnet_lite_is_timms_to_the_last_bit(which: str) -> None:
     with torch.no_grad():
         assert torch.equal(built[0](images), built[1](images))
         assert torch.equal(ours.network.eval()(images), theirs.network.eval()(images))
+        for side in (64, 65, 96):
+            map_of = ours.features(ours.network, torch.zeros(1, 3, side, side))
+            assert ours.shape is not None and ours.shape(side) == map_of.shape[1:]
     assert built[0].stages == built[1].stages
     assert built[0].fingerprint() == built[1].fingerprint()
 

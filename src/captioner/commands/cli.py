@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -109,7 +110,7 @@ def _lead(command: Command, name: str, world: Any) -> None:
             overrides = [one for one in sys.argv[1:] if not one.startswith("-")]
             print(help_text(name, overrides, about=command.about, configs=CONFIGS))
             return
-        with _finite_defaults():
+        with _finite_defaults(), _mode_by_flag(sys.argv[1:]):
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
     finally:
         if not sent:  # --help and the like, or an error in the configuration
@@ -123,6 +124,24 @@ def _finite_defaults() -> Iterator[None]:
         yield
     except RecursionError as error:
         raise ConfigError("a YAML names itself in its defaults list, or another does") from error
+
+
+# What can set hydra.mode without -m: an override, or YAMLs that are not the package's.
+MAY_SET_MODE = re.compile(r"[+~]*hydra\.(mode|searchpath)\b|--config-|-c[pnd]\b")
+
+
+@contextlib.contextmanager
+def _mode_by_flag(arguments: Sequence[str]) -> Iterator[None]:
+    """Where nothing sets hydra.mode, Hydra does not compose the whole configuration once more to
+    find that out, a quarter of the time that a command takes to begin."""
+    told = Hydra.get_mode
+    files = CONFIGS.rglob("*.yaml") if not any(map(MAY_SET_MODE.match, arguments)) else ()
+    if files and not any(b"MULTIRUN" in file.read_bytes() for file in files):
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = told  # type: ignore[method-assign]
 
 
 class _Alone:

@@ -81,8 +81,16 @@ def efficientnet_lite_trunk(name: str, *, weights: str, output: str) -> Trunk:
         lengths = [len(stage) for stage in network.blocks]  # type: ignore[arg-type]
         state = rename_efficientnet_lite(state, stage_lengths=lengths)
     load_weights(network, state, source=str(file), ignore=("classifier",))
-    features = {} if output != "grid" else {"features": EfficientNetLite.feature_map}
-    return Trunk(network, named, _transform(VARIANTS[name]), **features)  # type: ignore[arg-type]
+    transform = _transform(VARIANTS[name])
+    if output == "grid":
+        whole = EfficientNetLite.feature_map
+        return Trunk(network, named, transform, whole, _shape_of_map)  # type: ignore[arg-type]
+    return Trunk(network, named, transform, shape=lambda _: (FEATURES,))
+
+
+def _shape_of_map(side: int) -> tuple[int, ...]:
+    """Of images side x side: five convolutions halve them, and round up."""
+    return FEATURES, math.ceil(side / 32), math.ceil(side / 32)
 
 
 def _transform(variant: Variant) -> ImageTransform:

@@ -26,13 +26,15 @@ def _call(trunk: nn.Module, images: Tensor) -> Tensor:
 class Trunk:
     """A network cut before its classifier, with the transform of its images.
 
-    `features` computes them from network and images where calling the network is not enough.
+    `features` computes them from network and images where calling the network is not enough;
+    `shape` is theirs, [F] or [F, h, w], of images S x S, where it need not be measured.
     """
 
     network: nn.Module
     name: str
     transform: ImageTransform
     features: Callable[[nn.Module, Tensor], Tensor] = _call
+    shape: Callable[[int], tuple[int, ...]] | None = None
 
 
 class Encoder(nn.Module):
@@ -40,8 +42,8 @@ class Encoder(nn.Module):
 
     `trunk`, or `features` of it, maps images to [B, F] (output "pooled") or to [B, F, h, w] (output
     "grid", R = h w), which `grid_size` averages to `grid_size` x `grid_size`. `feature_dim` (F),
-    `regions` (R) and `grid` (h, w) are measured. ConfigError when the trunk cannot take the
-    transform's images.
+    `regions` (R) and `grid` (h, w) are measured, unless `shape` says what the trunk makes of S x S
+    images. ConfigError when the trunk cannot take the transform's images.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Encoder(nn.Module):
         output: str = "pooled",
         grid_size: int | None = None,
         features: Callable[[nn.Module, Tensor], Tensor] = _call,
+        shape: Callable[[int], tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__()
         if output not in ("pooled", "grid"):
@@ -61,7 +64,7 @@ class Encoder(nn.Module):
             raise ConfigError(f'grid_size={grid_size} needs output "grid" and at least 1')
         self.name, self.output, self.grid_size = name, output, grid_size
         self.transform = transform
-        self._features = features
+        self._features, self._shape = features, shape
         # Convolutions on a CPU, and on tensor cores, are faster with channels-last memory.
         self.trunk = trunk.to(memory_format=torch.channels_last)
         self._frozen: tuple[str, ...] = ()
@@ -88,7 +91,10 @@ class Encoder(nn.Module):
         blank = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
         try:
             with torch.no_grad():
-                found = self._features(self.trunk, blank)
+                if self._shape is not None:
+                    found = torch.empty(1, *self._shape(side))
+                else:
+                    found = self._features(self.trunk, blank)
                 features = self._as_regions(found)
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -41,4 +41,5 @@ def make_encoder(
         output=output,
         grid_size=grid_size,
         features=trunk.features,
+        shape=trunk.shape,
     )

@@ -28,7 +28,7 @@ def timm_trunk(name: str, *, weights: str, output: str) -> Trunk:
     file = weights_file(weights, "timm")
     if file is not None:
         _load(network, file)
-    features = {} if output != "grid" else {"features": _feature_map}
+    features: dict[str, Any] = {} if output != "grid" else {"features": _feature_map}
     return Trunk(network, name, _transform(network), **features)
 
 
