@@ -5,6 +5,7 @@ Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding).
 """
 
 import itertools
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -290,7 +291,7 @@ def _make_trainer(training: Training, order: BatchOrder) -> Trainer:
             texts={},
         ),
         folder=Path(),
-        settings=training.settings.trainer,
+        settings=replace(training.settings.trainer, checkpoint_minutes=math.inf),
         device=training.device,
         random=OwnRandomness(training.device),
         reporting=Reporting(show_progress=False),

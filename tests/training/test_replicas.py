@@ -201,16 +201,17 @@ def test_each_replica_trains_as_it_would_alone(
 
 
 def test_the_threads_change_nothing(tmp_path: Path) -> None:
+    """On one thread or two some are computed together, on three each by itself."""
     before = torch.get_num_threads()
     groups = []
-    for threads in (1, 3):
+    for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         groups.append(make_group(tmp_path / f"{threads}"))
         torch.set_num_threads(before)
         groups[-1].run()
-    one, many = groups
-    for a, b in zip(one.replicas, many.replicas, strict=True):
-        assert_same(a.trainer, b.trainer)
+    for first, *others in zip(*(one.replicas for one in groups), strict=True):
+        for other in others:
+            assert_same(first.trainer, other.trainer)
 
 
 @pytest.mark.parametrize("at", [10, 17])
