@@ -135,9 +135,16 @@ def _mode_by_flag(arguments: Sequence[str]) -> Iterator[None]:
     """Where nothing sets hydra.mode, Hydra does not compose the whole configuration once more to
     find that out, a quarter of the time that a command takes to begin."""
     told = Hydra.get_mode
-    files = CONFIGS.rglob("*.yaml") if not any(map(MAY_SET_MODE.match, arguments)) else ()
-    if files and not any(b"MULTIRUN" in file.read_bytes() for file in files):
-        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+
+    def get_mode(*given: Any, **settings: Any) -> Any:
+        files = CONFIGS.rglob("*.yaml")
+        if any(map(MAY_SET_MODE.match, arguments)) or any(
+            b"MULTIRUN" in file.read_bytes() for file in files
+        ):
+            return told(*given, **settings)
+        return None
+
+    Hydra.get_mode = get_mode  # type: ignore[method-assign]
     try:
         yield
     finally:
