@@ -179,11 +179,11 @@ def key_of_another(wrong: str) -> str | None:
 def _not_of_replicas(wrong: str) -> str:
     """One sentence where a list is given of what all replicas share, or of a misspelt key."""
     keys = known_keys(ReplicasConfig)
-    near = difflib.get_close_matches(wrong.partition(".")[2], keys, n=1)
+    near = nearest(wrong.partition(".")[2], keys)
     return (
         f"{wrong} is nothing in which the models of trainer.replicas can differ: {', '.join(keys)} "
         "are; runs that differ in others are a sweep's (-m)"
-        + (f"; did you mean replicas.{near[0]}?" if near else "")
+        + (f"; did you mean replicas.{near}?" if near else "")
     )
 
 
