@@ -114,8 +114,8 @@ class RegionAttention(nn.Module, ABC):
     def with_weights(
         self, queries: Tensor, memory: ImageMemory, groups: TokenGroups
     ) -> tuple[Tensor, Tensor]:
-        """What `forward` and `weights` give of queries [N, D], computed once."""
-        weights = self._weights(self.query(queries), memory, groups)
+        """What `forward` and `weights` give of projected queries [N, A], computed once."""
+        weights = self._weights(queries, memory, groups)
         context = dropout(weights, self.rate, self.training) @ memory.values
         return groups.gather(_joined(context)), groups.gather(weights.mean(dim=1))
 
