@@ -1,6 +1,6 @@
 // Scores of additive attention on the CPU. Forward: each thread takes some tokens, image by image,
 // so that an image's keys stay in its cache. Backward: each takes some units, of all tokens and
-// regions, whose gradients nobody else adds to; the results do not depend on the number of threads.
+// regions, so that no other adds to their gradients. The number of threads changes no bit.
 //
 // Letters as in ../additive_scores.h.
 #include "../additive_scores.h"

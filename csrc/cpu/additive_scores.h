@@ -33,8 +33,8 @@ struct AdditiveForward {
   T* scores;  // [N, R] written
 };
 
-// The backward takes a range of panels of Kernels::score_units units; what it writes of each unit
-// depends on nobody else's, and is the same whatever the range.
+// The backward takes a range of panels of Kernels::score_units units; what it writes of a unit is
+// the same whatever the range.
 template <typename T>
 struct AdditiveBackward {
   AdditiveParams<T> params;
