@@ -1,8 +1,10 @@
 """Captioners with feedback: what a step attended to, or what came of it, enters the next step.
 
 Each step then is a call of its own: a loop over time, over the packed layout, so that a step
-computes nothing for sequences that have ended. What does not depend on the step before (embeddings,
-keys and values, and what follows the last LSTM) is computed for all steps at once.
+computes nothing for sequences that have ended. What does not depend on the step before (embeddings
+and their part of the LSTM's gates, keys and values, and what follows the last LSTM) is computed for
+all steps at once, and so are the gradients of the weights that a step multiplies with
+(`RepeatedLinear`).
 
 Letters: I images, B sequences, b sequences at a step, R regions, F image feature, S image side, N
 packed tokens, T longest length, E embedding, H hidden, V vocabulary.
@@ -11,6 +13,7 @@ packed tokens, T longest length, E embedding, H hidden, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,11 +22,14 @@ from torch import Tensor
 
 from captioner.models.attending_captioner import AttendingCaptioner
 from captioner.models.attention import ImageMemory
-from captioner.models.lstm import LSTM
 from captioner.models.token_groups import TokenGroups, group_by_image
+from captioner.ops.lstm_cell import lstm_cell
+from captioner.ops.packing import packed_places
 from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # each [1, B, H]
+# Gates as `given` [b, 4H], state, memory, groups of the step's tokens -> the step and its state.
+Advance = Callable[[Tensor, State, ImageMemory, TokenGroups], tuple["Step", State]]
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,17 @@ class FeedbackCaptioner(AttendingCaptioner):
         """The state before the first word, given the mean of the regions [I, H]."""
 
     @abstractmethod
-    def advance(
+    def given(
         self,
-        inputs: Tensor,  # [b, E + H] the word, and the mean of its image's regions
-        state: State,
-        memory: ImageMemory,
-        groups: TokenGroups,
-    ) -> tuple[Step, State]:
-        """One step of all sequences that have one."""
+        words: Tensor,  # [N, E]
+        mean: Tensor,  # [I, H] of the regions
+        images: Tensor,  # [N] which image each token describes
+    ) -> Tensor:
+        """What words and images contribute to the gates of the first LSTM, [N, 4H]."""
+
+    @abstractmethod
+    def loop(self) -> Advance:
+        """One step of all sequences that have one, to be called once a step of one loop."""
 
     @abstractmethod
     def finish(self, words: Tensor, steps: Step) -> Tensor:
@@ -113,20 +122,19 @@ class FeedbackCaptioner(AttendingCaptioner):
         drop = self.words.drop(batch_sizes, sizes[0], len(token_ids))
         with span("embedding"):
             words = drop(self.words.embedding(token_ids), self.words.dropout.input)
-            means = memory.mean.index_select(0, image_rows)
+            _, sequence, _ = packed_places(batch_sizes, len(token_ids))
+            token_images = image_rows.index_select(0, sequence.to(image_rows.device))
+            given = self.given(words, memory.mean, token_images).split(sizes)
             state = tuple(x.index_select(1, image_rows) for x in self.begin(memory.mean))
         backward_ends("LSTM and attention, backward", words)
         with span("LSTM and attention"):
-            steps: list[Step] = []
-            groups, start = None, 0
-            for size in sizes:
+            advance, steps, groups = self.loop(), list[Step](), None
+            for size, gates in zip(sizes, given, strict=True):
                 if groups is None or size < len(groups.slots):
                     groups = group_by_image(image_rows[:size], images=memory.regions.images)
-                inputs = torch.cat([words[start : start + size], means[:size]], 1)
                 state = tuple(x[:, :size] for x in state)
-                step, state = self.advance(inputs, state, memory.regions, groups)
+                step, state = advance(gates, state, memory.regions, groups)
                 steps.append(step)
-                start += size
             whole = Step(*(torch.cat([getattr(x, name) for x in steps]) for name in _PARTS))
         hidden = drop(self.finish(words, whole), self.words.dropout.output)
         return hidden, whole.weights
@@ -142,16 +150,16 @@ class FeedbackCaptioner(AttendingCaptioner):
         """One step of generation: tokens [B] -> log-probabilities [B, V], new state."""
         *recurrent, numbers, memory = state
         words = self.words.embedding(token_ids)
-        inputs = torch.cat([words, memory.mean.index_select(0, numbers[0])], 1)
+        given = self.given(words, memory.mean, numbers[0])
         groups = group_by_image(numbers[0], images=memory.regions.images)
-        found, after = self.advance(inputs, tuple(recurrent), memory.regions, groups)
+        found, after = self.loop()(given, tuple(recurrent), memory.regions, groups)
         return self.words.log_probs(self.finish(words, found)), (*after, numbers, memory)
 
 
 _PARTS = ("hidden", "context", "weights")
 
 
-def lstm_step(lstm: LSTM, inputs: Tensor, state: State) -> State:
-    """One differentiable step of inputs [b, E] from h and c [1, b, H]: the new h and c."""
-    _, after = lstm.forward_packed(inputs, torch.tensor([len(inputs)]), state)
-    return after
+def cell(gates: Tensor, state: State) -> State:
+    """h and c after gates [b, 4H] and the h and c before, each [1, b, H]."""
+    h, c = lstm_cell(gates, state[1][0])
+    return h.unsqueeze(0), c.unsqueeze(0)

@@ -120,8 +120,13 @@ class LSTM(nn.LSTM):
 
     def project(self, data: Tensor) -> Tensor:
         """Rows [U, E] times the first layer's weights, its biases added: [U, 4H] for `step`."""
-        weight_ih, _, bias_ih, bias_hh = self._weights(0)
-        return F.linear(data, weight_ih, bias_ih + bias_hh)
+        weight_ih, _, bias = self.first_layer()
+        return F.linear(data, weight_ih, bias)
+
+    def first_layer(self) -> tuple[Tensor, Tensor, Tensor]:
+        """weight_ih, weight_hh and the sum of both biases."""
+        weight_ih, weight_hh, bias_ih, bias_hh = self._weights(0)
+        return weight_ih, weight_hh, bias_ih + bias_hh
 
     @torch.no_grad()
     def step(self, sums: Tensor, rows: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:

@@ -20,14 +20,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.models.attention import AttentionSettings, ImageMemory
-from captioner.models.feedback import FeedbackCaptioner, State, Step, lstm_step
+from captioner.models.feedback import Advance, FeedbackCaptioner, State, Step, cell
 from captioner.models.lstm import LSTM
 from captioner.models.token_groups import TokenGroups
 from captioner.models.word_layers import WordLayers
 from captioner.ops.packing import packed_places
+from captioner.ops.repeated_linear import RepeatedLinear
 
 
 class ShowAttendTell(FeedbackCaptioner):
@@ -80,20 +82,33 @@ class ShowAttendTell(FeedbackCaptioner):
         first = (self.first_hidden(mean), self.first_cell(mean))
         return tuple(x.tanh().unsqueeze(0) for x in first)
 
-    def advance(
+    def given(
         self,
-        inputs: Tensor,  # [b, E + H] the word, and the mean of its image's regions
-        state: State,
-        memory: ImageMemory,
-        groups: TokenGroups,
-    ) -> tuple[Step, State]:
+        words: Tensor,  # [N, E]
+        mean: Tensor,  # [I, H] of the regions
+        images: Tensor,  # [N] which image each token describes
+    ) -> Tensor:
+        """What words contribute to the gates, [N, 4H]."""
+        weight_ih, _, bias = self.lstm.first_layer()
+        return F.linear(words, weight_ih[:, : self.embedding_dim], bias)
+
+    def loop(self) -> Advance:
         """One step of all sequences that have one."""
-        before = state[0][0]
-        context, weights = self.attention.with_weights(before, memory, groups)
-        context = self.gate(before).sigmoid() * context
-        words = inputs[:, : self.embedding_dim]
-        state = lstm_step(self.lstm, torch.cat([words, context], 1), state)
-        return Step(state[0][0], context, weights), state
+        query, gate = RepeatedLinear.of(self.attention.query), RepeatedLinear.of(self.gate)
+        weight_ih, weight_hh, _ = self.lstm.first_layer()
+        of_context = RepeatedLinear(weight_ih[:, self.embedding_dim :])
+        of_hidden = RepeatedLinear(weight_hh)
+
+        def advance(
+            given: Tensor, state: State, memory: ImageMemory, groups: TokenGroups
+        ) -> tuple[Step, State]:
+            before = state[0][0]
+            context, weights = self.attention.with_weights(query(before), memory, groups)
+            context = gate(before).sigmoid() * context
+            state = cell(of_hidden(before, of_context(context, given)), state)
+            return Step(state[0][0], context, weights), state
+
+        return advance
 
     def finish(self, words: Tensor, steps: Step) -> Tensor:
         """What the output layer reads, [N, H], after words [N, E] and their steps."""

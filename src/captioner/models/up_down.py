@@ -8,21 +8,24 @@
 
 The paper's regions are those of an object detector; here they are a grid's, projected.
 
-Letters: I images, b sequences at a step, N packed tokens, E embedding, H hidden.
+Letters: I images, N packed tokens, E embedding, H hidden.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from captioner.models.attention import AttentionSettings, ImageMemory
-from captioner.models.feedback import FeedbackCaptioner, State, Step, lstm_step
+from captioner.models.feedback import Advance, FeedbackCaptioner, State, Step, cell
 from captioner.models.lstm import LSTM
 from captioner.models.token_groups import TokenGroups
 from captioner.models.word_layers import WordLayers
+from captioner.ops.repeated_linear import RepeatedLinear
 
 
 class UpDown(FeedbackCaptioner):
@@ -39,21 +42,44 @@ class UpDown(FeedbackCaptioner):
         """h1, c1, h2 and c2 before the first word, zeros [1, I, H]."""
         return tuple(torch.zeros_like(mean).unsqueeze(0) for _ in range(4))
 
-    def advance(
+    def given(
         self,
-        inputs: Tensor,  # [b, E + H] the word, and the mean of its image's regions
-        state: State,
-        memory: ImageMemory,
-        groups: TokenGroups,
-    ) -> tuple[Step, State]:
+        words: Tensor,  # [N, E]
+        mean: Tensor,  # [I, H] of the regions
+        images: Tensor,  # [N] which image each token describes
+    ) -> Tensor:
+        """What words and images contribute to the gates of the first LSTM, [N, 4H]."""
+        weight_ih, _, bias = self.attention_lstm.first_layer()
+        of_word, of_mean, _ = self._by_input(weight_ih)
+        return F.linear(words, of_word, bias) + F.linear(mean, of_mean).index_select(0, images)
+
+    def _by_input(self, weight_ih: Tensor) -> Sequence[Tensor]:
+        """Of the first LSTM's weights [4H, E + 2H], those of the word, of the mean, and of h2."""
+        return weight_ih.split([self.embedding_dim, self.hidden_size, self.hidden_size], dim=1)
+
+    def loop(self) -> Advance:
         """One step of all sequences that have one."""
-        before, second = state[:2], state[2:]
-        inputs = torch.cat([inputs, second[0][0]], 1)
-        first = lstm_step(self.attention_lstm, inputs, before)
-        asked = first[0][0]
-        context, weights = self.attention.with_weights(asked, memory, groups)
-        second = lstm_step(self.language_lstm, torch.cat([context, asked], 1), second)
-        return Step(second[0][0], context, weights), (*first, *second)
+        query = RepeatedLinear.of(self.attention.query)
+        weight_ih, weight_hh, _ = self.attention_lstm.first_layer()
+        second_to_first = RepeatedLinear(self._by_input(weight_ih)[2])
+        first_to_first = RepeatedLinear(weight_hh)
+        weight_ih, weight_hh, bias = self.language_lstm.first_layer()
+        both_to_second = RepeatedLinear(weight_ih, bias)
+        second_to_second = RepeatedLinear(weight_hh)
+
+        def advance(
+            given: Tensor, state: State, memory: ImageMemory, groups: TokenGroups
+        ) -> tuple[Step, State]:
+            before, second = state[:2], state[2:]
+            gates = second_to_first(second[0][0], given)
+            first = cell(first_to_first(before[0][0], gates), before)
+            asked = first[0][0]
+            context, weights = self.attention.with_weights(query(asked), memory, groups)
+            gates = both_to_second(torch.cat([context, asked], 1))
+            second = cell(second_to_second(second[0][0], gates), second)
+            return Step(second[0][0], context, weights), (*first, *second)
+
+        return advance
 
     def finish(self, words: Tensor, steps: Step) -> Tensor:
         """What the output layer reads, [N, H], after words [N, E] and their steps."""
