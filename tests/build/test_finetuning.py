@@ -33,6 +33,7 @@ SMALL = [
     "model.feature_norm=standardise", "trainer.batch_size=4", "trainer.epochs=2",
     "trainer.progress=false", "trainer.shown_pictures=0", "trainer.batch_by=picture",
     "generation.max_length=5", "device=cpu", "optimizer.lr=1e-2",
+    "encoder.frozen_stages=cached", "encoder.batch_norm=frozen",
 ]  # fmt: skip
 FROZEN, TRAINED = "encoder.train_from=null", "encoder.train_from=stage3"
 EXACT = "encoder.cache_dtype=float32"

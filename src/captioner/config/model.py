@@ -51,15 +51,15 @@ class EncoderConfig(Checked):
     name trains it and all after it with learning rate lr and weight_decay (null: the optimiser's);
     null freezes the network and caches its features in cache_dir, batch_size images at a time, as
     cache_dtype: null becomes float16 for a grid and for frozen stages, and float32 for all else.
-    frozen_stages: what the stages before train_from make of an image is cached in the same way, or
+    frozen_stages: what the stages before train_from make of an image is cached as they are, or
     computed from the image at every step; batch_norm: those of the stages that are trained keep the
     statistics of the weights (frozen), or normalise by a batch's and average them (averaged); null
-    is computed and averaged for random weights, otherwise cached and frozen. views: what training
-    sees of each image, original or also mirror; an epoch draws one for each caption
-    (trainer.batch_by=picture: image), and everything but training takes the original. reader: pil;
-    torchvision, which decodes, resizes and crops on the device and encodes in bfloat16; or auto,
-    which logs its choice. workers: processes (torchvision: threads) that read images for a GPU; on
-    a CPU each thread reads its own.
+    is computed and averaged for kind plain and for random weights, otherwise cached and frozen.
+    views: what training sees of each image, original or also mirror; an epoch draws one for each
+    caption (trainer.batch_by=picture: image), and everything but training takes the original.
+    reader: pil; torchvision, which decodes, resizes and crops on the device and encodes in
+    bfloat16; or auto, which logs its choice. workers: processes (torchvision: threads) that read
+    images for a GPU; on a CPU each thread reads its own.
     """
 
     group: ClassVar[str] = "encoder"
@@ -105,7 +105,7 @@ class EncoderConfig(Checked):
     def _take_defaults(self) -> None:
         """What depends on other settings; a run's folder then says which it was."""
         if self.train_from is not None:
-            from_scratch = self.weights == "random"
+            from_scratch = self.kind == "plain" or self.weights == "random"
             self.frozen_stages = self.frozen_stages or ("computed" if from_scratch else "cached")
             self.batch_norm = self.batch_norm or ("averaged" if from_scratch else "frozen")
         if self.cache_dtype is None:
