@@ -27,5 +27,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
       "linear_cross_entropy_backward(Tensor grad_loss, Tensor hidden, Tensor weight, "
       "Tensor grad_logits, Tensor grad_bias) "
       "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+  library.def(
+      "additive_scores(Tensor queries, Tensor keys, Tensor images, Tensor weight) -> Tensor");
+  library.def(
+      "additive_scores_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor images, "
+      "Tensor weight) -> (Tensor grad_queries, Tensor grad_keys, Tensor grad_weight)");
   library.def("cpu_vector_bytes() -> int");
 }

@@ -1,10 +1,11 @@
 // All code that is compiled once for each instruction set, and the choice among them. Plain
-// pointers, no tensors, no threads: lstm.cpp and linear_cross_entropy.cpp allocate, check and
-// partition the rows over threads.
+// pointers, no tensors, no threads: lstm.cpp, linear_cross_entropy.cpp and additive_scores.cpp
+// allocate, check and partition the work over threads.
 #pragma once
 
 #include <cstdint>
 
+#include "additive_scores.h"
 #include "cross_entropy.h"
 #include "recurrence.h"
 
@@ -50,6 +51,13 @@ struct Kernels {
   void (*loss)(const LossParams<T>& params, int64_t first, int64_t last, T* grad_bias);
   void (*loss_grad_hidden)(const LossGradient<T>& params, int64_t first, int64_t last);
   void (*loss_grad_weight)(const LossGradient<T>& params, int64_t first_panel, int64_t last_panel);
+
+  int64_t (*scores_space)(int64_t regions, int64_t units);
+  void (*scores)(const AdditiveForward<T>& task, int64_t first, int64_t last, T* space);
+  int64_t score_units;                                    // units of a panel
+  int64_t (*scores_gradient_space)(int64_t most_tokens);  // of an image
+  void (*scores_gradient)(const AdditiveBackward<T>& task, int64_t first_panel, int64_t last_panel,
+                          T* space);
 };
 
 // The best one that this processor runs; CAPTIONER_CPU=avx512|avx2|portable asks for another.

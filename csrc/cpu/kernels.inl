@@ -29,6 +29,7 @@ namespace captioner::cpu::CAPTIONER_ISA {
 #include "gemm.inl"
 #include "recurrence.inl"
 #include "cross_entropy.inl"
+#include "additive_scores.inl"
 // clang-format on
 
 template <typename T>
@@ -47,7 +48,12 @@ const Kernels<T>& functions() {
                               kLossRows,
                               loss<T>,
                               loss_grad_hidden<T>,
-                              loss_grad_weight<T>};
+                              loss_grad_weight<T>,
+                              scores_space<T>,
+                              scores<T>,
+                              kScoreUnits<T>,
+                              scores_gradient_space<T>,
+                              scores_gradient<T>};
   return all;
 }
 

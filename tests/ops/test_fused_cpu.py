@@ -144,26 +144,46 @@ def test_types_stay_near_float64(dtype: torch.dtype, shared: bool) -> None:
 Compare = Callable[[str], "subprocess.CompletedProcess[str]"]
 COMPARE = """
 import torch
-from captioner.ops import lstm_packed
+from captioner.ops import additive_scores, linear_cross_entropy, lstm_packed
 
-torch.set_num_threads(2)
-
-def run(backend, dtype, sizes, size, hidden):
+def run(operator, shapes, dtype):
     torch.manual_seed(0)
-    shapes = [(sum(sizes), size), (sizes[0], hidden), (sizes[0], hidden), (4 * hidden, size),
-              (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)]
     drawn = [torch.randn(shape, dtype=torch.float64) / 3 for shape in shapes]
-    x, *rest = [values.to(dtype).requires_grad_() for values in drawn]
-    outputs = lstm_packed(x, torch.tensor(sizes), *rest, backend=backend)
-    return [*outputs, *torch.autograd.grad(sum(o.sum() for o in outputs), [x, *rest])]
+    leaves = [values.to(dtype).requires_grad_() for values in drawn]
+    outputs = operator(*leaves)
+    return [*outputs, *torch.autograd.grad(sum(o.sum() for o in outputs), leaves)]
 
-for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+def compare(operator, shapes):
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        mine = run(lambda *x: operator(*x, "fused"), shapes, dtype)
+        twin = run(lambda *x: operator(*x, "reference"), shapes, torch.float64)
+        for a, b in zip(mine, twin):
+            torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
+
+def lstm(x, *rest):
+    *rest, backend = rest
+    return lstm_packed(x, batch_sizes, *rest, backend=backend)
+
+def loss(*tensors):
+    *tensors, backend = tensors
+    given = {"label_smoothing": 0.1, "backend": backend}
+    return [linear_cross_entropy(*tensors, targets, **given) / 10]
+
+def scores(queries, keys, weight, backend):
+    return [additive_scores(queries, keys, images, weight, backend=backend).square() / 10]
+
+for threads in (1, 3):
+    torch.set_num_threads(threads)
     for sizes in ([9, 9, 8, 3, 1], [1], [13], [2, 2, 2]):
         for size, hidden in ((3, 5), (33, 32), (8, 70)):
-            mine = run("fused", dtype, sizes, size, hidden)
-            twin = run("reference", torch.float64, sizes, size, hidden)
-            for a, b in zip(mine, twin):
-                torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
+            n, b, gates, batch_sizes = sum(sizes), sizes[0], 4 * hidden, torch.tensor(sizes)
+            state, biases = [(b, hidden)] * 2, [(gates,)] * 2
+            compare(lstm, [(n, size), *state, (gates, size), (gates, hidden), *biases])
+    targets = torch.randint(301, (211,))
+    compare(loss, [(211, 37), (301, 37), (301,)])
+    for n, regions, units in ((31, 10, 37), (150, 9, 40), (4, 1, 70)):
+        images = torch.randint(4, (n,))
+        compare(scores, [(n, units), (4, regions, units), (units,)])
 print("equal")
 """
 

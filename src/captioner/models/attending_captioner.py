@@ -60,6 +60,7 @@ class AttendingCaptioner(BaseCaptioner):
             dim=settings.dim,
             rate=settings.weight_dropout,
             sentinel_dim=sentinel_dim,
+            backend=self.backend,
         )
 
     @property

@@ -26,9 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioner.models.additive_scores import additive_scores
 from captioner.models.token_groups import TokenGroups
-from captioner.ops import dropout
+from captioner.ops import additive_scores, dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +195,7 @@ class AdditiveAttention(RegionAttention):
     """One hidden layer of `dim` units scores a query and a region; the values are the regions.
 
     With `sentinel_dim` = S the sentinels, which must be as wide as a region (S = F), have a
-    projection of their own.
+    projection of their own. `backend` computes the scores, see `ops.additive_scores`.
     """
 
     def __init__(
@@ -207,8 +206,10 @@ class AdditiveAttention(RegionAttention):
         dim: int,
         rate: float = 0.0,
         sentinel_dim: int | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__(query_dim=query_dim, region_dim=region_dim, dim=dim, rate=rate)
+        self.backend = backend
         self.score = nn.Linear(dim, 1, bias=False)  # a bias would not change the softmax
         if sentinel_dim is not None:
             self.sentinel_key = nn.Linear(sentinel_dim, dim)
@@ -219,8 +220,8 @@ class AdditiveAttention(RegionAttention):
 
     def scores(self, queries: Tensor, keys: Tensor, groups: TokenGroups) -> Tensor:
         """Scores [I, 1, Q, R] of projected queries [N, A] and keys [I, 1, R, A]."""
-        images = groups.token_images
-        found = additive_scores(queries, keys.squeeze(1), images, self.score.weight[0])
+        images, weight = groups.token_images, self.score.weight[0]
+        found = additive_scores(queries, keys.squeeze(1), images, weight, backend=self.backend)
         return groups.scatter(found).unsqueeze(1)
 
     def sentinel(self, queries: Tensor, sentinels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Operators over packed sequences and the choice of what computes them."""
 
+from captioner.ops.additive_scores import additive_scores
 from captioner.ops.backend import BACKENDS, choose_backend
 from captioner.ops.dropout import dropout
 from captioner.ops.linear_cross_entropy import linear_cross_entropy
@@ -8,6 +9,7 @@ from captioner.ops.lstm_step import lstm_step
 
 __all__ = [
     "BACKENDS",
+    "additive_scores",
     "choose_backend",
     "dropout",
     "linear_cross_entropy",

@@ -6,7 +6,13 @@ import os
 import torch
 
 HOW_TO_BUILD = "`python setup.py build_ext --inplace` builds it"
-OPERATORS = ("lstm_packed", "lstm_algorithm_fits", "lstm_step", "linear_cross_entropy")
+OPERATORS = (
+    "lstm_packed",
+    "lstm_algorithm_fits",
+    "lstm_step",
+    "linear_cross_entropy",
+    "additive_scores",
+)
 
 
 def _load() -> str | None:

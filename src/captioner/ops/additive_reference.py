@@ -1,14 +1,8 @@
-"""Scores of additive attention over the regions of each token's image, some tokens at a time.
+"""The readable twin of the operator behind `additive_scores`, in PyTorch, some tokens at a time.
 
-The hidden layer of all tokens, [N, R, A], is the largest tensor of such a model: 40 million numbers
-in a step of 960 tokens. Each would cost a tanh, but
-
-    tanh(q + k) = 1 - 2 r,   r = 1 / (1 + exp(2 q) exp(2 k)),   d tanh = 4 r (1 - r)
-
-needs exponentials of queries and keys alone, and is five times as fast on a CPU, as measured. It is
-exact to rounding while |q| and |k| are at most `LIMITS`; beyond, they count as these. The layer is
-made in pieces that stay in a core's cache, and r is kept for the backward; where it has more than
-`KEPT_VALUES`, it is made once more there.
+Formulas as in csrc/cpu/additive_scores.h. The hidden layer [N, R, A] is made in pieces that stay in
+a core's cache, and r is kept for the backward; where it has more than `KEPT_VALUES`, it is made
+once more there.
 
 Letters: I images, R regions, N tokens, n tokens of a piece, A units of the hidden layer.
 """
@@ -27,24 +21,12 @@ KEPT_VALUES = 2**27  # 0.5 GB of float32
 LIMITS = {torch.float32: 40.0, torch.float64: 300.0}  # exp(2 x) and exp(-2 x) are normal numbers
 
 
-def additive_scores(
-    queries: Tensor,  # [N, A]
-    keys: Tensor,  # [I, R, A]
-    images: Tensor,  # [N] int64
-    weight: Tensor,  # [A]
-) -> Tensor:
-    """weight' tanh(queries[n] + keys[images[n], i]) for all tokens n and regions i, [N, R].
+class ReferenceScores(torch.autograd.Function):
+    """`ReferenceScores.apply(queries, keys, weight, images)`, of float32 or float64: the scores."""
 
-    Half types are computed in float32.
-    """
-    wide = [x.float() if x.dtype.itemsize < 4 else x for x in (queries, keys, weight)]
-    scores: Tensor = _AdditiveScores.apply(*wide, images)
-    return scores.to(queries.dtype)
-
-
-class _AdditiveScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, weight: Tensor, images: Tensor) -> Tensor:
+        """weight' tanh(queries[n] + keys[images[n], i]), [N, R]."""
         scores = queries.new_empty(len(queries), keys.shape[1])
         keeps = any(ctx.needs_input_grad) and len(queries) * keys[0].numel() <= KEPT_VALUES
         kept = queries.new_empty(len(queries), *keys.shape[1:]) if keeps else None
@@ -59,6 +41,7 @@ class _AdditiveScores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of queries, keys and weight."""
         queries, keys, weight, images, kept = ctx.saved_tensors
         grad_queries, grad_keys = torch.empty_like(queries), torch.zeros_like(keys)
         grad_weight = grad.sum().expand_as(weight).clone()
