@@ -29,6 +29,7 @@ from captioner.files import (
     read_text,
     take_lock,
     write_json,
+    write_json_rows,
 )
 from captioner.runs.name import register_resolver
 from captioner.runs.outcome import is_training, sole_trainer
@@ -167,3 +168,20 @@ def test_a_lock_is_waited_for_or_not(tmp_path: Path) -> None:
     take_lock(tmp_path / "lock", wait=True).close()
     assert time.monotonic() - began > 0.05 and os.waitpid(child, 0)[1] == 0
     assert (tmp_path / "lock").read_text() == "mine"
+
+
+def test_rows_are_written_a_line_each_and_read_back(tmp_path: Path) -> None:
+    value = {
+        "name": "a\nb",
+        "images": [{"id": 1, "é": [0.25, None]}, "x"],
+        "tables": {"none": [], "one": [[1, 2], [3, 4]]},
+        "empty": {},
+    }
+    write_json_rows(tmp_path / "x.json", value)
+    text = (tmp_path / "x.json").read_text("utf-8")
+    assert read_json(tmp_path / "x.json") == value
+    assert '{"id": 1, "é": [0.25, null]},\n"x"\n]' in text
+    assert "[1, 2],\n[3, 4]\n]" in text
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json_rows(tmp_path / "x.json", [float("nan")])
+    assert (tmp_path / "x.json").read_text("utf-8") == text  # what stood there still does

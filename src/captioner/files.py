@@ -219,6 +219,33 @@ def write_json(path: Path | str, value: Any) -> None:
         handle.write(f"{text}\n")
 
 
+def write_json_rows(
+    path: Path | str, value: Any, *, default: Callable[[Any], Any] | None = None
+) -> None:
+    """Write `value` as JSON, atomically, with each element of a list within objects on a line of
+    its own: of long lists many times as fast as `write_json`. ValueError for numbers that are not
+    finite; `default` is json.dumps's."""
+    # Without indent the encoder is C's.
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=default)
+
+    def parts(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for number, (key, one) in enumerate(value.items()):
+                yield f"{',' if number else '{'}\n{encoder.encode(key)}: "
+                yield from parts(one)
+            yield "\n}" if value else "{}"
+        elif isinstance(value, list) and value:
+            for number, one in enumerate(value):
+                yield f"{',' if number else '['}\n{encoder.encode(one)}"
+            yield "\n]"
+        else:
+            yield encoder.encode(value)
+
+    with atomic_write(path, "w") as handle:
+        handle.writelines(parts(value))
+        handle.write("\n")
+
+
 def _finite(value: Any) -> Any:
     """The same with None for every number that is not finite."""
     if isinstance(value, dict):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.errors import DataError
-from captioner.files import read_json, write_json
+from captioner.files import read_json, write_json_rows
 from captioner.restore import describe
 
 ImageId = int | str
@@ -62,7 +62,8 @@ def read_references(path: Path | str) -> dict[ImageId, list[str]]:
 
 def write_results(path: Path | str, hypotheses: Mapping[ImageId, str]) -> None:
     """Write one caption an image as a COCO results file, atomically."""
-    write_json(path, [{"image_id": i, "caption": caption} for i, caption in hypotheses.items()])
+    rows = [{"image_id": i, "caption": caption} for i, caption in hypotheses.items()]
+    write_json_rows(path, rows)
 
 
 def write_references(
@@ -80,7 +81,7 @@ def write_references(
         for number, (i, caption) in enumerate(pairs, start=1)
     ]
     header = {"info": {}, "licenses": [], "type": "captions"}
-    write_json(path, {**header, "images": images, "annotations": annotations})
+    write_json_rows(path, {**header, "images": images, "annotations": annotations})
 
 
 def _listed_images(path: Path | str, content: dict[str, Any]) -> Sequence[ImageId]:

@@ -6,7 +6,7 @@ Legend: I images, S sentences (one hypothesis an image, or all its references), 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 
@@ -122,16 +122,10 @@ def encode_references(
     references: Iterable[Sequence[str]], tokens_of: Callable[[str], Sequence[str]]
 ) -> Corpus:
     """The corpus of raw references whose hypotheses, one an image, have no words yet."""
-    counts: list[int] = []
-
-    def all_references() -> Iterator[str]:
-        for of_image in references:
-            counts.append(len(of_image))
-            yield from of_image
-
-    encoded, vocabulary = encode_captions(all_references(), {}, tokens_of)
-    nothing = Sentences(np.zeros(0, np.int32), np.zeros(len(counts), np.int64))
-    return Corpus(nothing, encoded, np.array(counts, np.int64), vocabulary)
+    listed = [*references]
+    counts = np.array([*map(len, listed)], np.int64)
+    encoded, vocabulary = encode_captions(chain.from_iterable(listed), {}, tokens_of)
+    return Corpus(sentences_of([()] * len(counts)), encoded, counts, vocabulary)
 
 
 def with_hypotheses(

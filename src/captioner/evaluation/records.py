@@ -6,7 +6,7 @@ statistics that add up to the corpus's. Both can be read back without model or d
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -19,7 +19,7 @@ from captioner.evaluation.coco_format import ImageId
 from captioner.evaluation.meteor import meteor_metric
 from captioner.evaluation.metric import Metric, mean_metric
 from captioner.evaluation.metrics import Measured
-from captioner.files import read_json, write_json
+from captioner.files import read_json, write_json, write_json_rows
 from captioner.restore import Json, restore
 
 DIGITS = 10  # of the numbers of each image
@@ -92,13 +92,14 @@ def save_record(path: Path | str, record: RunRecord) -> None:
         for name, metric in record.metrics.items()
         if not name.startswith("BLEU-") or name == "BLEU-4"
     }
-    images = [asdict(one, dict_factory=_without_maps) for one in record.images]
-    write_json(images_file(path), {"name": record.name, "images": images, "statistics": statistics})
+    images = {"name": record.name, "images": [*record.images], "statistics": statistics}
+    write_json_rows(images_file(path), images, default=_fields)
     write_json(path, record.scores)
 
 
-def _without_maps(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dataclass's fields without those of attention where there is none."""
+def _fields(one: Any) -> dict[str, Any]:
+    """A dataclass's fields, without those of attention where there is none."""
+    items = ((f.name, getattr(one, f.name)) for f in fields(one))
     return {k: x for k, x in items if x is not None or k not in ("maps", "sentinel", "crop")}
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
 from captioner.evaluation import baselines
@@ -39,21 +41,22 @@ def describe_captions(captions: Collection[str]) -> dict[str, Any]:
     the number of different words, `lengths` says how many captions have each length.
     """
     sentences, vocabulary = encode_captions(captions, {}, coco_tokens)
-    words, names = sentences.words.tolist(), [*vocabulary]
-    tokenised = [tuple(words[a:b]) for a, b in pairwise(sentences.starts().tolist())]
-    count = max(1, len(tokenised))
-    frequencies = Counter(tokenised)
-    commonest, times = frequencies.most_common(1)[0] if frequencies else ((), 0)
-    lengths = Counter(map(len, tokenised))
+    words, names = sentences.words, [*vocabulary]
+    written = memoryview(words.tobytes())
+    bounds = pairwise((words.itemsize * sentences.starts()).tolist())
+    frequencies = Counter(written[a:b].tobytes() for a, b in bounds)
+    commonest, times = frequencies.most_common(1)[0] if frequencies else (b"", 0)
+    lengths = np.bincount(sentences.lengths)
+    count = max(1, len(sentences.lengths))
     return {
-        "captions": len(tokenised),
+        "captions": len(sentences.lengths),
         "distinct_share": round(len(frequencies) / count, 4),
-        "commonest": " ".join(names[word] for word in commonest),
+        "commonest": " ".join(names[word] for word in np.frombuffer(commonest, words.dtype)),
         "commonest_share": round(times / count, 4),
-        "empty_share": round(frequencies[()] / count, 4),
-        "mean_length": round(sum(map(len, tokenised)) / count, 2),
-        "words_used": len({*words}),
-        "lengths": {str(length): lengths[length] for length in sorted(lengths)},
+        "empty_share": round(frequencies[b""] / count, 4),
+        "mean_length": round(len(words) / count, 2),
+        "words_used": len(vocabulary),
+        "lengths": {str(n): int(times) for n, times in enumerate(lengths) if times},
     }
 
 
