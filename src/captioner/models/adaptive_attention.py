@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.models.attending_captioner import AttendingCaptioner
@@ -30,16 +31,23 @@ from captioner.models.attention import AttentionSettings, ImageMemory
 from captioner.models.lstm import LSTM
 from captioner.models.token_groups import TokenGroups, group_by_image, group_packed
 from captioner.models.word_layers import Drop, WordLayers
+from captioner.ops.lstm_cell import lstm_cell
 from captioner.ops.packing import packed_places
 from captioner.profiling import backward_ends, span
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """What generation keeps of images, one leaf of its state: `regions`, and v_g [I, E]."""
+    """What generation keeps, one leaf of its state.
+
+    `regions` of images, and `given` [I, 5H], what v_g contributes to the gates of the LSTM and of
+    the sentinel; weights of what a word contributes, [5H, E], and of what h_{t-1} does, [5H, H].
+    """
 
     regions: ImageMemory
-    whole: Tensor
+    given: Tensor
+    of_word: Tensor
+    of_hidden: Tensor
 
 
 class AdaptiveAttention(AttendingCaptioner):
@@ -140,8 +148,8 @@ class AdaptiveAttention(AttendingCaptioner):
         of_input = torch.cat([weight_ih[-size:], self.sentinel_input.weight])
         of_hidden = torch.cat([weight_hh[-size:], self.sentinel_hidden.weight])
         bias = torch.cat([bias_ih[-size:] + bias_hh[-size:], bias_ih.new_zeros(size)])
-        gates = nn.functional.linear(inputs, of_input, bias)
-        gates = gates + nn.functional.linear(before, of_hidden)
+        gates = F.linear(inputs, of_input, bias)
+        gates = torch.addmm(gates, before, of_hidden.t())
         output_gate, gate = gates.sigmoid().chunk(2, dim=1)
         smallest = torch.finfo(output_gate.dtype).tiny  # of a gate that is open at all
         return gate * (hidden / output_gate.clamp(min=smallest)).clamp(-1, 1)
@@ -152,17 +160,22 @@ class AdaptiveAttention(AttendingCaptioner):
         whole, memory = self.read_images(images.to(self.feature_mean.device))
         zeros = whole.new_zeros(1, memory.images, self.hidden_size)
         numbers = torch.arange(memory.images, device=whole.device).unsqueeze(0)
-        return zeros, zeros.clone(), numbers, _Memory(memory, whole)
+        weight_ih, weight_hh, bias = self.lstm.first_layer()
+        of_input = torch.cat([weight_ih, self.sentinel_input.weight])
+        of_word, of_image = of_input.split(self.embedding_dim, dim=1)
+        of_hidden = torch.cat([weight_hh, self.sentinel_hidden.weight])
+        given = F.linear(whole, of_image, F.pad(bias, (0, self.hidden_size)))
+        return zeros, zeros.clone(), numbers, _Memory(memory, given, of_word, of_hidden)
 
     def step(self, token_ids: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
         """One step of generation: tokens [B] -> log-probabilities [B, V], new state."""
         before, cell, numbers, memory = state
-        own = memory.whole.index_select(0, numbers[0])
-        inputs = torch.cat([self.words.embedding(token_ids), own], 1)
-        sizes = torch.tensor([len(token_ids)])
-        hidden, (_, cell) = self.lstm.forward_packed(inputs, sizes, (before, cell))
-        gate = (self.sentinel_input(inputs) + self.sentinel_hidden(before[0])).sigmoid()
+        gates = memory.given.index_select(0, numbers[0])
+        gates = torch.addmm(gates, self.words.embedding(token_ids), memory.of_word.t())
+        gates = torch.addmm(gates, before[0], memory.of_hidden.t())
+        gates, gate = gates.split([4 * self.hidden_size, self.hidden_size], dim=1)
+        hidden, cell = lstm_cell(gates, cell[0])
         groups = group_by_image(numbers[0], images=memory.regions.images)
-        context = self.attention(hidden, memory.regions, groups, gate * cell[0].tanh())
+        context = self.attention(hidden, memory.regions, groups, gate.sigmoid() * cell.tanh())
         log_probs = self.words.log_probs(context + hidden)
-        return log_probs, (hidden.unsqueeze(0), cell, numbers, memory)
+        return log_probs, (hidden.unsqueeze(0), cell.unsqueeze(0), numbers, memory)
