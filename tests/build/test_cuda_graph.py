@@ -23,9 +23,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 FEATURES = CachedFeatures(None, torch.arange(3))  # type: ignore[arg-type]
 
 
-def configured(kind: str = "lstm", **trainer: Any) -> schema.TrainConfig:
+def configured(
+    kind: str = "lstm", train_from: str | None = None, **trainer: Any
+) -> schema.TrainConfig:
     """As far as it is looked at."""
     parts = SimpleNamespace(
+        encoder=schema.EncoderConfig("plain", "plain", "random", train_from=train_from),
         trainer=schema.TrainerConfig(**trainer),
         rnn=schema.RnnConfig(kind=kind),
         model=schema.ModelConfig(),
@@ -37,7 +40,7 @@ def test_what_a_graph_cannot_hold_is_named() -> None:
     plain, gru = configured(), configured("gru")
     assert why_not(plain, FEATURES, CPU, World()) is None
     cases = {
-        "the encoder is trained": (plain, lambda rows: rows, World()),
+        "the encoder is trained": (configured(train_from="stage1"), FEATURES, World()),
         "rnn.kind=gru takes": (gru, FEATURES, World()),
         "trainer.replicas=4 take turns": (configured(replicas=4), FEATURES, World()),
         "2 processes": (plain, FEATURES, World(0, 2)),

@@ -45,6 +45,7 @@ NEEDED = {
     "experiment/neuraltalk_flickr8k": ["data.root=x"],
     "experiment/attention_flickr8k": ["data.root=x"],
     "experiment/attention_flickr8k_reward": ["data.root=x", "init_from=y"],
+    "experiment/attention_flickr8k_finetune": ["data.root=x", "init_from=y"],
     "experiment/adaptive_attention_flickr8k": ["data.root=x"],
     "model/layered_attention": ["encoder.output=grid"],
     "model/adaptive_attention": ["encoder.output=grid"],

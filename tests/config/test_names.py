@@ -11,6 +11,7 @@ from captioner.evaluation.metrics import FAST, METRICS
 from captioner.evaluation.protocol import PROTOCOLS
 from captioner.features.source import VIEWS
 from captioner.models.captioner import FEATURE_NORMS
+from captioner.models.encoder import BATCH_NORMS
 from captioner.models.layered_attention import JOINS
 from captioner.models.rnn import RNN_KINDS
 from captioner.ops import BACKENDS
@@ -23,6 +24,7 @@ def test_choices_are_those_of_the_code() -> None:
     assert config.UNITS == UNITS
     assert config.RARE == RARE
     assert set(config.VIEWS) == set(VIEWS)
+    assert config.BATCH_NORMS == BATCH_NORMS
     assert config.FEATURE_NORMS == FEATURE_NORMS
     assert config.RNN_KINDS == RNN_KINDS
     assert config.JOINS == JOINS

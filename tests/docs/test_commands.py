@@ -101,7 +101,7 @@ def data_of(arguments: Sequence[str]) -> str:
     given = dict(x.partition("=")[::2] for x in arguments)
     if "data" in given or "experiment" not in given:
         return given.get("data", "scenes")
-    first = given["experiment"].removesuffix("_large").removesuffix("_reward")
+    first = re.sub("_(large|reward|finetune)$", "", given["experiment"])
     experiment = CONFIGS / "experiment" / f"{first}.yaml"
     found = re.search(r"override /data: (\w+)", experiment.read_text("utf-8"))
     assert found, experiment
@@ -151,6 +151,8 @@ def tiny(command: str) -> list[str]:
         small += TINY_SCENES
     elif "encoder=features" not in arguments:
         small += TINY_ENCODER
+        if any("finetune" in x for x in arguments):
+            small += ["encoder.train_from=stage3"]
     if "hydra/sweeper=optuna" in arguments:
         small += ["hydra.sweeper.n_trials=2"]
     if "trainer.replicas=8" in arguments:

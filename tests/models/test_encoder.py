@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import sys
 import urllib.error
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from captioner.errors import CheckpointError, ConfigError
-from captioner.models.efficientnet_lite import efficientnet_lite_trunk
+from captioner.models.efficientnet_lite import (
+    VARIANTS,
+    EfficientNetLite,
+    efficientnet_lite_trunk,
+)
 from captioner.models.encoder import Encoder
 from captioner.models.encoders import make_encoder
 from captioner.models.timm_encoder import timm_trunk
@@ -188,6 +193,110 @@ def test_training_from_a_stage_on() -> None:
     assert all(p.requires_grad for p in encoder.parameters())
     encoder.freeze_before(None)
     assert not encoder.trainable
+
+
+class Skipping(nn.Module):
+    """Its second stage adds what the first was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.two(self.one(images)) + images
+        return found
+
+
+def random_encoder(name: str, output: str) -> Encoder:
+    """Of 64 x 64 pixels."""
+    own = {"name": name, "transform": blank_transform(64), "output": output}
+    if name == "lite0":
+        whole: Any = EfficientNetLite.feature_map
+        return Encoder(EfficientNetLite(VARIANTS[name]), features=whole, **own)  # type: ignore[arg-type]
+    if name == "flat":
+        parts = {
+            "first": nn.Conv2d(3, 3, 8, stride=8),
+            "flat": nn.Flatten(),
+            "last": nn.Linear(192, 5),
+        }
+        return Encoder(nn.Sequential(OrderedDict(parts)), **own)  # type: ignore[arg-type]
+    kind = "plain" if name.startswith("plain") else "torchvision"
+    return make_encoder(kind, name, weights="random", output=output, size=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "stage", "shape"),
+    [
+        ("lite0", "grid", "blocks.5", (112, 4, 4)),
+        ("resnet18", "pooled", "layer3.1", (256, 4, 4)),
+        ("flat", "pooled", "last", (192,)),
+        ("plain_small", "grid", "stage2", (16, 32, 32)),
+    ],
+)
+def test_a_network_in_two_parts_is_the_whole(
+    name: str, output: str, stage: str, shape: tuple[int, ...]
+) -> None:
+    encoder = random_encoder(name, output)
+    encoder.freeze_before(stage, batch_norm="frozen")
+    keys = list(encoder.state_dict())
+    assert encoder.train().split() and encoder.frozen_shape == shape
+    assert list(encoder.state_dict()) == keys and encoder.training
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        cached = encoder.frozen_output(images)
+        assert cached.shape[1:] == encoder.frozen_regions
+        twin = copy.deepcopy(encoder).eval()
+        assert torch.equal(twin(cached), twin(images))
+    encoder.eval()(cached).square().sum().backward()
+    found = {k: p.grad.clone() for k, p in encoder.named_parameters() if p.grad is not None}
+    trained = {k for k, p in encoder.named_parameters() if p.requires_grad}
+    assert found.keys() == trained and all(p.grad is None for p in twin.parameters())
+    encoder.zero_grad()
+    encoder(images).square().sum().backward()
+    for key, parameter in encoder.named_parameters():
+        if key in found:
+            torch.testing.assert_close(parameter.grad, found[key], rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_is_no_chain_is_not_cut() -> None:
+    encoder = Encoder(Skipping(), name="s", transform=blank_transform(8), output="grid")
+    encoder.freeze_before("two")
+    assert not encoder.split() and encoder.first_trained == "two"
+    for stage in ("one", None):  # nothing is frozen, nothing trained
+        encoder.freeze_before(stage)
+        assert not encoder.split() and encoder.first_trained is None
+
+
+def test_batch_norms_that_are_trained() -> None:
+    encoder = small()
+    with pytest.raises(ConfigError, match='"frozen" or "averaged", got "fixed"'):
+        encoder.freeze_before("layer2", batch_norm="fixed")
+    for batch_norm in ("frozen", "averaged"):
+        encoder.freeze_before("layer2", batch_norm=batch_norm)
+        assert encoder.split()
+        encoder.train()
+        norm, before = part(encoder, "layer2.0"), part(encoder, "layer2.0").running_mean.clone()
+        encoder(encoder.frozen_output(torch.randn(4, 3, 16, 16))).square().mean().backward()
+        assert torch.equal(norm.running_mean, before) == (batch_norm == "frozen")
+        assert norm.weight.grad.abs().sum() > 0 and part(encoder, "layer2.1").training
+
+
+def test_the_frozen_stages_have_a_fingerprint_of_their_own() -> None:
+    torch.manual_seed(0)
+    encoder = small()
+    encoder.freeze_before("layer2")
+    seen = {encoder.frozen_fingerprint()}
+    with torch.no_grad():
+        part(encoder, "layer2.2").weight[0] += 1  # which is trained
+    assert encoder.frozen_fingerprint() in seen
+    with torch.no_grad():
+        part(encoder, "layer1.1").bias[0] += 1
+    seen.add(encoder.frozen_fingerprint())
+    encoder.freeze_before("layer2.2")
+    seen.add(encoder.frozen_fingerprint())
+    encoder.transform = blank_transform(17)
+    seen.add(encoder.frozen_fingerprint())
+    assert len(seen) == 4
 
 
 def test_unknown_stage_lists_the_stages() -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +22,13 @@ from captioner.build.components import (
 from captioner.build.cuda_graph import resident_captions
 from captioner.build.initial import resumes
 from captioner.build.memory import (
+    require_disk,
     require_memory_for_captions,
     require_memory_for_images,
     require_memory_for_training,
 )
 from captioner.build.models import build_captioner
-from captioner.build.replicas import order_seed, refuse_shared_draws
+from captioner.build.replicas import order_seed, refuse_other_stages, refuse_shared_draws
 from captioner.build.reward import reward_objective
 from captioner.data.ahead import BatchesAhead
 from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
@@ -44,6 +47,8 @@ from captioner.validation.captions import CaptionValidator
 from captioner.validation.scores import CaptionScorer
 from captioner.validation.scoring import Scoring
 
+log = logging.getLogger(__name__)
+
 
 class CaptionTask:
     """The `Task` of captioned images."""
@@ -61,6 +66,7 @@ class CaptionTask:
                     refuse_uneven_grid(self.features.encoder)
             self._require_memory_for_images(config)
             views = {"train": config.encoder.views, "dev": ["original"]}
+            self._require_disk(config, views)
             with span("image features"):
                 sources = {
                     name: self.features.source(images, views=views[name])
@@ -108,11 +114,31 @@ class CaptionTask:
         if self.features.encoder is None:
             return
         batch = {"encoder.batch_size": config.encoder.batch_size}
-        if self.features.trained:  # a batch of captions may show few images
+        if self.features.trained and not self.features.split:
+            # A batch of captions may show few images.
             by_image = config.trainer.batch_by == "picture"
             batch = {"trainer.batch_size": config.trainer.batch_size} if by_image else {}
         size, images = self.features.encoder.transform.size, len(self.splits["train"])
         require_memory_for_images(size, batch, self.device, images=images)
+
+    def _require_disk(self, config: schema.TrainConfig, views: dict[str, list[str]]) -> None:
+        """DataError where the disk is too small for what is to be cached; says how large it is."""
+        if self.features.split:
+            encoder = self.features.encoder
+            assert encoder is not None
+            log.info(
+                "encoder: trained from %s on; what the stages before make of an image, %s numbers, "
+                "is cached as %s",
+                encoder.first_trained,
+                " x ".join(map(str, encoder.frozen_shape)),
+                self.features.cache_dtype,
+            )
+        needed = sum(
+            self.features.bytes_to_extract(images, views[name])
+            for name, images in self.splits.items()
+        )
+        if needed:
+            require_disk(Path(config.encoder.cache_dir), needed)
 
     def _loader(self, training: CaptionDataset, order: BatchOrder, workers: int) -> Iterable[Any]:
         if self.data is not None:
@@ -135,6 +161,7 @@ class CaptionTask:
         if replica and features.trained:
             features = image_features(config.encoder, seed=config.seed, device=self.device)
             refuse_shared_draws(features.encoder or nn.Identity())
+            refuse_other_stages(features, self.features)
         source = self.datasets["train"].source
         regions, feature_dim = features.shape(source)
         lengths = self.datasets["train"].tokens_per_row
@@ -156,7 +183,8 @@ class CaptionTask:
         )
         if config.model.output_bias_from_counts:
             set_bias_from_counts(model.output_layer, self.vocabulary.counts)
-        if model.feature_norm == "standardise" and isinstance(source, CachedFeatures):
+        standardised = model.feature_norm == "standardise" and not features.trained
+        if standardised and isinstance(source, CachedFeatures):
             model.set_feature_statistics(*source.statistics())
         return model
 
@@ -198,6 +226,8 @@ class CaptionTask:
         """What `load_captioner` needs of the run besides the weights."""
         regions, feature_dim = self.features.shape(self.datasets["train"].source)
         identity = {**self.features.identity(), "feature_dim": feature_dim, "regions": regions}
+        if self.features.split:
+            identity["frozen_stages"] = self.features.fingerprint
         return {
             "config": json.dumps(dataclasses.asdict(config)),
             "vocabulary": self.vocabulary.to_json(),

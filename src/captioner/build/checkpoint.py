@@ -122,11 +122,13 @@ class _Identity(TypedDict):
 
 
 class EncoderIdentity(_Identity, total=False):
-    """What a captioner's features are of. `name` and `fingerprint` are an encoder's; version 0.1
-    kept no `regions`, and Pillow's reader is not named."""
+    """What a captioner's features are of. `name` and `fingerprint` are an encoder's;
+    `frozen_stages` that of a trained one's frozen stages, where their output was cached. Version
+    0.1 kept no `regions`, and Pillow's reader is not named."""
 
     name: str
     fingerprint: str
+    frozen_stages: str
     reader: str
     regions: Size
 
@@ -209,7 +211,8 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
         restore(_CaptionerSettings, tree, place)
         # What auto chose there, whatever it would choose here.
         reader = {"reader": identity.get("reader", "pil")}
-        before = {"cache_dtype": "float32"}  # what was not a setting once
+        # What was not a setting once.
+        before = {"cache_dtype": "float32", "frozen_stages": "computed"}
         encoder_config: schema.EncoderConfig = restore(
             schema.EncoderConfig, {**before, **tree["encoder"], **reader}, f"{place}: encoder"
         )

@@ -135,7 +135,7 @@ def build_encoder(
             resize=config.resize,
         )
     if config.train_from is not None:
-        encoder.freeze_before(config.train_from)
+        encoder.freeze_before(config.train_from, batch_norm=str(config.batch_norm))
     return encoder
 
 
@@ -153,6 +153,7 @@ def image_features(
         workers=config.workers,
         reader=choose_reader(config.reader, device),
         cache_dtype=str(config.cache_dtype),
+        cached_stages=config.caches_stages,
     )
 
 
@@ -238,11 +239,15 @@ def _search(
 def build_optimizer(config: schema.TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over the trainable parameters; the encoder may have a rate of its own."""
     settings = config.optimizer
+    of_encoder = {"lr": config.encoder.lr, "decay": config.encoder.weight_decay}
     groups = parameter_groups(
         model,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
-        lr_by_prefix={"encoder.": config.encoder.lr} if config.encoder.lr is not None else {},
+        **{
+            f"{key}_by_prefix": {} if value is None else {"encoder.": value}
+            for key, value in of_encoder.items()
+        },
     )
     own: dict[str, dict[str, Any]] = {
         "adam": {"betas": tuple(settings.betas), "eps": settings.eps},

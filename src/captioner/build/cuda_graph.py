@@ -70,8 +70,8 @@ def why_not(
     config: schema.TrainConfig, source: Any, device: torch.device, world: World
 ) -> str | None:
     """Why the step cannot be held by a graph, in a sentence, or None."""
-    if not isinstance(source, CachedFeatures):
-        return "the encoder is trained, so that image files are read at every step"
+    if not isinstance(source, CachedFeatures) or config.encoder.train_from is not None:
+        return "the encoder is trained"
     if config.rnn.kind != "lstm":
         return f"rnn.kind={config.rnn.kind} takes the lengths of captions from the host"
     if config.model.feedback:

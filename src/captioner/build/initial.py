@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from captioner.build.checkpoint import stored_identity, stored_vocabulary
+from captioner.build.checkpoint import stored_config, stored_identity, stored_vocabulary
+from captioner.build.models import chosen_norm
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError
+from captioner.models.base_captioner import BaseCaptioner
 from captioner.training.checkpoint import Checkpoint
-from captioner.training.model_folder import open_checkpoint
+from captioner.training.model_folder import ENCODER, open_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +23,16 @@ def start_from(path: str, model: nn.Module, vocabulary: Vocabulary, texts: dict[
     """Take the weights at `path` (a checkpoint, a run's folder or a model folder) into a new model,
     and say which; `texts` are what the new run's checkpoints hold.
 
-    Tensors that only one of the two has are left as they are, and named. Raises CheckpointError
-    where the vocabularies differ, where the images' features are another encoder's, where a tensor
-    has another shape, or where the two share none.
+    Tensors that only one of the two has are left as they are, and named; a trained encoder begins
+    as the frozen one that the checkpoint's features are of. Raises CheckpointError where the
+    vocabularies differ, where the images' features are another encoder's or normalised otherwise,
+    where a tensor has another shape, where the two share none, or where frozen stages are not those
+    whose output is cached.
     """
     checkpoint = open_checkpoint(path)
     _check_vocabulary(path, checkpoint, vocabulary)
-    _check_features(path, checkpoint, texts)
+    _check_features(path, checkpoint, texts, model)
+    _check_norm(path, checkpoint, model)
     own, given = model.state_dict(), checkpoint.model
     shared = [name for name in own if name in given]
     wrong = [name for name in shared if own[name].shape != given[name].shape]
@@ -42,6 +47,7 @@ def start_from(path: str, model: nn.Module, vocabulary: Vocabulary, texts: dict[
     with torch.no_grad():
         for name in shared:
             own[name].copy_(given[name])
+    _check_frozen_stages(path, model, texts)
     score = ", ".join(f"{name} {x:.1f}" for name, x in _scores(checkpoint).items())
     log.info(
         "weights: %d of %d tensors from %s%s; the optimiser starts fresh",
@@ -50,8 +56,11 @@ def start_from(path: str, model: nn.Module, vocabulary: Vocabulary, texts: dict[
         path,
         f" ({score} on dev)" if score else "",
     )
+    missing = [name for name in own if name not in given]
+    of_encoder = [name for name in missing if name.startswith(ENCODER)]
     for names, what in (
-        ([x for x in own if x not in given], "not there, initialised"),
+        (of_encoder, "those of the encoder whose features it was trained on"),
+        ([name for name in missing if name not in of_encoder], "not there, initialised"),
         ([x for x in given if x not in own], "there only, left"),
     ):
         if names:
@@ -86,13 +95,18 @@ def _example(words: list[str]) -> str:
     return f" (for example {words[0]!r})" if words else ", and the order is another"
 
 
-def _check_features(path: str, checkpoint: Checkpoint, texts: dict[str, str]) -> None:
+def _check_features(
+    path: str, checkpoint: Checkpoint, texts: dict[str, str], model: nn.Module
+) -> None:
     """The weights only mean something to the features that they were trained on."""
     if "encoder" not in texts or "encoder" not in checkpoint.texts:
         return
     there: Any = stored_identity(checkpoint, path)
     here = json.loads(texts["encoder"])
-    if not there["kind"] == here["kind"] == "frozen":
+    encoder = getattr(model, "encoder", None)
+    if there["kind"] == "frozen" and encoder is not None:  # what the trained one begins as
+        here |= {"kind": "frozen", "name": encoder.name, "fingerprint": encoder.fingerprint()}
+    if there["kind"] == here["kind"] != "frozen":
         return
     differing = [key for key in here if there.get(key, here[key]) != here[key]]
     if differing:
@@ -100,4 +114,30 @@ def _check_features(path: str, checkpoint: Checkpoint, texts: dict[str, str]) ->
         raise CheckpointError(
             f"init_from={path} was trained on other features of images: {key} was "
             f"{there[key]!r}, here it is {here[key]!r}"
+        )
+
+
+def _check_norm(path: str, checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Nor to features that are normalised otherwise."""
+    if not isinstance(model, BaseCaptioner):
+        return
+    norm = stored_config(checkpoint, path)["model"].get("feature_norm", "auto")
+    trained = stored_identity(checkpoint, path)["kind"] == "trained"
+    norm = chosen_norm(norm, trained=trained)
+    if norm != model.feature_norm:
+        raise CheckpointError(
+            f"init_from={path} was trained with model.feature_norm={norm}, here it is "
+            f"{model.feature_norm}: give model.feature_norm={norm}"
+        )
+
+
+def _check_frozen_stages(path: str, model: nn.Module, texts: dict[str, str]) -> None:
+    """What is cached is of the stages that the model has now."""
+    cached = json.loads(texts.get("encoder", "{}")).get("frozen_stages")
+    encoder = getattr(model, "encoder", None)
+    if cached is not None and encoder is not None and encoder.frozen_fingerprint() != cached:
+        raise CheckpointError(
+            f"init_from={path} has other weights before encoder.train_from than those whose output "
+            "is cached: it was trained from an earlier stage on; train from that stage, or take "
+            "encoder.frozen_stages=computed"
         )

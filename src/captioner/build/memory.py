@@ -3,15 +3,19 @@
 Lower bounds, of what is needed in any case: nothing is refused that would fit.
 """
 
+import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
 from captioner import config as schema
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, DataError
 from captioner.training.memory import free_memory
 
+log = logging.getLogger(__name__)
 Sizes = Mapping[str, int]  # values by their keys on the command line
 NUMBER = 4  # bytes of a float32
 # Numbers that each optimiser keeps for a weight, without momentum.
@@ -134,6 +138,19 @@ def require_memory_for_text(
         return sizes["n"] * (20 * sizes["length"] + NUMBER * (2 * vocab_size + state))
 
     require_memory("writing", {"n": n, "length": length}, needs, device)
+
+
+def require_disk(folder: Path, needed: int) -> None:
+    """DataError unless so many bytes of features are free where `folder` is, or will be; says so
+    where they are."""
+    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise DataError(
+            f"the features of all images would take {needed / 1e6:,.1f} MB in "
+            f"encoder.cache_dir={folder}, and {free / 1e6:,.1f} MB are free there"
+        )
+    log.info("features: %s MB are written to %s", f"{needed / 1e6:,.1f}", folder)
 
 
 def _gigabytes(size: float) -> str:

@@ -45,15 +45,12 @@ def build_captioner(
             f"model={config.kind} attends to the regions of a grid, but these features are pooled: "
             "one region an image"
         )
-    norm = config.feature_norm
-    if norm == "auto":
-        norm = "none" if encoder is not None else "standardise"
     model = KINDS[config.kind](
         config,
         vocab_size,
         rnn or schema.RnnConfig(),
         feature_dim=feature_dim,
-        feature_norm=norm,
+        feature_norm=chosen_norm(config.feature_norm, trained=encoder is not None),
         feature_dropout=config.feature_dropout,
         encoder=encoder,
         **({"regions": regions} if config.attends else {}),
@@ -62,6 +59,13 @@ def build_captioner(
         if name != "encoder":
             _initialise(part, config)
     return model
+
+
+def chosen_norm(feature_norm: str, *, trained: bool) -> str:
+    """What `feature_norm` auto is, of a `trained` encoder's features and of others."""
+    if feature_norm != "auto":
+        return feature_norm
+    return "none" if trained else "standardise"
 
 
 def _show_and_tell(

@@ -8,6 +8,7 @@ from torch import nn
 
 from captioner import config as schema
 from captioner.errors import ConfigError
+from captioner.features.source import ImageFeatures
 
 
 def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig, dict[str, Any]]]:
@@ -37,6 +38,15 @@ def order_seed(config: schema.TrainConfig) -> int:
     """The seed of the batches' order."""
     given = config.trainer.order_seed
     return config.seed if given is None else given
+
+
+def refuse_other_stages(own: ImageFeatures, shared: ImageFeatures) -> None:
+    """ConfigError where a replica's encoder has other frozen stages than the cache is of."""
+    if own.split and own.fingerprint != shared.fingerprint:
+        raise ConfigError(
+            "replicas share the cached output of frozen stages, but with encoder.weights=random "
+            "each seed has other stages; take other weights, or encoder.frozen_stages=computed"
+        )
 
 
 def refuse_shared_draws(encoder: nn.Module) -> None:

@@ -25,6 +25,8 @@ from captioner.config.ranges import (
 from captioner.errors import ConfigError
 
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
+FROZEN_STAGES = ("cached", "computed")
+BATCH_NORMS = ("frozen", "averaged")
 READERS = ("auto", "pil", "torchvision")
 VIEWS = ("original", "mirror")
 CACHE_DTYPES = ("float32", "float16")
@@ -46,14 +48,18 @@ class EncoderConfig(Checked):
     kind's own), random, or a file. output: pooled or grid, which grid_size pools to grid_size x
     grid_size regions. size: height and width in pixels; resize: the shorter of both before the
     centre crop, or squash for the whole image; null takes the network's own. train_from: a stage's
-    name trains it and all after it with learning rate lr; null freezes the network and caches its
-    features in cache_dir, batch_size images at a time, as cache_dtype: null becomes float16 for a
-    grid and float32 for all else. views: what training sees of each image, original or also mirror;
-    an epoch draws one for each caption (trainer.batch_by=picture: image), and everything but
-    training takes the original. reader: pil; torchvision, which decodes,
-    resizes and crops on the device and encodes in bfloat16; or auto, which logs its choice.
-    workers: processes (torchvision: threads) that read images for a GPU; on a CPU each thread reads
-    its own.
+    name trains it and all after it with learning rate lr and weight_decay (null: the optimiser's);
+    null freezes the network and caches its features in cache_dir, batch_size images at a time, as
+    cache_dtype: null becomes float16 for a grid and for frozen stages, and float32 for all else.
+    frozen_stages: what the stages before train_from make of an image is cached as they are, or
+    computed from the image at every step; batch_norm: those of the stages that are trained keep the
+    statistics of the weights (frozen), or normalise by a batch's and average them (averaged); null
+    is computed and averaged for kind plain and for random weights, otherwise cached and frozen.
+    views: what training sees of each image, original or also mirror; an epoch draws one for each
+    caption (trainer.batch_by=picture: image), and everything but training takes the original.
+    reader: pil; torchvision, which decodes, resizes and crops on the device and encodes in
+    bfloat16; or auto, which logs its choice. workers: processes (torchvision: threads) that read
+    images for a GPU; on a CPU each thread reads its own.
     """
 
     group: ClassVar[str] = "encoder"
@@ -67,6 +73,9 @@ class EncoderConfig(Checked):
     resize: Any = None
     train_from: str | None = setting(None, TEXT)
     lr: float | None = setting(None, POSITIVE)
+    weight_decay: float | None = setting(None, NOT_NEGATIVE)
+    frozen_stages: str | None = setting(None, Choice(FROZEN_STAGES))
+    batch_norm: str | None = setting(None, Choice(BATCH_NORMS))
     path: str | None = setting(None, PATH)
     cache_dir: str = setting(".cache/features", PATH)
     cache_dtype: str | None = setting(None, Choice(CACHE_DTYPES))
@@ -91,9 +100,23 @@ class EncoderConfig(Checked):
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
         self._check_views()
-        if self.cache_dtype is None:  # a run's folder then says which it was
-            cached = self.kind not in ("features", "none") and self.train_from is None
-            self.cache_dtype = "float16" if cached and self.output == "grid" else "float32"
+        self._take_defaults()
+
+    def _take_defaults(self) -> None:
+        """What depends on other settings; a run's folder then says which it was."""
+        if self.train_from is not None:
+            from_scratch = self.kind == "plain" or self.weights == "random"
+            self.frozen_stages = self.frozen_stages or ("computed" if from_scratch else "cached")
+            self.batch_norm = self.batch_norm or ("averaged" if from_scratch else "frozen")
+        if self.cache_dtype is None:
+            half = self.output == "grid" if self.train_from is None else self.caches_stages
+            cached = self.kind not in ("features", "none")
+            self.cache_dtype = "float16" if cached and half else "float32"
+
+    @property
+    def caches_stages(self) -> bool:
+        """Whether the output of frozen stages is to be cached."""
+        return self.train_from is not None and self.frozen_stages == "cached"
 
     def _check_views(self) -> None:
         for view in self.views:

@@ -202,10 +202,11 @@ class TrainConfig(RunConfig):
         self._check_objective()
         self._check_replicas()
         trained = self.encoder.train_from is not None
-        if trained and self.model.feature_norm == "standardise":
+        if trained and self.model.feature_norm == "standardise" and self.init_from is None:
             raise ConfigError(
                 "model.feature_norm=standardise needs features that stay as they are, but "
-                f"encoder.train_from={self.encoder.train_from} trains the encoder; take none or l2"
+                f"encoder.train_from={self.encoder.train_from} trains the encoder; take none or "
+                "l2, or the statistics of a trained captioner (init_from=CHECKPOINT)"
             )
         if trained and self.encoder.kind == "features":
             raise ConfigError("encoder.train_from needs an encoder, but encoder.kind is features")

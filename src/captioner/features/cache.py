@@ -49,6 +49,13 @@ class FeatureCache:
         """Whether every row is there and valid."""
         return self._batch_size() is not None and bool(self.done().all())
 
+    def missing_bytes(self) -> int:
+        """What the rows take that are not there yet."""
+        missing = self.shape[0]
+        if self._batch_size() is not None:
+            missing -= int(self.done().sum())
+        return missing * self.dtype.itemsize * self.shape[1] * self.shape[2]
+
     def features(self) -> np.ndarray:
         """[n, R, F], memory-mapped, read only."""
         return load_array(self.folder / "features.npy")

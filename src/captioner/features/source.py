@@ -141,11 +141,12 @@ class ImageFeatures:
     """From image files to what the captioner takes.
 
     A frozen `encoder`'s features are computed once and cached in `cache_dir`; an encoder with a
-    trainable part belongs to the model, which then takes images; without an encoder the features
-    come from the file `path`. `reader`: pil reads and resizes by Pillow and encodes in float32;
-    torchvision does so on the device and encodes in bfloat16, and is cached apart, as are caches of
-    another `cache_dtype`. `workers` are pil's processes for a GPU, or torchvision's threads.
-    `expected_shape` is the (R, F) that a trained captioner takes.
+    trainable part belongs to the model, which then takes images, or with `cached_stages` what the
+    encoder's frozen stages make of them, computed once and cached alike; without an encoder the
+    features come from the file `path`. `reader`: pil reads and resizes by Pillow and encodes in
+    float32; torchvision does so on the device and encodes in bfloat16, and is cached apart, as are
+    caches of another `cache_dtype`. `workers` are pil's processes for a GPU, or torchvision's
+    threads. `expected_shape` is the (R, F) that a trained captioner takes.
     """
 
     encoder: Encoder | None
@@ -156,6 +157,7 @@ class ImageFeatures:
     workers: int = 2
     reader: str = "pil"
     cache_dtype: str = "float32"
+    cached_stages: bool = False
     expected_shape: tuple[int, int] | None = None
 
     @property
@@ -164,9 +166,29 @@ class ImageFeatures:
         return self.encoder is not None and self.encoder.trainable
 
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """The frozen encoder's with its reader; computed once, as it reads all weights."""
+    def split(self) -> bool:
+        """Whether the model takes the cached output of the encoder's frozen stages; where that was
+        asked for and cannot be, the log says why."""
+        if not self.trained or not self.cached_stages:
+            return False
         assert self.encoder is not None
+        found, first = self.encoder.split(), self.encoder.first_trained
+        if not found and first is not None:
+            log.info(
+                "encoder: %s cannot be cut before %s, because its stages do not run one after "
+                "another: all of it is computed from the images at every step",
+                self.encoder.name,
+                first,
+            )
+        return found
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of what is cached: the frozen encoder's with its reader, or its frozen stages'.
+        Computed once, as it reads all weights."""
+        assert self.encoder is not None
+        if self.split:
+            return self.encoder.frozen_fingerprint()
         own = self.encoder.fingerprint()
         if self.reader == "pil":
             return own
@@ -189,21 +211,28 @@ class ImageFeatures:
     def source(
         self, images: Sequence[CaptionedImage], *, views: Sequence[str] = ("original",)
     ) -> ImageSource:
-        """A function from rows of `images` [I] to features [I, R, F] or images [I, 3, S, S].
+        """A function from rows of `images` [I] to features [I, R, F], to images [I, 3, S, S] or to
+        what the frozen stages make of them.
 
         DataError where the user's features are not of the expected shape.
         """
-        if self.encoder is not None and self.trained:
+        if self.encoder is not None and self.trained and not self.split:
             return DecodedImages(images, self.encoder.transform, views=views)
         store, *further = (self._store(images, view) for view in views)
         shape = (store.regions, store.feature_dim)
-        if self.expected_shape not in (None, shape):
+        if self.expected_shape not in (None, shape) and not self.split:
             raise DataError(
                 f"{self.path} holds features [R, F] = {list(shape)} of an image, and the captioner "
                 f"was trained on {list(self.expected_shape or ())}"
             )
         rows = store.rows([image.name for image in images])
         return CachedFeatures(store, rows, tuple(further))
+
+    def bytes_to_extract(self, images: Sequence[CaptionedImage], views: Sequence[str]) -> int:
+        """What `source` would write into the cache."""
+        if self.encoder is None or (self.trained and not self.split):
+            return 0
+        return sum(feature_cache(**self._cached_as(images, one)).missing_bytes() for one in views)
 
     def is_extracted(self, images: Sequence[CaptionedImage]) -> bool:
         """Whether `source` of these images finds all of their features, and encodes none."""
@@ -213,7 +242,7 @@ class ImageFeatures:
 
     def shape(self, source: ImageSource) -> tuple[int, int]:
         """(R, F) of `source`'s features, or of what the encoder makes of its images."""
-        if isinstance(source, CachedFeatures):
+        if isinstance(source, CachedFeatures) and not self.split:
             return source.store.regions, source.store.feature_dim
         assert self.encoder is not None
         return self.encoder.regions, self.encoder.feature_dim
@@ -245,10 +274,12 @@ class ImageFeatures:
         return features.to(getattr(torch, self.cache_dtype)).float()
 
     def _encode(self, images: Tensor) -> Tensor:
-        """Features [B, R, F] of images [B, 3, S, S] by the frozen encoder, in float32."""
+        """Features [B, R, F] of images [B, 3, S, S] by the frozen encoder, or what its frozen
+        stages make of them, in float32."""
+        encode = self._ready.frozen_output if self.split else self._ready
         half = self.reader == "torchvision"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            features: Tensor = self._ready(images.to(self.device))
+            features: Tensor = encode(images.to(self.device))
         return features.float()
 
     @functools.cached_property
@@ -281,12 +312,14 @@ class ImageFeatures:
     def _cached_as(self, images: Sequence[CaptionedImage], view: str) -> dict[str, Any]:
         """What names the cache of the images' features in a view."""
         assert self.encoder is not None
-        key = self.fingerprint
+        key, shape = self.fingerprint, (self.encoder.regions, self.encoder.feature_dim)
+        if self.split:
+            shape = self.encoder.frozen_regions
         if view != "original":
             key = hashlib.sha256(f"{key} {view}".encode()).hexdigest()
         return {
             "key": key,
-            "shape": (self.encoder.regions, self.encoder.feature_dim),
+            "shape": shape,
             "images": [(image.name, image.path) for image in images],
             "cache_dir": self.cache_dir,
             "dtype": self.cache_dtype,

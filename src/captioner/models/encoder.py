@@ -1,12 +1,13 @@
 """The encoder: a convolutional (or other) network cut before its classifier, and its transform.
 
-Letters: B images, S image side, R regions (1 when pooled), F image feature, h w the grid's sides.
+Letters: B images, S image side, R regions (1 when pooled), F image feature, h w the grid's sides, C
+channels of the frozen stages' output.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.errors import ConfigError
+from captioner.models.split import SplitNetwork, split_network
 from captioner.models.transforms import ImageTransform
+
+BATCH_NORMS = ("frozen", "averaged")
 
 
 def _call(trunk: nn.Module, images: Tensor) -> Tensor:
@@ -39,6 +43,8 @@ class Trunk:
 
 class Encoder(nn.Module):
     """Images [B, 3, S, S] -> features [B, R, F], frozen until `freeze_before` says otherwise.
+
+    Once `split`, it takes what its frozen stages make of images ([B, R', C]) in their place too.
 
     `trunk`, or `features` of it, maps images to [B, F] (output "pooled") or to [B, F, h, w] (output
     "grid", R = h w), which `grid_size` averages to `grid_size` x `grid_size`. `feature_dim` (F),
@@ -68,13 +74,23 @@ class Encoder(nn.Module):
         # Convolutions on a CPU, and on tensor cores, are faster with channels-last memory.
         self.trunk = trunk.to(memory_format=torch.channels_last)
         self._frozen: tuple[str, ...] = ()
+        self._batch_norm = "averaged"
         self.freeze_before(None)
         self.regions, self.feature_dim = self._measure()
 
     def forward(self, images: Tensor) -> Tensor:
-        """The features [B, R, F] of normalised images [B, 3, S, S]."""
+        """The features [B, R, F] of normalised images [B, 3, S, S], or of what `frozen_output`
+        makes of them."""
+        if images.dim() == 3:
+            assert self._cut is not None
+            return self._as_regions(self._cut.second_part(images))
         images = images.contiguous(memory_format=torch.channels_last)
         return self._as_regions(self._features(self.trunk, images))
+
+    def frozen_output(self, images: Tensor) -> Tensor:
+        """What the frozen stages make of images, as regions [B, R', C]; needs `split`."""
+        assert self._cut is not None
+        return self._cut.first_part(images.contiguous(memory_format=torch.channels_last))
 
     def _as_regions(self, features: Tensor) -> Tensor:
         """What the trunk gives, [B, F] or [B, F, h, w], as [B, R, F]."""
@@ -87,8 +103,7 @@ class Encoder(nn.Module):
     def _measure(self) -> tuple[int, int]:
         """R and F of a blank image, and the sides of its grid."""
         side = self.transform.size
-        weight = next(self.trunk.parameters(), torch.empty(0))
-        blank = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+        blank = self._blank()
         try:
             with torch.no_grad():
                 if self._shape is not None:
@@ -107,6 +122,12 @@ class Encoder(nn.Module):
         self.grid: tuple[int, ...] = tuple(found.shape[2:])  # empty when pooled
         return features.shape[1], features.shape[2]
 
+    def _blank(self) -> Tensor:
+        """An image [1, 3, S, S] of zeros."""
+        side = self.transform.size
+        weight = next(self.trunk.parameters(), torch.empty(0))
+        return torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+
     @property
     def stages(self) -> tuple[str, ...]:
         """The trunk's parts in the order of computation: conv1, bn1, layer1.0, layer1.1, ..."""
@@ -118,12 +139,19 @@ class Encoder(nn.Module):
         """Whether any part of the encoder is trained."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
-    def freeze_before(self, stage: str | None) -> None:
+    def freeze_before(self, stage: str | None, *, batch_norm: str = "averaged") -> None:
         """Train `stage` and everything after it; None freezes the whole encoder.
 
         A frozen part has no gradient and stays in evaluation mode, whatever `train()` says. A stage
         is one of `stages` or a common prefix ("layer4"); ConfigError listing them otherwise.
+        `batch_norm` of the stages that are trained: "averaged" normalises by a batch's statistics
+        and averages them, as usual in training; "frozen" keeps those of the weights, and trains
+        scale and shift alone.
         """
+        if batch_norm not in BATCH_NORMS:
+            raise ConfigError(f'batch_norm must be "frozen" or "averaged", got "{batch_norm}"')
+        self._batch_norm = batch_norm
+        self._cut: SplitNetwork | None = None
         self.trunk.requires_grad_(False)
         stages = self.stages
         starts = [i for i, part in enumerate(stages) if f"{part}.".startswith(f"{stage}.")]
@@ -145,19 +173,72 @@ class Encoder(nn.Module):
         super().train(mode)
         if not self.trainable:
             self.trunk.eval()
+        if self._cut is not None:  # whose containers are copies
+            self._cut.after.train(self.trunk.training)
         for part in self._frozen:
             self.trunk.get_submodule(part).eval()
+        if self._batch_norm == "frozen":
+            for module in self.trunk.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
+
+    @property
+    def first_trained(self) -> str | None:
+        """The stage before which all are frozen; None where nothing is trained, or nothing
+        frozen."""
+        return self.stages[len(self._frozen)] if self.trainable and self._frozen else None
+
+    def split(self) -> bool:
+        """Cut the network before its first trained stage, so that `forward` takes what
+        `frozen_output` makes of images, [B, R', C], in their place.
+
+        False where nothing is frozen, or nothing trained, or where the stages are no chain.
+        """
+        if self.first_trained is None:
+            return False
+        training, noise = self.training, torch.Generator().manual_seed(0)
+        blank = self._blank()
+        image = torch.randn(blank.shape, generator=noise).to(blank)
+        image = image.contiguous(memory_format=torch.channels_last)
+        self.eval()
+        self._cut = split_network(self.trunk, self.stages, len(self._frozen), image, self._features)
+        self.train(training)
+        return self._cut is not None
+
+    @property
+    def frozen_shape(self) -> tuple[int, ...]:
+        """What the frozen stages make of an image, [C, h, w] or [C]; needs `split`."""
+        assert self._cut is not None
+        return self._cut.shape
+
+    @property
+    def frozen_regions(self) -> tuple[int, int]:
+        """(R', C) of `frozen_output`."""
+        assert self._cut is not None
+        return self._cut.regions_shape
 
     def fingerprint(self) -> str:
         """A sha256 (hex) of all that decides an image's features: settings, transform, tensors."""
         settings = (self.name, self.output, self.grid_size, str(self.transform))
-        digest = hashlib.sha256(repr(settings).encode())
-        for name, tensor in self.trunk.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(values.numpy().data)
-        return digest.hexdigest()
+        return _digest(settings, self.trunk.state_dict())
+
+    def frozen_fingerprint(self) -> str:
+        """The same of all that decides what the frozen stages make of an image."""
+        trained = tuple(f"{part}." for part in self.stages[len(self._frozen) :])
+        state = self.trunk.state_dict().items()
+        frozen = {name: tensor for name, tensor in state if not name.startswith(trained)}
+        return _digest((self.name, str(self.transform), "before", self.first_trained), frozen)
+
+
+def _digest(settings: tuple[object, ...], tensors: Mapping[str, Tensor]) -> str:
+    """A sha256 (hex) of settings and tensors."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(values.numpy().data)
+    return digest.hexdigest()
 
 
 def _parts(module: nn.Module, prefix: str, total: int) -> Iterator[str]:

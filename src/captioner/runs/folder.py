@@ -28,6 +28,7 @@ LATER = {
     "encoder.reader": "auto",
     "encoder.cache_dtype": "float32",
     "encoder.views": ["original"],
+    "encoder.weight_decay": None,
     "model.kind": "show_and_tell",
     "generation.rerank": "none",
     "generation.document_frequencies": None,
@@ -42,6 +43,8 @@ LATER = {
     "reward.cross_entropy": 0.0,
     "reward.max_length": 30,
 }
+# The same of runs that train an encoder; the others have None.
+LATER_OF_TRAINED = {"encoder.frozen_stages": "computed", "encoder.batch_norm": "averaged"}
 
 
 class FolderTaken(ConfigError):
@@ -80,8 +83,11 @@ def check_same_run(folder: Path, resolved: dict[str, Any]) -> None:
     if not path.exists():
         return
     now = flat(resolved)
-    later = {key: value for key, value in LATER.items() if key in now}
-    before = {**later, **flat(upgrade(read_config(path)))}
+    stored = flat(upgrade(read_config(path)))
+    trained = stored.get("encoder.train_from") is not None
+    of_trained = {key: value if trained else None for key, value in LATER_OF_TRAINED.items()}
+    later = {key: value for key, value in {**LATER, **of_trained}.items() if key in now}
+    before = {**later, **stored}
     differing = [
         f"{shown(key)} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*before, *now})

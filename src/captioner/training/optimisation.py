@@ -82,17 +82,27 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, lr_by_prefix: Mapping[str, float]
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    lr_by_prefix: Mapping[str, float],
+    decay_by_prefix: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and by decay (matrices do, vectors do not).
 
-    `lr_by_prefix` gives parameters whose name starts so a learning rate of their own.
+    `lr_by_prefix` gives parameters whose name starts so a learning rate of their own, and
+    `decay_by_prefix` a decay of their own.
     """
+    decays = decay_by_prefix or {}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            own = (rate for prefix, rate in lr_by_prefix.items() if name.startswith(prefix))
-            key = (next(own, lr), weight_decay if parameter.dim() > 1 else 0.0)
+            own, decay = (
+                (value for prefix, value in by_prefix.items() if name.startswith(prefix))
+                for by_prefix in (lr_by_prefix, decays)
+            )
+            key = (next(own, lr), next(decay, weight_decay) if parameter.dim() > 1 else 0.0)
             groups.setdefault(key, []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
