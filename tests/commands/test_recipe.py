@@ -42,7 +42,7 @@ def configured(out: Path, **changes: Any) -> Any:
         stages={k: recipe.schema.StageConfig(**x) for k, x in settings["recipe"]["stages"].items()},
         rows=[recipe.schema.RowConfig(**x) for x in settings["recipe"]["rows"]],
     )
-    config.recipe, config.stages = plan, changes.get("stages")
+    config.recipe, config.stages = plan, changes.get("stages", [])
     config.overrides = [*COMMON, f"data.root={out.parent}/scenes", *changes.get("overrides", [])]
     return config
 

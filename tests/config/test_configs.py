@@ -97,6 +97,7 @@ def test_every_command_composes(name: str) -> None:
         "sample": ["checkpoint=x"],
         "export": ["checkpoint=x", "out=y"],
         "demo": ["checkpoint=x"],
+        "recipe": ["out=x"],
     }
     config = compose(*needed.get(name, []), name=name)
     assert isinstance(config, schema.COMMANDS[name])

@@ -85,7 +85,7 @@ def run(config: schema.RecipeConfig) -> Iterator[str]:
     out, plan = Path(config.out), config.recipe
     common = (*data_overrides(config.data), *config.overrides)
     jobs = {name: Job(name, stage, out, common) for name, stage in plan.stages.items()}
-    chosen = [job for name, job in jobs.items() if config.stages is None or name in config.stages]
+    chosen = [job for name, job in jobs.items() if name in (config.stages or jobs)]
     for job in chosen:  # what is wrong anywhere is said before anything is trained
         compose_config("train", job.overrides)
     progress = Progress(out)

@@ -74,13 +74,13 @@ class RecipeConfig(Checked):
     """scripts/recipe.py: trains the stages of a recipe one after another, scores its rows, and
     writes one table.
 
-    out: the folder of all. stages: those to train and score; null for all. data: the experiments'
+    out: the folder of all. stages: those to train and score; none for all. data: the experiments'
     own, of which single keys can be given, or another. split: what is scored. overrides: of
     train.py, for every stage.
     """
 
     out: str = setting(MISSING, PATH)
-    stages: list[str] | None = None
+    stages: list[str] = field(default_factory=list)
     data: Any = None
     split: str = setting("dev", TEXT)
     overrides: list[str] = field(default_factory=list)
@@ -89,5 +89,5 @@ class RecipeConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         known = tuple(self.recipe.stages)
-        for name in self.stages or ():
+        for name in self.stages:
             one_of("stages", name, known)
