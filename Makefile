@@ -24,7 +24,7 @@ SANITIZED_SCORING := build/sanitized/captioner/evaluation/_scoring.abi3.so
 
 .DEFAULT_GOAL := help
 SCRIPTS_RUN := train evaluate caption sample compare
-.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k test fuzz kills test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
+.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k flickr8k-best test fuzz kills test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ demo: $(READY) ## Train on drawn scenes, then show captions and scores (minutes 
 
 flickr8k: $(READY) ## Download Flickr8k into data/flickr8k, or check it
 	$(BIN)/python scripts/prepare_flickr8k.py root=data/flickr8k $(ARGS)
+
+flickr8k-best: $(READY) ## Train and score the best captioner in stages: ARGS="data.root=data/flickr8k stages=[grid]"
+	$(BIN)/python scripts/recipe.py out=outputs/flickr8k_best $(ARGS)
 
 # Each of them says with ARGS=--help what it takes.
 train: ## Train a captioner or language model: ARGS="experiment=..."

@@ -227,6 +227,7 @@ def test_makefile_documents_its_targets() -> None:
         "sweep",
         "leaderboard",
         "flickr8k",
+        "flickr8k-best",
         "test",
         "test-sanitized",
         "test-cuda-build",

@@ -23,7 +23,7 @@ SCHEMAS = [
     *KEYS,
 ]
 # What has a check of its own.
-APART = {"views", "_target_", "params"}
+APART = {"views", "_target_", "params", "stages", "overrides"}
 
 
 def settings(kind: Any) -> Iterator[tuple[str, Any]]:

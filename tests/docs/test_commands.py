@@ -40,6 +40,7 @@ NOT_RUN = {
     "python scripts/evaluate.py checkpoint=outputs/nic/best.pt split=dev generation.document": (
         "reads the table that the page's Python writes"
     ),
+    "python scripts/recipe.py": "trains for an hour; tests/commands runs a recipe in small",
     "torchrun": "starts processes; tests/training does so",
     "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",
     "python scripts/train.py -m hydra/launcher=submitit_local": "starts processes; tests/sweeps",

@@ -61,6 +61,11 @@ COMMANDS: dict[str, Command] = {
     "average": Command(
         "Average the weights of several checkpoints", "captioner.commands.average:average"
     ),
+    "recipe": Command(
+        "Train in stages, each from the one before, and score them in one table",
+        "captioner.commands.recipe:run",
+        ("out",),
+    ),
     "export": Command(
         "Export a trained model: a folder to publish, or an ONNX graph",
         "captioner.commands.export:export",

@@ -8,6 +8,7 @@ be stands here as a literal, so that nothing is imported; a test compares it wit
 from captioner.config.commands import *
 from captioner.config.data import *
 from captioner.config.model import *
+from captioner.config.recipe import *
 from captioner.config.registry import *
 from captioner.config.trained import *
 from captioner.config.training import *

@@ -9,7 +9,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioner.config import commands, data, model, trained, training
+from captioner.config import commands, data, model, recipe, trained, training
 from captioner.config.yaml_files import name_broken_files
 from captioner.errors import ConfigError, DataError
 from captioner.restore import describe, restore
@@ -36,6 +36,7 @@ COMMANDS: dict[str, type] = {
     "export": commands.ExportConfig,
     "demo": commands.DemoConfig,
     "prepare_flickr8k": commands.PrepareConfig,
+    "recipe": recipe.RecipeConfig,
 }
 SWEEPERS = {"grid": training.GridSweepConfig, "optuna": training.StudySweepConfig}
 
