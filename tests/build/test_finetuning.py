@@ -134,6 +134,7 @@ def test_a_run_stopped_within_an_epoch_continues_bit_for_bit(folder: Path, train
     changes = [
         TRAINED, f"init_from={trained}", "encoder.batch_norm=averaged", "model.output_dropout=0.2",
         "encoder.lr=1e-3", "encoder.weight_decay=0.1", "trainer.ema=0.9", "trainer.epochs=1",
+        "encoder.crop=1",
     ]  # fmt: skip
     whole = make(folder, "whole", *changes)
     start = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
@@ -209,6 +210,8 @@ def test_another_stage_another_encoder_and_another_view_have_caches_of_their_own
         (["encoder.name=plain"], CheckpointError, r"plain_small.*|another network"),
         (["model.feature_norm=none"], CheckpointError, "trained with model.feature_norm="
          "standardise, here it is none: give model.feature_norm=standardise"),
+        (["encoder.train_from=stage1", "encoder.crop=1"], ConfigError,
+         r"crop=1 needs a cached map before encoder\.train_from=stage1, and plain_small has none"),
         (["init_from=null"], ConfigError, r"or the statistics of a trained captioner \(init_from"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
@@ -228,7 +231,9 @@ def test_an_encoder_that_was_trained_is_not_taken_for_another(folder: Path, trai
         make(folder, "stale", TRAINED, *start)
     make(folder, "computed", TRAINED, *start, "encoder.frozen_stages=computed")
     make(folder, "same stage", "encoder.train_from=stage2", *start)
-    with pytest.raises(CheckpointError, match="kind was 'trained', here it is 'frozen'"):
+    with pytest.raises(
+        CheckpointError, match=r"trained with it, .* give encoder\.train_from=stage2"
+    ):
         make(folder, "frozen again", FROZEN, *start)
 
 

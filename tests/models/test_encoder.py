@@ -22,7 +22,7 @@ from captioner.models.efficientnet_lite import (
     EfficientNetLite,
     efficientnet_lite_trunk,
 )
-from captioner.models.encoder import Encoder
+from captioner.models.encoder import Encoder, cropped
 from captioner.models.encoders import make_encoder
 from captioner.models.timm_encoder import timm_trunk
 from captioner.models.transforms import ImageTransform
@@ -279,6 +279,28 @@ def test_batch_norms_that_are_trained() -> None:
         encoder(encoder.frozen_output(torch.randn(4, 3, 16, 16))).square().mean().backward()
         assert torch.equal(norm.running_mean, before) == (batch_norm == "frozen")
         assert norm.weight.grad.abs().sum() > 0 and part(encoder, "layer2.1").training
+
+
+def test_maps_are_cropped_in_training_alone() -> None:
+    maps = torch.arange(2 * 12.0).view(2, 12, 1)  # 3 x 4 cells
+    torch.manual_seed(0)
+    seen = {tuple(row.tolist()) for _ in range(60) for row in cropped(maps, (3, 4), 1)[:, :, 0]}
+    padded = nn.functional.pad(maps.view(2, 1, 3, 4), [1] * 4, mode="replicate")[:, 0]
+    expected = {
+        tuple(one[y : y + 3, x : x + 4].flatten().tolist())
+        for one in padded
+        for y in range(3)
+        for x in range(3)
+    }
+    assert seen == expected and len(seen) == 18
+    encoder = small()
+    encoder.freeze_before("layer2", batch_norm="frozen")
+    assert encoder.split()
+    encoder.crop = 2
+    part(encoder, "layer2.1").p = 0.0
+    found = encoder.frozen_output(torch.randn(8, 3, 16, 16))
+    plain = encoder.eval()(found)
+    assert not torch.equal(encoder.train()(found), plain) and encoder.eval()(found).equal(plain)
 
 
 def test_the_frozen_stages_have_a_fingerprint_of_their_own() -> None:

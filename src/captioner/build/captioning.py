@@ -16,6 +16,7 @@ from captioner.build.components import (
     build_generation,
     image_features,
     load_data,
+    refuse_crop_without_map,
     refuse_uneven_grid,
     scene_metrics,
 )
@@ -64,6 +65,7 @@ class CaptionTask:
                 # A run that began before this was refused may be continued.
                 if not resumes(config.run_dir, config.resume):
                     refuse_uneven_grid(self.features.encoder)
+                refuse_crop_without_map(config.encoder, self.features)
             self._require_memory_for_images(config)
             views = {"train": config.encoder.views, "dev": ["original"]}
             self._require_disk(config, views)

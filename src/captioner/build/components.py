@@ -136,6 +136,7 @@ def build_encoder(
         )
     if config.train_from is not None:
         encoder.freeze_before(config.train_from, batch_norm=str(config.batch_norm))
+        encoder.crop = config.crop
     return encoder
 
 
@@ -166,6 +167,17 @@ def refuse_uneven_grid(encoder: Encoder | None) -> None:
             f"encoder.grid_size={encoder.grid_size} must divide both sides of the grid "
             f"{list(encoder.grid)} that {encoder.name} makes of an image of "
             f"{encoder.transform.size} x {encoder.transform.size} pixels; null keeps it whole"
+        )
+
+
+def refuse_crop_without_map(config: schema.EncoderConfig, features: ImageFeatures) -> None:
+    """ConfigError where `crop` finds no map to crop."""
+    if not config.crop:
+        return
+    if not features.split or features.encoder is None or len(features.encoder.frozen_shape) != 3:
+        raise ConfigError(
+            f"encoder.crop={config.crop} needs a cached map before encoder.train_from="
+            f"{config.train_from}, and {config.name} has none there; take 0"
         )
 
 

@@ -108,6 +108,12 @@ def _check_features(
         here |= {"kind": "frozen", "name": encoder.name, "fingerprint": encoder.fingerprint()}
     if there["kind"] == here["kind"] != "frozen":
         return
+    if there["kind"] == "trained":
+        stage = stored_config(checkpoint, path)["encoder"].get("train_from")
+        raise CheckpointError(
+            f"init_from={path} has an encoder that was trained with it, and here the encoder is "
+            f"frozen with other weights: give encoder.train_from={stage}"
+        )
     differing = [key for key in here if there.get(key, here[key]) != here[key]]
     if differing:
         key = differing[0]

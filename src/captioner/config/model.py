@@ -55,11 +55,12 @@ class EncoderConfig(Checked):
     computed from the image at every step; batch_norm: those of the stages that are trained keep the
     statistics of the weights (frozen), or normalise by a batch's and average them (averaged); null
     is computed and averaged for kind plain and for random weights, otherwise cached and frozen.
-    views: what training sees of each image, original or also mirror; an epoch draws one for each
-    caption (trainer.batch_by=picture: image), and everything but training takes the original.
-    reader: pil; torchvision, which decodes, resizes and crops on the device and encodes in
-    bfloat16; or auto, which logs its choice. workers: processes (torchvision: threads) that read
-    images for a GPU; on a CPU each thread reads its own.
+    crop: training crops cached maps at random, by up to so many cells. views: what training sees of
+    each image, original or also mirror; an epoch draws one for each caption
+    (trainer.batch_by=picture: image), and everything but training takes the original. reader: pil;
+    torchvision, which decodes, resizes and crops on the device and encodes in bfloat16; or auto,
+    which logs its choice. workers: processes (torchvision: threads) that read images for a GPU; on
+    a CPU each thread reads its own.
     """
 
     group: ClassVar[str] = "encoder"
@@ -76,6 +77,7 @@ class EncoderConfig(Checked):
     weight_decay: float | None = setting(None, NOT_NEGATIVE)
     frozen_stages: str | None = setting(None, Choice(FROZEN_STAGES))
     batch_norm: str | None = setting(None, Choice(BATCH_NORMS))
+    crop: int = setting(0, Range(0, 64))
     path: str | None = setting(None, PATH)
     cache_dir: str = setting(".cache/features", PATH)
     cache_dtype: str | None = setting(None, Choice(CACHE_DTYPES))
@@ -101,6 +103,11 @@ class EncoderConfig(Checked):
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
         self._check_views()
         self._take_defaults()
+        if self.crop and not self.caches_stages:
+            raise ConfigError(
+                f"encoder.crop={self.crop} crops what frozen stages give: it needs "
+                "encoder.train_from and encoder.frozen_stages=cached"
+            )
 
     def _take_defaults(self) -> None:
         """What depends on other settings; a run's folder then says which it was."""

@@ -269,6 +269,11 @@ class TrainConfig(RunConfig):
                     f"replicas.{key} must have a value for each of trainer.replicas={count}, got "
                     f"{len(values)}"
                 )
+        if count > 1 and self.encoder.crop:
+            raise ConfigError(
+                f"encoder.crop={self.encoder.crop} would draw from a generator that all replicas "
+                "share; trainer.replicas must be 1"
+            )
         drawn = self.encoder.weights == "random" and self.encoder.train_from is None
         if count > 1 and drawn and self.encoder.kind not in ("none", "features"):
             raise ConfigError(

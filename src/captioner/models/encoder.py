@@ -7,7 +7,7 @@ channels of the frozen stages' output.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,8 @@ class Trunk:
 class Encoder(nn.Module):
     """Images [B, 3, S, S] -> features [B, R, F], frozen until `freeze_before` says otherwise.
 
-    Once `split`, it takes what its frozen stages make of images ([B, R', C]) in their place too.
+    Once `split`, it takes what its frozen stages make of images ([B, R', C]) in their place too; in
+    training as `cropped` by up to `crop` cells.
 
     `trunk`, or `features` of it, maps images to [B, F] (output "pooled") or to [B, F, h, w] (output
     "grid", R = h w), which `grid_size` averages to `grid_size` x `grid_size`. `feature_dim` (F),
@@ -74,7 +75,7 @@ class Encoder(nn.Module):
         # Convolutions on a CPU, and on tensor cores, are faster with channels-last memory.
         self.trunk = trunk.to(memory_format=torch.channels_last)
         self._frozen: tuple[str, ...] = ()
-        self._batch_norm = "averaged"
+        self._batch_norm, self.crop = "averaged", 0
         self.freeze_before(None)
         self.regions, self.feature_dim = self._measure()
 
@@ -83,6 +84,8 @@ class Encoder(nn.Module):
         makes of them."""
         if images.dim() == 3:
             assert self._cut is not None
+            if self.training and self.crop:
+                images = cropped(images, self._cut.shape[1:], self.crop)
             return self._as_regions(self._cut.second_part(images))
         images = images.contiguous(memory_format=torch.channels_last)
         return self._as_regions(self._features(self.trunk, images))
@@ -229,6 +232,19 @@ class Encoder(nn.Module):
         state = self.trunk.state_dict().items()
         frozen = {name: tensor for name, tensor in state if not name.startswith(trained)}
         return _digest((self.name, str(self.transform), "before", self.first_trained), frozen)
+
+
+def cropped(regions: Tensor, grid: Sequence[int], most: int) -> Tensor:
+    """A random crop of each map, given as regions [B, h w, C] of a `grid` (h, w): padded by `most`
+    cells that repeat its edge, and cut to its size again."""
+    sides = [
+        (torch.arange(side) + torch.randint(-most, most + 1, (len(regions), 1))).clamp(0, side - 1)
+        for side in grid
+    ]
+    rows, columns = (side.to(regions.device) for side in sides)  # [B, h], [B, w]
+    cells = rows.unsqueeze(2) * grid[1] + columns.unsqueeze(1)  # [B, h, w]
+    images = torch.arange(len(regions), device=regions.device).unsqueeze(1)
+    return regions[images, cells.flatten(1)]
 
 
 def _digest(settings: tuple[object, ...], tensors: Mapping[str, Tensor]) -> str:

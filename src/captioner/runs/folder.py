@@ -29,6 +29,7 @@ LATER = {
     "encoder.cache_dtype": "float32",
     "encoder.views": ["original"],
     "encoder.weight_decay": None,
+    "encoder.crop": 0,
     "model.kind": "show_and_tell",
     "generation.rerank": "none",
     "generation.document_frequencies": None,
