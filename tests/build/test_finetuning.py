@@ -231,9 +231,7 @@ def test_an_encoder_that_was_trained_is_not_taken_for_another(folder: Path, trai
         make(folder, "stale", TRAINED, *start)
     make(folder, "computed", TRAINED, *start, "encoder.frozen_stages=computed")
     make(folder, "same stage", "encoder.train_from=stage2", *start)
-    with pytest.raises(
-        CheckpointError, match=r"trained with it, .* give encoder\.train_from=stage2"
-    ):
+    with pytest.raises(CheckpointError, match=r"go on training it encoder\.train_from=stage2"):
         make(folder, "frozen again", FROZEN, *start)
 
 
@@ -255,3 +253,30 @@ def test_replicas_do_not_share_the_stages_of_different_seeds(folder: Path) -> No
     changes = [TRAINED, "encoder.weights=random", "model.feature_norm=none", "trainer.replicas=2"]
     with pytest.raises(ConfigError, match=r"replicas share .* take other weights, or encoder"):
         make(folder, "replicas", *changes, "encoder.frozen_stages=cached")
+
+
+def test_a_trained_encoder_is_frozen_again(folder: Path, trained: Path, tmp_path: Path) -> None:
+    """Its features are cached, the captioner goes on where it ended, and can be loaded."""
+    tuned = f"{folder}/trained with it"
+    make(
+        folder, "trained with it", TRAINED, f"init_from={trained}", "trainer.epochs=1", EXACT
+    ).run()
+    best = f"{tuned}/best.pt"
+    given = [FROZEN, EXACT, f"encoder.init_from={best}"]
+    again = make(folder, "again", *given, f"init_from={best}", "trainer.epochs=1")
+    assert isinstance(again.loader.dataset.source, CachedFeatures)  # type: ignore[attr-defined]
+    assert again.model.encoder is None
+    expected = load_checkpoint(Path(best)).scores["loss"]
+    assert loss_on_dev(again) == pytest.approx(expected, abs=1e-5)
+    again.run()
+    loaded = load_captioner(Path(again.folder) / "best.pt", device=CPU)
+    assert loaded.features.encoder is not None
+    weights = load_checkpoint(Path(best)).model
+    for name, tensor in loaded.features.encoder.state_dict().items():
+        torch.testing.assert_close(tensor, weights[f"encoder.{name}"], rtol=0, atol=0)
+    with pytest.raises(
+        CheckpointError, match=r"give encoder.init_from=.*with it/best.pt, or to go"
+    ):
+        make(folder, "other weights", FROZEN, EXACT, f"init_from={best}")
+    with pytest.raises(CheckpointError, match="holds no encoder: its features were a frozen"):
+        make(folder, "no encoder", FROZEN, EXACT, f"encoder.init_from={trained}")

@@ -152,7 +152,7 @@ def tiny(command: str) -> list[str]:
         small += TINY_SCENES
     elif "encoder=features" not in arguments:
         small += TINY_ENCODER
-        if any("finetune" in x for x in arguments):
+        if any(x.endswith("_finetune") for x in arguments):
             small += ["encoder.train_from=stage3"]
     if "hydra/sweeper=optuna" in arguments:
         small += ["hydra.sweeper.n_trials=2"]

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from captioner import config as schema
 from captioner.build.backend import for_inference
-from captioner.build.components import build_generation, image_features
+from captioner.build.components import build_generation, encoder_weights, image_features
 from captioner.build.memory import require_memory_for_captions
 from captioner.build.models import build_captioner, build_language_model
 from captioner.data.text.codec import TextCodec
@@ -220,8 +220,7 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
         rnn_config = restore(schema.RnnConfig, tree.get("rnn", {}), f"{place}: rnn")  # not in 0.1.0
         data = schema.data_config(tree["data"], f"{place}: data")
     trained = identity["kind"] == "trained"
-    inside = {k: x for k, x in checkpoint.model.items() if k.startswith(ENCODER)}
-    frozen = {} if trained else {k.removeprefix(ENCODER): x for k, x in inside.items()}
+    frozen = {} if trained else encoder_weights(checkpoint)
     features = image_features(
         encoder_config,
         seed=tree["seed"],
@@ -239,7 +238,7 @@ def _captioner(path: str, checkpoint: Checkpoint, device: torch.device) -> Train
     if "regions" in identity:  # not in those of version 0.1
         shape = (identity["regions"], identity["feature_dim"])
         features = replace(features, expected_shape=shape)
-    own = {k: x for k, x in checkpoint.model.items() if trained or k not in inside}
+    own = {k: x for k, x in checkpoint.model.items() if trained or not k.startswith(ENCODER)}
     model = _with_weights(
         lambda: build_captioner(
             model_config,

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from captioner import config as schema
 from captioner.data.captions import CaptionData, CaptionedImage
@@ -17,7 +17,7 @@ from captioner.data.formats.folder import load_folder
 from captioner.data.formats.karpathy import load_karpathy
 from captioner.data.scenes.dataset import draw_scenes, load_scene_truth
 from captioner.data.vocabulary import Vocabulary
-from captioner.errors import ConfigError
+from captioner.errors import CheckpointError, ConfigError
 from captioner.evaluation.attributes import attribute_percentages
 from captioner.evaluation.cider import DocumentFrequencies
 from captioner.evaluation.sentence_scores import Rarities, consensus
@@ -34,8 +34,11 @@ from captioner.generation.hypothesis import state_device
 from captioner.inference.captions import GenerationMethod
 from captioner.models.encoder import Encoder
 from captioner.models.encoders import make_encoder
+from captioner.models.weights import load_weights
+from captioner.training.checkpoint import Checkpoint
 from captioner.training.distributed import own_gpu
 from captioner.training.launch import started_together
+from captioner.training.model_folder import ENCODER, open_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.setup import TrainerSettings
 from captioner.validation.scores import ExtraMetrics
@@ -121,7 +124,7 @@ def build_encoder(
 ) -> Encoder:
     """The image encoder, frozen but for what `train_from` names; `weights` overrides the source.
 
-    Random weights come from `seed` alone.
+    Random weights come from `seed` alone. CheckpointError where `init_from` holds no such encoder.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -134,10 +137,30 @@ def build_encoder(
             size=config.size,
             resize=config.resize,
         )
+    if config.init_from is not None and weights is None:
+        load_weights(encoder, trained_encoder(config.init_from), source=config.init_from)
     if config.train_from is not None:
         encoder.freeze_before(config.train_from, batch_norm=str(config.batch_norm))
         encoder.crop = config.crop
     return encoder
+
+
+def encoder_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The encoder's among a checkpoint's weights, in its own names."""
+    model = checkpoint.model.items()
+    return {name.removeprefix(ENCODER): x for name, x in model if name.startswith(ENCODER)}
+
+
+def trained_encoder(path: str) -> dict[str, Tensor]:
+    """The weights of the encoder that the captioner at `path` was trained with; CheckpointError
+    where it had none of its own."""
+    found = encoder_weights(open_checkpoint(path))
+    if not found:
+        raise CheckpointError(
+            f"encoder.init_from={path} holds no encoder: its features were a frozen one's "
+            "(encoder.train_from trains one)"
+        )
+    return found
 
 
 def image_features(

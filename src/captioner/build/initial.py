@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from captioner.build.checkpoint import stored_config, stored_identity, stored_vocabulary
+from captioner.build.components import encoder_weights, trained_encoder
 from captioner.build.models import chosen_norm
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError
@@ -109,10 +110,14 @@ def _check_features(
     if there["kind"] == here["kind"] != "frozen":
         return
     if there["kind"] == "trained":
+        source = json.loads(texts["config"])["encoder"].get("init_from")
+        if source is not None and _equal(trained_encoder(source), encoder_weights(checkpoint)):
+            return  # the frozen encoder is the one that was trained there
         stage = stored_config(checkpoint, path)["encoder"].get("train_from")
         raise CheckpointError(
             f"init_from={path} has an encoder that was trained with it, and here the encoder is "
-            f"frozen with other weights: give encoder.train_from={stage}"
+            f"frozen with other weights: give encoder.init_from={path}, or to go on training it "
+            f"encoder.train_from={stage}"
         )
     differing = [key for key in here if there.get(key, here[key]) != here[key]]
     if differing:
@@ -121,6 +126,10 @@ def _check_features(
             f"init_from={path} was trained on other features of images: {key} was "
             f"{there[key]!r}, here it is {here[key]!r}"
         )
+
+
+def _equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def _check_norm(path: str, checkpoint: Checkpoint, model: nn.Module) -> None:

@@ -34,7 +34,7 @@ TABLE = "table.md"
 
 @dataclass
 class StageProgress:
-    """Of a stage that was begun: the sha256 of the weights it began with, and its seconds."""
+    """Of a stage that was begun: the sha256 of what it began with, and its seconds."""
 
     input: str | None = None
     seconds: float = 0.0
@@ -60,9 +60,16 @@ class Job:
         return self.folder / "best.pt"
 
     @property
-    def source(self) -> Path | None:
-        """The checkpoint that it begins with."""
-        return self.out / self.config.init_from / "best.pt" if self.config.init_from else None
+    def sources(self) -> dict[str, str]:
+        """The stages that it begins with, by the key of train.py that takes their checkpoints."""
+        given = {"init_from": self.config.init_from, "encoder.init_from": self.config.encoder}
+        return {key: name for key, name in given.items() if name is not None}
+
+    @property
+    def input(self) -> str | None:
+        """The sha256 of the checkpoints that it begins with."""
+        files = [self.out / name / "best.pt" for name in dict.fromkeys(self.sources.values())]
+        return ",".join(map(file_digest, files)) or None
 
     @property
     def finished(self) -> bool:
@@ -75,8 +82,10 @@ class Job:
         """Those of train.py."""
         given = [f"experiment={self.config.experiment}", *self.common, *self.config.overrides]
         own = [f"run_dir={_literal(str(self.folder))}", f"seed={self.config.seed}", "resume=true"]
-        if self.source is not None:
-            own.append(f"init_from={_literal(str(self.source))}")
+        own += [
+            f"{key}={_literal(str(self.out / name / 'best.pt'))}"
+            for key, name in self.sources.items()
+        ]
         return [*given, *own]
 
 
@@ -158,25 +167,26 @@ def _refuse_other_inputs(jobs: dict[str, Job], chosen: Sequence[Job], progress: 
     """ConfigError where a stage began, or would begin, with other weights than there will be."""
     names = {job.name for job in chosen}
     for job in chosen:
-        if job.source is None:
-            continue
-        source = jobs[str(job.config.init_from)]
-        if not source.finished and source.name not in names:
-            raise ConfigError(
-                f"the stage {job.name} begins with {source.name}, which is not trained in "
-                f"{source.folder}; add it to stages="
-            )
+        sources = [jobs[name] for name in dict.fromkeys(job.sources.values())]
+        absent = [one for one in sources if not one.finished]
+        for one in absent:
+            if one.name not in names:
+                raise ConfigError(
+                    f"the stage {job.name} begins with {one.name}, which is not trained in "
+                    f"{one.folder}; add it to stages="
+                )
         began = progress.stages.get(job.name)
-        if began is not None and (not source.finished or began.input != file_digest(source.best)):
+        if sources and began is not None and (absent or began.input != job.input):
+            files = " or ".join(str(one.best) for one in sources)
             raise ConfigError(
-                f"{job.folder} began with another {source.best} than the one that is there now; "
+                f"{job.folder} began with another {files} than the one that is there now; "
                 f"remove {job.folder} and its entry in {progress.path} to train it again"
             )
 
 
 def _train(job: Job, progress: Progress) -> None:
     stage = progress.stages.get(job.name, StageProgress())
-    stage.input = None if job.source is None else file_digest(job.source)
+    stage.input = job.input
     progress.save(job.name, stage)
     started = time.monotonic()
     try:
@@ -269,6 +279,5 @@ def _with_sources(row: schema.RowConfig, jobs: dict[str, Job]) -> set[str]:
     while open_names:
         name = open_names.pop()
         found.add(name)
-        source = jobs[name].config.init_from
-        open_names += [source] if source else []
-    return {name for name in found if name in jobs}
+        open_names += jobs[name].sources.values()
+    return found

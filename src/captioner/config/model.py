@@ -45,7 +45,8 @@ class EncoderConfig(Checked):
 
     kind: torchvision, timm, efficientnet_lite, plain (for small images), features (your own, in
     `path`), or none for a language model of text alone. weights: torchvision, timm or registry (the
-    kind's own), random, or a file. output: pooled or grid, which grid_size pools to grid_size x
+    kind's own), random, or a file. init_from: a captioner that trained this encoder, whose weights
+    take their place. output: pooled or grid, which grid_size pools to grid_size x
     grid_size regions. size: height and width in pixels; resize: the shorter of both before the
     centre crop, or squash for the whole image; null takes the network's own. train_from: a stage's
     name trains it and all after it with learning rate lr and weight_decay (null: the optimiser's);
@@ -68,6 +69,7 @@ class EncoderConfig(Checked):
     kind: str = setting(MISSING, Choice(ENCODERS))
     name: str = setting(MISSING, TEXT)
     weights: str = setting(MISSING, PATH)
+    init_from: str | None = setting(None, PATH)
     output: str = setting("pooled", Choice(("pooled", "grid")))
     grid_size: int | None = setting(None, Range(1, 1024))
     size: int | None = setting(None, SIDE)
@@ -101,6 +103,11 @@ class EncoderConfig(Checked):
             SIDE.check("encoder.resize", self.resize)
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
+        if self.init_from is not None and self.kind in ("features", "none"):
+            raise ConfigError(
+                f"encoder.init_from={self.init_from} gives an encoder its weights, but there is "
+                f"none: encoder.kind is {self.kind}"
+            )
         self._check_views()
         self._take_defaults()
         if self.crop and not self.caches_stages:

@@ -16,12 +16,13 @@ class StageConfig(Checked):
     """A training run: an experiment of configs/experiment, which begins with the best weights of
     the stage `init_from`, if that is given.
 
-    overrides: further ones of train.py. minutes: what it took where the recipe was measured, from
-    which the time left is estimated.
+    encoder: the stage whose trained encoder is taken, frozen. overrides: further ones of train.py.
+    minutes: what it took where the recipe was measured, from which the time left is estimated.
     """
 
     experiment: str = setting(MISSING, TEXT)
     init_from: str | None = setting(None, TEXT)
+    encoder: str | None = setting(None, TEXT)
     seed: int = setting(0, SEED)
     overrides: list[str] = field(default_factory=list)
     minutes: float = setting(10.0, POSITIVE)
@@ -58,12 +59,14 @@ class PlanConfig(Checked):
         super().__post_init__()
         for place, (name, stage) in enumerate(self.stages.items()):
             before = [*self.stages][:place]
-            if stage.init_from is not None and stage.init_from not in before:
-                known = ", ".join(before) or "none"
-                raise ConfigError(
-                    f"the stage {name} begins with init_from={stage.init_from}, which must stand "
-                    f"before it; before it there are: {known}"
-                )
+            for key in ("init_from", "encoder"):
+                source = getattr(stage, key)
+                if source is not None and source not in before:
+                    known = ", ".join(before) or "none"
+                    raise ConfigError(
+                        f"the stage {name} begins with {key}={source}, which must stand before it; "
+                        f"before it there are: {known}"
+                    )
         for row in self.rows:
             for name in row.stages:
                 one_of(f"a stage of the row {row.name!r}", name, tuple(self.stages))

@@ -30,6 +30,7 @@ LATER = {
     "encoder.views": ["original"],
     "encoder.weight_decay": None,
     "encoder.crop": 0,
+    "encoder.init_from": None,
     "model.kind": "show_and_tell",
     "generation.rerank": "none",
     "generation.document_frequencies": None,
