@@ -263,7 +263,7 @@ def test_a_trained_encoder_is_frozen_again(folder: Path, trained: Path, tmp_path
     ).run()
     best = f"{tuned}/best.pt"
     given = [FROZEN, EXACT, f"encoder.init_from={best}"]
-    again = make(folder, "again", *given, f"init_from={best}", "trainer.epochs=1")
+    again = make(folder, "frozen once more", *given, f"init_from={best}", "trainer.epochs=1")
     assert isinstance(again.loader.dataset.source, CachedFeatures)  # type: ignore[attr-defined]
     assert again.model.encoder is None
     expected = load_checkpoint(Path(best)).scores["loss"]
