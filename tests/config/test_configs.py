@@ -139,6 +139,11 @@ def test_experiments_carry_the_published_settings() -> None:
             ["model=up_down", "encoder.output=grid", "model.recurrent_dropout=0.3"],
             ["model.recurrent_dropout must be 0 for model=up_down, got 0.3"],
         ),
+        (
+            ["model.activation_regularisation=2"],
+            ["model.activation_regularisation is a setting of texts", "data.kind=scenes", "2.0"],
+        ),
+        (["model.temporal_activation_regularisation=-1"], ["temporal_activation_reg", "-1"]),
         (["model.backend=cudnn"], ["model.backend", "'cudnn'", "reference"]),
         (["trainer.best_metric=BLEU4"], ["trainer.best_metric", "'BLEU-4'"]),
         (["generation.top_p=1.5"], ["generation.top_p", "1.5"]),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from captioner.data.dataset import BatchOrder
 from captioner.errors import NumericsError
+from captioner.models.activation_regularisation import ActivationRegularisation
 from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.training.checkpoint import load_checkpoint
@@ -85,6 +86,7 @@ def make_trainer(
             hidden_size=8,
             num_layers=2,
             dropout=DropoutRates(dropout, dropout, dropout, embedding=dropout, recurrent=dropout),
+            regularisation=ActivationRegularisation(2.0, 1.0),
             kind=kind,
         )
     ).to(dtype)

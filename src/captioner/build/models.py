@@ -7,6 +7,7 @@ from torch import nn
 
 from captioner import config as schema
 from captioner.errors import ConfigError
+from captioner.models.activation_regularisation import ActivationRegularisation
 from captioner.models.adaptive_attention import AdaptiveAttention
 from captioner.models.attention import AttentionSettings
 from captioner.models.base_captioner import BaseCaptioner
@@ -129,6 +130,10 @@ def _language_model(
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
         dropout=_rates(config, rnn),
+        regularisation=ActivationRegularisation(
+            activation=config.activation_regularisation,
+            temporal=config.temporal_activation_regularisation,
+        ),
         tie_embeddings=config.tie_embeddings,
         backend=config.backend,
         kind=rnn.kind,

@@ -163,8 +163,10 @@ class ModelConfig(Checked):
 
     The language model and how the image enters it. kind is the choice of the group (model=...).
     One mask a batch: embedding_dropout drops words of the vocabulary wherever they stand,
-    recurrent_dropout weights from h to h (DropConnect). feature_norm auto is standardise for
-    features that stay as they are, none for a trained encoder.
+    recurrent_dropout weights from h to h (DropConnect). activation_regularisation and
+    temporal_activation_regularisation: what a text's squared hidden states, and their squared
+    changes from step to step, add to the loss in training (AR's alpha, TAR's beta). feature_norm
+    auto is standardise for features that stay as they are, none for a trained encoder.
     """
 
     group: ClassVar[str] = "model"
@@ -181,6 +183,8 @@ class ModelConfig(Checked):
     embedding_dropout: float = setting(0.0, RATE)
     recurrent_dropout: float = setting(0.0, RATE)
     feature_dropout: float = setting(0.0, RATE)
+    activation_regularisation: float = setting(0.0, NOT_NEGATIVE)
+    temporal_activation_regularisation: float = setting(0.0, NOT_NEGATIVE)
     feature_norm: str = setting("auto", Choice(("auto", *FEATURE_NORMS)))
     tie_embeddings: bool = False
     init: str = setting("uniform", Choice(INITS))

@@ -38,6 +38,10 @@ BASELINES = ("others", "greedy")
 CAPTION_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 DECAY = Range(0, 0.999999)  # of a moving average
 SAMPLERS = ("tpe", "random")
+# What captions cannot have.
+_OF_TEXT = {
+    "model": ("activation_regularisation", "temporal_activation_regularisation"),
+}
 TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
 
 
@@ -291,6 +295,14 @@ class TrainConfig(RunConfig):
                 f"text needs encoder=none and images another encoder, got data.kind="
                 f"{self.data.kind} and encoder.kind={self.encoder.kind}"
             )
+        for group, keys in _OF_TEXT.items():
+            for key in keys:
+                value = getattr(getattr(self, group), key)
+                if value and not text:
+                    raise ConfigError(
+                        f"{group}.{key} is a setting of texts alone: with data.kind="
+                        f"{self.data.kind} it must be {type(value)()}, got {value}"
+                    )
         if text and self.trainer.best_metric not in TEXT_METRICS:
             raise ConfigError(
                 f"trainer.best_metric must be one of {', '.join(TEXT_METRICS)} for text, got "

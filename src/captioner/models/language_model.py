@@ -15,6 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.models.activation_regularisation import (
+    ActivationRegularisation,
+    with_gradient_of,
+)
 from captioner.models.lstm import LSTM
 from captioner.models.rnn import dropped_weights_hh, make_rnn
 from captioner.models.word_layers import (
@@ -32,6 +36,7 @@ from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
 
+NO_REGULARISATION = ActivationRegularisation()
 LARGEST_TABLE = 2**25  # values that generation may keep of words' input projections
 
 
@@ -48,7 +53,8 @@ class LanguageModel(nn.Module):
     """Embedding, recurrent layers and a linear layer to the vocabulary.
 
     `kind` is lstm, gru or rnn_tanh; the state is (h, c), or (h,) where there is no cell.
-    `tie_embeddings` shares the embedding with the output layer; ValueError unless E = H.
+    `tie_embeddings` shares the embedding with the output layer; ValueError unless E = H. In
+    training `regularisation` of the hidden states adds to the gradient of `loss`.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class LanguageModel(nn.Module):
         hidden_size: int,
         num_layers: int = 1,
         dropout: DropoutRates = NO_DROPOUT,
+        regularisation: ActivationRegularisation = NO_REGULARISATION,
         tie_embeddings: bool = False,
         backend: str = "auto",
         kind: str = "lstm",
@@ -73,7 +80,7 @@ class LanguageModel(nn.Module):
         self.output = nn.Linear(hidden_size, vocab_size)
         if tie_embeddings:
             self.output.weight = self.embedding.weight
-        self.dropout, self.backend = dropout, backend
+        self.dropout, self.regularisation, self.backend = dropout, regularisation, backend
         self._table: tuple[list[Tensor], Tensor] | None = None  # weights, projections [V, 4H]
         self._word_projections: Tensor | None = None
 
@@ -103,9 +110,15 @@ class LanguageModel(nn.Module):
 
         The logits are never kept (`ops.linear_cross_entropy`). `capacity` as in `hidden`.
         """
-        hidden, state = self.hidden(token_ids, batch_sizes, prefix, state, capacity=capacity)
+        output, state, drop = self.recurrent(
+            token_ids, batch_sizes, prefix, state, capacity=capacity
+        )
+        hidden = drop(output, self.dropout.output)
         settings = {"label_smoothing": label_smoothing, "backend": self.backend}
-        return output_loss(self.output, hidden, targets, **settings), state  # type: ignore[arg-type]
+        loss = output_loss(self.output, hidden, targets, **settings)  # type: ignore[arg-type]
+        if self.training and self.regularisation:
+            loss = with_gradient_of(loss, self.regularisation.penalty(output, hidden, batch_sizes))
+        return loss, state
 
     def hidden(
         self,

@@ -34,6 +34,8 @@ LATER = {
     "model.kind": "show_and_tell",
     "model.embedding_dropout": 0.0,
     "model.recurrent_dropout": 0.0,
+    "model.activation_regularisation": 0.0,
+    "model.temporal_activation_regularisation": 0.0,
     "generation.rerank": "none",
     "generation.document_frequencies": None,
     "init_from": None,
