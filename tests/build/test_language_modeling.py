@@ -87,6 +87,8 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, kind: str, steps:
         "rnn.variational_dropout=true",
         "model.embedding_dropout=0.1",
         "model.recurrent_dropout=0.3",
+        "trainer.random_windows=true",
+        "trainer.scale_lr_by_window=true",
         "model.activation_regularisation=2",
         "model.temporal_activation_regularisation=1",
         "trainer.checkpoint_steps=1",

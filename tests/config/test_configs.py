@@ -143,6 +143,8 @@ def test_experiments_carry_the_published_settings() -> None:
             ["model.activation_regularisation=2"],
             ["model.activation_regularisation is a setting of texts", "data.kind=scenes", "2.0"],
         ),
+        (["trainer.random_windows=true"], ["trainer.random_windows is a setting of texts", "True"]),
+        (["trainer.random_windows=true", "trainer.window=9"], ["trainer.window of 10", "got 9"]),
         (["model.temporal_activation_regularisation=-1"], ["temporal_activation_reg", "-1"]),
         (["model.backend=cudnn"], ["model.backend", "'cudnn'", "reference"]),
         (["trainer.best_metric=BLEU4"], ["trainer.best_metric", "'BLEU-4'"]),

@@ -185,6 +185,18 @@ def finish_resumed(folder: Path, **settings: Any) -> Trainer:
     return trainer
 
 
+def test_the_learning_rate_can_be_in_proportion_to_the_tokens_of_a_step(tmp_path: Path) -> None:
+    """Of two batches, at a step that the schedule has scaled too."""
+    scaled = make_trainer(tmp_path, optimizer="sgd", schedule="linear", rate_tokens=10)
+    group = [*scaled.loader][:2]
+    tokens = scaled.step(group, 5, torch.zeros((), dtype=torch.float64))  # type: ignore[arg-type]
+    assert tokens == sum(len(batch.targets) for batch in group) != 10
+    plain = make_trainer(tmp_path, optimizer="sgd", schedule="linear", lr=0.01 * tokens / 10)
+    plain.step(group, 5, torch.zeros((), dtype=torch.float64))  # type: ignore[arg-type]
+    torch.testing.assert_close(scaled.model.state_dict(), plain.model.state_dict())
+    assert scaled.optimizer.param_groups[0]["lr"] > 0
+
+
 # -- stopping and going on ----------------------------------------------------------------------
 
 

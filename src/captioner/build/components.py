@@ -297,5 +297,11 @@ def trainer_settings(config: schema.TrainConfig) -> TrainerSettings:
     """The plain settings of the loop: the groups `trainer` and `optimizer` have the same names."""
     given = {**vars(config.optimizer), **vars(config.trainer)}
     same = {f.name: given[f.name] for f in fields(TrainerSettings) if f.name in given}
-    lower = config.trainer.best_metric in schema.TEXT_METRICS
-    return TrainerSettings(**same, bf16=config.trainer.precision == "bf16", lower_is_better=lower)
+    trainer = config.trainer
+    tokens = trainer.batch_size * trainer.window * trainer.accumulation
+    return TrainerSettings(
+        **same,
+        bf16=trainer.precision == "bf16",
+        lower_is_better=trainer.best_metric in schema.TEXT_METRICS,
+        rate_tokens=tokens if trainer.scale_lr_by_window else None,
+    )

@@ -55,6 +55,7 @@ class TextTask:
             bos=self.vocabulary.bos,
             seed=order_seed(config),
             streams=streams,
+            random=config.trainer.random_windows,
         )
         self.order: Order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
         self.loader: Iterable[Any] = make_loader(

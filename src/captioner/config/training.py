@@ -39,9 +39,11 @@ SEARCHES = ("sample", "beam")
 CAPTION_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 DECAY = Range(0, 0.999999)  # of a moving average
 SAMPLERS = ("tpe", "random")
+SHORTEST_RANDOM_WINDOW = 10
 # What captions cannot have.
 _OF_TEXT = {
     "model": ("activation_regularisation", "temporal_activation_regularisation"),
+    "trainer": ("random_windows", "scale_lr_by_window"),
 }
 TEXT_METRICS = ("loss", "perplexity", "bits_per_character", "bits_per_byte")
 
@@ -76,16 +78,18 @@ class TrainerConfig(Checked):
 
     batch_size counts captions, or with batch_by=picture images with all their captions, which a
     trained encoder then encodes once; of a text, parallel streams, `window` tokens a step, and an
-    epoch is `epoch_windows` windows (null: the whole text). precision is float32 or bf16
-    (autocast). workers are processes that read images for a trained encoder, where these are too
-    many to stay in memory. profile writes trace.json, five steps for Perfetto. replicas trains so
-    many models at once on the same batches, see ReplicasConfig; order_seed decides the order of the
-    batches (null: seed). ema, such as 0.999: the decay of a moving average of the weights, which is
-    validated and kept as best.pt; keep_epochs keeps the weights of so many last epochs as
-    epoch_N.pt, for scripts/average.py. graph=on replays each step as one CUDA graph, with the data
-    in GPU memory; auto logs its choice and the reason. scoring: the scores of a validation are
-    computed in another process, beside the next epoch, or inline; auto: beside, where they take
-    more than 0.2 s. objective: cross_entropy, or reward, see RewardConfig.
+    epoch is `epoch_windows` windows (null: the whole text). random_windows draws their lengths
+    around `window`; scale_lr_by_window: the learning rate of a step is in proportion to its tokens.
+    precision is float32 or bf16 (autocast). workers are processes that read images for a trained
+    encoder, where these are too many to stay in memory. profile writes trace.json, five steps for
+    Perfetto. replicas trains so many models at once on the same batches, see ReplicasConfig;
+    order_seed decides the order of the batches (null: seed). ema, such as 0.999: the decay of a
+    moving average of the weights, which is validated and kept as best.pt; keep_epochs keeps the
+    weights of so many last epochs as epoch_N.pt, for scripts/average.py. graph=on replays each step
+    as one CUDA graph, with the data in GPU memory; auto logs its choice and the reason. scoring:
+    the scores of a validation are computed in another process, beside the next epoch, or inline;
+    auto: beside, where they take more than 0.2 s. objective: cross_entropy, or reward, see
+    RewardConfig.
     """
 
     group: ClassVar[str] = "trainer"
@@ -95,6 +99,8 @@ class TrainerConfig(Checked):
     batch_by: str = setting("caption", Choice(("caption", "picture")))
     window: int = setting(64, COUNT)
     epoch_windows: int | None = setting(None, COUNT)
+    random_windows: bool = False
+    scale_lr_by_window: bool = False
     accumulation: int = setting(1, COUNT)
     objective: str = setting("cross_entropy", Choice(OBJECTIVES))
     label_smoothing: float = setting(0.0, RATE)
@@ -114,6 +120,14 @@ class TrainerConfig(Checked):
     keep_epochs: int = setting(0, COUNT_OR_NONE)
     graph: str = setting("auto", Choice(("auto", "on", "off")))
     scoring: str = setting("auto", Choice(("auto", "beside", "inline")))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.random_windows and self.window < SHORTEST_RANDOM_WINDOW:
+            raise ConfigError(
+                f"trainer.random_windows draws lengths with a deviation of 5 tokens: it needs a "
+                f"trainer.window of {SHORTEST_RANDOM_WINDOW} or more, got {self.window}"
+            )
 
 
 @dataclass

@@ -39,6 +39,8 @@ LATER = {
     "generation.rerank": "none",
     "generation.document_frequencies": None,
     "init_from": None,
+    "trainer.random_windows": False,
+    "trainer.scale_lr_by_window": False,
     "trainer.objective": "cross_entropy",
     "reward.samples": 5,
     "reward.search": "sample",

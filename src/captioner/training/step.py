@@ -36,7 +36,11 @@ class Batch(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
     """How a step is taken: `accumulation` batches a step, clipping of the gradients by norm and by
-    value, the learning rate's schedule, forward in bfloat16 autocast or in the weights' type."""
+    value, the learning rate's schedule, forward in bfloat16 autocast or in the weights' type.
+
+    The learning rate is that of a step of `rate_tokens` tokens, and in proportion of others; None:
+    of any step. Only `PlainStep` reads it.
+    """
 
     accumulation: int = 1
     label_smoothing: float = 0.0
@@ -45,6 +49,7 @@ class StepSettings:
     schedule: str = "constant"
     warmup_steps: int = 0
     bf16: bool = False
+    rate_tokens: int | None = None
 
     def rate_factor(self, step: int, total_steps: int) -> float:
         """The learning rate's multiple at `step`, from 0."""
@@ -116,10 +121,12 @@ class PlainStep(TrainingStep):
         """Step number `step` over a group of batches: adds this rank's summed loss to `running` []
         and returns the tokens of all ranks, over which the gradients are a mean. Where the weights
         have their gradients already, `found` says what else `gradients` would."""
+        total, tokens = self.gradients(group) if found is None else found
         factor = self.settings.rate_factor(step, self.total_steps)
+        if self.settings.rate_tokens is not None:
+            factor *= tokens / self.settings.rate_tokens
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = parameters["base_lr"] * factor
-        total, tokens = self.gradients(group) if found is None else found
         self.update()
         if self.average is not None:
             with span("average of the weights"):

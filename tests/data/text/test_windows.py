@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner.data.text.windows import TextWindows, WindowBatch, WindowOrder, window_batch
+from captioner.data.text.windows import (
+    TextWindows,
+    WindowBatch,
+    WindowOrder,
+    random_cuts,
+    random_windows,
+    window_batch,
+)
 from captioner.errors import DataError
 
 BOS = 1
@@ -58,9 +65,10 @@ def test_documents_begin_sequences_of_their_own(share: float, fresh: bool) -> No
         assert [mine[k] for k in last_sequences] == [one[:3] for one in expected if one[3]]
 
 
-def test_windows_read_every_token_of_every_stream_once() -> None:
+@pytest.mark.parametrize(("random", "window"), [(False, 7), (True, 10), (True, 40)])
+def test_windows_read_every_token_of_every_stream_once(random: bool, window: int) -> None:
     tokens = np.arange(4, 1004).astype(np.uint16)
-    windows = TextWindows(tokens, batch_size=3, window=7, bos=BOS, seed=5)
+    windows = TextWindows(tokens, batch_size=3, window=window, bos=BOS, seed=5, random=random)
     order = WindowOrder(len(windows))
     read: dict[int, list[list[int]]] = {}
     for epoch in range(2):
@@ -76,7 +84,24 @@ def test_windows_read_every_token_of_every_stream_once() -> None:
         whole = [token for stream in streams for token in stream]
         assert whole == list(range(whole[0], whole[0] + 3 * windows.length))
     assert read[0][0][0] != read[1][0][0]  # each pass is cut elsewhere
-    assert 3 * windows.length >= 1000 - 2 * 7 - 3
+    assert 3 * windows.length >= 1000 - 2 * windows.window - 3
+
+
+def drawn(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_random_lengths_are_normal_around_the_window_and_seldom_around_its_half() -> None:
+    cuts = np.array(random_cuts(2_000_000, 70, drawn(3)))
+    lengths = np.diff(cuts)
+    assert (cuts[0], cuts[-1], len(lengths)) == (0, 2_000_000, random_windows(2_000_000, 70))
+    halves = lengths < 52
+    assert lengths.min() >= 5 and abs(halves.mean() - 0.05) < 6 * (0.05 * 0.95 / len(cuts)) ** 0.5
+    for part, middle in ((lengths[~halves], 70), (lengths[halves], 35)):
+        assert part.mean() == pytest.approx(middle, abs=1) and part.std() == pytest.approx(5, 0.1)
+    for length in range(10, 200):  # however few, none is empty
+        for seed in range(5):
+            assert np.diff(random_cuts(length, 10, drawn(seed))).min() > 0
 
 
 def test_an_epoch_may_be_any_number_of_windows_and_continues_where_the_last_ended() -> None:

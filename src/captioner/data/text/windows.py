@@ -7,7 +7,7 @@ carried from window to window. Where a document begins inside a window, a new se
 state of zeros. Without such places all sequences have equal length, and nothing is sorted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,10 @@ from torch.utils.data import Dataset
 from captioner.data.dataset import order_generator
 from captioner.data.packed import TensorBatch, packed_order
 from captioner.errors import DataError
+
+# Random lengths as Merity et al. (2017) draw them: how often they are around the window, otherwise
+# around its half; their deviation; the shortest.
+SHARE_OF_WHOLE, DEVIATION, SHORTEST = 0.95, 5.0, 5
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ def window_batch(tokens: Tensor, *, bos: int, fresh: bool) -> WindowBatch:
 class TextWindows(Dataset[WindowBatch]):
     """A stream of tokens as windows, indexed by (pass, window); the last window may be shorter.
 
-    Each pass over the text cuts it at an offset of its own, drawn from `seed`. `streams`: those of
-    the `batch_size` that this process reads. DataError when a stream is shorter than a window.
+    Each pass over the text cuts it at an offset of its own, drawn from `seed`, and with `random`
+    into windows of random lengths (`random_cuts`). `streams`: those of the `batch_size` that this
+    process reads. DataError when a stream is shorter than a window.
     """
 
     def __init__(
@@ -84,9 +89,11 @@ class TextWindows(Dataset[WindowBatch]):
         bos: int,
         seed: int,
         streams: range | None = None,
+        random: bool = False,
     ) -> None:
         self.tokens, self.batch_size, self.window = tokens, batch_size, window
-        self.bos, self.seed = bos, seed
+        self.bos, self.seed, self.random = bos, seed, random
+        self._kept: tuple[int, int, Sequence[int]] | None = None  # of one pass, see `_cut`
         self.streams = range(batch_size) if streams is None else streams
         self.length = (len(tokens) - window) // batch_size
         if self.length < window:
@@ -97,13 +104,15 @@ class TextWindows(Dataset[WindowBatch]):
             )
 
     def __len__(self) -> int:
+        if self.random:
+            return random_windows(self.length, self.window)
         return -(-self.length // self.window)
 
     def __getitem__(self, place: tuple[int, int]) -> WindowBatch:
         number, window = place
-        start = window * self.window
-        stop = min(start + self.window, self.length)
-        begin = self._offset(number) + start
+        _, offset, cuts = self._cut(number)
+        start, stop = cuts[window], cuts[window + 1]
+        begin = offset + start
         rows = [
             self.tokens[begin + row * self.length : begin + row * self.length + stop - start + 1]
             for row in self.streams
@@ -111,8 +120,40 @@ class TextWindows(Dataset[WindowBatch]):
         tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
         return window_batch(tokens, bos=self.bos, fresh=window == 0)
 
-    def _offset(self, number: int) -> int:
-        return int(torch.randint(self.window, (), generator=order_generator(self.seed, number)))
+    def _cut(self, number: int) -> tuple[int, int, Sequence[int]]:
+        """A pass, its offset, and where its windows begin in a stream, with the end."""
+        kept = self._kept
+        if kept is None or kept[0] != number:
+            generator = order_generator(self.seed, number)
+            offset = int(torch.randint(self.window, (), generator=generator))
+            if self.random:
+                cuts = random_cuts(self.length, self.window, generator)
+            else:
+                cuts = [*range(0, self.length, self.window), self.length]
+            self._kept = kept = (number, offset, cuts)
+        return kept
+
+
+def random_windows(length: int, window: int) -> int:
+    """How many windows of random lengths a stream of this length is cut into."""
+    mean = window * (SHARE_OF_WHOLE + (1 - SHARE_OF_WHOLE) / 2)
+    return max(1, round(length / mean))
+
+
+def random_cuts(length: int, window: int, drawn: torch.Generator) -> list[int]:
+    """Where windows of random lengths begin in a stream, and its end: `random_windows` + 1 places
+    from 0 to `length`.
+
+    A length is normal with a deviation of 5 around `window`, or with probability 0.05 around its
+    half, and 5 or more (Merity et al. 2017, "Regularizing and Optimizing LSTM Language Models");
+    those of a pass are then scaled to fill the stream, so that every pass has equally many windows.
+    """
+    count = random_windows(length, window)
+    whole = torch.rand(count, generator=drawn, dtype=torch.float64) < SHARE_OF_WHOLE
+    middle = torch.where(whole, float(window), window / 2)
+    noise = torch.randn(count, generator=drawn, dtype=torch.float64)
+    ends = (middle + DEVIATION * noise).clamp(min=SHORTEST).floor().cumsum(0)
+    return [0, *(ends * (length / ends[-1])).round().long().tolist()]
 
 
 class WindowOrder:
