@@ -88,7 +88,7 @@ def make_trainer(
         embedding_dim=8,
         hidden_size=8,
         num_layers=2,
-        dropout=DropoutRates(dropout, dropout, dropout),
+        dropout=DropoutRates(dropout, dropout, dropout, embedding=dropout, recurrent=dropout),
         backend=backend,
     )
     model = Captioner(language_model=language_model, feature_dim=6, feature_norm="none").to(device)

@@ -82,7 +82,13 @@ def stop_after(one: Trainer, steps: int) -> None:
 )
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, kind: str, steps: int) -> None:
     text = write_text(tmp_path / "a.txt")
-    settings = (f"rnn.kind={kind}", "trainer.checkpoint_steps=1", "rnn.variational_dropout=true")
+    settings = (
+        f"rnn.kind={kind}",
+        "rnn.variational_dropout=true",
+        "model.embedding_dropout=0.1",
+        "model.recurrent_dropout=0.3",
+        "trainer.checkpoint_steps=1",
+    )
     whole = trainer(text, tmp_path / "whole", *settings)
     history = whole.run()
     stop_after(trainer(text, tmp_path / "cut", *settings), steps)

@@ -39,6 +39,8 @@ def config(tmp_path: Path, *overrides: str):  # type: ignore[no-untyped-def]
             "trainer.progress=false",
             "trainer.shown_pictures=1",
             "model.input_dropout=0.2",
+            "model.embedding_dropout=0.1",
+            "model.recurrent_dropout=0.2",
             "seed=3",
             f"run_dir={tmp_path / 'group'}",
             *overrides,

@@ -134,6 +134,11 @@ def test_experiments_carry_the_published_settings() -> None:
         (["optimizer.lr=-1"], ["optimizer.lr", "greater than 0", "-1"]),
         (["optimizer.name=adm"], ["optimizer.name", "'adm'", "'adam'"]),
         (["model.input_dropout=1"], ["model.input_dropout", "0.999"]),
+        (["model.recurrent_dropout=1.5"], ["model.recurrent_dropout", "0.999", "got 1.5"]),
+        (
+            ["model=up_down", "encoder.output=grid", "model.recurrent_dropout=0.3"],
+            ["model.recurrent_dropout must be 0 for model=up_down, got 0.3"],
+        ),
         (["model.backend=cudnn"], ["model.backend", "'cudnn'", "reference"]),
         (["trainer.best_metric=BLEU4"], ["trainer.best_metric", "'BLEU-4'"]),
         (["generation.top_p=1.5"], ["generation.top_p", "1.5"]),

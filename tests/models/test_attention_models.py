@@ -31,6 +31,7 @@ from captioner.generation import Constraints, SamplingParams, beam_search, greed
 from captioner.generation.hypothesis import repeat_rows, select_rows
 from captioner.models.ensemble import Ensemble
 from captioner.models.language_model import DropoutRates
+from captioner.ops import dropout
 
 FEEDBACK = ["show, attend and tell", "up-down"]
 STATIC = [name for name in MODELS if "gru" not in name and name not in FEEDBACK]
@@ -148,7 +149,7 @@ def test_feedback_has_no_static_shape_form(name: str) -> None:
 @pytest.mark.parametrize("variational", [False, True])
 def test_dropout_reads_nothing_on_the_host(name: str, variational: bool) -> None:
     attention = {"region_dropout": 0.2, "weight_dropout": 0.2}
-    model = make_model(name, DropoutRates(0.2, 0.2, 0.2, variational), attention)
+    model = make_model(name, DropoutRates(0.2, 0.2, 0.2, variational, 0.2, 0.2), attention)
     batch = padded(make_batch())
     with no_host_reads():
         gradients(model, batch, capacity=True)
@@ -164,7 +165,7 @@ def test_every_tensor_is_made_on_the_device(name: str, by_image: bool) -> None:
     )
     attention = {"region_dropout": 0.2, "weight_dropout": 0.2}
     with FakeTensorMode() as mode, torch.device("cuda"):
-        model = make_model(name, DropoutRates(0.2, 0.2, 0.2, variational=True), attention)
+        model = make_model(name, DropoutRates(0.2, 0.2, 0.2, True, 0.2, 0.2), attention)
         for module in model.modules():
             if "backend" in vars(module):
                 module.backend = "reference"
@@ -178,7 +179,8 @@ def test_every_tensor_is_made_on_the_device(name: str, by_image: bool) -> None:
 def test_every_dropout_changes_the_loss_in_training_alone(name: str) -> None:
     batch = make_batch()
     exact = make_model(name).loss(*batch)
-    rates = [DropoutRates(input=0.5), DropoutRates(output=0.5), DropoutRates()]
+    rates = [DropoutRates(**{key: 0.5}) for key in ("input", "output", "embedding")]
+    rates.append(DropoutRates())
     for case in (*rates, "region_dropout", "weight_dropout", "feature_dropout"):
         given = case if isinstance(case, DropoutRates) else DropoutRates()
         attention = {case: 0.5} if case in ("region_dropout", "weight_dropout") else {}
@@ -186,6 +188,27 @@ def test_every_dropout_changes_the_loss_in_training_alone(name: str) -> None:
         model = make_model(name, given, attention, **image)  # type: ignore[arg-type]
         assert (model.loss(*batch) == exact) == (case == DropoutRates())
         torch.testing.assert_close(model.eval().loss(*batch), exact)
+
+
+@pytest.mark.parametrize("name", STATIC)
+@pytest.mark.parametrize("by_image", [False, True])
+def test_recurrent_dropout_has_one_mask_a_batch(name: str, by_image: bool) -> None:
+    """The loss of weights that are masked by hand: images, words and sentinels read the same ones,
+    also where an image is read once for all of its captions."""
+    images, rows, *tokens = make_batch()
+    batch = (images, rows, *tokens)
+    if not by_image:
+        batch = (images[rows], torch.arange(len(rows)), *tokens)
+    model, masked = make_model(name, DropoutRates(recurrent=0.4)), make_model(name)
+    torch.manual_seed(4)
+    found = model.loss(*batch)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        first = masked.lstm if name == "adaptive" else masked.language_model.lstm
+        for rnn in (first, getattr(masked, "second", None)):
+            for weights in rnn.all_weights if rnn is not None else []:
+                weights[1].copy_(dropout(weights[1], 0.4, True))
+    torch.testing.assert_close(found, masked.loss(*batch))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -71,7 +71,7 @@ def _double(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("variational", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_nothing_is_read_by_the_host(by_image: bool, variational: bool, backend: str) -> None:
-    model = captioner(backend, dropout=DropoutRates(0.2, 0.2, 0.2, variational))
+    model = captioner(backend, dropout=DropoutRates(0.2, 0.2, 0.2, variational, 0.2, 0.2))
     ordinary, padded = batch(by_image)
     with no_host_reads():
         loss_and_gradients(model, padded, capacity=True)
@@ -113,7 +113,7 @@ def test_every_tensor_is_made_on_the_device(
     """Of a GPU that is not there: a tensor left on the CPU cannot meet those on the device."""
     _, padded = batch(by_image)
     with FakeTensorMode() as mode, torch.device("cuda"):
-        model = captioner(backend, dropout=DropoutRates(0.2, variational=variational))
+        model = captioner(backend, dropout=DropoutRates(0.2, 0, 0, variational, 0.2, 0.2))
         on_device = [mode.from_tensor(x).to("cuda") for x in padded]
     with mode, torch.backends.cudnn.flags(enabled=False):  # cuDNN would ask the GPU
         assert model.loss(*on_device, label_smoothing=0.1, capacity=True).device.type == "cuda"

@@ -99,11 +99,27 @@ def test_each_dropout_acts_in_training_and_not_in_evaluation() -> None:
     plain = make(num_layers=2)
     packed = pack_sequence(SEQUENCES)
     expected = plain(packed.data, packed.batch_sizes)[0]
-    for name in ("input", "output", "layer"):
+    for name in ("input", "output", "layer", "embedding", "recurrent"):
         model = make(num_layers=2, dropout=DropoutRates(**{name: 0.5}))
         assert not torch.allclose(model(packed.data, packed.batch_sizes)[0], expected), name
         model.eval()
         assert_close(model(packed.data, packed.batch_sizes)[0], expected)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embedding_dropout_drops_words_wherever_they_stand(tied: bool) -> None:
+    """One mask a batch over the vocabulary's rows; a tied output layer keeps all of them."""
+    sizes = {"vocab_size": 40, "embedding_dim": H, "tie_embeddings": tied}
+    plain, model = make(**sizes), make(**sizes, dropout=DropoutRates(embedding=0.5))
+    packed = pack_sequence([torch.randint(40, (n,)) for n in (30, 20, 9)])
+    torch.manual_seed(4)
+    found = model(packed.data, packed.batch_sizes)[0]
+    torch.manual_seed(4)
+    kept = dropout(torch.ones(40, 1, dtype=torch.float64), 0.5, True)
+    assert set(kept.flatten().tolist()) == {0.0, 2.0}
+    rows = (model.embedding.weight * kept)[packed.data]
+    output = plain.lstm.forward_packed(rows, packed.batch_sizes)[0]
+    assert_close(found, plain.output(output))
 
 
 def test_output_dropout_of_one_leaves_the_bias_alone() -> None:

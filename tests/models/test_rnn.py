@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 from captioner.models.language_model import DropoutRates, LanguageModel, initialise
 from captioner.models.rnn import RNN_KINDS, make_rnn
 from captioner.ops import dropout
+from captioner.ops.dropout import drawing_from
 from captioner.ops.packing import packed_places
 
 LENGTHS = (5, 4, 2)
@@ -110,3 +111,36 @@ def test_variational_dropout_keeps_a_sequences_mask_for_all_its_steps(kind: str)
     torch.testing.assert_close(
         model(packed.data, packed.batch_sizes)[0], plain(packed.data, packed.batch_sizes)[0]
     )
+
+
+@pytest.mark.parametrize("kind", RNN_KINDS)
+def test_recurrent_dropout_computes_with_masked_weights(kind: str) -> None:
+    """One mask a layer for all steps: losses and gradients of a model whose weights are masked."""
+    sizes = {"vocab_size": 9, "embedding_dim": 6, "hidden_size": 5, "num_layers": 2, "kind": kind}
+    torch.manual_seed(3)
+    plain = LanguageModel(**sizes).double()  # type: ignore[arg-type]
+    model = LanguageModel(**sizes, dropout=DropoutRates(recurrent=0.4)).double()  # type: ignore[arg-type]
+    model.load_state_dict(plain.state_dict())
+    packed = pack_sequence([torch.randint(9, (n,)) for n in LENGTHS])
+    batch, targets = (packed.data, packed.batch_sizes), packed.data.flip(0)
+
+    drawn = torch.Generator().manual_seed(5)
+    with drawing_from(drawn):
+        model.loss(*batch, targets)[0].backward()
+    masks = {}
+    with drawing_from(drawn.manual_seed(5)), torch.no_grad():
+        for name in ("weight_hh_l0", "weight_hh_l1"):
+            weight = getattr(plain.lstm, name)
+            masks[f"lstm.{name}"] = dropout(torch.ones_like(weight), 0.4, True)
+            assert 0 < (masks[f"lstm.{name}"] == 0).double().mean() < 1
+            weight.mul_(masks[f"lstm.{name}"])
+    plain.loss(*batch, targets)[0].backward()
+    for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        expected = other.grad * masks.get(name, 1)
+        torch.testing.assert_close(one.grad, expected, rtol=1e-12, atol=1e-12)
+
+    state = drawn.get_state()
+    with drawing_from(drawn):  # neither evaluation nor a rate of 0 draws
+        plain.load_state_dict(model.state_dict())
+        assert torch.equal(model.eval()(*batch)[0], plain(*batch)[0])
+    assert torch.equal(drawn.get_state(), state)

@@ -84,7 +84,7 @@ def make_trainer(
             embedding_dim=6,
             hidden_size=8,
             num_layers=2,
-            dropout=DropoutRates(dropout, dropout, dropout),
+            dropout=DropoutRates(dropout, dropout, dropout, embedding=dropout, recurrent=dropout),
             kind=kind,
         )
     ).to(dtype)

@@ -31,7 +31,7 @@ def language_model(dropout: float, *, hidden_size: int = H, kind: str = "lstm") 
         embedding_dim=E,
         hidden_size=hidden_size,
         num_layers=2,
-        dropout=DropoutRates(dropout, dropout, dropout),
+        dropout=DropoutRates(dropout, dropout, dropout, embedding=dropout, recurrent=dropout),
         kind=kind,
     )
 

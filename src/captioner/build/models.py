@@ -152,6 +152,8 @@ def _rates(config: schema.ModelConfig, rnn: schema.RnnConfig) -> DropoutRates:
         output=config.output_dropout,
         layer=config.layer_dropout,
         variational=rnn.variational_dropout,
+        embedding=config.embedding_dropout,
+        recurrent=config.recurrent_dropout,
     )
 
 

@@ -162,7 +162,9 @@ class ModelConfig(Checked):
     """Show and Tell, and what all models have; initialisation as in `initialise`.
 
     The language model and how the image enters it. kind is the choice of the group (model=...).
-    feature_norm auto is standardise for features that stay as they are, none for a trained encoder.
+    One mask a batch: embedding_dropout drops words of the vocabulary wherever they stand,
+    recurrent_dropout weights from h to h (DropConnect). feature_norm auto is standardise for
+    features that stay as they are, none for a trained encoder.
     """
 
     group: ClassVar[str] = "model"
@@ -176,6 +178,8 @@ class ModelConfig(Checked):
     input_dropout: float = setting(0.0, RATE)
     output_dropout: float = setting(0.0, RATE)
     layer_dropout: float = setting(0.0, RATE)
+    embedding_dropout: float = setting(0.0, RATE)
+    recurrent_dropout: float = setting(0.0, RATE)
     feature_dropout: float = setting(0.0, RATE)
     feature_norm: str = setting("auto", Choice(("auto", *FEATURE_NORMS)))
     tie_embeddings: bool = False
@@ -191,6 +195,11 @@ class ModelConfig(Checked):
             raise ConfigError(
                 f"model.kind is {type(self).kind} here, got {self.kind!r}: choose another model "
                 "with model=..."
+            )
+        if self.feedback and self.recurrent_dropout:
+            raise ConfigError(
+                f"model.recurrent_dropout must be 0 for model={self.kind}, got "
+                f"{self.recurrent_dropout}: its LSTM goes step by step"
             )
         if self.tie_embeddings and self.embedding_dim != self.hidden_size:
             raise ConfigError(

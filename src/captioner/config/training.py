@@ -162,6 +162,8 @@ class ReplicasConfig(Checked):
     input_dropout: list[float] | None = setting(None, RATE)
     output_dropout: list[float] | None = setting(None, RATE)
     layer_dropout: list[float] | None = setting(None, RATE)
+    embedding_dropout: list[float] | None = setting(None, RATE)
+    recurrent_dropout: list[float] | None = setting(None, RATE)
     feature_dropout: list[float] | None = setting(None, RATE)
 
     def given(self) -> dict[str, list[Any]]:

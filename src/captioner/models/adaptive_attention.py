@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from captioner.models.attending_captioner import AttendingCaptioner
 from captioner.models.attention import AttentionSettings, ImageMemory
 from captioner.models.lstm import LSTM
+from captioner.models.rnn import dropped_weights_hh
 from captioner.models.token_groups import TokenGroups, group_by_image, group_packed
 from captioner.models.word_layers import Drop, WordLayers
 from captioner.ops.lstm_cell import lstm_cell
@@ -126,25 +127,31 @@ class AdaptiveAttention(AttendingCaptioner):
         )
         with span("embedding"):
             own = whole.index_select(0, image_rows.index_select(0, sequence.to(device)))
-            inputs = torch.cat([self.words.embedding(token_ids), own], 1)
+            inputs = torch.cat([self.words.embed(token_ids), own], 1)
             inputs = drop(inputs, self.words.dropout.input)
         backward_ends("LSTM, backward", inputs)
         with span("LSTM"):
             zeros = inputs.new_zeros(1, len(image_rows), self.hidden_size)
+            dropped = dropped_weights_hh(self.lstm, self.words.dropout.recurrent)
+            weights_hh = dropped or [self.lstm.all_weights[0][1]]
             hidden, _ = self.lstm.forward_packed(
-                inputs, batch_sizes, (zeros, zeros), capacity=capacity
+                inputs, batch_sizes, (zeros, zeros), weights_hh=weights_hh, capacity=capacity
             )
             padded = torch.cat([hidden.new_zeros(1, self.hidden_size), hidden])
-            sentinels = self._sentinels(inputs, padded.index_select(0, before.to(device)), hidden)
+            earlier = padded.index_select(0, before.to(device))
+            sentinels = self._sentinels(inputs, earlier, hidden, weights_hh[0])
         groups = group_packed(
             batch_sizes, image_rows, tokens=tokens, images=memory.images, capacity=capacity
         )
         return hidden, sentinels, memory, groups
 
-    def _sentinels(self, inputs: Tensor, before: Tensor, hidden: Tensor) -> Tensor:
-        """s_t [N, H] of x_t [N, 2 E], h_{t-1} [N, H] and h_t [N, H]."""
+    def _sentinels(
+        self, inputs: Tensor, before: Tensor, hidden: Tensor, weight_hh: Tensor
+    ) -> Tensor:
+        """s_t [N, H] of x_t [N, 2 E], h_{t-1} [N, H], h_t [N, H], and the recurrent weights [4H, H]
+        by which the LSTM computed it."""
         size = self.hidden_size
-        weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.all_weights[0]
+        weight_ih, _, bias_ih, bias_hh = self.lstm.all_weights[0]
         of_input = torch.cat([weight_ih[-size:], self.sentinel_input.weight])
         of_hidden = torch.cat([weight_hh[-size:], self.sentinel_hidden.weight])
         bias = torch.cat([bias_ih[-size:] + bias_hh[-size:], bias_ih.new_zeros(size)])

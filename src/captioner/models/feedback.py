@@ -121,7 +121,7 @@ class FeedbackCaptioner(AttendingCaptioner):
         sizes: list[int] = batch_sizes.tolist()
         drop = self.words.drop(batch_sizes, sizes[0], len(token_ids))
         with span("embedding"):
-            words = drop(self.words.embedding(token_ids), self.words.dropout.input)
+            words = drop(self.words.embed(token_ids), self.words.dropout.input)
             _, sequence, _ = packed_places(batch_sizes, len(token_ids))
             token_images = image_rows.index_select(0, sequence.to(image_rows.device))
             given = self.given(words, memory.mean, token_images).split(sizes)

@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.models.lstm import LSTM
-from captioner.models.rnn import make_rnn
+from captioner.models.rnn import dropped_weights_hh, make_rnn
 from captioner.models.word_layers import (
     NO_DROPOUT,
     Drop,
     DropoutRates,
     check_tied,
+    embed_words,
     output_loss,
     sequence_dropout,
     set_bias_from_counts,
 )
 from captioner.ops import dropout
-from captioner.ops.models import embedding
 from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
@@ -36,10 +36,12 @@ LARGEST_TABLE = 2**25  # values that generation may keep of words' input project
 
 
 class Before(TypedDict, total=False):
-    """What the language model has read before the first word of each sequence; one of the two."""
+    """What the language model has read before the first word of each sequence: a prefix, or a state
+    and the recurrent weights that it was computed with."""
 
     prefix: Tensor  # [P, B, E], still to be read
     state: State  # of what has been read, each tensor [L, B, H]
+    weights_hh: list[Tensor] | None  # of each layer, where they have dropout
 
 
 class LanguageModel(nn.Module):
@@ -112,15 +114,17 @@ class LanguageModel(nn.Module):
         prefix: Tensor | None = None,  # [P, B, E]
         state: State | None = None,  # h and c, each [L, B, H]
         *,
+        weights_hh: list[Tensor] | None = None,  # of each layer
         capacity: bool = False,
     ) -> tuple[Tensor, State]:
         """What the output layer reads after each input token, [N, H], and the state at the end.
 
-        With `capacity` (see `lstm_packed`) batch_sizes lies on the device; N and the B of prefix or
-        state, one of which must be given, need not be filled. All B sequences read a prefix.
+        `weights_hh`: recurrent weights with dropout that is drawn already. With `capacity` (see
+        `lstm_packed`) batch_sizes lies on the device; N and the B of prefix or state, one of which
+        must be given, need not be filled. All B sequences read a prefix.
         """
         output, state, drop = self.recurrent(
-            token_ids, batch_sizes, prefix, state, capacity=capacity
+            token_ids, batch_sizes, prefix, state, weights_hh=weights_hh, capacity=capacity
         )
         return drop(output, self.dropout.output), state
 
@@ -131,6 +135,7 @@ class LanguageModel(nn.Module):
         prefix: Tensor | None = None,  # [P, B, E]
         state: State | None = None,  # h and c, each [L, B, H]
         *,
+        weights_hh: list[Tensor] | None = None,  # of each layer
         capacity: bool = False,
     ) -> tuple[Tensor, State, Drop]:
         """The last layer's h after each token, [N, H], without dropout, the state at the end, and
@@ -151,6 +156,7 @@ class LanguageModel(nn.Module):
                 state,
                 input_rows=rows,
                 between=lambda rows: drop(rows, self.lstm.dropout),
+                weights_hh=self._recurrent_weights() if weights_hh is None else weights_hh,
                 capacity=capacity,
             )
         return output[before:], state, drop
@@ -163,7 +169,8 @@ class LanguageModel(nn.Module):
         rows = None
         if shares and self._shares_words():
             token_ids, rows = token_ids.unique(return_inverse=True)
-        data = embedding(token_ids, self.embedding.weight)
+        rate = self.dropout.embedding if self.training else 0.0
+        data = embed_words(token_ids, self.embedding.weight, rate)
         before = 0
         if prefix is not None:
             steps, batch = prefix.shape[:2]
@@ -175,10 +182,15 @@ class LanguageModel(nn.Module):
         return data, batch_sizes, rows, before
 
     def read(
-        self, embeddings: Tensor, state: State | None = None, *, capacity: bool = False
+        self,
+        embeddings: Tensor,  # [P, B, E]
+        state: State | None = None,
+        *,
+        weights_hh: list[Tensor] | None = None,  # of each layer
+        capacity: bool = False,
     ) -> tuple[Tensor, State]:
-        """Run over embeddings [P, B, E] of equal length: output [P, B, H] and the state after; with
-        `capacity` nothing is read on the host."""
+        """Run over embeddings of equal length: output [P, B, H] and the state after; `weights_hh`
+        as in `hidden`, with `capacity` nothing is read on the host."""
         steps, batch = embeddings.shape[:2]
         sizes = torch.full((steps,), batch, device=embeddings.device if capacity else None)
         if capacity and state is None:
@@ -189,6 +201,7 @@ class LanguageModel(nn.Module):
             sizes,
             state,
             between=lambda rows: drop(rows, self.lstm.dropout),
+            weights_hh=self._recurrent_weights() if weights_hh is None else weights_hh,
             capacity=capacity,
         )
         return output.view(steps, batch, -1), state
@@ -204,8 +217,10 @@ class LanguageModel(nn.Module):
         prefixes, each of which is then read once."""
         if len(rows) < 2 * prefix.shape[1]:
             return {"prefix": prefix.index_select(1, rows)}
-        read = self.read(prefix, capacity=capacity)[1]
-        return {"state": tuple(one.index_select(1, rows) for one in read)}
+        weights_hh = self._recurrent_weights()
+        read = self.read(prefix, weights_hh=weights_hh, capacity=capacity)[1]
+        state = tuple(one.index_select(1, rows) for one in read)
+        return {"state": state, "weights_hh": weights_hh}
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of generation: tokens [B] -> log-probabilities [B, V] of the next, new state."""
@@ -238,6 +253,10 @@ class LanguageModel(nn.Module):
     def zero_state(self, like: Tensor, batch: int) -> State:
         """The state before anything is read, (h, c), each [L, B, H]."""
         return (like.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size),) * 2
+
+    def _recurrent_weights(self) -> list[Tensor] | None:
+        """Those of each layer with dropout drawn, None where there is none."""
+        return dropped_weights_hh(self.lstm, self.dropout.recurrent)
 
     def _dropout(self, batch_sizes: Tensor, state: State | None, rows: int) -> Drop:
         """Dropout of `rows` packed rows [N, ...], or the last of them: a mask for each row, or for

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from captioner.models.attention import AttentionSettings, ImageMemory, MultiHeadAttention
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.language_model import LanguageModel, State
-from captioner.models.rnn import make_rnn
+from captioner.models.rnn import dropped_weights_hh, make_rnn
 from captioner.models.token_groups import TokenGroups, group_by_image, group_packed
 from captioner.models.word_layers import Drop
 from captioner.ops import dropout
@@ -183,8 +183,11 @@ class LayeredAttention(BaseCaptioner):
         both = torch.cat([hidden, context], 1)
         if self.second is None:
             return self.context_projection(both).tanh(), ()
-        both = drop(both, self.language_model.dropout.input)
-        output, state = self.second.forward_packed(both, batch_sizes, state, capacity=capacity)
+        rates = self.language_model.dropout
+        weights_hh = dropped_weights_hh(self.second, rates.recurrent)
+        output, state = self.second.forward_packed(
+            drop(both, rates.input), batch_sizes, state, weights_hh=weights_hh, capacity=capacity
+        )
         return hidden + output, state
 
     def start(self, images: Tensor) -> tuple[Any, ...]:

@@ -74,6 +74,7 @@ class LSTM(nn.LSTM):
         *,
         input_rows: Tensor | None = None,  # [N] int64
         between: Callable[[Tensor], Tensor] | None = None,
+        weights_hh: Sequence[Tensor] | None = None,  # L * D of [4H, H]
         capacity: bool = False,
     ) -> tuple[Tensor, State]:
         """All layers over packed rows: output [N, D * H], (hy, cy) each [L * D, B, H].
@@ -81,8 +82,9 @@ class LSTM(nn.LSTM):
         `state` is in the packed order (longest sequence first). Token n reads row input_rows[n] of
         `data`, or row n where `input_rows` is not given: tokens that read the same row share its
         product with the first layer's weights. `between` changes the rows between two layers, in
-        the place of dropout. `capacity` as in `lstm_packed`: `state` must then be given, whose B is
-        the capacity for sequences, and the LSTM has one direction; ValueError otherwise.
+        the place of dropout; `weights_hh` take the place of the recurrent weights. `capacity` as in
+        `lstm_packed`: `state` must then be given, whose B is the capacity for sequences, and the
+        LSTM has one direction; ValueError otherwise.
         """
         if capacity and (state is None or self.bidirectional):
             raise ValueError("capacity needs a state, and an LSTM of one direction")
@@ -105,7 +107,10 @@ class LSTM(nn.LSTM):
                 rows, index = data, input_rows
                 if direction == 1:
                     rows, index = _reordered(data, input_rows, reverse)
-                arguments = (rows, batch_sizes, hx[k], cx[k], *self._weights(k))
+                weights = self._weights(k)
+                if weights_hh is not None:
+                    weights[1] = weights_hh[k]
+                arguments = (rows, batch_sizes, hx[k], cx[k], *weights)
                 output, hy, cy = lstm_packed(
                     *arguments, input_rows=index, capacity=capacity, backend=self.backend
                 )

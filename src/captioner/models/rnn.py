@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.models.lstm import LSTM
+from captioner.ops import dropout
 
 Between = Callable[[Tensor], Tensor]
 
@@ -27,6 +28,7 @@ class _Packed(nn.RNNBase):
         *,
         input_rows: Tensor | None = None,  # [N] int64
         between: Between | None = None,
+        weights_hh: Sequence[Tensor] | None = None,  # L of [gates * H, H]
         capacity: bool = False,
     ) -> tuple[Tensor, tuple[Tensor]]:
         """Output [N, H] and the state (h [L, B, H],); arguments as `LSTM.forward_packed`.
@@ -43,7 +45,9 @@ class _Packed(nn.RNNBase):
         last = []
         for k in range(self.num_layers):
             own = hx[k : k + 1].to(rows.dtype)
-            weights: Any = self.all_weights[k]
+            weights: Any = [*self.all_weights[k]]
+            if weights_hh is not None:
+                weights[1] = weights_hh[k]
             rows, hy = call(rows, batch_sizes, own, weights, True, 1, 0.0, train, False)
             last.append(hy)
             if k < self.num_layers - 1:
@@ -73,3 +77,11 @@ def make_rnn(
     if kind == "rnn_tanh":
         return RNN(input_size, hidden_size, num_layers, dropout=dropout)
     raise ValueError(f"kind must be one of {', '.join(RNN_KINDS)}, got {kind!r}")
+
+
+def dropped_weights_hh(rnn: LSTM | GRU | RNN, rate: float) -> list[Tensor] | None:
+    """The recurrent weights of each layer with dropout (DropConnect; Merity et al. 2017), drawn
+    once for all steps that are computed with them; None in evaluation or at a rate of 0."""
+    if not rnn.training or rate == 0:
+        return None
+    return [dropout(weights[1], rate, True) for weights in rnn.all_weights]

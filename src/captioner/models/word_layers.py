@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.ops import dropout, linear_cross_entropy
+from captioner.ops.models import embedding
 from captioner.ops.packing import packed_places
 from captioner.profiling import backward_ends, span
 
@@ -20,12 +21,18 @@ Drop = Callable[[Tensor, float], Tensor]  # dropout of packed rows [N, ...] at a
 @dataclass(frozen=True)
 class DropoutRates:
     """Dropout of what the recurrent layers read (prefix and words), of what they give, and between
-    them. With `variational` a sequence has one mask for all its steps (Gal & Ghahramani 2016)."""
+    them. With `variational` a sequence has one mask for all its steps (Gal & Ghahramani 2016).
+
+    One mask a batch: `embedding` drops words of the vocabulary, wherever they stand (Gal &
+    Ghahramani 2016), `recurrent` weights from h to h (DropConnect; Merity et al. 2017).
+    """
 
     input: float = 0.0
     output: float = 0.0
     layer: float = 0.0
     variational: bool = False
+    embedding: float = 0.0
+    recurrent: float = 0.0
 
 
 NO_DROPOUT = DropoutRates()
@@ -56,6 +63,11 @@ class WordLayers(nn.Module):
             self.output.weight = self.embedding.weight
         self.dropout, self.backend = dropout, backend
 
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """The words' vectors [N, E], in training with dropout of whole words."""
+        rate = self.dropout.embedding if self.training else 0.0
+        return embed_words(token_ids, self.embedding.weight, rate)
+
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Log-probabilities [B, V] of the next token after hidden states [B, H]."""
         return F.log_softmax(self.output(hidden).float(), dim=-1)
@@ -74,6 +86,15 @@ def check_tied(tied: bool, embedding_dim: int, hidden_size: int) -> None:
             f"tied embeddings need embedding_dim = hidden_size, got {embedding_dim} "
             f"and {hidden_size}"
         )
+
+
+def embed_words(token_ids: Tensor, table: Tensor, rate: float) -> Tensor:
+    """Rows [N, E] of an embedding [V, E], with dropout of whole rows of it at a `rate` above 0."""
+    rows = embedding(token_ids, table)
+    if rate == 0:
+        return rows
+    kept = dropout(table.new_ones(len(table), 1), rate, True)
+    return rows * kept.index_select(0, token_ids)
 
 
 def sequence_dropout(

@@ -32,6 +32,8 @@ LATER = {
     "encoder.crop": 0,
     "encoder.init_from": None,
     "model.kind": "show_and_tell",
+    "model.embedding_dropout": 0.0,
+    "model.recurrent_dropout": 0.0,
     "generation.rerank": "none",
     "generation.document_frequencies": None,
     "init_from": None,
