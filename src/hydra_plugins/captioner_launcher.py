@@ -46,9 +46,12 @@ class ReplicasLauncher(BasicLauncher):
             self._composed(overrides, initial_job_idx + k)
             for k, overrides in enumerate(job_overrides)
         ]
+        configs = [_parsed(job) for job in jobs]
         returns: dict[int, JobReturn] = {}
-        for numbers in divide([_parsed(job) for job in jobs], self.most):
-            together = self._together([jobs[n] for n in numbers]) if len(numbers) > 1 else None
+        for numbers in divide(configs, self.most):
+            together = None
+            if len(numbers) > 1:
+                together = self._together([jobs[n] for n in numbers], [configs[n] for n in numbers])
             if together is None:
                 together = []
                 for n in numbers:
@@ -56,12 +59,13 @@ class ReplicasLauncher(BasicLauncher):
             returns |= zip(numbers, together, strict=True)
         return [returns[number] for number in range(len(jobs))]
 
-    def _together(self, jobs: Sequence[DictConfig]) -> list[JobReturn] | None:
+    def _together(
+        self, jobs: Sequence[DictConfig], configs: Sequence[Any]
+    ) -> list[JobReturn] | None:
         """Run a group; None, the reason logged, where it turned out that it cannot be one."""
         from captioner.commands.train_together import train_together
 
         assert self.config is not None and self.hydra_context is not None
-        configs = [_parsed(job) for job in jobs]
         done = run_job(
             task_function=lambda first: train_together(configs),
             config=jobs[0],

@@ -45,7 +45,8 @@ def shared_settings(config: schema.TrainConfig) -> dict[str, Any]:
     """All by dotted key in which replicas must agree; the seed of the batches' order in effect."""
     own = {f"{prefix}{key}" for key in OWN for prefix in ("", *(f"{x}." for x in GROUPS))}
     tree = flat(dataclasses.asdict(config))
-    shared = {key: value for key, value in tree.items() if key not in {*own, "run_dir"}}
+    own |= {"run_dir", "sweep_dir"}  # which change no result
+    shared = {key: value for key, value in tree.items() if key not in own}
     return {**shared, "trainer.order_seed": order_seed(config)}
 
 
