@@ -94,6 +94,7 @@ def _kept(run: Path) -> list[dict[str, float]]:
 def test_a_pooled_model_learns_to_earn_more(folder: Path) -> None:
     changes = [
         *REWARD, "reward.baseline=greedy", "reward.cross_entropy=0.3", "reward.bleu=0.5",
+        "reward.meteor=0.5", "reward.search=beam",
         "trainer.epochs=5", "trainer.batch_size=2", "optimizer.lr=0.03",
     ]  # fmt: skip
     rewards = [figures["reward"] for figures in make(folder, "pooled", "pooled", *changes).run()]

@@ -168,7 +168,10 @@ def test_experiments_carry_the_published_settings() -> None:
         (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
         (["experiment=attention_flickr8k_reward", "data.root=x"], ["give init_from=CHECKPOINT"]),
         ([*REWARD, "reward.samples=1"], ["reward.baseline=others", "2 or more, got 1", "greedy"]),
-        ([*REWARD, "reward.cider=0"], ["reward.cider or reward.bleu", "0 for both"]),
+        (
+            [*REWARD, "reward.cider=0"],
+            ["one of reward.cider, reward.bleu", "0 for all"],
+        ),
         (["trainer.objective=reward"], ["trainer.objective=reward needs trainer.batch_by=picture"]),
         ([*REWARD, "trainer.label_smoothing=0.1"], ["trainer.label_smoothing=0, got 0.1"]),
         ([*REWARD, "trainer.replicas=2"], ["trainer.replicas=1, got 2"]),

@@ -17,7 +17,7 @@ from captioner.models.rnn import RNN_KINDS
 from captioner.ops import BACKENDS
 from captioner.runs import upgrade
 from captioner.training.optimisation import OPTIMIZERS, SCHEDULES
-from captioner.training.reward import BASELINES
+from captioner.training.reward import BASELINES, SEARCHES
 
 
 def test_choices_are_those_of_the_code() -> None:
@@ -33,6 +33,7 @@ def test_choices_are_those_of_the_code() -> None:
     assert set(config.OPTIMIZERS) == set(OPTIMIZERS)
     assert config.SCHEDULES == SCHEDULES
     assert config.BASELINES == BASELINES
+    assert config.SEARCHES == SEARCHES
     assert config.METRICS == METRICS
     assert set(config.PROTOCOLS) == set(PROTOCOLS)
 

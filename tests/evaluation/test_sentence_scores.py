@@ -12,6 +12,8 @@ from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu
 from captioner.evaluation.cider import DocumentFrequencies, cider
 from captioner.evaluation.corpus import Corpus, encode
+from captioner.evaluation.meteor import MeteorReferences
+from captioner.evaluation.metrics import aligned
 from captioner.evaluation.sentence_scores import (
     CountedReferences,
     Rarities,
@@ -83,7 +85,8 @@ def test_the_end_counts_as_a_word_unless_it_is_left_out() -> None:
     with_end, without = (
         WeightedScore(
             references=CountedReferences(references, end=end),
-            left_out=END if end is None else None,
+            end=END,
+            end_counts=end is not None,
         )
         for end in (END, None)
     )
@@ -91,6 +94,30 @@ def test_the_end_counts_as_a_word_unless_it_is_left_out() -> None:
     assert without([stopped], [0]) == without([open_end], [0])
     assert with_end([stopped], [0]) < with_end([open_end], [0])
     assert with_end([[1, 2, 3, 1, 4, END]], [0]) == pytest.approx(10)
+
+
+def test_meteor_of_sentences_is_that_of_their_corpus() -> None:
+    """Also of words that the normaliser takes apart, and whatever word stands at the end."""
+    words = ["<eos>", "a", "man's", "t-shirt", "shirts", "dog", "runs", "running", "brown"]
+    references = [[[1, 8, 5, 6], [1, 5, 7]], [[2, 3], [1, 4], [3]]]
+    sentences, images = [[1, 5, 6], [], [8, 8], [2, 4], [3, 1], [5]], [0, 0, 0, 1, 1, 1]
+    scored = MeteorReferences(references, words)
+    texts = [" ".join(words[word] for word in one) for one in sentences]
+    theirs = [[" ".join(words[word] for word in one) for one in references[k]] for k in images]
+    corpus = encode(theirs, texts, str.split)
+    expected = aligned(corpus)[1].per_image
+    np.testing.assert_allclose(scored.scores(sentences, images), expected, rtol=1e-12)
+    assert expected.max() > 20
+    reward = WeightedScore(
+        references=CountedReferences(references, end=0),
+        cider=0.5,
+        meteor=2.0,
+        meteor_references=scored,
+        end=0,
+    )
+    ended = [[*one, 0] for one in sentences]
+    cider = CountedReferences(references, end=0).scores(ended, images).cider
+    np.testing.assert_allclose(reward(ended, images), (0.5 * cider + 2 * expected) / 100)
 
 
 @pytest.mark.parametrize(

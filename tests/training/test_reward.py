@@ -16,7 +16,7 @@ from torch import Tensor
 from captioner.data.packed import CaptionBatch, TokenStore
 from captioner.errors import ConfigError, NumericsError
 from captioner.evaluation.sentence_scores import CountedReferences, WeightedScore
-from captioner.generation import Constraints, Hypothesis, greedy
+from captioner.generation import Constraints, Hypothesis, beam_search, greedy
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel, initialise
 from captioner.training.reward import RewardObjective, RewardSettings
@@ -166,6 +166,24 @@ def test_samples_are_drawn_without_dropout_and_the_mode_is_left_as_found() -> No
     assert torch.equal(*found)
 
 
+def test_beams_stand_for_samples() -> None:
+    """They are the search's, best first; those that a small vocabulary lacks are the best again."""
+    model, batch = make_model(), make_batch(images=2)
+    trained = objective(model, search="beam", samples=3)
+    found, _ = trained._draw(batch.images)
+    expected = beam_search(
+        model.step, model.start(batch.images), trained.constraints, batch_size=2, beam_size=3
+    )
+    assert found == expected and all(len({one.token_ids for one in each}) == 3 for each in found)
+    (drawn,) = trained(batch)
+    assert drawn.weights is not None and drawn.image_rows.bincount().tolist() == [3, 3]
+    sentences = len(all_sentences())
+    found, _ = objective(model, search="beam", samples=20)._draw(batch.images)
+    for each in found:
+        assert len(each) == 20 and len({one.token_ids for one in each}) <= sentences
+        assert each[-1] == each[0]
+
+
 def test_figures_are_the_reward_its_spread_and_the_surprisal() -> None:
     trained = objective(make_model(), reward=lambda words, _: [len(w) for w in words], samples=2)
     first, second = hypothesis((3, 0)), hypothesis((EOS,))
@@ -181,6 +199,8 @@ def test_wrong_rewards_and_settings_are_refused() -> None:
         trained(make_batch(images=2))
     with pytest.raises(ConfigError, match="2 samples or more, got 1; take the greedy baseline"):
         RewardSettings(samples=1)
+    with pytest.raises(ConfigError, match="the search must be one of sample, beam, got 'best'"):
+        RewardSettings(search="best")
     with pytest.raises(ConfigError, match="others, greedy, got 'best'"):
         RewardSettings(baseline="best")
 
@@ -192,7 +212,7 @@ def learned(end: int | None) -> list[int]:
     """The greedy caption after training on CIDEr-D, the end counting or not."""
     references = [[[A, MAN, ON, A, noun] for noun in NOUNS], [[11, 12, A, 13]], [[11, A, 12, ON]]]
     counted = CountedReferences(references, end=end)
-    reward = WeightedScore(references=counted, left_out=EOS if end is None else None)
+    reward = WeightedScore(references=counted, end=EOS, end_counts=end is not None)
     model = make_model(vocab_size=14, hidden=8, scale=0.5)
     trained = objective(model, reward, samples=10, max_length=6)
     batch = make_batch(captions=references[0])

@@ -7,6 +7,7 @@ from captioner import config as schema
 from captioner.data.captions import CaptionedImage
 from captioner.data.tokenize import coco_tokens
 from captioner.data.vocabulary import Vocabulary
+from captioner.evaluation.meteor import MeteorReferences
 from captioner.evaluation.sentence_scores import CountedReferences, WeightedScore
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.training.reward import RewardObjective, RewardSettings
@@ -24,8 +25,9 @@ def reward_objective(
 
     DataError names the first image without a caption.
     """
+    words, names = reference_words(vocabulary, images)
     references = CountedReferences(
-        reference_words(vocabulary, images),
+        words,
         end=vocabulary.eos if config.eos else None,
         names=[image.name for image in images],
     )
@@ -39,10 +41,14 @@ def reward_objective(
         references=references,
         cider=config.cider,
         bleu=config.bleu,
-        left_out=None if config.eos else vocabulary.eos,
+        meteor=config.meteor,
+        meteor_references=MeteorReferences(words, names) if config.meteor else None,
+        end=vocabulary.eos,
+        end_counts=config.eos,
     )
     settings = RewardSettings(
         samples=config.samples,
+        search=config.search,
         baseline=config.baseline,
         normalise=config.normalise,
         cross_entropy=config.cross_entropy,
@@ -55,18 +61,23 @@ def reward_objective(
 
 def reference_words(
     vocabulary: Vocabulary, images: Sequence[CaptionedImage]
-) -> list[list[list[int]]]:
-    """Each image's captions as scores count their words: numbers of the vocabulary's tokens, and
-    above these of the words that it lacks."""
+) -> tuple[list[list[list[int]]], list[str]]:
+    """Each image's captions as scores count their words, numbers of the vocabulary's tokens and
+    above these of the words that it lacks; and all of them."""
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
-    return [
+    captions = [
         [
             [numbers.setdefault(word, len(numbers)) for word in coco_tokens(caption)]
             for caption in image.captions
         ]
         for image in images
     ]
+    return captions, [*numbers]
 
 
 def _weights(config: schema.RewardConfig) -> list[tuple[float, str]]:
-    return [(config.cider, "CIDEr-D"), (config.bleu, "BLEU-4")]
+    return [
+        (config.cider, "CIDEr-D"),
+        (config.bleu, "BLEU-4"),
+        (config.meteor, "METEOR-py"),
+    ]

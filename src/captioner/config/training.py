@@ -35,6 +35,7 @@ OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
 OBJECTIVES = ("cross_entropy", "reward")
 BASELINES = ("others", "greedy")
+SEARCHES = ("sample", "beam")
 CAPTION_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 DECAY = Range(0, 0.999999)  # of a moving average
 SAMPLERS = ("tpe", "random")
@@ -115,8 +116,9 @@ class TrainerConfig(Checked):
 class RewardConfig(Checked):
     """trainer.objective=reward: training on a score, see training/reward.py.
 
-    samples: sentences drawn of each image, of at most max_length words. cider, bleu: weights of
-    CIDEr-D and BLEU-4 against the training references, whose document frequencies they take; eos:
+    samples: sentences of each image, of at most max_length words; search: sample draws them, beam
+    takes the beams of a beam search. cider, bleu, meteor: weights of CIDEr-D, BLEU-4 and METEOR-py
+    against the training references, whose document frequencies CIDEr-D takes; eos:
     whether `<eos>` is a word of sentences and references. baseline: others (the mean reward of the
     image's other samples) or greedy (the reward of its greedy sentence); normalise divides the
     advantages by their deviation over the batch. cross_entropy: the share of the references'
@@ -126,8 +128,10 @@ class RewardConfig(Checked):
     group: ClassVar[str] = "reward"
 
     samples: int = setting(5, COUNT)
+    search: str = setting("sample", Choice(SEARCHES))
     cider: float = setting(1.0, NOT_NEGATIVE)
     bleu: float = setting(0.0, NOT_NEGATIVE)
+    meteor: float = setting(0.0, NOT_NEGATIVE)
     eos: bool = True
     baseline: str = setting("others", Choice(BASELINES))
     normalise: bool = False
@@ -136,8 +140,11 @@ class RewardConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cider + self.bleu == 0:
-            raise ConfigError("reward.cider or reward.bleu must be greater than 0, got 0 for both")
+        if self.cider + self.bleu + self.meteor == 0:
+            raise ConfigError(
+                "one of reward.cider, reward.bleu and reward.meteor must be greater than 0, got 0 "
+                "for all"
+            )
         if self.baseline == "others" and self.samples < 2:
             raise ConfigError(
                 "reward.baseline=others, the mean of an image's other samples, needs "

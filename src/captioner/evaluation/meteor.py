@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioner.evaluation.compiled import Words
-from captioner.evaluation.corpus import Corpus, Floats, Sentences, ranges, starts
-from captioner.evaluation.meteor_words import WordMatches, stem
+from captioner.evaluation.corpus import Corpus, Floats, Sentences, ranges, sentences_of, starts
+from captioner.evaluation.meteor_words import WordMatches, load_knowledge, stem
 from captioner.evaluation.metric import Metric
 from captioner.progress import track
 
@@ -77,23 +77,58 @@ def meteor_metric(table: Floats) -> Metric:
 
 
 def normalised(corpus: Corpus) -> Corpus:
-    """The corpus in words as the jar's own normaliser leaves them: "t-shirt" is t and shirt, and
-    "'s" is ' and s."""
-    known = defaultdict[str, int](count().__next__)
-    words = [
-        [known[part] for part in word.replace("-", " ").replace("'", " ' ").split()]
-        for word in corpus.vocabulary
-    ]
-    sizes = np.array([*map(len, words)], np.int64)
-    flat, begins = np.array([*chain(*words)], np.int32), starts(sizes)
-
-    def normal(sentences: Sentences) -> Sentences:
-        parts = sizes[sentences.words]
-        lengths = np.diff(starts(parts)[sentences.starts()])
-        return Sentences(flat[ranges(begins[sentences.words], parts)], lengths)
-
+    """The corpus in words as the jar's own normaliser leaves them."""
+    normal = Normaliser(corpus.vocabulary)
     hypotheses, references = normal(corpus.hypotheses), normal(corpus.references)
-    return Corpus(hypotheses, references, corpus.counts, dict(known))
+    return Corpus(hypotheses, references, corpus.counts, normal.vocabulary)
+
+
+class Normaliser:
+    """Words as the jar's own normaliser leaves them: "t-shirt" is t and shirt, and "'s" is ' and s.
+
+    Sentences have the numbers of `words`, and then those of `vocabulary`.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        known = defaultdict[str, int](count().__next__)
+        parts = [
+            [known[part] for part in word.replace("-", " ").replace("'", " ' ").split()]
+            for word in words
+        ]
+        self.vocabulary = dict(known)
+        self._sizes = np.array([*map(len, parts)], np.int64)
+        self._flat = np.array([*chain(*parts)], np.int32)
+        self._begins = starts(self._sizes)
+
+    def __call__(self, sentences: Sentences) -> Sentences:
+        """The sentences in its words."""
+        parts = self._sizes[sentences.words]
+        lengths = np.diff(starts(parts)[sentences.starts()])
+        return Sentences(self._flat[ranges(self._begins[sentences.words], parts)], lengths)
+
+
+class MeteorReferences:
+    """METEOR-py of single sentences, against references of images that are normalised once.
+
+    `references`: of each image its sentences, as numbers of `words`.
+    """
+
+    def __init__(self, references: Sequence[Sequence[Sequence[int]]], words: Sequence[str]) -> None:
+        self._normal = Normaliser(words)
+        self._counts = np.array([*map(len, references)], np.int64)
+        self._first = starts(self._counts)
+        self._references = self._normal(sentences_of([*chain(*references)]))
+        self._knowledge = load_knowledge(frozenset(self._normal.vocabulary))[1]
+
+    def scores(self, words: Sequence[Sequence[int]], images: Sequence[int]) -> Floats:
+        """Of each sentence against the references of its image, whose number is given, in percent,
+        [S]."""
+        image = np.asarray(images, np.int64)
+        counts = self._counts[image]
+        references = self._references.take(ranges(self._first[image], counts))
+        hypotheses, vocabulary = self._normal(sentences_of(words)), self._normal.vocabulary
+        corpus = Corpus(hypotheses, references, counts, vocabulary)
+        return meteor(corpus, self._knowledge).per_image
 
 
 def statistics(

@@ -20,6 +20,7 @@ from captioner.errors import DataError
 from captioner.evaluation.bleu import bleu_metrics
 from captioner.evaluation.cider import SIGMA, DocumentFrequencies
 from captioner.evaluation.corpus import Floats, Ints, Sentences, ranges, sentences_of, starts
+from captioner.evaluation.meteor import MeteorReferences
 from captioner.evaluation.ngrams import ORDERS, Counted, NgramTable, images_with, pack
 
 WordNumbers = Sequence[Sequence[int]]
@@ -147,22 +148,30 @@ class CountedReferences:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedScore:
-    """A weighted sum of both scores against `references`, in coco-caption's units (1 is 100 %).
+    """A weighted sum of scores against `references`, in coco-caption's units (1 is 100 %).
 
-    `left_out` is a word that does not count at a sentence's end.
+    `end` is the word that may stand at a sentence's end: it counts as one of CIDEr-D and BLEU-4
+    where the references have it (`end_counts`), and never of METEOR-py, which `meteor_references`
+    gives.
     """
 
     references: CountedReferences
     cider: float = 1.0
     bleu: float = 0.0
-    left_out: int | None = None
+    meteor: float = 0.0
+    meteor_references: MeteorReferences | None = None
+    end: int | None = None
+    end_counts: bool = True
 
     def __call__(self, words: WordNumbers, images: Sequence[int]) -> Floats:
         """Of each sentence, [S]; `images` are the numbers of its image."""
-        if self.left_out is not None:
-            words = [one[:-1] if [*one[-1:]] == [self.left_out] else one for one in words]
-        scores = self.references.scores(words, images, bleu=self.bleu != 0)
-        return np.asarray((self.cider * scores.cider + self.bleu * scores.bleu) / 100)
+        bare = [one[:-1] if [*one[-1:]] == [self.end] else one for one in words]
+        counted = words if self.end_counts else bare
+        scores = self.references.scores(counted, images, bleu=self.bleu != 0)
+        total = self.cider * scores.cider + self.bleu * scores.bleu
+        if self.meteor and self.meteor_references is not None:
+            total = total + self.meteor * self.meteor_references.scores(bare, images)
+        return np.asarray(total / 100)
 
 
 def consensus(words: WordNumbers, groups: Sequence[int], rarities: Rarities) -> Floats:

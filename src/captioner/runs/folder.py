@@ -39,6 +39,8 @@ LATER = {
     "init_from": None,
     "trainer.objective": "cross_entropy",
     "reward.samples": 5,
+    "reward.search": "sample",
+    "reward.meteor": 0.0,
     "reward.cider": 1.0,
     "reward.bleu": 0.0,
     "reward.eos": True,

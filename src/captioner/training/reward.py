@@ -5,8 +5,10 @@ The model p is a policy that draws sentences w of an image; their expected rewar
     grad E[r(w)] = E[(r(w) - b) grad log p(w)]                        (REINFORCE, Williams 1992)
 
 for any baseline b that does not depend on w. K sentences are drawn of each image; b is the mean
-reward of its K - 1 others (Luo 2020), or the reward of the greedy sentence (Rennie et al.). So the
-loss of S drawn sentences is a weighted cross-entropy,
+reward of its K - 1 others (Luo 2020), or the reward of the greedy sentence (Rennie et al.). The K
+sentences may also be the beams of a search (Cornia et al. 2020), all of them likely: the gradient
+then is no longer that of the expected reward. So the loss of S sentences is a weighted
+cross-entropy,
 
     - 1/S sum_k (r_k - b_k) sum_t log p(w_kt),
 
@@ -28,7 +30,7 @@ from torch import Tensor
 
 from captioner.data.packed import CaptionBatch, TokenStore
 from captioner.errors import ConfigError, NumericsError
-from captioner.generation import Constraints, Hypothesis, greedy, sample
+from captioner.generation import Constraints, Hypothesis, beam_search, greedy, sample
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.ops.packing import packed_places
 
@@ -36,29 +38,34 @@ from captioner.ops.packing import packed_places
 Reward = Callable[[Sequence[Sequence[int]], Sequence[int]], Any]
 
 BASELINES = ("others", "greedy")
+SEARCHES = ("sample", "beam")
 FIGURES = ("reward", "reward_spread", "entropy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSettings:
-    """How many `samples` an image gets, of at most `max_length` words; the `baseline`, "others" or
-    "greedy"; whether advantages are divided by their deviation over the batch (`normalise`); the
-    share of the references' cross-entropy in the loss (`cross_entropy`).
+    """How many `samples` an image gets, of at most `max_length` words, drawn (`search` "sample") or
+    the beams of a search ("beam"); the `baseline`, "others" or "greedy"; whether advantages are
+    divided by their deviation over the batch (`normalise`); the share of the references'
+    cross-entropy in the loss (`cross_entropy`).
 
     Raises ConfigError for a sample whose baseline would be the mean of no others.
     """
 
     samples: int = 5
+    search: str = "sample"
     baseline: str = "others"
     normalise: bool = False
     cross_entropy: float = 0.0
     max_length: int = 30
 
     def __post_init__(self) -> None:
-        if self.baseline not in BASELINES:
-            raise ConfigError(
-                f"the baseline must be one of {', '.join(BASELINES)}, got {self.baseline!r}"
-            )
+        for name, value, known in (
+            ("baseline", self.baseline, BASELINES),
+            ("search", self.search, SEARCHES),
+        ):
+            if value not in known:
+                raise ConfigError(f"the {name} must be one of {', '.join(known)}, got {value!r}")
         if self.baseline == "others" and self.samples < 2:
             raise ConfigError(
                 f"the mean of an image's other samples needs 2 samples or more, got {self.samples};"
@@ -109,9 +116,15 @@ class RewardObjective:
         try:
             state = self.model.start(images)
             given: Any = (self.model.step, state, self.constraints)
-            found = sample(*given, batch_size=len(images), samples=self.settings.samples)
+            count, size = self.settings.samples, len(images)
+            if self.settings.search == "beam":
+                beams = beam_search(*given, batch_size=size, beam_size=count)
+                # A vocabulary smaller than the beams leaves some of them empty.
+                found = [[*each, *[each[0]] * (count - len(each))] for each in beams]
+            else:
+                found = sample(*given, batch_size=size, samples=count)
             if self.settings.baseline == "greedy":
-                best = greedy(*given, batch_size=len(images))
+                best = greedy(*given, batch_size=size)
         finally:
             self.model.train(training)
         return found, best
