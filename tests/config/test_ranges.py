@@ -20,6 +20,7 @@ SCHEMAS = [
     *schema.COMMANDS.values(),
     schema.GridSweepConfig,
     schema.StudySweepConfig,
+    schema.ReplicasLauncherConfig,
     *KEYS,
 ]
 # What has a check of its own.

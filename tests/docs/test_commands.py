@@ -44,6 +44,7 @@ NOT_RUN = {
     "torchrun": "starts processes; tests/training does so",
     "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",
     "python scripts/train.py -m hydra/launcher=submitit_local": "starts processes; tests/sweeps",
+    "python scripts/train.py -m hydra/launcher=replicas": "tests/sweeps runs such sweeps in small",
     "python scripts/train.py -m hydra/launcher=submitit_slurm": "needs a cluster",
     "make": "sets up an environment or runs for minutes; the target is looked up in the Makefile",
     "python setup.py": "compiles; tests/test_setup.py does",

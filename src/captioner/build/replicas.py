@@ -1,6 +1,8 @@
-"""trainer.replicas=K: K configurations out of one."""
+"""What replicas may differ in: K configurations out of one, and runs that can train as replicas."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,11 @@ from torch import nn
 from captioner import config as schema
 from captioner.errors import ConfigError
 from captioner.features.source import ImageFeatures
+from captioner.runs.folder import flat
+
+# The settings in which replicas may differ: of a run, its optimiser or its model.
+OWN = tuple(item.name for item in dataclasses.fields(schema.ReplicasConfig))
+GROUPS = ("optimizer", "model")
 
 
 def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig, dict[str, Any]]]:
@@ -26,12 +33,68 @@ def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig
                 config.trainer, replicas=1, order_seed=order_seed(config)
             ),
         }
-        for group in ("optimizer", "model"):
+        for group in GROUPS:
             before = getattr(config, group)
             own = {key: value for key, value in values.items() if hasattr(before, key)}
             changes[group] = dataclasses.replace(before, **own)
         found.append((dataclasses.replace(config, **changes), values))
     return found
+
+
+def shared_settings(config: schema.TrainConfig) -> dict[str, Any]:
+    """All by dotted key in which replicas must agree; the seed of the batches' order in effect."""
+    own = {f"{prefix}{key}" for key in OWN for prefix in ("", *(f"{x}." for x in GROUPS))}
+    tree = flat(dataclasses.asdict(config))
+    own |= {"run_dir", "sweep_dir"}  # which change no result
+    shared = {key: value for key, value in tree.items() if key not in own}
+    return {**shared, "trainer.order_seed": order_seed(config)}
+
+
+def shared_config(configs: Sequence[schema.TrainConfig]) -> schema.TrainConfig:
+    """The configuration of what these runs share as replicas; ConfigError where such models cannot
+    be replicas."""
+    first = configs[0]
+    if first.trainer.replicas > 1:
+        raise ConfigError(f"trainer.replicas={first.trainer.replicas} are a group already")
+    trainer = dataclasses.replace(
+        first.trainer, replicas=len(configs), order_seed=order_seed(first)
+    )
+    return dataclasses.replace(first, trainer=trainer)
+
+
+def group_runs(configs: Sequence[schema.TrainConfig], most: int) -> list[tuple[list[int], str]]:
+    """Which runs can train together as replicas, by number, at most so many in a group; and why one
+    trains alone, empty of a group."""
+    alike: dict[str, list[int]] = {}
+    settings = [shared_settings(one) for one in configs]
+    for number, shared in enumerate(settings):
+        alike.setdefault(repr(shared), []).append(number)
+    groups: list[tuple[list[int], str]] = []
+    for numbers in alike.values():
+        parts = -(-len(numbers) // most)  # of nearly the same size
+        bounds = [k * len(numbers) // parts for k in range(parts + 1)]
+        why = f"the {len(numbers)} that could train together are more than {most} at a time"
+        if len(numbers) == 1:
+            others = [one for one in settings if one is not settings[numbers[0]]]
+            why = _no_other(settings[numbers[0]], others)
+        else:
+            try:
+                shared_config([configs[n] for n in numbers])
+            except ConfigError as error:
+                bounds, why = [*range(len(numbers) + 1)], str(error)
+        together = [numbers[a:b] for a, b in itertools.pairwise(bounds)]
+        groups += [(part, "" if len(part) > 1 else why) for part in together]
+    return groups
+
+
+def _no_other(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    """Why no other run can train with one: what the nearest of them differs in."""
+    if not others:
+        return "no other was asked for at the same time"
+    differing = [[k for k in {**own, **x} if own.get(k, "") != x.get(k, "")] for x in others]
+    keys = ", ".join(sorted(differing, key=len)[0])
+    hint = " (seed decides it, unless it is given)" if keys == "trainer.order_seed" else ""
+    return f"every other differs from it in more than replicas can, such as {keys}{hint}"
 
 
 def order_seed(config: schema.TrainConfig) -> int:

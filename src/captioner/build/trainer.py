@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +17,10 @@ from captioner.build.components import build_optimizer, pick_device, trainer_set
 from captioner.build.initial import resumes, start_from
 from captioner.build.language_modeling import TextTask
 from captioner.build.memory import require_memory_for_training
-from captioner.build.replicas import replica_configs
+from captioner.build.replicas import replica_configs, shared_config
 from captioner.data.resident import ResidentCaptions
 from captioner.data.vocabulary import Vocabulary
-from captioner.errors import ConfigError
+from captioner.errors import CheckpointError, ConfigError
 from captioner.profiling import listening, span
 from captioner.runs.folder import claim_run_folder, summary_writer, write_vocabulary
 from captioner.training.distributed import World, world
@@ -71,14 +71,18 @@ def build_trainer(config: schema.TrainConfig) -> Trainer | ReplicaTrainer:
     """Everything of a training run, wired and, where the folder holds a run to resume, resumed."""
     phases = Phases()
     with listening(phases):
-        device, ranks = _begin_run(config)
-        task = TASKS[task_of_data(config.data.kind)](config, device, ranks)
-        log.info("vocabulary: %d tokens", len(task.vocabulary))
+        ranks = world()
+        ranks.from_main(lambda: _claim(config))
+        device, task = _begin_run(config, ranks)
         if ranks.main:
             write_vocabulary(Path(config.run_dir), task.vocabulary)
-        make = _make_trainer if config.trainer.replicas == 1 else _make_replicas
         with span("model, optimiser and trainer"):
-            trainer: Trainer | ReplicaTrainer = make(task, config, device, ranks)
+            trainer: Trainer | ReplicaTrainer
+            if config.trainer.replicas == 1:
+                trainer = _make_trainer(task, config, device, ranks)
+            else:
+                trainer = _make_replicas(task, config, device, ranks)
+        _log_size(trainer)
         if config.resume:
             with span("checkpoint to resume from"):
                 trainer.resume()
@@ -87,18 +91,52 @@ def build_trainer(config: schema.TrainConfig) -> Trainer | ReplicaTrainer:
     return trainer
 
 
-def _begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
-    """What comes before any data is read: the run's folder claimed, its device and processes; who
-    computes is logged, and on a CPU freed memory is kept."""
-    folder, ranks = Path(config.run_dir), world()
-    ranks.from_main(
-        lambda: claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
+def build_together(configs: Sequence[schema.TrainConfig]) -> ReplicaTrainer:
+    """Runs of one process that `group_runs` found to be replicas of each other, each in its own
+    folder and, where that holds a run to resume, resumed.
+
+    One whose last.pt cannot be continued from is left out, that reason its `failure`.
+    """
+    for own in configs:
+        _claim(own)
+    shared, ranks = shared_config(configs), world()
+    device, task = _begin_run(shared, ranks)
+    replicas = []
+    for own in configs:
+        folder = Path(own.run_dir)
+        write_vocabulary(folder, task.vocabulary)
+        replica = Replica(_make_trainer(task, own, device, ranks, folder.name))
+        replicas.append(replica)
+        if own.resume:
+            try:
+                replica.trainer.resume()
+            except CheckpointError as error:
+                replica.failure = str(error)
+    trainer = ReplicaTrainer(
+        replicas,
+        loader=task.loader,
+        order=task.order,
+        device=device,
+        show_progress=shared.trainer.progress,
     )
+    _log_size(trainer)
+    return trainer
+
+
+def _claim(config: schema.TrainConfig) -> None:
+    """Make the run's folder its own, and say what it will hold."""
+    folder = Path(config.run_dir)
+    claim_run_folder(folder, dataclasses.asdict(config), resume=config.resume)
     log.info(
         "run: %s (log train.log, scores history.json, weights best.pt and last.pt, curves "
         "tensorboard/)",
         folder,
     )
+
+
+def _begin_run(config: schema.TrainConfig, ranks: World) -> tuple[torch.device, Task]:
+    """The device and the data; before any of that is read, who computes is logged, and on a CPU
+    freed memory is kept."""
     device = pick_device(config.device)
     require_memory_for_training(config, device)  # again when words and features are known
     if ranks.size > 1:
@@ -107,24 +145,24 @@ def _begin_run(config: schema.TrainConfig) -> tuple[torch.device, World]:
     name_backend(config.rnn.kind, config.model.backend, device)
     if device.type == "cpu":
         keep_freed_memory()
-    return device, ranks
+    task = TASKS[task_of_data(config.data.kind)](config, device, ranks)
+    log.info("vocabulary: %d tokens", len(task.vocabulary))
+    return device, task
 
 
 def _make_trainer(
-    task: Task, config: schema.TrainConfig, device: torch.device, ranks: World, replica: str = ""
+    task: Task, config: schema.TrainConfig, device: torch.device, ranks: World, name: str = ""
 ) -> Trainer:
-    """A new model's trainer in `config.run_dir`; `replica` names one among several."""
+    """A new model's trainer in `config.run_dir`; `name` is that of one among several."""
     folder = Path(config.run_dir)
-    model = task.new_model(config, replica=bool(replica))
+    model = task.new_model(config, replica=bool(name))
     texts = task.texts(config, model)
     if config.init_from is not None and not resumes(config.run_dir, config.resume):
         start_from(config.init_from, model, task.vocabulary, texts)
     model = model.to(device)
-    random = OwnRandomness(device) if replica else None
-    if replica in ("", "replica 0"):
-        log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+    random = OwnRandomness(device) if name else None
     writer = summary_writer(folder) if ranks.main else None
-    show = config.trainer.progress and not replica
+    show = config.trainer.progress and not name
     validate = task.validator(config, model, writer)
     return Trainer(
         TrainingSetup(
@@ -143,8 +181,13 @@ def _make_trainer(
         device=device,
         world=ranks,
         random=random,
-        reporting=Reporting(writer=writer, show_progress=show, name=replica),
+        reporting=Reporting(writer=writer, show_progress=show, name=name),
     )
+
+
+def _log_size(trainer: Trainer | ReplicaTrainer) -> None:
+    first = trainer if isinstance(trainer, Trainer) else trainer.replicas[0].trainer
+    log.info("model: %s parameters", f"{sum(p.numel() for p in first.model.parameters()):,}")
 
 
 def _make_replicas(

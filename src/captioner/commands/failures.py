@@ -136,8 +136,8 @@ def explain(error: Exception, name: str) -> str:
     if missing and missing.group(1).startswith("hydra/launcher/"):
         wanted = missing.group(1).rpartition("/")[2]
         return (
-            f"there is no hydra/launcher {wanted!r} here; joblib, submitit_local and "
-            "submitit_slurm come with pip install 'captioner[sweeps]'"
+            f"there is no hydra/launcher {wanted!r} here: basic and replicas need nothing, joblib, "
+            "submitit_local and submitit_slurm come with pip install 'captioner[sweeps]'"
         )
     if missing:
         group, _, wanted = missing.group(1).rpartition("/")

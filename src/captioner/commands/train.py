@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -33,13 +34,18 @@ def run(config: schema.TrainConfig) -> float | None:
             f"run_dir={config.run_dir} resume=true"
         ) from None
     if world().main:
-        replica = "" if outcome.replica is None else f" of replica {outcome.replica}"
-        best = figure(str(outcome.metric), outcome.best or 0.0)
-        print(f"best {outcome.metric} {best} in epoch {outcome.epoch}{replica}; {_best(config)}")
+        print(result(config, outcome))
         in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
         if not in_sweep:
             print("next:", *next_commands(config), sep="\n  ")
     return outcome.best
+
+
+def result(config: schema.TrainConfig, outcome: Outcome) -> str:
+    """One line: a finished run's best score, its epoch and where its weights are."""
+    replica = "" if outcome.replica is None else f" of replica {outcome.replica}"
+    best = figure(str(outcome.metric), outcome.best or 0.0)
+    return f"best {outcome.metric} {best} in epoch {outcome.epoch}{replica}; {_best(config)}"
 
 
 def next_commands(config: schema.TrainConfig) -> list[str]:
@@ -92,14 +98,19 @@ def train(config: schema.TrainConfig) -> Outcome:
             raise
         except Exception as error:
             if world().main:
-                try:
-                    failure(error).save(folder)
-                except DataError as second:  # a full disk, perhaps, which must not hide the first
-                    log.warning("%s", second)
+                keep_failure(error, folder)
             raise
         if world().main:
             outcome.save(folder)
         return outcome
+
+
+def keep_failure(error: BaseException, folder: Path) -> None:
+    """Write why a run failed into its folder, where that can be written."""
+    try:
+        failure(error).save(folder)
+    except DataError as second:  # a full disk, perhaps, which must not hide the first
+        log.warning("%s", second)
 
 
 def _train(config: schema.TrainConfig) -> Outcome:
@@ -107,9 +118,13 @@ def _train(config: schema.TrainConfig) -> Outcome:
     # From here on the folder is this run's, and an earlier failure no longer true.
     if world().main:
         (Path(config.run_dir) / OUTCOME).unlink(missing_ok=True)
-    history = trainer.run()
+    return ended_well(config, trainer.run())
+
+
+def ended_well(config: schema.TrainConfig, history: Sequence[Mapping[str, float]]) -> Outcome:
+    """The outcome of a run that was trained to its end, from the figures of its epochs."""
     metric = config.trainer.best_metric
-    pick = min if trainer.settings.lower_is_better else max
+    pick = min if metric in schema.TEXT_METRICS else max
     best = pick(history, key=lambda figures: figures[metric])
     replica = int(best["replica"]) if "replica" in best else None
     return Outcome(

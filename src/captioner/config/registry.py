@@ -38,6 +38,7 @@ COMMANDS: dict[str, type] = {
     "prepare_flickr8k": commands.PrepareConfig,
     "recipe": recipe.RecipeConfig,
 }
+LAUNCHERS = {"replicas": training.ReplicasLauncherConfig}
 SWEEPERS = {"grid": training.GridSweepConfig, "optuna": training.StudySweepConfig}
 
 
@@ -63,6 +64,8 @@ def register_schemas() -> None:
     Plugins.instance()  # first: another package's sweeper may be called optuna, too
     for name, sweeper in SWEEPERS.items():
         _store(name, sweeper, "hydra/sweeper")
+    for name, launcher in LAUNCHERS.items():
+        _store(name, launcher, "hydra/launcher")
 
 
 def _store(name: str, schema: type, group: str | None = None) -> None:

@@ -332,6 +332,20 @@ class TrainConfig(RunConfig):
 
 
 @dataclass
+class ReplicasLauncherConfig(Checked):
+    """hydra/launcher=replicas: runs of a sweep that differ in nothing but what ReplicasConfig lists
+    train together in one process, as replicas; the others one after another.
+
+    most: how many train at a time.
+    """
+
+    group: ClassVar[str] = "hydra.launcher"
+
+    _target_: str = "hydra_plugins.captioner_launcher.ReplicasLauncher"
+    most: int = setting(8, Range(1, 1000))
+
+
+@dataclass
 class GridSweepConfig(Checked):
     """hydra/sweeper=grid: every combination of the values that are given with commas.
 

@@ -57,7 +57,8 @@ class Interval:
 class Run:
     """One run: its state, its best score and epoch so far, and its settings by dotted key.
 
-    `state` is finished, running, stopped or failed; `seconds` counts training, validation aside.
+    `state` is finished, running, stopped or failed; `seconds` counts training, validation aside,
+    and what the runs took that were trained `together` with it, named by their folders.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Run:
     history: Sequence[Mapping[str, float]] = ()
     reason: str | None = None
     interval: Interval | None = None
+    together: Sequence[str] = ()
 
     @property
     def lower_is_better(self) -> bool:
@@ -160,7 +162,8 @@ def _read(folder: Path) -> Run:
         state = "running"
     reason = outcome.reason if outcome and state == "failed" else None
     interval = _interval(folder, metric, settings)
-    return Run(folder, state, metric, settings, history, reason, interval)
+    together = (outcome.together if outcome else None) or ()
+    return Run(folder, state, metric, settings, history, reason, interval, together)
 
 
 def _history(folder: Path, metric: str) -> list[dict[str, float]]:

@@ -66,7 +66,7 @@ class Board:
             Cell(interval(run), low),
             Cell(epochs(run), run.best["epoch"] if run.best else ""),
             Cell(duration(run.seconds) if scored else "", run.seconds if scored else ""),
-            Cell(run.state, run.state, run.state),
+            Cell(state(run), run.state, run.state),
             *(Cell(setting, setting) for setting in settings),
             Cell(str(run.folder), run.folder, "folder"),
         ]
@@ -160,6 +160,11 @@ def epochs(run: Run) -> str:
     return f"{run.best['epoch']:.0f} of {ended}{left}"
 
 
+def state(run: Run) -> str:
+    """How it stands, and how many were trained together with it, itself among them."""
+    return f"{run.state}, {len(run.together) + 1} together" if run.together else run.state
+
+
 def value(setting: Any) -> str:
     """A setting as a command line has it, real numbers with four digits."""
     if isinstance(setting, float):
@@ -184,6 +189,7 @@ def as_records(boards: Sequence[Board]) -> list[dict[str, Any]]:
             "seconds": run.seconds,
             "state": run.state,
             "reason": run.reason,
+            "together": " ".join(run.together) or None,
             "folder": str(run.folder),
             "checkpoint": str(run.checkpoint) if run.checkpoint else None,
             **{key: run.settings.get(key) for key in board.differing},

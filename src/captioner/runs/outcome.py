@@ -19,8 +19,9 @@ _LOCK = "lock"
 class Outcome:
     """A finished run's best score and its epoch, or why a run failed.
 
-    `config` is only kept of a run that failed before it had a folder of its own. ValueError where
-    a finished run has no score.
+    `config` is only kept of a run that failed before it had a folder of its own, `together` of one
+    that was trained in one process with others: their folders' names. ValueError where a finished
+    run has no score.
     """
 
     state: Literal["finished", "failed"]
@@ -30,6 +31,7 @@ class Outcome:
     replica: Count | None = None  # the one with that score, of several
     reason: str | None = None
     config: dict[str, Json] | None = None
+    together: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.finished and None in (self.metric, self.best, self.epoch):

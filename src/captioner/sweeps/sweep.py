@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
@@ -73,8 +74,8 @@ class Sweep:
         folder = self.folder / name
         own = [f"{key}={quoted(self.folder)}" for key in ("hydra.sweep.dir", "sweep_dir")]
         own += [f"hydra.sweep.subdir={quoted(name)}", f"run_dir={quoted(folder)}", "resume=true"]
-        alone = type(self.launcher).__name__ == "BasicLauncher"
-        if not alone and not any(one.startswith("trainer.progress=") for one in self.fixed):
+        one_process = isinstance(self.launcher, BasicLauncher)
+        if not one_process and not any(one.startswith("trainer.progress=") for one in self.fixed):
             own.append("trainer.progress=false")  # bars of several runs would mix
         return Job(folder, (*self.fixed, *swept, *own))
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ class Replica:
     """A trainer and the settings in which it differs (key -> value); `failure` ends it alone."""
 
     trainer: Trainer
-    differs: dict[str, Any]
+    differs: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
 
     @property
@@ -107,9 +107,10 @@ class ReplicaTrainer:
     """Trains `replicas` on the batches of one `loader` in one `order`.
 
     A replica whose loss or weights are no longer finite is left out from there on, and one may stop
-    early; the others continue. The best by dev score becomes best.pt in `folder`, where
-    replicas.json says how each ended. On a CPU as many train at a time as torch has threads, more
-    where a thread computes several together; on a GPU they take their steps one after another.
+    early; the others continue. Where they have a `folder` in common, the best by dev score becomes
+    best.pt there, and replicas.json says how each ended. On a CPU as many train at a time as torch
+    has threads, more where a thread computes several together; on a GPU they take their steps one
+    after another.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class ReplicaTrainer:
         *,
         loader: Iterable[Batch],
         order: Order,
-        folder: Path,
+        folder: Path | None = None,
         device: torch.device,
         show_progress: bool = True,
     ) -> None:
@@ -157,7 +158,8 @@ class ReplicaTrainer:
             while any(replica.active for replica in self.replicas):
                 self._train_epoch(interruption)
                 self._in_threads(self._at_the_end(), lambda one: one.trainer.finish_epoch())
-                self._keep_best()
+                if self.folder is not None:
+                    self._keep_best(self.folder)
                 if interruption.requested:
                     raise KeyboardInterrupt
         if all(replica.failure for replica in self.replicas):
@@ -292,7 +294,7 @@ class ReplicaTrainer:
             scored, key=lambda one: sign * float(one.trainer.progress.best or 0), default=None
         )
 
-    def _keep_best(self) -> None:
+    def _keep_best(self, folder: Path) -> None:
         """Write replicas.json, and best.pt of the best replica beside it."""
         best = self.best()
         name = self.settings.best_metric
@@ -309,11 +311,11 @@ class ReplicaTrainer:
         if best is not None:
             best.trainer.writer.finish()
             kept = best.trainer.folder / "best.pt"
-            with kept.open("rb") as source, atomic_write(self.folder / "best.pt") as copy:
+            with kept.open("rb") as source, atomic_write(folder / "best.pt") as copy:
                 shutil.copyfileobj(source, copy)
             score, whose = best.trainer.progress.best, best.trainer.reporting.name
             log.info("best %s so far: %.4g of %s", name, score, whose)
         write_json(
-            self.folder / "replicas.json",
+            folder / "replicas.json",
             {"best": None if best is None else best.trainer.folder.name, "replicas": rows},
         )

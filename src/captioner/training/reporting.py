@@ -28,7 +28,9 @@ class Reporting:
 
     def say(self, message: str, *values: Any) -> None:
         """Log a message."""
-        log.info(f"{self.name}: {message}" if self.name else message, *values)
+        if self.name:
+            message, values = f"%s: {message}", (self.name, *values)
+        log.info(message, *values)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write figures to TensorBoard."""
