@@ -24,6 +24,7 @@ WORK = {
     "export": ("captioner.commands.export.open_checkpoint", "checkpoint=a out=b"),
     "leaderboard": ("captioner.commands.leaderboard.gather", "folders=[a]"),
     "prepare_flickr8k": ("captioner.commands.prepare.prepare_flickr8k", ""),
+    "recipe": ("captioner.commands.recipe.Progress", "out=o data.root=r"),
     "sample": ("captioner.commands.sample.load_language_model", "checkpoint=a"),
     "train": ("captioner.commands.train.build_trainer", "run_dir=run"),
 }

@@ -1,10 +1,10 @@
 """Checkpoints: one file that carries the weights and all that is needed to use or continue them."""
 
-import io
+import mmap
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -34,11 +34,34 @@ class Checkpoint:
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """Write atomically; DataError naming `path` when it cannot be written (the old file stays)."""
-    # Through memory: torch.save turns a full disk into a RuntimeError about positions.
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, **vars(checkpoint)}, buffer)
+    content = {"format": FORMAT, "version": VERSION, **vars(checkpoint)}
     with atomic_write(path) as handle:
-        handle.write(buffer.getbuffer())
+        writer = _Writer(handle)
+        try:
+            torch.save(content, writer)
+        except RuntimeError as error:
+            raise writer.error or error from None
+
+
+class _Writer:
+    """A handle for torch.save, which turns a full disk into a RuntimeError about positions;
+    `error` is what it was."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self.handle = handle
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write; what is raised is kept."""
+        try:
+            return self.handle.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """torch.save asks for it."""
+        self.handle.flush()
 
 
 def snapshot(value: Any) -> Any:
@@ -52,13 +75,23 @@ def snapshot(value: Any) -> Any:
         if isinstance(part, Tensor):
             same = (part.data_ptr(), part.dtype, part.shape, part.stride())
             if same not in copies or not part.numel():
-                copies[same] = part.detach().to("cpu", copy=True)
+                copies[same] = _outside_heap(part.detach())
             return copies[same]
         if isinstance(part, dict):
             return {key: copy(one) for key, one in part.items()}
         return type(part)(map(copy, part)) if isinstance(part, list | tuple) else part
 
     return Checkpoint(**copy(vars(value))) if isinstance(value, Checkpoint) else copy(value)
+
+
+def _outside_heap(tensor: Tensor) -> Tensor:
+    """A copy on the CPU in pages of its own, which the system gets back with it: those of the heap
+    would be left in fragments between what a step allocates meanwhile."""
+    if not tensor.numel():
+        return tensor.to("cpu", copy=True)
+    pages = mmap.mmap(-1, tensor.numel() * tensor.element_size())
+    copy = torch.frombuffer(pages, dtype=tensor.dtype).view(tensor.shape)
+    return copy.copy_(tensor)
 
 
 def load_checkpoint(path: Path | str, *, device: str = "cpu") -> Checkpoint:
