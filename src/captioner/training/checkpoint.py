@@ -38,7 +38,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     with atomic_write(path) as handle:
         writer = _Writer(handle)
         try:
-            torch.save(content, writer)
+            torch.save(content, writer)  # type: ignore[arg-type]
         except RuntimeError as error:
             raise writer.error or error from None
 
