@@ -47,7 +47,7 @@ def test_every_command_that_names_an_output_is_looked_at() -> None:
     writing = {name for name, kind in commands.items() if issubclass(kind, schema.OutputConfig)}
     assert writing == {"benchmark", *(name for name, _, _ in WRITTEN)}
     # What trains and prepares keeps folders of its own; the page writes nothing.
-    assert set(commands) - writing == {"train", "prepare_flickr8k", "demo"}
+    assert set(commands) - writing == {"train", "recipe", "prepare_flickr8k", "demo"}
 
 
 @pytest.mark.parametrize(("name", "given", "there"), WRITTEN)

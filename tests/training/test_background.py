@@ -26,8 +26,13 @@ def test_a_copy_is_the_same_and_stays_so() -> None:
         "halves": [flat[:4], flat[4:].view(2, 2).t()],
         "progress": {"history": [{"loss": 1.0}], "best": None},
     }
-    kept = Checkpoint({"a": tied, "b": tied}, {"config": "{}"}, {"BLEU-4": 1.0}, training)
+    filters = torch.arange(24.0).view(2, 3, 2, 2).to(memory_format=torch.channels_last)
+    model = {"a": tied, "b": tied, "filters": filters, "none": torch.empty(0, 3)}
+    kept = Checkpoint(model, {"config": "{}"}, {"BLEU-4": 1.0}, training)
     copy = snapshot(kept)
+    # An optimiser's state has to lie as the weights do.
+    assert copy.model["filters"].stride() == filters.stride()
+    assert torch.equal(copy.model["filters"], filters) and copy.model["none"].shape == (0, 3)
     tied.zero_()
     flat.zero_()
     training["progress"]["history"][0]["loss"] = 2.0

@@ -189,7 +189,7 @@ def as_records(boards: Sequence[Board]) -> list[dict[str, Any]]:
             "seconds": run.seconds,
             "state": run.state,
             "reason": run.reason,
-            "together": " ".join(run.together) or None,
+            **({"together": " ".join(run.together)} if run.together else {}),
             "folder": str(run.folder),
             "checkpoint": str(run.checkpoint) if run.checkpoint else None,
             **{key: run.settings.get(key) for key in board.differing},

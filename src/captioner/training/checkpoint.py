@@ -90,8 +90,10 @@ def _outside_heap(tensor: Tensor) -> Tensor:
     if not tensor.numel():
         return tensor.to("cpu", copy=True)
     pages = mmap.mmap(-1, tensor.numel() * tensor.element_size())
-    copy = torch.frombuffer(pages, dtype=tensor.dtype).view(tensor.shape)
-    return copy.copy_(tensor)
+    strides = torch.empty_like(tensor, device="meta").stride()  # dense, in the same order
+    return (
+        torch.frombuffer(pages, dtype=tensor.dtype).as_strided(tensor.shape, strides).copy_(tensor)
+    )
 
 
 def load_checkpoint(path: Path | str, *, device: str = "cpu") -> Checkpoint:
