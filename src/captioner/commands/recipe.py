@@ -65,10 +65,14 @@ class Job:
         given = {"init_from": self.config.init_from, "encoder.init_from": self.config.encoder}
         return {key: name for key, name in given.items() if name is not None}
 
+    def source(self, name: str) -> Path:
+        """The checkpoint of a stage that it begins with."""
+        return self.out / name / self.best.name
+
     @property
     def input(self) -> str | None:
         """The sha256 of the checkpoints that it begins with."""
-        files = [self.out / name / "best.pt" for name in dict.fromkeys(self.sources.values())]
+        files = map(self.source, dict.fromkeys(self.sources.values()))
         return ",".join(map(file_digest, files)) or None
 
     @property
@@ -82,10 +86,7 @@ class Job:
         """Those of train.py."""
         given = [f"experiment={self.config.experiment}", *self.common, *self.config.overrides]
         own = [f"run_dir={_literal(str(self.folder))}", f"seed={self.config.seed}", "resume=true"]
-        own += [
-            f"{key}={_literal(str(self.out / name / 'best.pt'))}"
-            for key, name in self.sources.items()
-        ]
+        own += [f"{key}={_literal(str(self.source(x)))}" for key, x in self.sources.items()]
         return [*given, *own]
 
 

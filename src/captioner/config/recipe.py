@@ -17,7 +17,7 @@ class StageConfig(Checked):
     the stage `init_from`, if that is given.
 
     encoder: the stage whose trained encoder is taken, frozen. overrides: further ones of train.py.
-    minutes: what it took where the recipe was measured, from which the time left is estimated.
+    minutes: roughly what it takes, from which the time left is estimated.
     """
 
     experiment: str = setting(MISSING, TEXT)
