@@ -43,6 +43,7 @@ from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.word_layers import set_bias_from_counts
 from captioner.profiling import span
 from captioner.training.distributed import World
+from captioner.training.scheduled_sampling import SamplingSchedule, ScheduledSampling
 from captioner.training.setup import Order, Score
 from captioner.training.step import Objective
 from captioner.validation.captions import CaptionValidator
@@ -224,10 +225,20 @@ class CaptionTask:
         )
 
     def objective(self, config: schema.TrainConfig, model: BaseCaptioner) -> Objective | None:
-        """The reward of sentences drawn, where that is what is trained on."""
-        if config.trainer.objective != "reward":
+        """The reward of sentences drawn, or captions in which some of the words are drawn."""
+        if config.trainer.objective == "reward":
+            return reward_objective(config.reward, model, self.vocabulary, self.splits["train"])
+        if config.trainer.scheduled_sampling == 0:
             return None
-        return reward_objective(config.reward, model, self.vocabulary, self.splits["train"])
+        schedule = SamplingSchedule(
+            ceiling=config.trainer.scheduled_sampling,
+            increase=config.trainer.scheduled_sampling_increase,
+            start=config.trainer.scheduled_sampling_start,
+        )
+        special = (self.vocabulary.pad, self.vocabulary.bos, self.vocabulary.eos)
+        return ScheduledSampling(
+            model, probability=lambda: schedule(self.order.epoch), banned=special
+        )
 
     def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""

@@ -20,9 +20,11 @@ from captioner.config.ranges import (
     NOT_NEGATIVE,
     PATH,
     POSITIVE,
+    PROBABILITY,
     PROCESSES,
     RATE,
     SEED,
+    SHARE,
     TEXT,
     Checked,
     Choice,
@@ -89,7 +91,9 @@ class TrainerConfig(Checked):
     as one CUDA graph, with the data in GPU memory; auto logs its choice and the reason. scoring:
     the scores of a validation are computed in another process, beside the next epoch, or inline;
     auto: beside, where they take more than 0.2 s. objective: cross_entropy, or reward, see
-    RewardConfig.
+    RewardConfig. scheduled_sampling: the highest probability with which a word that training reads
+    is the model's own, see training/scheduled_sampling.py: it is 0 in the first
+    scheduled_sampling_start epochs and grows by scheduled_sampling_increase an epoch from then on.
     """
 
     group: ClassVar[str] = "trainer"
@@ -104,6 +108,9 @@ class TrainerConfig(Checked):
     accumulation: int = setting(1, COUNT)
     objective: str = setting("cross_entropy", Choice(OBJECTIVES))
     label_smoothing: float = setting(0.0, RATE)
+    scheduled_sampling: float = setting(0.0, SHARE)
+    scheduled_sampling_increase: float = setting(0.05, PROBABILITY)
+    scheduled_sampling_start: int = setting(0, COUNT_OR_NONE)
     precision: str = setting("float32", Choice(("float32", "bf16")))
     best_metric: str = setting("BLEU-4", Choice(CAPTION_METRICS + TEXT_METRICS))
     patience: int | None = setting(None, COUNT)
@@ -227,6 +234,7 @@ class TrainConfig(RunConfig):
         self._check_text()
         self._check_attention()
         self._check_objective()
+        self._check_scheduled_sampling()
         self._check_replicas()
         trained = self.encoder.train_from is not None
         if trained and self.model.feature_norm == "standardise" and self.init_from is None:
@@ -285,6 +293,28 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 "trainer.graph=on cannot be with trainer.objective=reward: how long a drawn "
                 "sentence is, is known on the host"
+            )
+
+    def _check_scheduled_sampling(self) -> None:
+        """What training on the model's own words cannot be with."""
+        asked = f"trainer.scheduled_sampling={self.trainer.scheduled_sampling}"
+        if self.trainer.scheduled_sampling == 0:
+            return
+        if isinstance(self.data, TextData):
+            raise ConfigError(f"{asked} draws the words of captions: for text it must be 0")
+        if self.trainer.objective == "reward":
+            raise ConfigError(
+                f"{asked} cannot be with trainer.objective=reward, whose captions are all drawn"
+            )
+        if self.trainer.replicas > 1:
+            raise ConfigError(
+                f"{asked} draws from a generator that all replicas share; trainer.replicas must "
+                f"be 1, got {self.trainer.replicas}"
+            )
+        if self.trainer.graph == "on":
+            raise ConfigError(
+                f"trainer.graph=on cannot be with {asked}: a captured step reads the captions as "
+                "they lie on the device"
             )
 
     def _check_replicas(self) -> None:
