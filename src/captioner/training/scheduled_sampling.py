@@ -37,6 +37,7 @@ class SamplingSchedule:
     start: int = 0
 
     def __call__(self, epoch: int) -> float:
+        """The probability in an epoch."""
         return min(self.ceiling, self.increase * max(0, epoch - self.start + 1))
 
 
@@ -57,7 +58,7 @@ class ScheduledSampling:
     def __call__(self, batch: CaptionBatch) -> list[CaptionBatch]:
         """The batch with other input words."""
         probability, count = self.probability(), len(batch.targets)
-        step, sequence, _ = packed_places(batch.tokens.batch_sizes, count)
+        step, *_ = packed_places(batch.tokens.batch_sizes, count)
         self._words += int((step > 0).sum())
         if probability == 0:
             return [batch]
