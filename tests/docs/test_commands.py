@@ -38,9 +38,6 @@ NOT_RUN = {
     "python scripts/sample.py checkpoint=outputs/code/best.pt chat": "reads the keyboard; tests/build",
     "python scripts/export.py checkpoint=outputs/nic/best.pt format=onnx": ONNX,
     "python scripts/export.py checkpoint=my_model format=onnx": ONNX,
-    "python scripts/evaluate.py checkpoint=outputs/nic/best.pt split=dev generation.document": (
-        "reads the table that the page's Python writes"
-    ),
     "python scripts/recipe.py": "trains for an hour; tests/commands runs a recipe in small",
     "torchrun": "starts processes; tests/training does so",
     "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",

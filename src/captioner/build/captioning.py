@@ -14,6 +14,7 @@ from captioner import config as schema
 from captioner.build.attention import attention_views
 from captioner.build.components import (
     build_generation,
+    caption_frequencies,
     image_features,
     load_data,
     refuse_crop_without_map,
@@ -198,7 +199,11 @@ class CaptionTask:
         require_memory_for_captions(
             config.generation, self.device, vocab_size=len(self.vocabulary), images=len(images)
         )
-        method = build_generation(config.generation, self.vocabulary)
+        method = build_generation(
+            config.generation,
+            self.vocabulary,
+            training_frequencies=lambda: caption_frequencies(self.splits["train"]),
+        )
         generator = CaptionGenerator(model, self.vocabulary, method)
         return CaptionValidator(
             generator=generator,

@@ -298,12 +298,16 @@ MODELS = (
 )
 
 
+OF_TRAINING = "train"  # document_frequencies: the training captions'
+
+
 @dataclass
 class GenerationConfig(Checked):
     """How captions are searched or drawn; see generation/. Lengths are in words.
 
     rerank=consensus takes, of all beams or samples, those that agree most with the others by
-    CIDEr-D; document_frequencies: a saved table for it (null: all n-grams weigh the same).
+    CIDEr-D; document_frequencies: for it, `train` for those of the training captions, or a saved
+    table (null: all n-grams weigh the same).
     """
 
     group: ClassVar[str] = "generation"
