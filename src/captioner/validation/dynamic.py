@@ -87,7 +87,7 @@ def _relative_scales(
 
 
 def _places(training: np.ndarray, window: int) -> Iterator[np.ndarray]:
-    """Stretches of the training text from its beginning to its end, `STATISTICS_SEGMENTS` in all."""
+    """Passages of the training text, from its beginning to its end, of `STATISTICS_SEGMENTS`."""
     length = STATISTICS_SEGMENTS // PLACES * window + 1
     starts = np.linspace(0, max(0, len(training) - length), PLACES, dtype=int)
     for start in dict.fromkeys(starts.tolist()):
