@@ -35,6 +35,7 @@ NOT_RUN = {
     "python scripts/demo.py": "serves until it is stopped; tests/demo drives the page",
     "python scripts/benchmark.py": "minutes to hours; tests/benchmarks runs every suite in small",
     "python scripts/gpu_check.py": "needs a GPU",
+    "python scripts/sample.py checkpoint=outputs/code/best.pt chat": "reads standard input",
     "python scripts/export.py checkpoint=outputs/nic/best.pt format=onnx": ONNX,
     "python scripts/export.py checkpoint=my_model format=onnx": ONNX,
     "python scripts/recipe.py": "trains for an hour; tests/commands runs a recipe in small",

@@ -278,7 +278,12 @@ def _search(
             diversity=config.diversity if config.groups > 1 else 0.0,
             n_best=min(n_best, config.beam_size),
         )
-    params = SamplingParams(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    params = SamplingParams(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        typical_p=config.typical_p,
+    )
     drawn = functools.partial(
         sample, constraints=constraints, samples=config.samples, params=params
     )

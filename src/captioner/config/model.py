@@ -321,6 +321,7 @@ class GenerationConfig(Checked):
     temperature: float = setting(1.0, POSITIVE)
     top_k: int | None = setting(None, COUNT)
     top_p: float | None = setting(None, PROBABILITY)
+    typical_p: float | None = setting(None, PROBABILITY)
     seed: int = setting(0, SEED)
     n_best: int = setting(1, COUNT)
     rerank: str = setting("none", Choice(("none", "consensus")))
