@@ -173,6 +173,14 @@ def test_experiments_carry_the_published_settings() -> None:
             ["encoder.frozen_stages=cached", "encoder.crop=1", "trainer.replicas=2"],
             ["encoder.crop=1", "trainer.replicas must be 1"],
         ),
+        (
+            ["encoder.train_from=null", "encoder.unfreeze_epochs=1"],
+            ["encoder.train_from must name"],
+        ),
+        (
+            ["encoder.unfreeze_epochs=1", "trainer.replicas=2"],
+            ["encoder.unfreeze_epochs=1", "trainer.replicas must be 1"],
+        ),
         (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
         (["experiment=attention_flickr8k_reward", "data.root=x"], ["give init_from=CHECKPOINT"]),
         ([*REWARD, "reward.samples=1"], ["reward.baseline=others", "2 or more, got 1", "greedy"]),

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.encoded import encode_splits
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
+from captioner.errors import ConfigError
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
@@ -239,6 +240,29 @@ class CaptionTask:
         return ScheduledSampling(
             model, probability=lambda: schedule(self.order.epoch), banned=special
         )
+
+    def at_epoch(
+        self, config: schema.TrainConfig, model: BaseCaptioner
+    ) -> Callable[[int], None] | None:
+        """Gradual unfreezing, where that is asked for: of the encoder's stages that are trained one
+        more, the last first. ConfigError where one would never be, or with several processes."""
+        every, encoder = config.encoder.unfreeze_epochs, model.encoder
+        if every is None or encoder is None:
+            return None
+        asked, first = f"encoder.unfreeze_epochs={every}", [x[0] for x in encoder.trained_stages]
+        if (at := every * (len(first) - 1)) >= config.trainer.epochs:
+            raise ConfigError(
+                f"{asked} would train {first[0]} from epoch {at + 1} on, but trainer.epochs is "
+                f"{config.trainer.epochs}"
+            )
+        if self.world.size > 1:
+            raise ConfigError(
+                f"{asked} needs one process, there are {self.world.size}: they add up gradients of "
+                "the same weights at every step"
+            )
+        when = [f"{x} from epoch {1 + every * k}" for k, x in enumerate(reversed(first))]
+        log.info("encoder: trained with all that follows: %s", ", ".join(when))
+        return lambda epoch: encoder.train_last(1 + epoch // every)
 
     def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""

@@ -40,7 +40,7 @@ from captioner.training.checkpoint import Checkpoint
 from captioner.training.distributed import own_gpu
 from captioner.training.launch import started_together
 from captioner.training.model_folder import ENCODER, open_checkpoint
-from captioner.training.optimisation import make_optimizer, parameter_groups
+from captioner.training.optimisation import Schedule, make_optimizer, parameter_groups
 from captioner.training.setup import TrainerSettings
 from captioner.validation.scores import ExtraMetrics
 
@@ -301,7 +301,14 @@ def _search(
 def build_optimizer(config: schema.TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over the trainable parameters; the encoder may have a rate of its own."""
     settings = config.optimizer
-    of_encoder = {"lr": config.encoder.lr, "decay": config.encoder.weight_decay}
+    encoder, schedule = config.encoder, None
+    if (encoder.schedule, encoder.warmup_steps) != (None, None):
+        warmup = encoder.warmup_steps
+        schedule = Schedule(
+            schedule=encoder.schedule or settings.schedule,
+            warmup_steps=settings.warmup_steps if warmup is None else warmup,
+        )
+    of_encoder = {"lr": encoder.lr, "decay": encoder.weight_decay, "schedule": schedule}
     groups = parameter_groups(
         model,
         lr=settings.lr,

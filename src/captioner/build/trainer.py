@@ -60,6 +60,9 @@ class Task(Protocol):
     def objective(self, config: schema.TrainConfig, model: Any) -> Objective | None:
         """What steps minimise where it is not the cross-entropy of the batches."""
 
+    def at_epoch(self, config: schema.TrainConfig, model: Any) -> Callable[[int], None] | None:
+        """What changes of the model with the number of an epoch, from 0."""
+
 
 TASKS: dict[str, Callable[[schema.TrainConfig, torch.device, World], Task]] = {
     "captions": CaptionTask,
@@ -175,6 +178,7 @@ def _make_trainer(
             score=task.score,
             data=task.data,
             objective=task.objective(config, model),
+            at_epoch=task.at_epoch(config, model),
         ),
         folder=folder,
         settings=trainer_settings(config),

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from captioner.config.commands import RunConfig
 from captioner.config.data import TextData, VocabularyConfig
 from captioner.config.model import (
+    SCHEDULES,
     EncoderConfig,
     GenerationConfig,
     LiteratureConfig,
@@ -34,7 +35,6 @@ from captioner.config.ranges import (
 from captioner.errors import ConfigError
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
-SCHEDULES = ("constant", "cosine", "linear")
 OBJECTIVES = ("cross_entropy", "reward")
 BASELINES = ("others", "greedy")
 SEARCHES = ("sample", "beam")
@@ -330,6 +330,11 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 f"encoder.crop={self.encoder.crop} would draw from a generator that all replicas "
                 "share; trainer.replicas must be 1"
+            )
+        if count > 1 and self.encoder.unfreeze_epochs is not None:
+            raise ConfigError(
+                f"encoder.unfreeze_epochs={self.encoder.unfreeze_epochs} changes what is trained "
+                "while replicas compute theirs together; trainer.replicas must be 1"
             )
         drawn = self.encoder.weights == "random" and self.encoder.train_from is None
         if count > 1 and drawn and self.encoder.kind not in ("none", "features"):

@@ -38,7 +38,8 @@ class TrainingSetup:
     in dicts and lists; `texts` goes into every checkpoint as it is. With `data` on the device, of
     which `loader` then gives plans, steps are such as a CUDA graph can hold. In a world of several
     processes the loader gives a process's share of every batch, None for an empty one. An
-    `objective` is what steps minimise in place of the batches' cross-entropy.
+    `objective` is what steps minimise in place of the batches' cross-entropy. `at_epoch` is called
+    with an epoch's number, from 0, before the first of its steps that are taken.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class TrainingSetup:
     score: Score | None = None
     data: ResidentCaptions | None = None
     objective: Objective | None = None
+    at_epoch: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Trainer:
         self.texts, self.folder, self.settings, self.device = setup.texts, folder, settings, device
         self.world, self.random = world or World(), random or Randomness(device)
         self.reporting = reporting or Reporting()
-        self.objective = setup.objective
+        self.objective, self.at_epoch = setup.objective, setup.at_epoch
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
@@ -212,6 +212,8 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         """Called before `take`: at an epoch's first batch, or after a resume within it."""
+        if self.at_epoch is not None:
+            self.at_epoch(self.progress.epoch)
         self.model.train()
         self._running.zero_()
         self._forecast.begin()
@@ -270,8 +272,8 @@ class Trainer:
         loss = state.loss_sum / state.tokens
         rate = state.tokens / max(state.seconds, 1e-9)
         self._bar.tell(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
-        factor = self.settings.rate_factor(state.step - 1, self.total_steps)
-        lr = self.optimizer.param_groups[0]["base_lr"] * factor
+        group = self.optimizer.param_groups[0]
+        lr = group["base_lr"] * self.settings.rate_factor(state.step - 1, self.total_steps, group)
         curves = {"train/loss": loss, "train/lr": lr, "train/tokens_per_second": rate}
         if self.objective is not None:
             self._add_figures(self.objective.figures())
