@@ -309,14 +309,12 @@ def build_optimizer(config: schema.TrainConfig, model: nn.Module) -> torch.optim
             warmup_steps=settings.warmup_steps if warmup is None else warmup,
         )
     of_encoder = {"lr": encoder.lr, "decay": encoder.weight_decay, "schedule": schedule}
+    by_prefix: dict[str, Any] = {
+        f"{key}_by_prefix": {} if value is None else {"encoder.": value}
+        for key, value in of_encoder.items()
+    }
     groups = parameter_groups(
-        model,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        **{
-            f"{key}_by_prefix": {} if value is None else {"encoder.": value}
-            for key, value in of_encoder.items()
-        },
+        model, lr=settings.lr, weight_decay=settings.weight_decay, **by_prefix
     )
     own: dict[str, dict[str, Any]] = {
         "adam": {"betas": tuple(settings.betas), "eps": settings.eps},

@@ -103,19 +103,16 @@ def parameter_groups(
     `decay_by_prefix` a decay and `schedule_by_prefix` a schedule of their own, which stands in
     their group.
     """
+
+    def own(by_prefix: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+        found = (value for prefix, value in (by_prefix or {}).items() if name.startswith(prefix))
+        return next(found, default)
+
     groups: dict[tuple[float, float, Schedule | None], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            own, decay, schedule = (
-                (value for prefix, value in by_prefix.items() if name.startswith(prefix))
-                for by_prefix in (lr_by_prefix, decay_by_prefix or {}, schedule_by_prefix or {})
-            )
-            decays = parameter.dim() > 1
-            key = (
-                next(own, lr),
-                next(decay, weight_decay) if decays else 0.0,
-                next(schedule, None),
-            )
+            decay = own(decay_by_prefix, name, weight_decay) if parameter.dim() > 1 else 0.0
+            key = (own(lr_by_prefix, name, lr), decay, own(schedule_by_prefix, name, None))
             groups.setdefault(key, []).append(parameter)
     return [
         {
