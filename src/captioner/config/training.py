@@ -94,6 +94,8 @@ class TrainerConfig(Checked):
     RewardConfig. scheduled_sampling: the highest probability with which a word that training reads
     is the model's own, see training/scheduled_sampling.py: it is 0 in the first
     scheduled_sampling_start epochs and grows by scheduled_sampling_increase an epoch from then on.
+    halving_epoch: in a sweep, after so many epochs and each time they are halving_factor times as
+    many, only the best 1 / halving_factor of the runs go on, see runs/halving.py.
     """
 
     group: ClassVar[str] = "trainer"
@@ -114,6 +116,8 @@ class TrainerConfig(Checked):
     precision: str = setting("float32", Choice(("float32", "bf16")))
     best_metric: str = setting("BLEU-4", Choice(CAPTION_METRICS + TEXT_METRICS))
     patience: int | None = setting(None, COUNT)
+    halving_epoch: int | None = setting(None, COUNT)
+    halving_factor: int = setting(3, Range(2, 1000))
     checkpoint_minutes: float = setting(5.0, POSITIVE)
     checkpoint_steps: int | None = setting(None, COUNT)
     log_steps: int = setting(20, COUNT)

@@ -45,6 +45,8 @@ LATER = {
     "trainer.random_windows": False,
     "trainer.scale_lr_by_window": False,
     "trainer.objective": "cross_entropy",
+    "trainer.halving_epoch": None,
+    "trainer.halving_factor": 3,
     "trainer.scheduled_sampling": 0.0,
     "trainer.scheduled_sampling_increase": 0.05,
     "trainer.scheduled_sampling_start": 0,

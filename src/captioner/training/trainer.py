@@ -60,7 +60,7 @@ class Trainer:
         self.texts, self.folder, self.settings, self.device = setup.texts, folder, settings, device
         self.world, self.random = world or World(), random or Randomness(device)
         self.reporting = reporting or Reporting()
-        self.objective, self.at_epoch = setup.objective, setup.at_epoch
+        self.objective, self.rungs, self.at_epoch = setup.objective, setup.rungs, setup.at_epoch
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
@@ -190,7 +190,7 @@ class Trainer:
         bar = ProgressBar(self.total_steps, done=state.step, show=show)
         with bar, Interruption() as interruption, self.writer:
             self._bar = bar
-            while not state.finished:
+            while not state.finished and self.goes_on():
                 self._train_epoch(interruption)
                 self.save()
                 interruption.saved = True
@@ -209,6 +209,17 @@ class Trainer:
         while group := list(islice(batches, self.settings.accumulation)):
             if self.take(group, asked_to_stop=interruption.requested):
                 raise KeyboardInterrupt
+
+    def goes_on(self) -> bool:
+        """Whether training continues where it stands; it ends after an epoch of `rungs` in which
+        others were better."""
+        state, rungs = self.progress, self.rungs
+        if rungs is None or state.position or not rungs.is_rung(state.epoch):
+            return True
+        state.finished = not self.world.from_main(lambda: rungs.goes_on(state.epoch))
+        if state.finished:
+            self.save()
+        return not state.finished
 
     def begin_epoch(self) -> None:
         """Called before `take`: at an epoch's first batch, or after a resume within it."""
