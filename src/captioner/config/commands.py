@@ -134,8 +134,8 @@ class EvaluateConfig(ScoringConfig):
     page_tokens: int = setting(20000, COUNT)
     dynamic: bool = False
     dynamic_window: int = setting(20, COUNT)
-    dynamic_lr: float = setting(0.002, POSITIVE)
-    dynamic_decay: float = setting(0.002, NOT_NEGATIVE)
+    dynamic_lr: float = setting(0.1, POSITIVE)
+    dynamic_decay: float = setting(0.001, NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
