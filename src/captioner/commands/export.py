@@ -103,7 +103,7 @@ def _encoder(
             f"The image encoder, {identity['name']}, was trained with it and is in the weights."
         )
     module, source = trained.features.encoder, PUBLIC.get(encoder["weights"])
-    if encoder.get("init_from") is not None:  # which nobody else has
+    if encoder.get("init_from") is not None:  # of which there is no other copy
         source = None
     weights = {}
     if module is not None and (include or source is None):
