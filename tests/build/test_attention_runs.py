@@ -86,7 +86,11 @@ def test_a_run_stopped_within_an_epoch_continues_bit_for_bit(
     folder: Path, model: str, by: str
 ) -> None:
     changes = [*MODELS[model], *DROPOUT, BY[by], "trainer.ema=0.9"]
-    make(folder, f"whole {model}", *changes).run()
+    if model in ("adaptive", "up"):  # one without feedback, one with it
+        changes += ["trainer.scheduled_sampling=0.9", "trainer.scheduled_sampling_increase=0.4"]
+    history: Any = make(folder, f"whole {model}", *changes).run()
+    if model in ("adaptive", "up"):
+        assert [round(one["sampled_words"], 1) for one in history] == [0.4, 0.8]
     stopped = make(folder, f"stopped {model}", *changes)
     assert isinstance(stopped, Trainer)
     stopped.begin_epoch()

@@ -133,8 +133,9 @@ def test_loss_and_gradients_are_those_of_the_whole_network(
 def test_a_run_stopped_within_an_epoch_continues_bit_for_bit(folder: Path, trained: Path) -> None:
     changes = [
         TRAINED, f"init_from={trained}", "encoder.batch_norm=averaged", "model.output_dropout=0.2",
-        "encoder.lr=1e-3", "encoder.weight_decay=0.1", "trainer.ema=0.9", "trainer.epochs=1",
-        "encoder.crop=1",
+        "encoder.lr=1e-3", "encoder.weight_decay=0.1", "trainer.ema=0.9", "trainer.epochs=2",
+        "encoder.crop=1", "encoder.unfreeze_epochs=1", "trainer.keep_epochs=2",
+        "encoder.schedule=linear", "encoder.warmup_steps=2",
     ]  # fmt: skip
     whole = make(folder, "whole", *changes)
     start = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
@@ -151,10 +152,20 @@ def test_a_run_stopped_within_an_epoch_continues_bit_for_bit(folder: Path, train
     moved = {name for name in start if not torch.equal(ends[0][name], start[name])}
     of_encoder = {name for name in moved if name.startswith("encoder.")}
     assert {name.split(".")[2] for name in of_encoder} == {"stage3", "stage4"}
+    kept = load_checkpoint(folder / "whole" / "epoch_1.pt").model
+    first = {name.split(".")[2] for name in of_encoder if not torch.equal(kept[name], start[name])}
+    assert first == {"stage4"}  # statistics of BatchNorm included
     assert any("running" in name for name in of_encoder)
     assert {"feature_mean", "feature_std"}.isdisjoint(moved)
     rates = [(one["base_lr"], one["weight_decay"]) for one in whole.optimizer.param_groups]
     assert sorted(rates) == [(1e-3, 0.0), (1e-3, 0.1), (1e-2, 0.0)]  # the optimiser's decay is 0
+    steps = whole.total_steps
+    last = {"encoder": 1e-3 / steps, "others": 1e-2}  # linear to 0, and constant
+    assert sorted(one["lr"] for one in whole.optimizer.param_groups) == pytest.approx(
+        [last["encoder"], last["encoder"], last["others"]]
+    )
+    ahead = [whole.settings.rate_factor(0, steps, one) for one in whole.optimizer.param_groups]
+    assert sorted(ahead) == [0.5, 0.5, 1.0]  # of two steps of warm-up
 
 
 def test_the_finetuned_captioner_captions_images(folder: Path, trained: Path) -> None:
@@ -212,6 +223,8 @@ def test_another_stage_another_encoder_and_another_view_have_caches_of_their_own
          "standardise, here it is none: give model.feature_norm=standardise"),
         (["encoder.train_from=stage1", "encoder.crop=1"], ConfigError,
          r"crop=1 needs a cached map before encoder\.train_from=stage1, and plain_small has none"),
+        (["encoder.unfreeze_epochs=2"], ConfigError,
+         r"unfreeze_epochs=2 would train stage3\S* from epoch 3 on, but trainer.epochs is 2"),
         (["init_from=null"], ConfigError, r"or the statistics of a trained captioner \(init_from"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

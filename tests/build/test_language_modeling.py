@@ -11,11 +11,13 @@ import pytest
 import torch
 from composed import compose_config
 
+import captioner.validation.dynamic as dynamic_evaluation
 from captioner.build.checkpoint import load_captioner, load_language_model
 from captioner.build.trainer import build_trainer
 from captioner.commands.cli import quote
 from captioner.commands.evaluate_text import evaluate_text
-from captioner.commands.sample import sample_text
+from captioner.commands.sample import chat, sample_text
+from captioner.commands.sample import sample as sample_lines
 from captioner.errors import CheckpointError, ConfigError, DataError
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.trainer import Trainer
@@ -174,6 +176,69 @@ def test_any_text_can_be_scored_and_shown(checkpoint: Path, tmp_path: Path) -> N
         evaluate(checkpoint, "split=test")
     with pytest.raises(ConfigError, match=r"data must be text too, got data\.kind=scenes"):
         evaluate(checkpoint, "data=scenes")
+
+
+def test_dynamic_evaluation_and_an_ensemble_are_named_as_such(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On documents of a sentence that was never trained on, said again and again."""
+    monkeypatch.setattr(dynamic_evaluation, "STATISTICS_SEGMENTS", 40)
+    for number in range(3):
+        (tmp_path / "new" / f"{number}.txt").parent.mkdir(exist_ok=True)
+        (tmp_path / "new" / f"{number}.txt").write_text("dogs saw mats on that cat.\n" * 12)
+    text = ["data=text", f"data.path={tmp_path}/new", f"data.cache_dir={tmp_path}/text"]
+    text += ["split=all", f"out={tmp_path}/scores"]
+    scores = evaluate(checkpoint, *text)
+    low, high = scores["intervals"]["loss"]
+    assert low <= scores["loss"] <= high and "of 3 documents" in scores["protocol"]["intervals"]
+    assert scores["protocol"]["weights"] == "fixed"
+    dynamic = ["dynamic=true", "dynamic_lr=0.1", "overwrite=true"]
+    learned = evaluate(checkpoint, *text, *dynamic)
+    assert learned["loss"] < scores["loss"] - 0.1
+    said = "dynamic evaluation (Krause et al. 2018), after every 20 tokens, learning rate 0.1"
+    assert said in learned["protocol"]["weights"]
+    twice = f"checkpoint=[{checkpoint},{checkpoint}]"
+    both = evaluate(checkpoint, *text, twice, "overwrite=true")
+    assert both["loss"] == pytest.approx(scores["loss"], abs=1e-5)
+    name, _ = evaluate_text(compose_config("evaluate", [twice, "dynamic=true"], configs=CONFIGS))
+    assert name == "run dev ensemble_of_2 dynamic"
+    assert (checkpoint.parent / "dev_ensemble_of_2_dynamic" / "scores.json").exists()
+
+
+def test_an_ensemble_of_other_characters_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("0123456789\n" * 100)
+    small = ["trainer.epochs=1", "trainer.epoch_windows=1"]
+    trainer(tmp_path / "a.txt", tmp_path / "digits", *small).run()
+    other = tmp_path / "digits" / "best.pt"
+    with pytest.raises(ConfigError, match=r"digits/best.pt has another vocabulary \(15 characters"):
+        evaluate(checkpoint, f"checkpoint=[{checkpoint},{other}]")
+
+
+def test_a_chat_goes_on_after_all_that_was_written(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [f"checkpoint={checkpoint}", "chat=true", "length=20", f"out={tmp_path}/chat.json"]
+    config = compose_config("sample", [*overrides, "prompt='the cat'"], configs=CONFIGS)
+    said = [*chat(config, ["a hat", "\N{EURO SIGN}", "the mat"])]
+    assert "\N{EURO SIGN}" in said[2] and said[::2] == ["", said[2]]
+    turns = json.loads((tmp_path / "chat.json").read_text())["turns"]
+    assert [turn["prompt"] for turn in turns] == ["the cat", "a hat", "the mat"]
+    assert capsys.readouterr().out == "".join(turn["text"] for turn in turns)
+    # As one prompt that holds all of it.
+    before = "".join(turn["prompt"] + turn["text"] for turn in turns[:2]) + "the mat"
+    assert sample(checkpoint, prompt=before, length=20, seed=3)[1][0].text == turns[2]["text"]
+
+
+def test_texts_of_several_checkpoints_stand_side_by_side(checkpoint: Path, tmp_path: Path) -> None:
+    overrides = [f"checkpoint=[{checkpoint},{checkpoint}]", "length=90", "prompt=the cat"]
+    config = compose_config("sample", [*overrides, f"out={tmp_path}/v.json"], configs=CONFIGS)
+    lines = [*sample_lines(config)]
+    width = (80 - 2 * 3) // 2
+    assert lines[0].split() == ["[run]", "[run]"] and lines[1].startswith("the cat")
+    for line in lines:
+        assert line[:width].rstrip() == line[width + 3 :]
+    voices = json.loads((tmp_path / "v.json").read_text())["voices"]
+    assert len(voices) == 2 and voices[0] == voices[1]
 
 
 def test_samples_are_shown_and_kept(checkpoint: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from captioner.api import CaptionModel, TextModel
 from captioner.build.trainer import build_trainer
 from captioner.commands.caption import caption_files
 from captioner.commands.export import export, export_folder, export_onnx
+from captioner.config import Flickr8kData
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, DataError
 from captioner.export.onnx_check import Comparison
 from captioner.inference.captions import Caption
@@ -144,6 +146,9 @@ def test_what_caption_takes_and_gives(trained: Path, tmp_path: Path) -> None:
             model.caption(path, **options)
     with pytest.raises(ConfigError, match="list is empty"):
         model.caption([])
+    moved = dataclasses.replace(model.trained, data=Flickr8kData(root=str(tmp_path)))
+    with pytest.raises(DataError, match="trained on, and they are not here: no captions of Flick"):
+        assert moved.training_frequencies
 
 
 def test_three_lines_in_a_fresh_process(trained: Path, tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ STAGES: dict[str, Any] = {
 ROWS = [
     {"name": "first", "stages": ["first"]},
     {"name": "+ second", "stages": ["second"], "generation": {"beam_size": 2}},
-    {"name": "ensemble", "stages": ["second", "other"]},
+    {
+        "name": "ensemble",
+        "stages": ["second", "other"],
+        "generation": {"beam_size": 3, "rerank": "consensus", "document_frequencies": "train"},
+    },
 ]
 # Both seeds read the same scenes; encoder and training are as in tiny_captioners.
 COMMON = [*SCENES, "encoder.name=plain_small", "encoder.size=32", "data.seed=0"]
@@ -73,8 +77,11 @@ def test_stages_are_trained_once_scored_and_compared(tmp_path: Path, called: lis
     cells = [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
     assert [row[1] for row in cells] == ["first", "+ second", "ensemble"]
     assert cells[0][6] == "" and "(" in cells[1][6] and cells[2][7] == "0, 1"
-    card = json.loads((out / "scores/second_other_dev/scores.json").read_text())["protocol"]
+    (ensemble,) = out.glob("scores/second_other_dev_*/scores.json")
+    card = json.loads(ensemble.read_text())["protocol"]
     assert card["checkpoint"].count("best.pt") == 2
+    asked: Any = ROWS[2]["generation"]
+    assert asked.items() <= card["generation"].items()
     called.clear()
     assert "\n".join(recipe.run(configured(out))) == shown  # nothing is trained or scored again
     assert called == []
@@ -100,6 +107,9 @@ def test_what_is_wrong_in_any_stage_is_said_before_the_first_is_trained(
 ) -> None:
     with pytest.raises(ConfigError, match="hiden_size"):
         list(recipe.run(configured(tmp_path / "out", overrides=["model.hiden_size=3"])))
+    rows = [{**ROWS[0], "generation": {"rerenk": "consensus"}}]
+    with pytest.raises(ConfigError, match="rerenk"):
+        list(recipe.run(configured(tmp_path / "out", recipe={"stages": STAGES, "rows": rows})))
     assert called == [] and not (tmp_path / "out").exists()
 
 
@@ -144,8 +154,12 @@ def test_keys_of_the_data_are_given_to_every_stage(tmp_path: Path) -> None:
     assert config.data.kind == "karpathy" and config.data.json == "x.json"
 
 
-def test_the_package_has_the_recipe_of_the_readme() -> None:
-    config = compose_config("recipe", ["out=o", "data.root=r"], configs=CONFIGS)
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("recipe/*.yaml")))
+def test_the_recipes_of_the_package_are_of_its_experiments(name: str) -> None:
+    given = ["out=o", "data.root=r", f"recipe={name}"]
+    config = compose_config("recipe", given, configs=CONFIGS)
+    for row in config.recipe.rows:  # whose settings hold together
+        compose_config("train", [f"generation.{k}={x}" for k, x in row.generation.items()])
     for stage in config.recipe.stages.values():
         assert (CONFIGS / "experiment" / f"{stage.experiment}.yaml").exists()
     assert read_outcome(Path("nowhere")) is None

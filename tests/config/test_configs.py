@@ -56,6 +56,7 @@ NEEDED = {
 }
 
 LAYERED = "model=layered_attention"
+SAMPLING = ["trainer.scheduled_sampling=0.25"]
 REWARD = ["trainer.objective=reward", "trainer.batch_by=picture", "init_from=x"]
 
 
@@ -172,6 +173,14 @@ def test_experiments_carry_the_published_settings() -> None:
             ["encoder.frozen_stages=cached", "encoder.crop=1", "trainer.replicas=2"],
             ["encoder.crop=1", "trainer.replicas must be 1"],
         ),
+        (
+            ["encoder.train_from=null", "encoder.unfreeze_epochs=1"],
+            ["encoder.train_from must name"],
+        ),
+        (
+            ["encoder.unfreeze_epochs=1", "trainer.replicas=2"],
+            ["encoder.unfreeze_epochs=1", "trainer.replicas must be 1"],
+        ),
         (["rnn.kind=lstmm"], ["rnn.kind", "'lstmm'", "'lstm'"]),
         (["experiment=attention_flickr8k_reward", "data.root=x"], ["give init_from=CHECKPOINT"]),
         ([*REWARD, "reward.samples=1"], ["reward.baseline=others", "2 or more, got 1", "greedy"]),
@@ -186,6 +195,14 @@ def test_experiments_carry_the_published_settings() -> None:
         (
             [*REWARD, "data=python_source", "encoder=none", "trainer.best_metric=loss"],
             ["trainer.objective=reward", "text has no references"],
+        ),
+        ([*SAMPLING, "trainer.scheduled_sampling=2"], ["trainer.scheduled_sampling", "2"]),
+        ([*SAMPLING, *REWARD], ["trainer.scheduled_sampling=0.25 cannot", "trainer.objective=rew"]),
+        ([*SAMPLING, "trainer.replicas=2"], ["trainer.replicas must be 1, got 2"]),
+        ([*SAMPLING, "trainer.graph=on"], ["trainer.graph=on cannot be with trainer.scheduled"]),
+        (
+            [*SAMPLING, "data=python_source", "encoder=none", "trainer.best_metric=loss"],
+            ["trainer.scheduled_sampling=0.25", "for text it must be 0"],
         ),
         (["encoder=none"], ["encoder=none", "data.kind=scenes"]),
         (["data=text", "encoder=none"], ["data.path", "a text file"]),

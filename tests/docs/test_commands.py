@@ -35,11 +35,9 @@ NOT_RUN = {
     "python scripts/demo.py": "serves until it is stopped; tests/demo drives the page",
     "python scripts/benchmark.py": "minutes to hours; tests/benchmarks runs every suite in small",
     "python scripts/gpu_check.py": "needs a GPU",
+    "python scripts/sample.py checkpoint=outputs/code/best.pt chat": "reads standard input",
     "python scripts/export.py checkpoint=outputs/nic/best.pt format=onnx": ONNX,
     "python scripts/export.py checkpoint=my_model format=onnx": ONNX,
-    "python scripts/evaluate.py checkpoint=outputs/nic/best.pt split=dev generation.document": (
-        "reads the table that the page's Python writes"
-    ),
     "python scripts/recipe.py": "trains for an hour; tests/commands runs a recipe in small",
     "torchrun": "starts processes; tests/training does so",
     "python scripts/train.py -m hydra/launcher=joblib": "starts processes; tests/sweeps",

@@ -19,12 +19,14 @@ VOCABULARY = Vocabulary(["dog", "cat", "runs"], counts=[1] * 7)
 IMAGES = (0, 1, 2)
 
 
-def generate(tiny: Any, **settings: Any) -> list[list[Hypothesis]]:
+def generate(
+    tiny: Any, *, training: DocumentFrequencies | None = None, **settings: Any
+) -> list[list[Hypothesis]]:
     model = tiny(vocab_size=7, sharpness=1.0)
     config = GenerationConfig(**{"max_length": 5, "min_length": 2, **settings})
-    found: list[list[Hypothesis]] = build_generation(config, VOCABULARY)(
-        model.step, model.state(*IMAGES), batch_size=len(IMAGES)
-    )
+    counted = {} if training is None else {"training_frequencies": lambda: training}
+    method = build_generation(config, VOCABULARY, **counted)
+    found: list[list[Hypothesis]] = method(model.step, model.state(*IMAGES), batch_size=len(IMAGES))
     return found
 
 
@@ -58,6 +60,8 @@ def test_consensus_is_what_two_loops_find(tmp_path: Path, tiny: Any, search: Any
     candidates = generate(tiny, n_best=12, **search)
     chosen = {"rerank": "consensus", "document_frequencies": str(tmp_path / "table.json")}
     found = generate(tiny, n_best=3, **chosen, **search)
+    chosen["document_frequencies"] = "train"
+    assert found == generate(tiny, training=table, n_best=3, **chosen, **search)
     assert found == [by_two_loops(of_image, table)[:3] for of_image in candidates]
     assert [one[0] for one in found] != [one[0] for one in candidates]
 

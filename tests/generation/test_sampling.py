@@ -79,6 +79,11 @@ def weights(**settings):
         ({"top_k": 3, "top_p": 0.6}, [4, 3, 0, 0]),
         ({"banned": (0,), "top_p": 0.6}, [0, 3, 2, 0]),
         ({"temperature": 1e-300}, [1, 0, 0, 0]),
+        # The entropy is 1.28 nats, the surprisals 0.92, 1.20, 1.61 and 2.30.
+        ({"typical_p": 0.2}, [0, 3, 0, 0]),
+        ({"typical_p": 0.45}, [0, 3, 2, 0]),
+        ({"typical_p": 0.6}, [4, 3, 2, 0]),
+        ({"top_k": 2, "typical_p": 0.5}, [4, 0, 0, 0]),
     ],
 )
 def test_temperature_and_filters(settings, weight):
@@ -198,6 +203,7 @@ def test_sampling_ends_whatever_the_model_says(constant):
         ("top_k", 0),
         ("top_p", 0.0),
         ("top_p", 1.1),
+        ("typical_p", 0.0),
         ("batch_size", 0),
         ("min_length", 4),
         ("length_penalty", -1.0),

@@ -267,6 +267,39 @@ def test_a_network_that_is_no_chain_is_not_cut() -> None:
         assert not encoder.split() and encoder.first_trained is None
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "firsts", "last"),
+    [
+        ("lite0", "blocks.5", ["blocks.5.0", "blocks.6.0"], ["conv_head", "bn2"]),
+        ("lite0", "blocks.6.0", ["blocks.6.0"], ["conv_head", "bn2"]),
+        ("plain_small", "stage3", ["stage3", "stage4"], []),
+    ],
+)
+def test_stages_that_wait_are_as_if_frozen(
+    name: str, start: str, firsts: list[str], last: list[str]
+) -> None:
+    if name == "lite0":
+        network, shape = EfficientNetLite(VARIANTS[name]), lambda _: (1280,)
+        encoder = Encoder(network, name=name, transform=blank_transform(64), shape=shape)
+    else:
+        encoder = make_encoder("plain", name, weights="random", size=32)
+    encoder.freeze_before(start)
+    stages = encoder.trained_stages
+    assert [stage[0][: len(first)] for stage, first in zip(stages, firsts, strict=True)] == firsts
+    assert {*last} <= {*stages[-1]}
+    assert sum(stages, ()) == encoder.stages[len(encoder.stages) - len(sum(stages, ())) :]
+    for count in (1, 2):
+        encoder.train_last(count)
+        encoder.train()
+        for number, stage in enumerate(reversed(stages)):
+            for part in map(encoder.trunk.get_submodule, stage):
+                assert part.training is (number < count)
+                assert all(x.requires_grad is (number < count) for x in part.parameters())
+    fingerprint = encoder.frozen_fingerprint()
+    encoder.train_last(1)
+    assert encoder.frozen_fingerprint() == fingerprint
+
+
 def test_batch_norms_that_are_trained() -> None:
     encoder = small()
     with pytest.raises(ConfigError, match='"frozen" or "averaged", got "fixed"'):

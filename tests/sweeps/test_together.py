@@ -28,6 +28,7 @@ from captioner.leaderboard.table import as_records, make_boards
 from captioner.runs.folder import FolderTaken, flat
 from captioner.runs.outcome import read_outcome, sole_trainer
 from captioner.training.checkpoint import load_checkpoint
+from captioner.training.trainer import Trainer
 
 TINY = (
     "experiment=words",
@@ -113,6 +114,38 @@ def test_runs_together_end_with_the_bits_and_folders_of_runs_alone(
             assert names == {path.name for path in Path(group).iterdir()}
     finally:
         torch.set_num_threads(threads)
+
+
+def test_of_runs_together_only_the_best_go_on_and_a_kill_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four runs of four epochs, halved after one and after two."""
+    rates = ("1e-2", "1e-4", "3e-3", "1e-5")
+    common = ("trainer.epochs=4", "trainer.halving_epoch=1", "trainer.halving_factor=2")
+
+    def runs(folder: str) -> list[Any]:
+        own = (*common, f"sweep_dir={folder}")
+        return [compose(f"{folder}/{lr}", *own, f"optimizer.lr={lr}") for lr in rates]
+
+    assert together.train_together(runs("whole")) == [None] * 4
+    epochs = {lr: len(history(f"whole/{lr}")) for lr in rates}
+    assert epochs == {"1e-2": 4, "1e-4": 1, "3e-3": 2, "1e-5": 1}
+    # Each as far as it trained, and halved again by what is there: nothing is trained twice.
+    before = Path("whole/3e-3/last.pt").read_bytes()
+    outcome = train(runs("whole")[2])
+    assert outcome.finished and Path("whole/3e-3/last.pt").read_bytes() == before
+
+    def stop(trainer: Trainer) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "goes_on", stop)  # before any is compared with the others
+        with pytest.raises(KeyboardInterrupt):
+            together.train_together(runs("cut"))
+    assert together.train_together(runs("cut")) == [None] * 4
+    assert {lr: history(f"cut/{lr}") for lr in rates} == {
+        lr: history(f"whole/{lr}") for lr in rates
+    }
 
 
 def test_a_damaged_checkpoint_and_a_folder_in_use_leave_the_others(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from captioner import config as schema
 from captioner.build.attention import attention_views
 from captioner.build.components import (
     build_generation,
+    caption_frequencies,
     image_features,
     load_data,
     refuse_crop_without_map,
@@ -36,12 +37,14 @@ from captioner.data.dataset import BatchOrder, CaptionDataset, make_loader
 from captioner.data.encoded import encode_splits
 from captioner.data.resident import ResidentLoader
 from captioner.data.sharding import BatchShard
+from captioner.errors import ConfigError
 from captioner.features.source import CachedFeatures, DecodedImages
 from captioner.inference.captions import CaptionGenerator
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.word_layers import set_bias_from_counts
 from captioner.profiling import span
 from captioner.training.distributed import World
+from captioner.training.scheduled_sampling import SamplingSchedule, ScheduledSampling
 from captioner.training.setup import Order, Score
 from captioner.training.step import Objective
 from captioner.validation.captions import CaptionValidator
@@ -198,7 +201,11 @@ class CaptionTask:
         require_memory_for_captions(
             config.generation, self.device, vocab_size=len(self.vocabulary), images=len(images)
         )
-        method = build_generation(config.generation, self.vocabulary)
+        method = build_generation(
+            config.generation,
+            self.vocabulary,
+            training_frequencies=lambda: caption_frequencies(self.splits["train"]),
+        )
         generator = CaptionGenerator(model, self.vocabulary, method)
         return CaptionValidator(
             generator=generator,
@@ -219,10 +226,43 @@ class CaptionTask:
         )
 
     def objective(self, config: schema.TrainConfig, model: BaseCaptioner) -> Objective | None:
-        """The reward of sentences drawn, where that is what is trained on."""
-        if config.trainer.objective != "reward":
+        """The reward of sentences drawn, or captions in which some of the words are drawn."""
+        if config.trainer.objective == "reward":
+            return reward_objective(config.reward, model, self.vocabulary, self.splits["train"])
+        if config.trainer.scheduled_sampling == 0:
             return None
-        return reward_objective(config.reward, model, self.vocabulary, self.splits["train"])
+        schedule = SamplingSchedule(
+            ceiling=config.trainer.scheduled_sampling,
+            increase=config.trainer.scheduled_sampling_increase,
+            start=config.trainer.scheduled_sampling_start,
+        )
+        special = (self.vocabulary.pad, self.vocabulary.bos, self.vocabulary.eos)
+        return ScheduledSampling(
+            model, probability=lambda: schedule(self.order.epoch), banned=special
+        )
+
+    def at_epoch(
+        self, config: schema.TrainConfig, model: BaseCaptioner
+    ) -> Callable[[int], None] | None:
+        """Gradual unfreezing, where that is asked for: of the encoder's stages that are trained one
+        more, the last first. ConfigError where one would never be, or with several processes."""
+        every, encoder = config.encoder.unfreeze_epochs, model.encoder
+        if every is None or encoder is None:
+            return None
+        asked, first = f"encoder.unfreeze_epochs={every}", [x[0] for x in encoder.trained_stages]
+        if (at := every * (len(first) - 1)) >= config.trainer.epochs:
+            raise ConfigError(
+                f"{asked} would train {first[0]} from epoch {at + 1} on, but trainer.epochs is "
+                f"{config.trainer.epochs}"
+            )
+        if self.world.size > 1:
+            raise ConfigError(
+                f"{asked} needs one process, there are {self.world.size}: they add up gradients of "
+                "the same weights at every step"
+            )
+        when = [f"{x} from epoch {1 + every * k}" for k, x in enumerate(reversed(first))]
+        log.info("encoder: trained with all that follows: %s", ", ".join(when))
+        return lambda epoch: encoder.train_last(1 + epoch // every)
 
     def texts(self, config: schema.TrainConfig, model: BaseCaptioner) -> dict[str, str]:
         """What `load_captioner` needs of the run besides the weights."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
@@ -12,12 +13,19 @@ from torch.overrides import TorchFunctionMode
 
 from captioner import config as schema
 from captioner.build.backend import for_inference
-from captioner.build.components import build_generation, encoder_weights, image_features
+from captioner.build.components import (
+    build_generation,
+    caption_frequencies,
+    encoder_weights,
+    image_features,
+    read_data,
+)
 from captioner.build.memory import require_memory_for_captions
 from captioner.build.models import build_captioner, build_language_model
 from captioner.data.text.codec import TextCodec
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError, ConfigError, DataError
+from captioner.evaluation.cider import DocumentFrequencies
 from captioner.features.source import ImageFeatures
 from captioner.files import parse_json
 from captioner.inference.captions import CaptionGenerator
@@ -48,9 +56,21 @@ class TrainedCaptioner:
         little memory is free for a batch of so many `images`."""
         device = next(self.model.parameters()).device
         require_memory_for_captions(config, device, vocab_size=len(self.vocabulary), images=images)
-        return CaptionGenerator(
-            self.model, self.vocabulary, build_generation(config, self.vocabulary)
+        method = build_generation(
+            config, self.vocabulary, training_frequencies=lambda: self.training_frequencies
         )
+        return CaptionGenerator(self.model, self.vocabulary, method)
+
+    @cached_property
+    def training_frequencies(self) -> DocumentFrequencies:
+        """Of the captions that it was trained on; DataError where they are not at their place."""
+        try:
+            return caption_frequencies(read_data(self.data).splits["train"])
+        except DataError as error:
+            raise DataError(
+                "generation.document_frequencies=train counts the captions that the model was "
+                f"trained on, and they are not here: {error}; name a saved table instead"
+            ) from error
 
     def describe(self) -> list[str]:
         """Its data, its encoder, the size of its vocabulary and its score, in a few words each."""

@@ -16,8 +16,9 @@ from captioner.data.formats.flickr8k import load_flickr8k
 from captioner.data.formats.folder import load_folder
 from captioner.data.formats.karpathy import load_karpathy
 from captioner.data.scenes.dataset import draw_scenes, load_scene_truth
+from captioner.data.tokenize import coco_tokens
 from captioner.data.vocabulary import Vocabulary
-from captioner.errors import CheckpointError, ConfigError
+from captioner.errors import CheckpointError, ConfigError, DataError
 from captioner.evaluation.attributes import attribute_percentages
 from captioner.evaluation.cider import DocumentFrequencies
 from captioner.evaluation.sentence_scores import Rarities, consensus
@@ -39,7 +40,7 @@ from captioner.training.checkpoint import Checkpoint
 from captioner.training.distributed import own_gpu
 from captioner.training.launch import started_together
 from captioner.training.model_folder import ENCODER, open_checkpoint
-from captioner.training.optimisation import make_optimizer, parameter_groups
+from captioner.training.optimisation import Schedule, make_optimizer, parameter_groups
 from captioner.training.setup import TrainerSettings
 from captioner.validation.scores import ExtraMetrics
 
@@ -207,12 +208,30 @@ def refuse_crop_without_map(config: schema.EncoderConfig, features: ImageFeature
 # -- generation --------------------------------------------------------------------------------
 
 
-def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) -> GenerationMethod:
-    """A method with all but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned."""
+def caption_frequencies(images: Sequence[CaptionedImage]) -> DocumentFrequencies:
+    """How many of the images have each n-gram in a caption."""
+    return DocumentFrequencies.of([[*map(coco_tokens, image.captions)] for image in images])
+
+
+def _no_training_captions() -> DocumentFrequencies:
+    raise DataError("generation.document_frequencies=train finds no training captions here")
+
+
+def build_generation(
+    config: schema.GenerationConfig,
+    vocabulary: Vocabulary,
+    *,
+    training_frequencies: Callable[[], DocumentFrequencies] = _no_training_captions,
+) -> GenerationMethod:
+    """A method with all but the model filled in; `<pad>`, `<bos>` (and `<unk>`) are banned.
+
+    `training_frequencies` counts the training captions, where the configuration asks for that.
+    """
     if config.rerank == "none":
         return _search(config, vocabulary, n_best=config.n_best)
     search = _search(config, vocabulary, n_best=config.beam_size)
-    agreement = functools.partial(consensus, rarities=_rarities(config, vocabulary))
+    rarities = _rarities(config.document_frequencies, vocabulary, training_frequencies)
+    agreement = functools.partial(consensus, rarities=rarities)
 
     def rerank(step: Any, state: Any, *, batch_size: int) -> Any:
         found = search(step, state, batch_size=batch_size)
@@ -221,12 +240,15 @@ def build_generation(config: schema.GenerationConfig, vocabulary: Vocabulary) ->
     return rerank
 
 
-def _rarities(config: schema.GenerationConfig, vocabulary: Vocabulary) -> Rarities:
+def _rarities(
+    source: str | None, vocabulary: Vocabulary, training: Callable[[], DocumentFrequencies]
+) -> Rarities:
     """What n-grams of the vocabulary weigh in a consensus."""
-    if config.document_frequencies is None:
+    if source is None:
         return Rarities.equal()
+    documents = training() if source == schema.OF_TRAINING else DocumentFrequencies.load(source)
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
-    return Rarities.of_documents(DocumentFrequencies.load(config.document_frequencies), numbers)
+    return Rarities.of_documents(documents, numbers)
 
 
 def _search(
@@ -256,7 +278,12 @@ def _search(
             diversity=config.diversity if config.groups > 1 else 0.0,
             n_best=min(n_best, config.beam_size),
         )
-    params = SamplingParams(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    params = SamplingParams(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        typical_p=config.typical_p,
+    )
     drawn = functools.partial(
         sample, constraints=constraints, samples=config.samples, params=params
     )
@@ -274,15 +301,20 @@ def _search(
 def build_optimizer(config: schema.TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over the trainable parameters; the encoder may have a rate of its own."""
     settings = config.optimizer
-    of_encoder = {"lr": config.encoder.lr, "decay": config.encoder.weight_decay}
+    encoder, schedule = config.encoder, None
+    if (encoder.schedule, encoder.warmup_steps) != (None, None):
+        warmup = encoder.warmup_steps
+        schedule = Schedule(
+            schedule=encoder.schedule or settings.schedule,
+            warmup_steps=settings.warmup_steps if warmup is None else warmup,
+        )
+    of_encoder = {"lr": encoder.lr, "decay": encoder.weight_decay, "schedule": schedule}
+    by_prefix: dict[str, Any] = {
+        f"{key}_by_prefix": {} if value is None else {"encoder.": value}
+        for key, value in of_encoder.items()
+    }
     groups = parameter_groups(
-        model,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        **{
-            f"{key}_by_prefix": {} if value is None else {"encoder.": value}
-            for key, value in of_encoder.items()
-        },
+        model, lr=settings.lr, weight_decay=settings.weight_decay, **by_prefix
     )
     own: dict[str, dict[str, Any]] = {
         "adam": {"betas": tuple(settings.betas), "eps": settings.eps},

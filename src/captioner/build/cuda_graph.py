@@ -78,6 +78,8 @@ def why_not(
         return f"model={config.model.kind} feeds back: each step reads its length on the host"
     if config.trainer.objective == "reward":
         return "trainer.objective=reward draws sentences, whose lengths are read on the host"
+    if config.trainer.scheduled_sampling:
+        return "trainer.scheduled_sampling draws the words of each batch before its step"
     if config.trainer.replicas > 1:
         return f"trainer.replicas={config.trainer.replicas} take turns, batch by batch"
     if world.size > 1:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from captioner import config as schema
 from captioner.build.checkpoint import TrainedCaptioner, load_captioner
-from captioner.build.components import build_generation
 from captioner.data.captions import CaptionedImage
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import ConfigError
@@ -40,10 +39,10 @@ class TrainedEnsemble:
 
     def generator(self, config: schema.GenerationConfig, *, images: int = 1) -> CaptionGenerator:
         """As `TrainedCaptioner.generator`, of all members together."""
-        self.members[0].generator(config, images=images)  # which looks at the memory
+        first = self.members[0].generator(config, images=images)
         models = [one.model for one in self.members for _ in self.views]
         model = models[0] if len(models) == 1 else Ensemble(models)
-        return CaptionGenerator(model, self.vocabulary, build_generation(config, self.vocabulary))
+        return CaptionGenerator(model, self.vocabulary, first.method)
 
     def source(self, images: Sequence[CaptionedImage]) -> ImageBatches:
         """Rows of `images` [I] to what `generator` takes of them: of each member and view."""

@@ -94,6 +94,9 @@ class TextTask:
     def objective(self, config: schema.TrainConfig, model: StreamModel) -> None:
         """The cross-entropy of the windows."""
 
+    def at_epoch(self, config: schema.TrainConfig, model: StreamModel) -> None:
+        """Every epoch is the same."""
+
 
 def load_text(
     config: schema.TextData,

@@ -28,6 +28,7 @@ def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig
         changes: dict[str, Any] = {
             "seed": values["seed"],
             "run_dir": str(Path(config.run_dir) / f"replica_{k}"),
+            "sweep_dir": config.run_dir,
             "replicas": schema.ReplicasConfig(),
             "trainer": dataclasses.replace(
                 config.trainer, replicas=1, order_seed=order_seed(config)

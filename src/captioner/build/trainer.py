@@ -23,6 +23,7 @@ from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError, ConfigError
 from captioner.profiling import listening, span
 from captioner.runs.folder import claim_run_folder, summary_writer, write_vocabulary
+from captioner.runs.halving import SuccessiveHalving
 from captioner.training.distributed import World, world
 from captioner.training.memory import keep_freed_memory
 from captioner.training.randomness import OwnRandomness
@@ -59,6 +60,9 @@ class Task(Protocol):
 
     def objective(self, config: schema.TrainConfig, model: Any) -> Objective | None:
         """What steps minimise where it is not the cross-entropy of the batches."""
+
+    def at_epoch(self, config: schema.TrainConfig, model: Any) -> Callable[[int], None] | None:
+        """What changes of the model with the number of an epoch, from 0."""
 
 
 TASKS: dict[str, Callable[[schema.TrainConfig, torch.device, World], Task]] = {
@@ -175,6 +179,8 @@ def _make_trainer(
             score=task.score,
             data=task.data,
             objective=task.objective(config, model),
+            at_epoch=task.at_epoch(config, model),
+            rungs=_rungs(config),
         ),
         folder=folder,
         settings=trainer_settings(config),
@@ -182,6 +188,17 @@ def _make_trainer(
         world=ranks,
         random=random,
         reporting=Reporting(writer=writer, show_progress=show, name=name),
+    )
+
+
+def _rungs(config: schema.TrainConfig) -> SuccessiveHalving | None:
+    """What compares a run with the others of its sweep, where that is asked for."""
+    folder, settings = Path(config.run_dir), config.trainer
+    if settings.halving_epoch is None or folder.parent != Path(config.sweep_dir):
+        return None
+    lower = settings.best_metric in schema.TEXT_METRICS
+    return SuccessiveHalving(
+        folder, settings.best_metric, lower, settings.halving_epoch, settings.halving_factor
     )
 
 

@@ -58,6 +58,9 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
     run, count = paths[0].parent.name, len(paths)
     generation = generation_of(trained.members[0].checkpoint, config.generation)
     data_config = data_of(trained.data, config.data)
+    if schema.given_keys(config.data) is not None:  # that of training, perhaps elsewhere by now
+        first = dataclasses.replace(trained.members[0], data=data_config)
+        trained = dataclasses.replace(trained, members=(first, *trained.members[1:]))
     data = load_data(data_config)
     images = data.split(config.split)
     captions = caption_images(trained, images, generation)

@@ -1,24 +1,30 @@
-"""What evaluate.py does with a language model of text."""
+"""What evaluate.py does with language models of text."""
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from captioner import config as schema
 from captioner.build.checkpoint import TrainedLanguageModel, load_language_model
 from captioner.build.components import pick_device
-from captioner.build.language_modeling import load_text, text_validator
+from captioner.build.language_modeling import load_text
 from captioner.commands.scoring import checkpoint_card
 from captioner.commands.trained import data_of
+from captioner.data.text.corpus import TextCorpus
 from captioner.errors import ConfigError
+from captioner.evaluation.metric import Metric, intervals
 from captioner.files import write_json
 from captioner.inspection.surprise import write_surprise_page
+from captioner.progress import Progress
 from captioner.training.model_folder import results_folder, weights_file
-from captioner.validation.text import stream_losses
+from captioner.validation.dynamic import DynamicEvaluation
+from captioner.validation.text import Losses, TextScore, mean_probability, stream_losses
 from captioner.version import __version__
 
 log = logging.getLogger(__name__)
@@ -26,49 +32,104 @@ END = "\N{PILCROW SIGN}"  # shown where a document ends
 
 
 def evaluate_text(config: schema.EvaluateConfig) -> tuple[str, dict[str, Any]]:
-    """Score a language model's checkpoint on a split of its text, or of `data`: a name, the scores.
+    """Score language models' checkpoints on a split of the first one's text, or of `data`: a name,
+    the scores. Several are an ensemble, whose probabilities are averaged.
 
     The figures, with what they are averaged over, go into scores.json in `out`, by default a folder
     of the run named after the split; `page` gets the page of surprises.
     """
-    given, *others = schema.checkpoint_paths(config.checkpoint)
-    if others:
-        raise ConfigError(
-            f"{given} is a language model of text, which is scored alone: an ensemble of several "
-            "checkpoints is for captioners"
-        )
-    path = weights_file(given)
-    trained = load_language_model(given, device=pick_device(config.device))
-    corpus = load_text(
-        _data(config, trained),
-        min_count=trained.min_count,
-        vocabulary=trained.vocabulary,
-        whole=config.split == "all",
-    )
-    validator = text_validator(trained.model, corpus, config.split)
-    scores: dict[str, Any] = {k: round(v, 6) for k, v in validator(0).items()}
+    given = schema.checkpoint_paths(config.checkpoint)
+    paths = [weights_file(one) for one in given]
+    members = _members(given, pick_device(config.device))
+    corpus = _text(members[0], _data(config, members[0]), whole=config.split == "all")
+    stream, codec = corpus.split(config.split), corpus.codec
+    losses = _scorer(config, members)
+    score = TextScore(stream, unit=codec.unit, bos=codec.vocabulary.bos)
+    with Progress(len(stream.tokens) - 1, "text", units="tokens", scale=True) as bar:
+        for targets, found in losses(stream.tokens):
+            score.add(targets, found)
+            bar.update(len(targets))
+    scores: dict[str, Any] = {k: round(v, 6) for k, v in score.figures().items()}
+    documents, of_documents = score.per_document(), "none: the text is one document"
+    if config.samples and len(documents) > 1:
+        means = Metric("loss", _mean_loss(documents), documents, _mean_loss)
+        bounds = intervals({"loss": means}, samples=config.samples)["loss"]
+        scores["intervals"] = {"loss": [round(bound, 6) for bound in bounds]}
+        of_documents = f"95 %, {config.samples} bootstrap samples of {len(documents)} documents"
     scores["protocol"] = {
         "data": corpus.name,
         "split": config.split,
-        "averaged over": validator.averaged_over(),
+        "averaged over": score.averaged_over(),
+        "intervals": of_documents,
         "read as": "one stream, the state carried over to its end and reset where documents begin",
-        "checkpoint": checkpoint_card([path]),
+        "weights": _weights(config),
+        "checkpoint": checkpoint_card(paths),
         "captioner": __version__,
         "torch": torch.__version__,
     }
-    folder = Path(config.out or results_folder(given, config.split))
+    parts = [config.split, *([f"ensemble_of_{len(paths)}"] if len(paths) > 1 else [])]
+    parts += ["dynamic"] if config.dynamic else []
+    folder = Path(config.out or results_folder(given[0], "_".join(parts)))
     write_json(folder / "scores.json", scores)
-    log.info("scores: %s, over %s", folder / "scores.json", validator.averaged_over())
+    log.info("scores: %s, over %s", folder / "scores.json", score.averaged_over())
     if config.page is not None:
-        tokens = corpus.split(config.split).tokens[: config.page_tokens + 1]
+        tokens = stream.tokens[: config.page_tokens + 1]
         write_surprise_page(
             config.page,
-            title=f"What {path.name} did not expect of {corpus.name}",
-            tokens=_surprises(trained, tokens),
+            title=f"What {paths[0].name} did not expect of {corpus.name}",
+            tokens=_surprises(members[0], losses(tokens)),
             facts={**scores, **scores["protocol"], "protocol": f"first {len(tokens) - 1} tokens"},
         )
         log.info("surprises: %s", config.page)
-    return f"{path.resolve().parent.name} {config.split}", scores
+    return f"{paths[0].resolve().parent.name} {' '.join(parts)}", scores
+
+
+def _members(given: Sequence[Path], device: torch.device) -> list[TrainedLanguageModel]:
+    """The checkpoints' models; ConfigError where one reads other tokens than the first."""
+    members = [load_language_model(path, device=device) for path in given]
+    first = members[0]
+    for path, member in zip(given, members, strict=True):
+        unit = member.codec.unit
+        if (unit, member.vocabulary.to_json()) != (first.codec.unit, first.vocabulary.to_json()):
+            raise ConfigError(
+                f"{path} has another vocabulary ({len(member.vocabulary)} {unit}s) than {given[0]} "
+                f"({len(first.vocabulary)} {first.codec.unit}s): an ensemble needs one and the same"
+            )
+    return members
+
+
+def _scorer(
+    config: schema.EvaluateConfig, members: Sequence[TrainedLanguageModel]
+) -> Callable[[np.ndarray], Losses]:
+    """A function from a text's tokens to the losses of all members together."""
+    bos = members[0].vocabulary.bos
+    of_one: Callable[..., Losses] = partial(stream_losses, bos=bos)
+    if config.dynamic:
+        own = members[0].data  # whose training text the gradients' scale is measured on
+        training = _text(members[0], own, whole=False).split("train").tokens
+        settings = config.dynamic_window, config.dynamic_lr, config.dynamic_decay
+        of_one = partial(DynamicEvaluation(*settings).losses, training=training, bos=bos)
+    return lambda tokens: mean_probability([of_one(one.model, tokens) for one in members])
+
+
+def _mean_loss(sums: np.ndarray) -> np.ndarray:
+    """Nats a token of sums [..., 2] of nats and tokens."""
+    return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
+
+
+def _weights(config: schema.EvaluateConfig) -> str:
+    """Whether the weights stay as they are, for the protocol."""
+    if not config.dynamic:
+        return "fixed"
+    return (
+        f"dynamic evaluation (Krause et al. 2018), after every {config.dynamic_window} tokens, "
+        f"learning rate {config.dynamic_lr:g}, decay {config.dynamic_decay:g}"
+    )
+
+
+def _text(trained: TrainedLanguageModel, data: schema.TextData, *, whole: bool) -> TextCorpus:
+    """A text in the model's own tokens."""
+    return load_text(data, min_count=trained.min_count, vocabulary=trained.vocabulary, whole=whole)
 
 
 def _data(config: schema.EvaluateConfig, trained: TrainedLanguageModel) -> schema.TextData:
@@ -82,10 +143,10 @@ def _data(config: schema.EvaluateConfig, trained: TrainedLanguageModel) -> schem
     return dataclasses.replace(data, unit=trained.codec.unit)
 
 
-def _surprises(trained: TrainedLanguageModel, tokens: Any) -> Iterator[tuple[str, float]]:
+def _surprises(trained: TrainedLanguageModel, losses: Losses) -> Iterator[tuple[str, float]]:
     """Each token's text with its loss in nats, from the second token on."""
     bos = trained.vocabulary.bos
-    for targets, losses in stream_losses(trained.model, tokens, bos=bos):
+    for targets, found in losses:
         ids = targets.tolist()
-        for number, text, loss in zip(ids, trained.codec.pieces(ids), losses.tolist(), strict=True):
+        for number, text, loss in zip(ids, trained.codec.pieces(ids), found.tolist(), strict=True):
             yield (f"{END}\n" if number == bos else text), loss

@@ -96,8 +96,12 @@ def run(config: schema.RecipeConfig) -> Iterator[str]:
     common = (*data_overrides(config.data), *config.overrides)
     jobs = {name: Job(name, stage, out, common) for name, stage in plan.stages.items()}
     chosen = [job for name, job in jobs.items() if name in (config.stages or jobs)]
+    names = {job.name for job in chosen}
+    rows = [row for row in plan.rows if names.issuperset(row.stages)]
     for job in chosen:  # what is wrong anywhere is said before anything is trained
         compose_config("train", job.overrides)
+    for row in rows:
+        compose_config("evaluate", _evaluation(row, jobs, config))
     progress = Progress(out)
     _refuse_other_inputs(jobs, chosen, progress)
     left = Forecast([job for job in chosen if not job.finished])
@@ -106,8 +110,6 @@ def run(config: schema.RecipeConfig) -> Iterator[str]:
             log.info("stage %d of %d, %s: %s", number, len(chosen), job.name, left)
             _train(job, progress)
             left.done(job, progress.stages[job.name].seconds)
-    names = {job.name for job in chosen}
-    rows = [row for row in plan.rows if names.issuperset(row.stages)]
     for row in rows:
         _score(row, jobs, config)
     text = _table(rows, jobs, config, progress)
@@ -211,7 +213,7 @@ def _call(command: str, overrides: Sequence[str], what: str) -> None:
 
 def _scores(row: schema.RowConfig, out: Path, split: str) -> Path:
     name = "_".join([*row.stages, *(row.views if row.views != ["original"] else []), split])
-    changed = "_".join(f"{key}_{value}" for key, value in row.generation.items())
+    changed = "_".join(f"{key}_{value}" for key, value in row.generation.items()).replace("/", "_")
     return out / "scores" / "_".join([name, *([changed] if changed else [])])
 
 
@@ -223,18 +225,24 @@ def _score(row: schema.RowConfig, jobs: dict[str, Job], config: schema.RecipeCon
         if scored.get("checkpoint") == checkpoint_card(paths):
             return
     log.info("scoring %r", row.name)
-    given = ",".join(_literal(str(path)) for path in paths)
-    overrides = [
+    _call("evaluate", _evaluation(row, jobs, config), f"the scoring of {row.name!r}")
+
+
+def _evaluation(
+    row: schema.RowConfig, jobs: dict[str, Job], config: schema.RecipeConfig
+) -> list[str]:
+    """The overrides of evaluate.py that score a row."""
+    given = ",".join(_literal(str(jobs[name].best)) for name in row.stages)
+    return [
         f"checkpoint=[{given}]",
         f"views=[{','.join(row.views)}]",
         f"split={config.split}",
-        f"out={_literal(str(folder))}",
+        f"out={_literal(str(_scores(row, Path(config.out), config.split)))}",
         "overwrite=true",
         "sanity=false",
         *(f"generation.{key}={_literal(value)}" for key, value in row.generation.items()),
         *data_overrides(config.data),
     ]
-    _call("evaluate", overrides, f"the scoring of {row.name!r}")
 
 
 def _table(

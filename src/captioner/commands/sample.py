@@ -1,18 +1,41 @@
-"""What sample.py does: texts of a language model."""
+"""What sample.py does: texts of language models."""
 
 import dataclasses
-from collections.abc import Iterator
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 from captioner import config as schema
-from captioner.build.checkpoint import load_language_model
+from captioner.build.checkpoint import TrainedLanguageModel, load_language_model
 from captioner.build.components import pick_device
 from captioner.build.memory import require_memory_for_text
+from captioner.errors import DataError
 from captioner.files import write_json
 from captioner.inference.text import Listener, Sample, TextGenerator
+from captioner.training.model_folder import weights_file
+
+# Of the configuration, what is not the generator's.
+_OWN = ("device", "threads", "checkpoint", "prompt", "chat", "out", "overwrite")
+GAP = 3  # columns between two texts side by side
 
 
 def sample(config: schema.SampleConfig) -> Iterator[str]:
-    """Print the first text while it is written, then the others."""
+    """Print the first text while it is written, then the others; of several checkpoints the texts
+    side by side."""
+    paths = schema.checkpoint_paths(config.checkpoint)
+    if config.chat:
+        yield from chat(config, sys.stdin)
+    elif len(paths) == 1:
+        yield from _one_voice(config)
+    else:
+        yield from _voices(config, paths)
+
+
+def _one_voice(config: schema.SampleConfig) -> Iterator[str]:
     written = False
 
     def show(number: int, text: str) -> None:
@@ -28,6 +51,77 @@ def sample(config: schema.SampleConfig) -> Iterator[str]:
         yield f"\n--- {number} of {len(samples)} ---\n{prompt}{one.text}"
 
 
+def _voices(config: schema.SampleConfig, paths: Sequence[Path]) -> Iterator[str]:
+    """The texts of all checkpoints, in columns of the terminal's width."""
+    found = []
+    for path in paths:
+        one = dataclasses.replace(config, checkpoint=str(path), out=None)
+        found.append(sample_text(one))
+    names = [weights_file(path).resolve().parent.name for path in paths]
+    if config.out is not None:
+        voices = [
+            {"checkpoint": str(path), "prompt": prompt, "samples": _as_json(samples)}
+            for path, (prompt, samples) in zip(paths, found, strict=True)
+        ]
+        settings = {**dataclasses.asdict(config), "checkpoint": list(map(str, paths))}
+        write_json(config.out, {**settings, "voices": voices})
+    width = shutil.get_terminal_size().columns // len(paths) - GAP
+    for number in range(config.n):
+        texts = [
+            f"[{name}]\n{p}{s[number].text}" for name, (p, s) in zip(names, found, strict=True)
+        ]
+        yield from side_by_side(texts, width=max(1, width))
+        yield ""
+
+
+def side_by_side(texts: Iterable[str], *, width: int) -> Iterator[str]:
+    """Lines with all texts in columns of `width` characters, where their lines are broken."""
+    wrapped = [
+        [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+        for text in texts
+    ]
+    for row in zip_longest(*wrapped, fillvalue=""):
+        yield (" " * GAP).join(f"{part:{width}}" for part in row).rstrip()
+
+
+def chat(config: schema.SampleConfig, lines: Iterable[str]) -> Iterator[str]:
+    """Continue the prompt, then line after line of `lines`: the model has read all that was written
+    before. A line that it cannot read is answered with the reason."""
+    trained = _load(config)
+    told, turns, prompts = "", [], [config.prompt] if config.prompt else []
+    for number, line in enumerate(_asked(prompts, lines)):
+        generator = TextGenerator(trained.model, trained.codec, listener=_show)
+        options = {**_options(config), "seed": config.seed + number}
+        try:
+            [answer] = generator.samples(told + line, **options)
+        except DataError as error:
+            yield str(error)
+            continue
+        # Nothing is known of a document after its end.
+        told = "" if answer.finished == "document" else told + line + answer.text
+        turns.append({"prompt": line, **dataclasses.asdict(answer)})
+        if config.out is not None:
+            write_json(config.out, {**dataclasses.asdict(config), "turns": turns})
+        yield ""
+
+
+def _show(number: int, text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _asked(prompts: Iterable[str], lines: Iterable[str]) -> Iterator[str]:
+    """What is to be continued; on a terminal a sign asks for the next line."""
+    yield from prompts
+    terminal, following = sys.stdin.isatty() and lines is sys.stdin, iter(lines)
+    while True:
+        if terminal:
+            print("> ", end="", file=sys.stderr, flush=True)
+        try:
+            yield next(following)
+        except StopIteration:
+            return
+
+
 def sample_text(
     config: schema.SampleConfig, listener: Listener | None = None
 ) -> tuple[str, list[Sample]]:
@@ -35,13 +129,22 @@ def sample_text(
 
     `listener` is called with a sample's number and its text as it grows.
     """
-    device = pick_device(config.device)
-    trained = load_language_model(config.checkpoint, device=device)
+    trained = _load(config)
     codec = trained.codec
     prompt = codec.decode(codec.encode(config.prompt))
-    settings = dataclasses.asdict(config)
-    own = ("device", "threads", "checkpoint", "prompt", "out", "overwrite")  # else the generator's
-    options = {key: value for key, value in settings.items() if key not in own}
+    found = TextGenerator(trained.model, codec, listener=listener).samples(
+        config.prompt, **_options(config)
+    )
+    if config.out is not None:
+        settings = dataclasses.asdict(config)
+        write_json(config.out, {**settings, "prompt": prompt, "samples": _as_json(found)})
+    return prompt, found
+
+
+def _load(config: schema.SampleConfig) -> TrainedLanguageModel:
+    """The first checkpoint's model, once it is known that its texts fit into memory."""
+    device = pick_device(config.device)
+    trained = load_language_model(schema.checkpoint_paths(config.checkpoint)[0], device=device)
     layers = trained.model.lstm
     require_memory_for_text(
         config.n,
@@ -50,9 +153,12 @@ def sample_text(
         vocab_size=len(trained.vocabulary),
         state=2 * layers.num_layers * layers.hidden_size,
     )
-    generator = TextGenerator(trained.model, codec, listener=listener)
-    found = generator.samples(config.prompt, **options)
-    if config.out is not None:
-        samples = [dataclasses.asdict(one) for one in found]
-        write_json(config.out, {**settings, "prompt": prompt, "samples": samples})
-    return prompt, found
+    return trained
+
+
+def _options(config: schema.SampleConfig) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in _OWN}
+
+
+def _as_json(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(one) for one in samples]

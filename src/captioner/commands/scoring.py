@@ -142,8 +142,9 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     for name, value in scores.items():
         if isinstance(value, (int, float)):
             low_high = scores.get("intervals", {}).get(name)
-            bounds = f"   95 % [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""
             digits = 4 if name in FINE or name.startswith("bits_per_") else 2
+            shown = ", ".join(f"{bound:.{digits}f}" for bound in low_high or ())
+            bounds = f"   95 % [{shown}]" if low_high else ""
             lines.append(f"{name:20} {value:8.{digits}f}{bounds}")
     lines += [f"{name}: not computed: {why}" for name, why in scores.get("unavailable", {}).items()]
     sanity = scores.get("sanity", {})

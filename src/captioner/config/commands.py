@@ -12,6 +12,7 @@ from captioner.config.model import VIEWS, GenerationConfig
 from captioner.config.ranges import (
     COUNT,
     COUNT_OR_NONE,
+    NOT_NEGATIVE,
     OUTPUT,
     PATH,
     POSITIVE,
@@ -113,7 +114,8 @@ class EvaluateConfig(ScoringConfig):
     full: that of the nearest training images even where their features have to be extracted first.
     leakage also compares all images with the training set's. A language model of text is scored on
     `split` of its data or of data=text (all: the whole of it); page: an HTML file with the losses
-    of the first page_tokens tokens.
+    of the first page_tokens tokens. dynamic: dynamic evaluation, the weights changed after every
+    dynamic_window tokens, see validation.dynamic.
     """
 
     checkpoint: Any = None
@@ -130,6 +132,10 @@ class EvaluateConfig(ScoringConfig):
     leakage: bool = False
     page: str | None = setting(None, OUTPUT)
     page_tokens: int = setting(20000, COUNT)
+    dynamic: bool = False
+    dynamic_window: int = setting(20, COUNT)
+    dynamic_lr: float = setting(0.1, POSITIVE)
+    dynamic_decay: float = setting(0.001, NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,24 +247,36 @@ class AverageConfig(OutputConfig):
 class SampleConfig(RunConfig, OutputConfig):
     """scripts/sample.py: n texts of at most `length` tokens after `prompt`, up to the text `stop`.
 
-    top_k, top_p: draw among the likeliest only; out: a JSON file of them all.
+    checkpoint: one, or a list, whose texts stand side by side. top_k, top_p, typical_p: draw among
+    the likeliest or most typical only; no_repeat_ngram: no n-gram of so many tokens occurs twice in
+    a text. chat: `prompt` and each line of the standard input are continued, after all that was
+    written before. out: a JSON file of all texts.
     """
 
-    checkpoint: str = setting(MISSING, PATH)
+    checkpoint: Any = MISSING
     prompt: str = setting("", TEXT)
     length: int = setting(600, COUNT)
     n: int = setting(1, COUNT)
     temperature: float = setting(0.8, POSITIVE)
     top_k: int | None = setting(None, COUNT)
     top_p: float | None = setting(None, PROBABILITY)
+    typical_p: float | None = setting(None, PROBABILITY)
+    no_repeat_ngram: int = setting(0, COUNT_OR_NONE)
     seed: int = setting(0, SEED)
     stop: str | None = setting(None, TEXT)
+    chat: bool = False
     out: str | None = setting(None, OUTPUT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        voices = len(checkpoint_paths(self.checkpoint))
         if self.stop == "":
             raise ConfigError("stop must be a text of one character or more, or null")
+        if self.chat and (self.n > 1 or voices > 1):
+            raise ConfigError(
+                f"chat=true continues one text of one checkpoint, got n={self.n} and "
+                f"{voices} checkpoint{'s' if voices > 1 else ''}"
+            )
 
 
 @dataclass

@@ -27,6 +27,7 @@ from captioner.errors import ConfigError
 ENCODERS = ("torchvision", "timm", "efficientnet_lite", "plain", "features", "none")
 FROZEN_STAGES = ("cached", "computed")
 BATCH_NORMS = ("frozen", "averaged")
+SCHEDULES = ("constant", "cosine", "linear")
 READERS = ("auto", "pil", "torchvision")
 VIEWS = ("original", "mirror")
 CACHE_DTYPES = ("float32", "float16")
@@ -46,22 +47,23 @@ class EncoderConfig(Checked):
     kind: torchvision, timm, efficientnet_lite, plain (for small images), features (your own, in
     `path`), or none for a language model of text alone. weights: torchvision, timm or registry (the
     kind's own), random, or a file. init_from: a captioner that trained this encoder, whose weights
-    take their place. output: pooled or grid, which grid_size pools to grid_size x
-    grid_size regions. size: height and width in pixels; resize: the shorter of both before the
-    centre crop, or squash for the whole image; null takes the network's own. train_from: a stage's
-    name trains it and all after it with learning rate lr and weight_decay (null: the optimiser's);
-    null freezes the network and caches its features in cache_dir, batch_size images at a time, as
-    cache_dtype: null becomes float16 for a grid and for frozen stages, and float32 for all else.
-    frozen_stages: what the stages before train_from make of an image is cached as they are, or
-    computed from the image at every step; batch_norm: those of the stages that are trained keep the
-    statistics of the weights (frozen), or normalise by a batch's and average them (averaged); null
-    is computed and averaged for kind plain and for random weights, otherwise cached and frozen.
-    crop: training crops cached maps at random, by up to so many cells. views: what training sees of
-    each image, original or also mirror; an epoch draws one for each caption
-    (trainer.batch_by=picture: image), and everything but training takes the original. reader: pil;
-    torchvision, which decodes, resizes and crops on the device and encodes in bfloat16; or auto,
-    which logs its choice. workers: processes (torchvision: threads) that read images for a GPU; on
-    a CPU each thread reads its own.
+    take their place. output: pooled or grid, which grid_size pools to grid_size x grid_size
+    regions. size: height and width in pixels; resize: the shorter of both before the centre crop,
+    or squash for the whole image; null takes the network's own. train_from: a stage's name trains
+    it and all after it with learning rate lr, weight_decay, schedule and warmup_steps (null: the
+    optimiser's); unfreeze_epochs: the last of these stages from the start, and one more every so
+    many epochs, the last first (null: all from the start). train_from null freezes the network and
+    caches its features in cache_dir, batch_size images at a time, as cache_dtype: null becomes
+    float16 for a grid and for frozen stages, and float32 for all else. frozen_stages: what the
+    stages before train_from make of an image is cached as they are, or computed from the image at
+    every step; batch_norm: those of the stages that are trained keep the statistics of the weights
+    (frozen), or normalise by a batch's and average them (averaged); null is computed and averaged
+    for kind plain and for random weights, otherwise cached and frozen. crop: training crops cached
+    maps at random, by up to so many cells. views: what training sees of each image, original or
+    also mirror; an epoch draws one for each caption (trainer.batch_by=picture: image), and
+    everything but training takes the original. reader: pil; torchvision, which decodes, resizes and
+    crops on the device and encodes in bfloat16; or auto, which logs its choice. workers: processes
+    (torchvision: threads) that read images for a GPU; on a CPU each thread reads its own.
     """
 
     group: ClassVar[str] = "encoder"
@@ -77,6 +79,9 @@ class EncoderConfig(Checked):
     train_from: str | None = setting(None, TEXT)
     lr: float | None = setting(None, POSITIVE)
     weight_decay: float | None = setting(None, NOT_NEGATIVE)
+    schedule: str | None = setting(None, Choice(SCHEDULES))
+    warmup_steps: int | None = setting(None, COUNT_OR_NONE)
+    unfreeze_epochs: int | None = setting(None, COUNT)
     frozen_stages: str | None = setting(None, Choice(FROZEN_STAGES))
     batch_norm: str | None = setting(None, Choice(BATCH_NORMS))
     crop: int = setting(0, Range(0, 64))
@@ -101,6 +106,11 @@ class EncoderConfig(Checked):
             )
         if self.resize != "squash":
             SIDE.check("encoder.resize", self.resize)
+        if self.unfreeze_epochs is not None and self.train_from is None:
+            raise ConfigError(
+                f"encoder.unfreeze_epochs={self.unfreeze_epochs} says when stages begin to be "
+                "trained, which encoder.train_from must name"
+            )
         if self.kind == "features" and not self.path:
             raise ConfigError("encoder.path must name your features (.npy or .safetensors)")
         if self.init_from is not None and self.kind in ("features", "none"):
@@ -298,12 +308,16 @@ MODELS = (
 )
 
 
+OF_TRAINING = "train"  # document_frequencies: the training captions'
+
+
 @dataclass
 class GenerationConfig(Checked):
     """How captions are searched or drawn; see generation/. Lengths are in words.
 
     rerank=consensus takes, of all beams or samples, those that agree most with the others by
-    CIDEr-D; document_frequencies: a saved table for it (null: all n-grams weigh the same).
+    CIDEr-D; document_frequencies: for it, `train` for those of the training captions, or a saved
+    table (null: all n-grams weigh the same).
     """
 
     group: ClassVar[str] = "generation"
@@ -317,6 +331,7 @@ class GenerationConfig(Checked):
     temperature: float = setting(1.0, POSITIVE)
     top_k: int | None = setting(None, COUNT)
     top_p: float | None = setting(None, PROBABILITY)
+    typical_p: float | None = setting(None, PROBABILITY)
     seed: int = setting(0, SEED)
     n_best: int = setting(1, COUNT)
     rerank: str = setting("none", Choice(("none", "consensus")))

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from captioner.config.commands import RunConfig
 from captioner.config.data import TextData, VocabularyConfig
 from captioner.config.model import (
+    SCHEDULES,
     EncoderConfig,
     GenerationConfig,
     LiteratureConfig,
@@ -20,9 +21,11 @@ from captioner.config.ranges import (
     NOT_NEGATIVE,
     PATH,
     POSITIVE,
+    PROBABILITY,
     PROCESSES,
     RATE,
     SEED,
+    SHARE,
     TEXT,
     Checked,
     Choice,
@@ -32,7 +35,6 @@ from captioner.config.ranges import (
 from captioner.errors import ConfigError
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
-SCHEDULES = ("constant", "cosine", "linear")
 OBJECTIVES = ("cross_entropy", "reward")
 BASELINES = ("others", "greedy")
 SEARCHES = ("sample", "beam")
@@ -89,7 +91,11 @@ class TrainerConfig(Checked):
     as one CUDA graph, with the data in GPU memory; auto logs its choice and the reason. scoring:
     the scores of a validation are computed in another process, beside the next epoch, or inline;
     auto: beside, where they take more than 0.2 s. objective: cross_entropy, or reward, see
-    RewardConfig.
+    RewardConfig. scheduled_sampling: the highest probability with which a word that training reads
+    is the model's own, see training/scheduled_sampling.py: it is 0 in the first
+    scheduled_sampling_start epochs and grows by scheduled_sampling_increase an epoch from then on.
+    halving_epoch: in a sweep, after so many epochs and each time they are halving_factor times as
+    many, only the best 1 / halving_factor of the runs go on, see runs/halving.py.
     """
 
     group: ClassVar[str] = "trainer"
@@ -104,9 +110,14 @@ class TrainerConfig(Checked):
     accumulation: int = setting(1, COUNT)
     objective: str = setting("cross_entropy", Choice(OBJECTIVES))
     label_smoothing: float = setting(0.0, RATE)
+    scheduled_sampling: float = setting(0.0, SHARE)
+    scheduled_sampling_increase: float = setting(0.05, PROBABILITY)
+    scheduled_sampling_start: int = setting(0, COUNT_OR_NONE)
     precision: str = setting("float32", Choice(("float32", "bf16")))
     best_metric: str = setting("BLEU-4", Choice(CAPTION_METRICS + TEXT_METRICS))
     patience: int | None = setting(None, COUNT)
+    halving_epoch: int | None = setting(None, COUNT)
+    halving_factor: int = setting(3, Range(2, 1000))
     checkpoint_minutes: float = setting(5.0, POSITIVE)
     checkpoint_steps: int | None = setting(None, COUNT)
     log_steps: int = setting(20, COUNT)
@@ -227,6 +238,7 @@ class TrainConfig(RunConfig):
         self._check_text()
         self._check_attention()
         self._check_objective()
+        self._check_scheduled_sampling()
         self._check_replicas()
         trained = self.encoder.train_from is not None
         if trained and self.model.feature_norm == "standardise" and self.init_from is None:
@@ -287,6 +299,28 @@ class TrainConfig(RunConfig):
                 "sentence is, is known on the host"
             )
 
+    def _check_scheduled_sampling(self) -> None:
+        """What training on the model's own words cannot be with."""
+        asked = f"trainer.scheduled_sampling={self.trainer.scheduled_sampling}"
+        if self.trainer.scheduled_sampling == 0:
+            return
+        if isinstance(self.data, TextData):
+            raise ConfigError(f"{asked} draws the words of captions: for text it must be 0")
+        if self.trainer.objective == "reward":
+            raise ConfigError(
+                f"{asked} cannot be with trainer.objective=reward, whose captions are all drawn"
+            )
+        if self.trainer.replicas > 1:
+            raise ConfigError(
+                f"{asked} draws from a generator that all replicas share; trainer.replicas must "
+                f"be 1, got {self.trainer.replicas}"
+            )
+        if self.trainer.graph == "on":
+            raise ConfigError(
+                f"trainer.graph=on cannot be with {asked}: a captured step reads the captions as "
+                "they lie on the device"
+            )
+
     def _check_replicas(self) -> None:
         """As many values as replicas, and the same images' features for all of them."""
         count = self.trainer.replicas
@@ -300,6 +334,11 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 f"encoder.crop={self.encoder.crop} would draw from a generator that all replicas "
                 "share; trainer.replicas must be 1"
+            )
+        if count > 1 and self.encoder.unfreeze_epochs is not None:
+            raise ConfigError(
+                f"encoder.unfreeze_epochs={self.encoder.unfreeze_epochs} changes what is trained "
+                "while replicas compute theirs together; trainer.replicas must be 1"
             )
         drawn = self.encoder.weights == "random" and self.encoder.train_from is None
         if count > 1 and drawn and self.encoder.kind not in ("none", "features"):

@@ -23,7 +23,7 @@ _PROTOCOL = "data split images protocol tokeniser brevity_penalty bleu".split() 
 _GENERATION = {
     "greedy": ("method", "max_length"),
     "beam": ("method", "beam_size", "length_penalty", "max_length"),
-    "sample": ("method", "temperature", "top_k", "top_p"),
+    "sample": ("method", "temperature", "top_k", "top_p", "typical_p"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Sampling sentences word by word, with temperature, top-k and top-p (nucleus) filters.
+"""Sampling sentences word by word, with temperature, top-k, top-p (nucleus) and typical filters.
 
 Shapes: B images, S samples an image, N rows still running (B * S at first), V vocabulary, T
 max_length.
@@ -30,20 +30,24 @@ Watch: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """The distribution to draw from: p ** (1 / temperature), among the `top_k` likeliest words (Fan
-    et al. 2018) and of those the fewest that hold `top_p` of the probability (Holtzman et al.
-    2020). Raises ConfigError naming the argument that is wrong.
+    et al. 2018), of those the fewest that hold `top_p` of the probability (Holtzman et al. 2020),
+    and of those the most typical that hold `typical_p` of it (Meister et al. 2023). Raises
+    ConfigError naming the argument that is wrong.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    typical_p: float | None = None
 
     def __post_init__(self) -> None:
-        heat, k, p = self.temperature, self.top_k, self.top_p
+        heat, k = self.temperature, self.top_k
         expected = "a finite number above 0 (greedy is its limit)"
         require(0 < heat < math.inf, "temperature", heat, expected)
         require(k is None or k >= 1, "top_k", k, "at least 1, or None")
-        require(p is None or 0 < p <= 1, "top_p", p, "above 0 and at most 1, or None")
+        for name in ("top_p", "typical_p"):
+            p = getattr(self, name)
+            require(p is None or 0 < p <= 1, name, p, "above 0 and at most 1, or None")
 
     def weights(self, log_probs: Tensor) -> Tensor:
         """Return what to draw in proportion to, [N, V]: 1 for the likeliest, all 0 where none may
@@ -51,7 +55,8 @@ class SamplingParams:
         # the best is subtracted first, so that no temperature overflows
         best = log_probs.amax(dim=1, keepdim=True).clamp(min=torch.finfo(log_probs.dtype).min)
         heated = (log_probs - best) / self.temperature
-        return filtered(heated, top_k=self.top_k, top_p=self.top_p).exp()
+        kept = filtered(heated, top_k=self.top_k, top_p=self.top_p)
+        return (kept if self.typical_p is None else typical(kept, self.typical_p)).exp()
 
 
 @torch.no_grad()
@@ -134,6 +139,24 @@ def filtered(log_probs: Tensor, *, top_k: int | None, top_p: float | None) -> Te
         before[:, 0] = 0.0
         ordered = ordered.masked_fill(before >= top_p, -math.inf)
     return torch.empty_like(log_probs).scatter_(1, ids, ordered)
+
+
+def typical(log_probs: Tensor, mass: float) -> Tensor:
+    """Return log_probs [N, V] with -inf outside the locally typical set.
+
+    These are the words whose surprisal is nearest to the distribution's entropy, the fewest that
+    hold `mass` of the probability. One word is always left.
+    """
+    logs = log_probs.log_softmax(dim=1)
+    probs = logs.exp()
+    entropy = -torch.where(probs > 0, probs * logs, 0.0).sum(dim=1, keepdim=True)
+    _, ids = (logs + entropy).abs().sort(dim=1, stable=True)
+    ordered = probs.gather(1, ids)
+    before = ordered.cumsum(dim=1) - ordered
+    before[:, 0] = 0.0
+    return log_probs.masked_fill(
+        torch.empty_like(before).scatter_(1, ids, before) >= mass, -math.inf
+    )
 
 
 def draw(weights: Tensor, chances: Tensor) -> Tensor:

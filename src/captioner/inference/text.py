@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,16 +89,16 @@ class TextGenerator:
         *,
         length: int,
         n: int = 1,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
         seed: int = 0,
         stop: str | None = None,
+        no_repeat_ngram: int = 0,
+        **params: Any,
     ) -> list[Sample]:
         """`n` texts of at most `length` tokens after `prompt`, cut before the text `stop`.
 
-        Text number k depends on the seed and k, not on how many are drawn with it. DataError when
-        the prompt cannot be encoded; arguments otherwise as those of `generation.sample`.
+        Text number k depends on the seed and k, not on how many are drawn with it. No n-gram of
+        `no_repeat_ngram` tokens is written twice (0: any may be). `params` are those of
+        `SamplingParams`. DataError when the prompt cannot be encoded.
         """
         *before, last = self._token_ids(prompt)
         self.model.eval()
@@ -116,9 +117,9 @@ class TextGenerator:
             found = sample(
                 self.model.step,
                 self._state_after(before, n),
-                self._constraints(last, length),
+                self._constraints(last, length, no_repeat_ngram),
                 batch_size=n,
-                params=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p),
+                params=SamplingParams(**params),
                 generator=torch.Generator(device=device).manual_seed(seed),
                 watch=watch,
             )
@@ -144,13 +145,19 @@ class TextGenerator:
         ids = self.codec.encode(prompt)
         return [self.codec.vocabulary.bos, *ids] if self._knows_ends or not ids else ids
 
-    def _constraints(self, last: int, length: int) -> Constraints:
+    def _constraints(self, last: int, length: int, no_repeat_ngram: int) -> Constraints:
         vocabulary = self.codec.vocabulary
         banned = [vocabulary.pad, vocabulary.unk]
         banned += [] if self._knows_ends else [vocabulary.bos]
         banned += [] if self.codec.unit == "word" else [vocabulary.eos]
         eos = vocabulary.bos if self._knows_ends else None
-        return Constraints(bos=last, eos=eos, max_length=length, banned=banned)
+        return Constraints(
+            bos=last,
+            eos=eos,
+            max_length=length,
+            banned=banned,
+            no_repeat_ngram=no_repeat_ngram,
+        )
 
     def _state_after(self, ids: list[int], n: int) -> tuple[Tensor, ...]:
         """The state after `ids`, the same for all n: each tensor [L, n, H]."""

@@ -75,6 +75,7 @@ class Encoder(nn.Module):
         # Convolutions on a CPU, and on tensor cores, are faster with channels-last memory.
         self.trunk = trunk.to(memory_format=torch.channels_last)
         self._frozen: tuple[str, ...] = ()
+        self._waiting: tuple[str, ...] = ()  # of those that are trained, not yet
         self._batch_norm, self.crop = "averaged", 0
         self.freeze_before(None)
         self.regions, self.feature_dim = self._measure()
@@ -164,7 +165,8 @@ class Encoder(nn.Module):
                 f'{self.name} has no stage "{stage}" to train from; it has {", ".join(short)}'
             )
         first = len(stages) if stage is None else starts[0]
-        self._frozen = stages[:first]
+        self._frozen, self._waiting = stages[:first], ()
+        self._named = stage or ""
         if first == 0:  # also what belongs to no stage, such as a class token
             self.trunk.requires_grad_(True)
         for part in stages[first:]:
@@ -178,13 +180,36 @@ class Encoder(nn.Module):
             self.trunk.eval()
         if self._cut is not None:  # whose containers are copies
             self._cut.after.train(self.trunk.training)
-        for part in self._frozen:
+        for part in (*self._frozen, *self._waiting):
             self.trunk.get_submodule(part).eval()
         if self._batch_norm == "frozen":
             for module in self.trunk.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    @property
+    def trained_stages(self) -> tuple[tuple[str, ...], ...]:
+        """The parts that are trained, stage by stage: stages are what is named like that of
+        `freeze_before` (blocks.5: blocks.5 and blocks.6), each with all that follows it."""
+        parent, depth = self._named.rpartition(".")[0], self._named.count(".") + 1
+        found: dict[str, list[str]] = {}
+        for part in self.stages[len(self._frozen) :]:
+            name = ".".join(part.split(".")[:depth])
+            weights = any(True for _ in self.trunk.get_submodule(name).parameters())
+            if not found or (name.rpartition(".")[0] == parent and weights):
+                found.setdefault(name, [])
+            found[[*found][-1]].append(part)
+        return tuple(map(tuple, found.values()))
+
+    def train_last(self, count: int) -> None:
+        """Of the `trained_stages` train the last `count`, at least 1; the others wait as if they
+        were frozen."""
+        stages = self.trained_stages
+        self._waiting = tuple(part for stage in stages[:-count] for part in stage)
+        for part in (part for stage in stages for part in stage):
+            self.trunk.get_submodule(part).requires_grad_(part not in self._waiting)
+        self.train(self.training)
 
     @property
     def first_trained(self) -> str | None:

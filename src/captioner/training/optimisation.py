@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,13 @@ from torch import Tensor, nn
 from captioner.restore import describe
 
 SCHEDULES = ("constant", "cosine", "linear")
+
+
+class Schedule(NamedTuple):
+    """How a learning rate changes, see `schedule_factor`."""
+
+    schedule: str
+    warmup_steps: int
 
 
 class FusedRMSprop(torch.optim.RMSprop):
@@ -88,25 +95,32 @@ def parameter_groups(
     weight_decay: float,
     lr_by_prefix: Mapping[str, float],
     decay_by_prefix: Mapping[str, float] | None = None,
+    schedule_by_prefix: Mapping[str, Schedule] | None = None,
 ) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and by decay (matrices do, vectors do not).
 
-    `lr_by_prefix` gives parameters whose name starts so a learning rate of their own, and
-    `decay_by_prefix` a decay of their own.
+    `lr_by_prefix` gives parameters whose name starts so a learning rate of their own,
+    `decay_by_prefix` a decay and `schedule_by_prefix` a schedule of their own, which stands in
+    their group.
     """
-    decays = decay_by_prefix or {}
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+
+    def own(by_prefix: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+        found = (value for prefix, value in (by_prefix or {}).items() if name.startswith(prefix))
+        return next(found, default)
+
+    groups: dict[tuple[float, float, Schedule | None], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            own, decay = (
-                (value for prefix, value in by_prefix.items() if name.startswith(prefix))
-                for by_prefix in (lr_by_prefix, decays)
-            )
-            key = (next(own, lr), next(decay, weight_decay) if parameter.dim() > 1 else 0.0)
+            decay = own(decay_by_prefix, name, weight_decay) if parameter.dim() > 1 else 0.0
+            key = (own(lr_by_prefix, name, lr), decay, own(schedule_by_prefix, name, None))
             groups.setdefault(key, []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
+        {
+            "params": parameters,
+            **{"lr": rate, "base_lr": rate, "weight_decay": decay},
+            **({} if schedule is None else schedule._asdict()),
+        }
+        for (rate, decay, schedule), parameters in groups.items()
     ]
 
 

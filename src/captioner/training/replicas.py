@@ -155,7 +155,7 @@ class ReplicaTrainer:
         ):
             for replica in self.replicas:
                 writers.enter_context(replica.trainer.writer)
-            while any(replica.active for replica in self.replicas):
+            while self._goes_on():
                 self._train_epoch(interruption)
                 self._in_threads(self._at_the_end(), lambda one: one.trainer.finish_epoch())
                 if self.folder is not None:
@@ -182,6 +182,16 @@ class ReplicaTrainer:
 
     def _active(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.active]
+
+    def _goes_on(self) -> bool:
+        """Whether any replica still trains, once those that come next are compared with others:
+        all of them have come as far."""
+        if active := self._active():
+            following = min(one.place for one in active)
+            for replica in active:
+                if replica.place == following:
+                    replica.trainer.goes_on()
+        return bool(self._active())
 
     def _at_the_end(self) -> list[Replica]:
         return [one for one in self._active() if one.place[1] == len(self.order)]

@@ -22,6 +22,16 @@ class Order(Protocol):
         """Batches in an epoch."""
 
 
+class Rungs(Protocol):
+    """After which epochs a run is compared with others, and whether it then goes on."""
+
+    def is_rung(self, epoch: int) -> bool:
+        """Whether runs are compared after so many epochs."""
+
+    def goes_on(self, epoch: int) -> bool:
+        """Whether this one trains on; its history is written."""
+
+
 class Score(Protocol):
     """Makes figures of what a validation measured, perhaps later, in another process."""
 
@@ -38,7 +48,9 @@ class TrainingSetup:
     in dicts and lists; `texts` goes into every checkpoint as it is. With `data` on the device, of
     which `loader` then gives plans, steps are such as a CUDA graph can hold. In a world of several
     processes the loader gives a process's share of every batch, None for an empty one. An
-    `objective` is what steps minimise in place of the batches' cross-entropy.
+    `objective` is what steps minimise in place of the batches' cross-entropy; `rungs` may end the
+    run before its last epoch. `at_epoch` is called with an epoch's number, from 0, before the first
+    of its steps that are taken.
     """
 
     model: nn.Module
@@ -50,6 +62,8 @@ class TrainingSetup:
     score: Score | None = None
     data: ResidentCaptions | None = None
     objective: Objective | None = None
+    rungs: Rungs | None = None
+    at_epoch: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

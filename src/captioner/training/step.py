@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -51,10 +51,17 @@ class StepSettings:
     bf16: bool = False
     rate_tokens: int | None = None
 
-    def rate_factor(self, step: int, total_steps: int) -> float:
-        """The learning rate's multiple at `step`, from 0."""
+    def rate_factor(
+        self, step: int, total_steps: int, group: Mapping[str, Any] | None = None
+    ) -> float:
+        """The learning rate's multiple at `step`, from 0; that of a parameter group, which may have
+        a schedule of its own."""
+        own = {**vars(self), **(group or {})}
         return schedule_factor(
-            step, total_steps=total_steps, warmup_steps=self.warmup_steps, schedule=self.schedule
+            step,
+            total_steps=total_steps,
+            warmup_steps=own["warmup_steps"],
+            schedule=own["schedule"],
         )
 
 
@@ -122,10 +129,11 @@ class PlainStep(TrainingStep):
         and returns the tokens of all ranks, over which the gradients are a mean. Where the weights
         have their gradients already, `found` says what else `gradients` would."""
         total, tokens = self.gradients(group) if found is None else found
-        factor = self.settings.rate_factor(step, self.total_steps)
-        if self.settings.rate_tokens is not None:
-            factor *= tokens / self.settings.rate_tokens
+        by_tokens = self.settings.rate_tokens
         for parameters in self.optimizer.param_groups:
+            factor = self.settings.rate_factor(step, self.total_steps, parameters)
+            if by_tokens is not None:
+                factor *= tokens / by_tokens
             parameters["lr"] = parameters["base_lr"] * factor
         self.update()
         if self.average is not None:

@@ -60,7 +60,7 @@ class Trainer:
         self.texts, self.folder, self.settings, self.device = setup.texts, folder, settings, device
         self.world, self.random = world or World(), random or Randomness(device)
         self.reporting = reporting or Reporting()
-        self.objective = setup.objective
+        self.objective, self.rungs, self.at_epoch = setup.objective, setup.rungs, setup.at_epoch
         self.progress = Progress()
         decay = settings.ema
         self.average = MovingAverage(self.model, decay) if decay is not None else None
@@ -190,7 +190,7 @@ class Trainer:
         bar = ProgressBar(self.total_steps, done=state.step, show=show)
         with bar, Interruption() as interruption, self.writer:
             self._bar = bar
-            while not state.finished:
+            while not state.finished and self.goes_on():
                 self._train_epoch(interruption)
                 self.save()
                 interruption.saved = True
@@ -210,8 +210,21 @@ class Trainer:
             if self.take(group, asked_to_stop=interruption.requested):
                 raise KeyboardInterrupt
 
+    def goes_on(self) -> bool:
+        """Whether training continues where it stands; it ends after an epoch of `rungs` in which
+        others were better."""
+        state, rungs = self.progress, self.rungs
+        if rungs is None or state.position or not rungs.is_rung(state.epoch):
+            return True
+        state.finished = not self.world.from_main(lambda: rungs.goes_on(state.epoch))
+        if state.finished:
+            self.save()
+        return not state.finished
+
     def begin_epoch(self) -> None:
         """Called before `take`: at an epoch's first batch, or after a resume within it."""
+        if self.at_epoch is not None:
+            self.at_epoch(self.progress.epoch)
         self.model.train()
         self._running.zero_()
         self._forecast.begin()
@@ -270,8 +283,8 @@ class Trainer:
         loss = state.loss_sum / state.tokens
         rate = state.tokens / max(state.seconds, 1e-9)
         self._bar.tell(f"epoch {state.epoch + 1} loss {loss:.3f} {rate:,.0f} tokens/s")
-        factor = self.settings.rate_factor(state.step - 1, self.total_steps)
-        lr = self.optimizer.param_groups[0]["base_lr"] * factor
+        group = self.optimizer.param_groups[0]
+        lr = group["base_lr"] * self.settings.rate_factor(state.step - 1, self.total_steps, group)
         curves = {"train/loss": loss, "train/lr": lr, "train/tokens_per_second": rate}
         if self.objective is not None:
             self._add_figures(self.objective.figures())

@@ -41,7 +41,7 @@ class Validations:
         advice: Callable[[], str],
     ) -> None:
         self.model, self.texts = setup.model, setup.texts
-        self.validate, self.score = setup.validate, setup.score
+        self.validate, self.score, self.rungs = setup.validate, setup.score, setup.rungs
         self.settings, self.average, self.folder = settings, average, folder
         self.world, self.reporting, self.writer, self.advice = world, reporting, writer, advice
         self._scores: Future[dict[str, float]] | None = None  # on rank 0
@@ -84,7 +84,8 @@ class Validations:
     def _needed(self, progress: Progress) -> bool:
         patience, without = self.settings.patience, progress.validations_since_best
         may_stop = patience is not None and without + 1 >= patience
-        return may_stop or progress.epoch >= self.settings.epochs
+        compared = self.rungs is not None and self.rungs.is_rung(progress.epoch)
+        return may_stop or compared or progress.epoch >= self.settings.epochs
 
     def settle(self, progress: Progress) -> None:
         """Wait for the scores of a pending validation, if there is one, and act on them.

@@ -24,17 +24,18 @@ from captioner.files import (
 )
 from captioner.restore import Count, Size, restore
 
-VERSION = 1  # of the files' format
+VERSION = 2  # of the files' format
 
 
 @dataclass(frozen=True)
 class TokenStream:
     """A split's documents end to end, `<bos>` before each: `tokens` [N], mapped from its file, and
-    how many of the text's characters and of `<unk>` there are."""
+    how many of the text's characters and UTF-8 bytes and of `<unk>` there are."""
 
     tokens: np.ndarray
     documents: int
     characters: int
+    bytes: int
     unknown: int
 
 
@@ -100,7 +101,8 @@ def _write(
     path: Path, documents: Sequence[Document], codec: TextCodec, dtype: np.dtype
 ) -> dict[str, int]:
     """One split's tokens as raw numbers; what `TokenStream` says of it, and their count."""
-    counts = {"documents": len(documents), "tokens": 0, "characters": 0, "unknown": 0}
+    counts = dict.fromkeys(("tokens", "characters", "bytes", "unknown"), 0)
+    counts["documents"] = len(documents)
     bos = np.array([codec.vocabulary.bos])
     with atomic_write(path) as file:
         for document in documents:
@@ -111,6 +113,7 @@ def _write(
             for block in document.blocks():  # UTF-8 characters that begin in it
                 first = np.frombuffer(block, np.uint8) & 0xC0 != 0x80
                 counts["characters"] += int(first.sum())
+                counts["bytes"] += len(block)
     return counts
 
 
@@ -133,6 +136,7 @@ class _Counts(TypedDict):
     documents: Count
     tokens: Size
     characters: Count
+    bytes: Count
     unknown: Count
 
 
@@ -155,7 +159,8 @@ def _stream(path: Path, dtype: np.dtype, counts: _Counts, vocabulary: int) -> To
     tokens = np.memmap(path, dtype=dtype, mode="r")
     if (highest := int(tokens.max())) >= vocabulary:
         raise DataError(f"{path} holds the token {highest}, expected less than {vocabulary}")
-    return TokenStream(tokens, counts["documents"], counts["characters"], counts["unknown"])
+    of_text = {key: counts[key] for key in ("documents", "characters", "bytes", "unknown")}
+    return TokenStream(tokens, **of_text)
 
 
 def _fingerprint(
