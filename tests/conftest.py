@@ -25,6 +25,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return (len(affinity(0)) if affinity else os.cpu_count() or 1) + 1
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept for a user (METEOR's packed table) lies with the tests, for all processes."""
+    folder = tmp_path_factory.getbasetemp()
+    in_one = "PYTEST_XDIST_WORKER" in os.environ  # each process has a folder below that of all
+    os.environ["CAPTIONER_CACHE"] = str((folder.parent if in_one else folder) / "user_cache")
+
+
 @pytest.fixture(scope="session")
 def scripts() -> Iterator[Scripts]:
     """The project's scripts, begun without importing torch again."""

@@ -12,7 +12,7 @@
 #define CAPTIONER_API extern "C" __attribute__((visibility("default")))
 
 // Raised with every change of this header: Python takes no library of another version.
-constexpr int64_t kScoringVersion = 1;
+constexpr int64_t kScoringVersion = 2;
 
 CAPTIONER_API int64_t captioner_scoring_version();
 
@@ -64,9 +64,18 @@ CAPTIONER_API WordMatches* captioner_words_new(
     const int32_t* synsets);          // sorted for each word
 CAPTIONER_API void captioner_words_free(WordMatches* known);
 
-// Reads a part of the table of paraphrases: a probability and two phrases, a line each. Entries of
-// words that are not known are passed over.
-CAPTIONER_API int captioner_words_paraphrases(WordMatches* known, const char* table, int64_t size);
+// Takes from a packed table the paraphrases whose words are known.
+CAPTIONER_API int captioner_words_paraphrases(WordMatches* known, const int32_t* packed);
+
+// METEOR's table of paraphrases as it is made: it reads the text in parts, three lines an entry: a
+// probability and two phrases. The packed form (paraphrases.h) lives as long as the table.
+class ParaphraseTable;
+
+CAPTIONER_API ParaphraseTable* captioner_table_new();
+CAPTIONER_API void captioner_table_free(ParaphraseTable* table);
+CAPTIONER_API int captioner_table_read(ParaphraseTable* table, const char* text, int64_t size);
+CAPTIONER_API int captioner_table_pack(ParaphraseTable* table, const int32_t** packed_out,
+                                       int64_t* size_out);
 
 // The six statistics of each reference and its image's hypothesis: see meteor.py's `statistics`.
 CAPTIONER_API int captioner_meteor(const WordMatches* known, const int32_t* words,

@@ -1,7 +1,5 @@
 #include "words.h"
 
-#include <algorithm>
-
 #include "parallel.h"
 
 WordMatches::WordMatches(std::string_view words, const int32_t* stems_of,
@@ -43,56 +41,51 @@ bool WordMatches::have_a_common_synset(int32_t word, int32_t other) const {
   return false;
 }
 
-void WordMatches::read_paraphrases(std::string_view part) {
-  if (unread_.empty()) {
-    unread_ = part.substr(read_entries(part));
-    return;
+void WordMatches::read_paraphrases(const int32_t* packed) {
+  const auto* text = reinterpret_cast<const char*>(packed + 2);
+  std::string_view words(text, packed[0]);
+  const int32_t* at = packed + 2 + (words.size() + sizeof(int32_t) - 1) / sizeof(int32_t);
+  const int32_t* const end = at + packed[1];
+  std::vector<int32_t> numbers;  // here, of the table's words; -1 for those that are not known
+  while (!words.empty()) {
+    const size_t length = words.find('\n');
+    numbers.push_back(numbers_.find(words.substr(0, length)));
+    words.remove_prefix(length + 1);
   }
-  unread_ += part;
-  unread_.erase(0, read_entries(unread_));
-}
-
-// Reads the whole entries at the beginning of a text; their size.
-size_t WordMatches::read_entries(std::string_view table) {
-  size_t done = 0;
-  while (true) {
-    size_t ends[3], at = done;
-    for (size_t& end : ends) {
-      end = table.find('\n', at);
-      if (end == std::string_view::npos) return done;
-      at = end + 1;
+  while (at < end) {
+    const bool is_known = find_words(numbers, at);
+    const int32_t* const others_end = at + 1 + *at;
+    if (is_known) {
+      const int32_t phrase = insert_phrase();
+      for (++at; at < others_end;) {
+        if (find_words(numbers, at)) insert_paraphrase(phrase);
+      }
     }
-    const auto phrase = table.substr(ends[0] + 1, ends[1] - ends[0] - 1);
-    const auto other = table.substr(ends[1] + 1, ends[2] - ends[1] - 1);
-    done = at;
-    if (phrase != phrase_) {  // a phrase's entries follow each other
-      phrase_ = phrase;
-      phrase_is_known_ = find_words(phrase);
-      if (phrase_is_known_) number_of_phrase_ = insert_phrase();
-    }
-    if (!phrase_is_known_ || !find_words(other)) continue;
-    const auto number = static_cast<int32_t>(paraphrases.size());
-    paraphrases.push_back({found_[0], static_cast<int32_t>(paraphrase_words.size()),
-                           static_cast<int32_t>(found_.size()), -1});
-    paraphrase_words.insert(paraphrase_words.end(), found_.begin(), found_.end());
-    int32_t& last = last_paraphrase_[number_of_phrase_];
-    (last < 0 ? first_paraphrase[number_of_phrase_] : paraphrases[last].next) = number;
-    last = number;
+    at = others_end;
   }
 }
 
-// Whether there are words and all are known, which are then in `found_`.
-bool WordMatches::find_words(std::string_view phrase) {
-  constexpr std::string_view kSpaces = " \t\r\v\f";
+// Moves `at` beyond a packed phrase; whether all its words are known, which are then in `found_`.
+bool WordMatches::find_words(const std::vector<int32_t>& numbers, const int32_t*& at) {
   found_.clear();
-  while (true) {
-    phrase.remove_prefix(std::min(phrase.find_first_not_of(kSpaces), phrase.size()));
-    if (phrase.empty()) return !found_.empty();
-    const size_t length = std::min(phrase.find_first_of(kSpaces), phrase.size());
-    found_.push_back(numbers_.find(phrase.substr(0, length)));
-    if (found_.back() < 0) return false;
-    phrase.remove_prefix(length);
+  bool is_known = true, is_last = false;
+  while (!is_last) {
+    is_last = *at < 0;
+    found_.push_back(numbers[is_last ? ~*at : *at]);
+    is_known &= found_.back() >= 0;
+    ++at;
   }
+  return is_known;
+}
+
+void WordMatches::insert_paraphrase(int32_t phrase) {
+  const auto number = static_cast<int32_t>(paraphrases.size());
+  paraphrases.push_back({found_[0], static_cast<int32_t>(paraphrase_words.size()),
+                         static_cast<int32_t>(found_.size()), -1});
+  paraphrase_words.insert(paraphrase_words.end(), found_.begin(), found_.end());
+  int32_t& last = last_paraphrase_[phrase];
+  (last < 0 ? first_paraphrase[phrase] : paraphrases[last].next) = number;
+  last = number;
 }
 
 int32_t WordMatches::insert_phrase() {
@@ -125,7 +118,6 @@ WordMatches* captioner_words_new(const char* words, int64_t size, const int32_t*
 
 void captioner_words_free(WordMatches* known) { delete known; }
 
-int captioner_words_paraphrases(WordMatches* known, const char* table, int64_t size) {
-  return captioner::scoring::guarded(
-      [&] { known->read_paraphrases({table, static_cast<size_t>(size)}); });
+int captioner_words_paraphrases(WordMatches* known, const int32_t* packed) {
+  return captioner::scoring::guarded([&] { known->read_paraphrases(packed); });
 }

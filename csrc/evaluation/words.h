@@ -20,8 +20,8 @@ struct WordMatches {
   WordMatches(std::string_view words, const int32_t* stems, const uint8_t* function_words,
               const int32_t* synset_starts, const int32_t* synsets);
 
-  // Reads a part of the table; its last lines wait for the next part where they are no whole entry.
-  void read_paraphrases(std::string_view part);
+  // Takes from a packed table (paraphrases.h) what is made of known words alone.
+  void read_paraphrases(const int32_t* packed);
 
   bool have_a_common_synset(int32_t word, int32_t other) const;
 
@@ -41,9 +41,9 @@ struct WordMatches {
   static uint64_t key(int32_t phrase, int32_t word) {
     return static_cast<uint64_t>(phrase + 1) << 32 | static_cast<uint32_t>(word);
   }
-  size_t read_entries(std::string_view table);
-  bool find_words(std::string_view phrase);
+  bool find_words(const std::vector<int32_t>& numbers, const int32_t*& at);
   int32_t insert_phrase();
+  void insert_paraphrase(int32_t phrase);
 
   std::string text_;
   captioner::scoring::TextNumbers numbers_;
@@ -55,7 +55,4 @@ struct WordMatches {
   std::vector<uint8_t> begins_longer_;
   std::vector<int32_t> last_paraphrase_;
   std::vector<int32_t> found_;  // the words that were found last
-  std::string phrase_, unread_;
-  int32_t number_of_phrase_ = -1;
-  bool phrase_is_known_ = false;
 };

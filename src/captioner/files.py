@@ -162,6 +162,15 @@ def take_lock(path: Path, *, wait: bool) -> IO[bytes]:
     return handle
 
 
+def user_cache() -> Path | None:
+    """The folder of what the package keeps for a user and can make again: CAPTIONER_CACHE, or
+    captioner in XDG_CACHE_HOME or ~/.cache; None where there is no home."""
+    if named := os.environ.get("CAPTIONER_CACHE"):
+        return Path(named)
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 raises
+    return Path(caches, "captioner") if os.path.isabs(caches) else None  # noqa: PTH117
+
+
 def _umask() -> int:
     """The process's umask; the system only tells it by setting one."""
     with _asking:  # of two threads the second would set the first one's 0 for good

@@ -16,7 +16,7 @@ from nltk.stem.snowball import SnowballStemmer
 
 from captioner.data.tokenize import coco_tokens
 from captioner.errors import DataError
-from captioner.evaluation import compiled, corpus, meteor_words
+from captioner.evaluation import compiled, corpus, meteor_words, paraphrases
 from captioner.evaluation.compiled import Words
 from captioner.evaluation.corpus import Corpus, encode
 from captioner.evaluation.meteor import meteor, normalised
@@ -143,8 +143,8 @@ def test_the_library_reads_a_table_of_paraphrases_in_any_parts(tmp_path: Path) -
     without = WordMatches(KNOWN.modules, synsets=KNOWN.synsets, bases=KNOWN.bases)
     for size in (1, 5, 1 << 20):
         known = compile_words(without, vocabulary)
-        for at in range(0, len(table), size):
-            known.read(table[at : at + size])
+        parts = (table[at : at + size] for at in range(0, len(table), size))
+        known.read(compiled.pack_paraphrases(parts))
         assert bits(meteor(words, known)) == expected
 
 
@@ -162,6 +162,31 @@ def test_the_table_is_read_ahead_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     table.write_bytes(table.read_bytes()[:-10])
     with pytest.raises(DataError, match=r"table\.gz is cut short"):
         meteor_words.load_knowledge(frozenset([*words.vocabulary, "third"]))
+
+
+def test_the_packed_table_is_kept_in_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table, cache = tmp_path / "table.gz", tmp_path / "cache"
+    monkeypatch.setenv("CAPTIONER_CACHE", str(cache))
+    pack, packed = compiled.pack_paraphrases, list[int]()
+    counting = lambda parts: packed.append(1) or pack(parts)  # noqa: E731
+    monkeypatch.setattr(compiled, "pack_paraphrases", counting)
+
+    def times_packed(text: bytes) -> int:
+        table.write_bytes(gzip.compress(text, mtime=0))
+        before = len(packed)
+        np.testing.assert_array_equal(paraphrases.packed_table(table), pack([text]))
+        return len(packed) - before
+
+    one, other = b"0.5\ntake part\nparticipate\n", b"0.5\ntake part\nparticipates\n"
+    assert [times_packed(text) for text in (one, one, other, one)] == [1, 0, 1, 0]
+    for content in (b"", b"x", b"\0" * 40, *(kept.read_bytes()[:-4] for kept in cache.iterdir())):
+        for kept in cache.iterdir():
+            kept.write_bytes(content)
+        assert [times_packed(one), times_packed(one)] == [1, 0]
+    monkeypatch.setenv("CAPTIONER_CACHE", str(table / "no-folder"))
+    assert [times_packed(one), times_packed(one)] == [1, 1]
 
 
 def test_the_library_finds_the_stems_that_nltk_finds() -> None:

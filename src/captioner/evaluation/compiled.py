@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-VERSION = 1  # csrc/evaluation/scoring.h
+VERSION = 2  # csrc/evaluation/scoring.h
 _int, _pointer = ctypes.c_int64, ctypes.c_void_p
 _ROWS = (_pointer, _pointer, _pointer, _int)  # words, starts, first rows, images
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -29,7 +29,9 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "stems": (_pointer, _int, _pointer, _pointer),
     "ngrams": (*_ROWS, _int, _pointer, _int, *[_pointer] * 4),
     "lcs": (*_ROWS, _int, _pointer),
-    "words_paraphrases": (_pointer, _pointer, _int),
+    "words_paraphrases": (_pointer, _pointer),
+    "table_read": (_pointer, _pointer, _int),
+    "table_pack": (_pointer, _pointer, _pointer),
     "meteor": (_pointer, *_ROWS, _int, _pointer),
 }
 
@@ -50,7 +52,9 @@ def _library() -> ctypes.CDLL | None:
         getattr(library, f"captioner_{name}").argtypes = types
     library.captioner_words_new.argtypes = [_pointer, _int, *[_pointer] * 4]
     library.captioner_words_new.restype = _pointer
-    library.captioner_words_free.argtypes = [_pointer]
+    library.captioner_table_new.restype = _pointer
+    for kind in ("words", "table"):
+        getattr(library, f"captioner_{kind}_free").argtypes = [_pointer]
     return library
 
 
@@ -136,6 +140,24 @@ def lcs_lengths(rows: Rows) -> Ints:
     return common
 
 
+def pack_paraphrases(parts: Iterable[bytes]) -> NDArray[np.int32]:
+    """The table of paraphrases, in any parts, in numbers of 32 bits: see
+    csrc/evaluation/paraphrases.h."""
+    library = _library()
+    assert library is not None
+    table = library.captioner_table_new()
+    if not table:
+        raise MemoryError("the paraphrases of METEOR-py need more memory than there is")
+    try:
+        for part in parts:
+            _call("table_read", table, part, len(part))
+        packed, size = ctypes.POINTER(ctypes.c_int32)(), ctypes.c_int64()
+        _call("table_pack", table, ctypes.addressof(packed), ctypes.addressof(size))
+        return np.ctypeslib.as_array(packed, (size.value,)).copy()
+    finally:
+        library.captioner_table_free(table)
+
+
 class Words:
     """METEOR-py's knowledge of some words, each numbered: stems, whether it is a function word, its
     synsets' numbers; and the paraphrases that `read` finds."""
@@ -158,10 +180,10 @@ class Words:
             raise MemoryError("the words of METEOR-py need more memory than there is")
         weakref.finalize(self, library.captioner_words_free, self._words)
 
-    def read(self, table: bytes) -> None:
-        """Take the paraphrases of a part of the table: a probability and two phrases, a line
-        each."""
-        _call("words_paraphrases", self._words, table, len(table))
+    def read(self, packed: NDArray[np.int32]) -> None:
+        """Take those of a table's paraphrases, as `pack_paraphrases` gives it, whose words are all
+        among these."""
+        _call("words_paraphrases", self._words, packed)
 
     def statistics(self, rows: Rows) -> Floats:
         """METEOR-py's statistics of each reference, [S, 6]; the words are numbered as here."""

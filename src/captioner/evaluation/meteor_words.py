@@ -8,7 +8,6 @@ downloaded. Without it only words and stems match, and the list of function word
 import contextlib
 import importlib.util
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,10 +16,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from captioner.errors import DataError
+import numpy as np
+from numpy.typing import NDArray
+
 from captioner.evaluation import compiled
 from captioner.evaluation.ahead import Ahead
 from captioner.evaluation.compiled import Words
+from captioner.evaluation.paraphrases import packed_table, table_text
 
 # METEOR gives function words a lower weight. Used where METEOR's own list is not installed.
 _FUNCTION_WORDS = """
@@ -39,8 +41,6 @@ _ENDINGS = (
     ("ed", ""), ("ing", "e"), ("ing", ""), ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
 )  # fmt: skip
 _FILES = "function/english.words", "synonym/english.synsets", "synonym/english.exceptions"
-_PART = 1 << 20  # bytes of the packed table of paraphrases that are read at a time
-_AHEAD = 48  # parts that are unpacked before words are known
 Phrase = tuple[str, ...]
 
 
@@ -113,7 +113,7 @@ def load_knowledge(vocabulary: frozenset[str]) -> tuple[tuple[str, ...], WordMat
     """The modules there is knowledge for, and all that is installed for the words in `vocabulary`:
     in the library where it is built, many times as fast.
 
-    Reading the paraphrases takes seconds: the last vocabulary's are cached.
+    The last vocabulary's are cached: without the library it takes seconds to read the paraphrases.
     """
     if not compiled.available():
         known = load_word_matches(vocabulary)
@@ -121,42 +121,27 @@ def load_knowledge(vocabulary: frozenset[str]) -> tuple[tuple[str, ...], WordMat
     known, table = _without_paraphrases(*_installed())
     words = compile_words(known, vocabulary)
     if table is not None:
-        for part in _taken_ahead() or _parts(table):
-            words.read(part)
+        words.read(next(iter(_ahead.pop())) if _ahead else packed_table(table))
     return known.modules, words
 
 
-_ahead: list[Ahead[bytes]] = []  # at most one
-
-
-def _taken_ahead() -> Ahead[bytes] | None:
-    return _ahead.pop() if _ahead else None
+_ahead: list[Ahead[NDArray[np.int32]]] = []  # at most one
 
 
 @contextlib.contextmanager
 def reading_ahead(metrics: Collection[str]) -> Iterator[None]:
-    """Where METEOR-py is among the metrics a thread unpacks the table of paraphrases, which takes
-    over a second, for the first `load_knowledge` inside."""
+    """Where METEOR-py is among the metrics a thread reads the table of paraphrases, which takes
+    seconds the first time, for the first `load_knowledge` inside."""
     _, table = _installed()
     if table is None or "METEOR-py" not in metrics or not compiled.available():
         yield
         return
-    _ahead[:] = [parts := Ahead(_parts(table), most=_AHEAD)]
+    _ahead[:] = [tables := Ahead(map(packed_table, [table]), most=1)]
     try:
         yield
     finally:
-        parts.close()
+        tables.close()
         _ahead.clear()
-
-
-def _parts(table: Path) -> Iterator[bytes]:
-    # In large pieces: each time that zlib is done, a thread waits for the others.
-    unpacked = zlib.decompressobj(wbits=31)  # gzip's format
-    with table.open("rb") as file:
-        while packed := file.read(_PART):
-            yield unpacked.decompress(packed)
-    if not unpacked.eof:
-        raise DataError(f"{table} is cut short")
 
 
 def load_word_matches(vocabulary: frozenset[str]) -> WordMatches:
@@ -173,9 +158,12 @@ def compile_words(known: WordMatches, vocabulary: frozenset[str]) -> Words:
         [word in known.function_words for word in words],
         [[*map(numbers.__getitem__, known.meanings[word])] for word in words],
     )
-    for phrase, others in known.paraphrases.items():
-        entries = (f"0\n{' '.join(phrase)}\n{' '.join(other)}\n" for other in others)
-        compiled_words.read("".join(entries).encode())
+    entries = (
+        f"0\n{' '.join(phrase)}\n{' '.join(other)}\n".encode()
+        for phrase, others in known.paraphrases.items()
+        for other in others
+    )
+    compiled_words.read(compiled.pack_paraphrases(entries))
     return compiled_words
 
 
@@ -222,7 +210,7 @@ def _paraphrases(table: Path, vocabulary: frozenset[str]) -> dict[Phrase, tuple[
     known = {word.encode() for word in vocabulary}
     found: dict[bytes, list[bytes]] = defaultdict(list)
     phrase, wanted = b"", False
-    for entry, other in _entries(_parts(table)):  # millions, as bytes, of which few are decoded
+    for entry, other in _entries(table_text(table)):  # millions, as bytes, of which few are decoded
         if entry != phrase:  # a phrase's entries follow each other
             phrase, wanted = entry, known.issuperset(entry.split())
         if wanted and known.issuperset(other.split()):
