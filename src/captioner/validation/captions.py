@@ -15,6 +15,8 @@ from captioner.models.base_captioner import BaseCaptioner
 from captioner.training.distributed import World
 from captioner.validation.attention import AttentionViews
 
+MOST_CAPTIONS = 500  # whose loss is computed at a time: more do not fit into a processor's caches
+
 
 class CaptionValidator:
     """Measures a captioner on a split by teacher forcing and by free-running generation.
@@ -83,7 +85,7 @@ class CaptionValidator:
             loss = model.loss(*batch.model_inputs, batch.targets)
             return float(loss), batch.targets.numel()
 
-        rows = torch.arange(len(self.dataset)).split(5 * self.batch_size)
+        rows = torch.arange(len(self.dataset)).split(min(5 * self.batch_size, MOST_CAPTIONS))
         losses, tokens = zip(*self.world.map(summed, rows), strict=True)
         return sum(losses) / sum(tokens)
 
