@@ -24,7 +24,7 @@ SANITIZED_SCORING := build/sanitized/captioner/evaluation/_scoring.abi3.so
 
 .DEFAULT_GOAL := help
 SCRIPTS_RUN := train evaluate caption sample compare
-.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k flickr8k-best test fuzz kills test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
+.PHONY: help setup demo $(SCRIPTS_RUN) sweep leaderboard flickr8k flickr8k-best release-model test fuzz kills test-sanitized test-cuda-build lint format check benchmark gpu-check clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ flickr8k: $(READY) ## Download Flickr8k into data/flickr8k, or check it
 
 flickr8k-best: $(READY) ## Train and score the best captioner in stages: ARGS="data.root=data/flickr8k stages=[grid]"
 	$(BIN)/python scripts/recipe.py out=outputs/flickr8k_best $(ARGS)
+
+release-model: $(READY) ## Export a captioner as one file to publish: ARGS="checkpoint=outputs/reward/best.pt"
+	$(BIN)/python scripts/export.py out=outputs/release/captioner-flickr8k include_encoder=true include_frequencies=true archive_mb=60 $(ARGS)
 
 # Each of them says with ARGS=--help what it takes.
 train: ## Train a captioner or language model: ARGS="experiment=..."

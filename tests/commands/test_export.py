@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,10 +25,13 @@ from captioner.api import CaptionModel, TextModel
 from captioner.build.trainer import build_trainer
 from captioner.commands.caption import caption_files
 from captioner.commands.export import export, export_folder, export_onnx
+from captioner.commands.training_commands import LEFT_OUT, training_commands
 from captioner.config import Flickr8kData
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, DataError
+from captioner.export.card import TERMS
 from captioner.export.onnx_check import Comparison
 from captioner.inference.captions import Caption
+from captioner.runs.folder import flat
 from captioner.training.checkpoint import load_checkpoint, save_checkpoint
 from captioner.training.model_folder import open_checkpoint, results_folder
 
@@ -112,6 +116,52 @@ def test_a_folder_captions_as_its_checkpoint_does(
     )
     three = {"beam_size": 3, "n_best": 3}  # which caption.py has of its own
     assert after.captions(paths[0], **three) == next(iter(expected))[1]
+
+
+def test_a_release_is_one_file_that_needs_no_data(
+    attending: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, archive = tmp_path / "release" / "captioner", tmp_path / "release" / "captioner.zip"
+    wanted = ["include_encoder=true", "include_frequencies=true"]
+    with pytest.raises(DataError, match=r"captioner.zip would have \d\.\d MB, more than archive_"):
+        export(config(attending, out, *wanted, "archive_mb=0.01"))
+    assert not archive.exists()
+    lines = export(config(attending, out, *wanted, "archive_mb=60", "overwrite=true"))
+    assert lines[-1].startswith(f"{archive}: ")
+    shutil.unpack_archive(archive, tmp_path / "unpacked")
+    path = str(scenes(attending)[0])
+    before = captioner.load(attending, "cpu")
+    consensus = {"beam_size": 4, "rerank": "consensus", "document_frequencies": "train"}
+    expected = [before.captions(path, **options) for options in ({}, consensus)]
+    monkeypatch.setattr("captioner.build.checkpoint.read_data", None)  # there are no captions here
+    after = captioner.load(tmp_path / "unpacked" / "captioner", "cpu")
+    assert [after.captions(path, **options) for options in ({}, consensus)] == expected
+    assert after.trained.training_frequencies == before.trained.training_frequencies
+    table = tmp_path / "unpacked" / "captioner" / "document_frequencies.json"
+    table.write_text(table.read_text().replace("1", "2", 1))
+    with pytest.raises(CheckpointError, match=r"document_frequencies\.json is damaged"):
+        captioner.load(table.parent, "cpu")
+
+
+def test_the_card_names_commands_that_train_the_same(attending: Path, tmp_path: Path) -> None:
+    """With what it began from, whose checkpoint is there; each is composed again."""
+    begun = [*ATTENDING, "trainer.epochs=1", f"init_from={attending}", "seed=0", "model.heads=1"]
+    later = tmp_path / "later" / "best.pt"
+    train(tmp_path, *begun, f"run_dir={later.parent}")
+    tree = json.loads(load_checkpoint(later).texts["config"])
+    assert tree["run_dir"] == f"{tmp_path}/later"
+    first, second = training_commands(tree)
+    assert second.endswith("init_from=outputs/run/best.pt run_dir=outputs/later")
+    assert str(tmp_path) not in first + second and "model.heads=1" in second
+    for text, expected in ((first, attending), (second, later)):
+        found = compose_config("train", shlex.split(text)[2:], configs=CONFIGS)
+        trees = (dataclasses.asdict(found), json.loads(load_checkpoint(expected).texts["config"]))
+        kept = [{k: x for k, x in flat(t).items() if not LEFT_OUT.fullmatch(k)} for t in trees]
+        assert kept[0] == kept[1] and found.data.train == 24
+    out = export_folder(config(later, tmp_path / "my_model"))
+    assert f"```\n{first}\n{second}\n```" in (out / "README.md").read_text()
+    assert training_commands({**tree, "init_from": "nowhere.pt"})[0].count("init_from") == 1
+    assert "research use only" in TERMS["flickr8k"]
 
 
 def test_nothing_of_this_machine_leaves_it(frozen: Path, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_every_yaml_composes_and_builds(path: Path) -> None:
     overrides = [f"{group}={name}", *NEEDED.get(choice, [])]
     config = compose(*overrides)
     assert isinstance(config, schema.TrainConfig)
+    assert config.name == (name if group == "experiment" else "captioner")
     vocabulary = Vocabulary(["dog"], counts=[0, 0, 1, 1, 1])
     model: nn.Module
     if isinstance(config.data, schema.TextData):

@@ -72,6 +72,9 @@ def test_every_method_gives_captions_whose_words_have_their_probabilities(
             # The end has a probability too, where the caption has an end.
             assert caption.log_prob <= words + 1e-4
             assert caption.finished or caption.log_prob == pytest.approx(words, abs=1e-4)
+    asked = settings("generation.rerank=consensus", "generation.document_frequencies=train")
+    assert len(model.captions(IMAGE, configure(asked, "beam", {**values, "n_best": 2}))) == 2
+    assert model.trained.training_frequencies.images > 0
 
 
 def test_settings_out_of_bounds_are_refused_by_name() -> None:

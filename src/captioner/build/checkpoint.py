@@ -35,7 +35,7 @@ from captioner.models.stream import StreamModel
 from captioner.restore import Json, Size, restore
 from captioner.runs.upgrade import upgrade
 from captioner.training.checkpoint import Checkpoint, check_weights, load_weights
-from captioner.training.model_folder import ENCODER, open_checkpoint
+from captioner.training.model_folder import ENCODER, FREQUENCIES, open_checkpoint
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -63,13 +63,18 @@ class TrainedCaptioner:
 
     @cached_property
     def training_frequencies(self) -> DocumentFrequencies:
-        """Of the captions that it was trained on; DataError where they are not at their place."""
+        """Of the captions that it was trained on, as they came with it or counted; DataError where
+        these are not at their place."""
+        counted = self.checkpoint.texts.get("document_frequencies")
+        if counted is not None:
+            return DocumentFrequencies.from_json(counted, FREQUENCIES)
         try:
             return caption_frequencies(read_data(self.data).splits["train"])
         except DataError as error:
             raise DataError(
                 "generation.document_frequencies=train counts the captions that the model was "
-                f"trained on, and they are not here: {error}; name a saved table instead"
+                f"trained on, and they are not here: {error}; name a saved table instead, or where "
+                "they are export it with include_frequencies=true"
             ) from error
 
     def describe(self) -> list[str]:

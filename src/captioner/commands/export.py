@@ -22,6 +22,7 @@ from captioner.build.checkpoint import (
 from captioner.build.components import build_generation, load_data
 from captioner.commands.caption import find_images
 from captioner.commands.trained import data_of
+from captioner.commands.training_commands import training_commands
 from captioner.data.images import load_image
 from captioner.data.vocabulary import SPECIAL
 from captioner.errors import CaptionerError, ConfigError
@@ -34,7 +35,13 @@ from captioner.inference.captions import Caption
 from captioner.models.encoder import Encoder
 from captioner.restore import Json, restore
 from captioner.runs.upgrade import upgrade
-from captioner.training.model_folder import ENCODER, open_checkpoint, save_folder, weights_file
+from captioner.training.model_folder import (
+    ENCODER,
+    open_checkpoint,
+    save_archive,
+    save_folder,
+    weights_file,
+)
 from captioner.version import __version__
 
 CPU = torch.device("cpu")
@@ -54,7 +61,16 @@ def export_folder(config: schema.ExportConfig) -> Path:
     checkpoint = dataclasses.replace(checkpoint, texts=texts)
     trained = load_trained(config.checkpoint, device=CPU, checkpoint=checkpoint)
     weights, about = ENCODERS[trained.task](trained, tree["encoder"], config.include_encoder)
-    checkpoint = dataclasses.replace(checkpoint, model={**checkpoint.model, **weights})
+    if config.include_frequencies:
+        if not isinstance(trained, TrainedCaptioner):
+            raise ConfigError(
+                f"include_frequencies=true counts captions, but {config.checkpoint} is a language "
+                "model of text"
+            )
+        placed = dataclasses.replace(trained, data=data_of(trained.data, config.data))
+        texts["document_frequencies"] = placed.training_frequencies.to_json()
+    model = {**checkpoint.model, **weights}
+    checkpoint = dataclasses.replace(checkpoint, model=model, texts=texts)
     out = Path(config.out)
     facts = CardFacts(
         name=out.resolve().name,
@@ -66,6 +82,7 @@ def export_folder(config: schema.ExportConfig) -> Path:
         encoder=about,
         scores=checkpoint.scores,
         evaluations=_evaluations(config),
+        commands=training_commands(tree) if trained.task == "captions" else [],
     )
     save_folder(out, checkpoint, card=model_card(facts), overwrite=config.overwrite)
     return out
@@ -86,6 +103,8 @@ def _encoder(
             f"The image encoder, {identity['name']}, was trained with it and is in the weights."
         )
     module, source = trained.features.encoder, PUBLIC.get(encoder["weights"])
+    if encoder.get("init_from") is not None:  # of which there is no other copy
+        source = None
     weights = {}
     if module is not None and (include or source is None):
         weights = {f"{ENCODER}{name}": tensor for name, tensor in module.state_dict().items()}
@@ -234,7 +253,11 @@ def export(config: schema.ExportConfig) -> list[str]:
     """Export as configured and say what came of it; CaptionerError where ONNX differs."""
     if config.format == "folder":
         out = export_folder(config)
-        return [f"{out}: {', '.join(sorted(p.name for p in out.iterdir()))}"]
+        lines = [f"{out}: {', '.join(sorted(p.name for p in out.iterdir()))}"]
+        if config.archive_mb is not None:
+            archive = save_archive(out, megabytes=config.archive_mb)
+            lines.append(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB")
+        return lines
     found = export_onnx(config)
     lines = list(found.lines())
     if found.different:

@@ -335,8 +335,10 @@ class ExportConfig(RunConfig, OutputConfig):
     """scripts/export.py: a checkpoint as a model folder to publish, or as one ONNX graph.
 
     overwrite: replaces an earlier export at `out`. folder: include_encoder puts a frozen encoder's
-    weights into it that a package or a download has as well (others always are); scores: files or
-    folders of evaluations for the card (null: those in the run's folder); license: of the weights.
+    weights into it that a package or a download has as well (others always are);
+    include_frequencies what generation.document_frequencies=train counts; archive_mb also writes
+    `out`.zip, one file of at most so many MB; scores: files or folders of evaluations for the card
+    (null: those in the run's folder); license: of the weights.
     onnx: `generation` is the search in the graph; it must give the same captions as PyTorch on the
     first `pictures` of `split`, of the checkpoint's data or of `data`, or of `images` (files,
     folders, globs), in batches of `generation.batch_size`.
@@ -346,6 +348,8 @@ class ExportConfig(RunConfig, OutputConfig):
     format: str = setting("folder", Choice(("folder", "onnx")))
     out: str = setting(MISSING, OUTPUT)
     include_encoder: bool = False
+    include_frequencies: bool = False
+    archive_mb: float | None = setting(None, POSITIVE)
     scores: Any = None
     license: str = setting("other", TEXT)
     generation: GenerationConfig = MISSING
@@ -370,7 +374,9 @@ class ExportConfig(RunConfig, OutputConfig):
             )
 
     def outputs(self) -> dict[str, list[Path]]:
-        """The graph and its check; a folder is looked after by `save_folder`, which knows whose it
-        is."""
+        """The graph and its check, or the folder as one file; the folder itself is looked after by
+        `save_folder`, which knows whose it is."""
         out = Path(self.out)
-        return {"out": [out, out.with_suffix(".check.json")]} if self.format == "onnx" else {}
+        if self.format == "onnx":
+            return {"out": [out, out.with_suffix(".check.json")]}
+        return {} if self.archive_mb is None else {"out": [out.with_name(f"{out.name}.zip")]}

@@ -6,6 +6,7 @@ document frequency of an n-gram is the number of images one of whose references 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from captioner.evaluation.bleu import Matches
 from captioner.evaluation.corpus import Corpus, Floats, Ints, Sentences, sentences_of
 from captioner.evaluation.metric import Metric, mean_metric
 from captioner.evaluation.ngrams import ORDERS, CorpusNgrams, Part
-from captioner.files import read_json, write_json
+from captioner.files import atomic_write, parse_json, read_text
 from captioner.restore import Size, restore
 
 SIGMA = 6.0  # words: the width of CIDEr-D's length penalty
@@ -71,17 +72,28 @@ class DocumentFrequencies:
 
     def save(self, path: Path | str) -> None:
         """Write the table as JSON, atomically."""
-        write_json(path, {"images": self.images, "ngrams": dict(self.counts)})
+        with atomic_write(path, "w") as handle:
+            handle.write(self.to_json())
+
+    def to_json(self) -> str:
+        """The table as JSON, a line."""
+        table = {"images": self.images, "ngrams": dict(self.counts)}
+        return json.dumps(table, ensure_ascii=False) + "\n"
 
     @classmethod
     def load(cls, path: Path | str) -> DocumentFrequencies:
         """Read a saved table; DataError naming the file when it is none."""
-        content: _Table = restore(_Table, read_json(path), str(path))
+        return cls.from_json(read_text(path), str(path))
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> DocumentFrequencies:
+        """The table that a text holds; DataError naming `source` when it holds none."""
+        content: _Table = restore(_Table, parse_json(text, source), source)
         images, counts = content["images"], content["ngrams"]
         wrong = [k for k, v in counts.items() if not 0 < v <= images]
         if wrong:
             raise DataError(
-                f"{path}: {wrong[0]!r} is said to be in {counts[wrong[0]]!r} of {images} images"
+                f"{source}: {wrong[0]!r} is said to be in {counts[wrong[0]]!r} of {images} images"
             )
         return cls(images, counts)
 

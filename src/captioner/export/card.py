@@ -27,6 +27,13 @@ _GENERATION = {
 }
 
 
+# What data sets say of themselves.
+TERMS = {
+    "flickr8k": " Flickr8k's photographs belong to their authors and are for research use only; "
+    "none is in these files.",
+}
+
+
 @dataclass(frozen=True)
 class Task:
     """What a card says of all models of a task."""
@@ -63,7 +70,7 @@ TASKS = {
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
     """What a card says. task: of TASKS; evaluations: scores.json files' content; encoder: one
-    sentence on it."""
+    sentence on it; commands: it was trained with these, one after another."""
 
     task: str
     name: str
@@ -74,6 +81,7 @@ class CardFacts:
     encoder: str | None
     scores: Mapping[str, float]
     evaluations: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    commands: Sequence[str] = ()
 
     @property
     def data(self) -> str:
@@ -105,6 +113,8 @@ def model_card(facts: CardFacts) -> str:
         vocabulary=f"{facts.vocabulary:,}",
         encoder="" if facts.encoder is None else f"\n{facts.encoder}",
         training=_training(facts.config, facts.data),
+        commands=_commands(facts.commands),
+        terms=TERMS.get(facts.config["data"]["kind"], ""),
         scores="\n\n".join(parts) or "None is known.",
         version=__version__,
         torch=torch.__version__,
@@ -159,6 +169,11 @@ def _training(config: Mapping[str, Any], data: str) -> str:
     return "\n".join(f"| {key} | {value} |" for key, value in rows.items())
 
 
+def _commands(commands: Sequence[str]) -> str:
+    """How it was trained, to be typed."""
+    return "\n".join(["```", *commands, "```", ""]) if commands else ""
+
+
 def _evaluation(scores: Mapping[str, Any]) -> Iterator[str]:
     """An evaluation's figures with their intervals, after the protocol that they depend on."""
     protocol = scores.get("protocol", {})
@@ -168,6 +183,9 @@ def _evaluation(scores: Mapping[str, Any]) -> Iterator[str]:
     said |= {key: generation[key] for key in of_method if key in generation}
     if generation.get("rerank", "none") != "none":
         said["reranked by"] = generation["rerank"]
+        counted = {None: "none", "train": "the training captions"}
+        table = generation.get("document_frequencies")
+        said["document frequencies"] = counted.get(table, "a table of its own")
     yield "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in said.items()) + "."
     yield from ("", "| metric | value | 95 % interval |", "|---|---|---|")
     for name, value in scores.items():

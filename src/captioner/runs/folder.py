@@ -13,6 +13,7 @@ CONFIG = "config.json"
 CHECKPOINTS = ("last.pt", "best.pt")
 # What may differ when a run is resumed: nothing that decides its result.
 FREE = (
+    "name",
     "resume",
     "run_dir",
     "sweep_dir",

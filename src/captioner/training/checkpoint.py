@@ -22,7 +22,8 @@ VERSION = 1
 class Checkpoint:
     """What a checkpoint holds; tensors, numbers and text only, so that loading executes no code.
 
-    `texts` are JSON documents by name (config, vocabulary, encoder); `training` is what an exact
+    `texts` are JSON documents by name (config, vocabulary, encoder, and document_frequencies where
+    a model folder has them); `training` is what an exact
     resume needs and is None in a checkpoint that was kept for its score.
     """
 

@@ -2,11 +2,13 @@
 
 model.safetensors   the weights; a trained encoder's, or an included one's, begin with "encoder."
 vocabulary.json     the words
+document_frequencies.json   of n-grams, how many training images have them in a caption; optional
 config.json         the training configuration, the encoder's identity, scores, sums, versions
 README.md           the model card
 """
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,7 +16,14 @@ from typing import Any, TypedDict
 import torch
 
 from captioner.errors import CheckpointError, DataError
-from captioner.files import atomic_folder, file_digest, read_json, read_text, write_json
+from captioner.files import (
+    atomic_folder,
+    atomic_write,
+    file_digest,
+    read_json,
+    read_text,
+    write_json,
+)
 from captioner.models.weights import read_state_dict
 from captioner.restore import Json, describe, restore
 from captioner.training.checkpoint import Checkpoint, load_checkpoint
@@ -23,6 +32,7 @@ from captioner.version import __version__
 FORMAT = "captioner-model"
 VERSION = 1
 WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
+FREQUENCIES = "document_frequencies.json"
 CONFIG, CARD = "config.json", "README.md"
 ENCODER = "encoder."  # how the names of an encoder's tensors begin
 # Of the machine that trained, not of the model.
@@ -95,18 +105,47 @@ def save_folder(
         (folder / WEIGHTS).write_bytes(data)
         (folder / VOCABULARY).write_text(checkpoint.texts["vocabulary"], encoding="utf-8")
         (folder / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
+        if "document_frequencies" in checkpoint.texts:
+            (folder / FREQUENCIES).write_text(
+                checkpoint.texts["document_frequencies"], encoding="utf-8"
+            )
+        summed = [x for x in (WEIGHTS, VOCABULARY, FREQUENCIES) if (folder / x).exists()]
         content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "captioner": __version__,
             "torch": str(torch.__version__),
-            "sha256": {name: file_digest(folder / name) for name in (WEIGHTS, VOCABULARY)},
+            "sha256": {name: file_digest(folder / name) for name in summed},
             "scores": checkpoint.scores,
             "config": _portable(json.loads(checkpoint.texts["config"])),
         }
         if "encoder" in checkpoint.texts:
             content["encoder"] = json.loads(checkpoint.texts["encoder"])
         write_json(folder / CONFIG, content)
+
+
+def archive_of(folder: Path) -> Path:
+    """The file that a folder becomes."""
+    return folder.with_name(f"{folder.name}.zip")
+
+
+def save_archive(folder: Path, *, megabytes: float) -> Path:
+    """The folder as one file beside it, in which it has its name.
+
+    Raises DataError, and leaves no file, where that would be larger than so many `megabytes`.
+    """
+    path = archive_of(folder)
+    with atomic_write(path) as handle:
+        with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(folder.iterdir()):
+                archive.write(file, f"{folder.name}/{file.name}")
+        size = handle.tell() / 1e6
+        if size > megabytes:
+            raise DataError(
+                f"{path} would have {size:.1f} MB, more than archive_mb={megabytes:g}; the folder "
+                f"is {folder}"
+            )
+    return path
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
@@ -144,12 +183,14 @@ def _load_folder(path: Path) -> Checkpoint:
     texts = {"vocabulary": read_text(path / VOCABULARY), "config": json.dumps(known["config"])}
     if "encoder" in known:
         texts["encoder"] = json.dumps(known["encoder"])
+    if FREQUENCIES in known["sha256"]:
+        texts["document_frequencies"] = read_text(path / FREQUENCIES)
     scores = {name: x for name, x in known.get("scores", {}).items() if x is not None}
     return Checkpoint(model=read_state_dict(path / WEIGHTS), texts=texts, scores=scores)
 
 
 def _check_sums(path: Path, sums: Mapping[str, str]) -> None:
-    for name in (WEIGHTS, VOCABULARY):
+    for name in (WEIGHTS, VOCABULARY, *({FREQUENCIES} & sums.keys())):
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing: the model folder is incomplete")
