@@ -154,7 +154,7 @@ class Writer:
         self.texts[name] = (text, step)
 
 
-def test_the_first_images_are_shown_once_with_the_captions_of_each_validation(tmp_path: Path) -> None:
+def test_the_first_images_are_shown_once_and_their_captions_each_time(tmp_path: Path) -> None:
     images, writer = make_images(tmp_path), Writer()
     for image in images[:2]:
         Image.new("RGB", (6, 4), "red").save(image.path)
