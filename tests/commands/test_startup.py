@@ -136,5 +136,5 @@ def test_a_command_brings_nothing_beside_torch_that_it_may_not_need() -> None:
     # Torch's modules take longer to be torn down than to be imported.
     child = f"exec(program)\n    {REPORT}\n    sys.stdout.flush()\n    os._exit(0)"
     each = f"for program in {programs}:\n  if os.fork() == 0:\n    {child}\n  os.wait()"
-    heavy, said = reports(f"import torch\n{each}")
+    heavy, said = reports(f"import captioner.commands.cli, torch\n{each}")
     assert heavy == [["PIL", "numpy", "torch"]] * len(programs), said
