@@ -25,10 +25,11 @@ WITH_TORCH = ["caption", "demo", "evaluate_captions", "export", "sample", "train
 REPORT = f"print('\\n', json.dumps([name for name in {HEAVY} if name in sys.modules]))"
 
 
-def reports(program: str, *arguments: str) -> tuple[list[list[str]], str]:
+def reports(program: str, *arguments: str, given: str = "") -> tuple[list[list[str]], str]:
     """What of HEAVY a fresh process says that it has imported, and all that it says."""
     done = subprocess.run(
         [sys.executable, "-c", f"import json, os, sys\n{program}", *arguments],
+        input=given,
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{os.environ.get('PYTHONPATH', '')}"},
@@ -48,20 +49,45 @@ def run(script: str) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    ("script", "argument", "expected"),
-    [
-        *((script, "--help", "python scripts/") for script in COMMANDS),
-        ("train", "--cfg=job", "hidden_size: 512"),
-        ("train", "model.hiden_size=1", "error: "),
-    ],
-)
-def test_a_command_line_is_read_without_any_of_them(
-    script: str, argument: str, expected: str
-) -> None:
-    heavy, said = reports(run(script), argument)
+LINES = {
+    **{(script, "--help"): "python scripts/" for script in COMMANDS},
+    ("train", "--cfg=job"): "hidden_size: 512",
+    ("train", "model.hiden_size=1"): "error: ",
+}
+# Each line in a child of one process, which brings only what reads command lines.
+ALL_LINES = f"""
+import captioner.commands.cli
+{REPORT}
+for program, argument, said in json.load(sys.stdin):
+    if os.fork() == 0:
+        descriptor = os.open(said, os.O_WRONLY | os.O_CREAT)
+        os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+        sys.argv[1:] = [argument]
+        exec(program)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+    """What the scripts say to LINES, the report at the end."""
+    folder = tmp_path_factory.mktemp("said")
+    files = {line: folder / str(number) for number, line in enumerate(LINES)}
+    calls = [(run(line[0]), line[1], str(file)) for line, file in files.items()]
+    heavy, _ = reports(ALL_LINES, given=json.dumps(calls))
     assert heavy == [[]]
-    assert expected in said
+    return {line: file.read_text("utf-8") for line, file in files.items()}
+
+
+@pytest.mark.parametrize(("script", "argument"), LINES)
+def test_a_command_line_is_read_without_any_of_them(
+    script: str, argument: str, said: dict[tuple[str, str], str]
+) -> None:
+    answer = said[script, argument]
+    assert answer.endswith("\n []\n")
+    assert LINES[script, argument] in answer
 
 
 def test_the_list_of_commands_needs_not_even_hydra() -> None:
@@ -110,5 +136,5 @@ def test_a_command_brings_nothing_beside_torch_that_it_may_not_need() -> None:
     # Torch's modules take longer to be torn down than to be imported.
     child = f"exec(program)\n    {REPORT}\n    sys.stdout.flush()\n    os._exit(0)"
     each = f"for program in {programs}:\n  if os.fork() == 0:\n    {child}\n  os.wait()"
-    heavy, said = reports(f"import torch\n{each}")
+    heavy, said = reports(f"import captioner.commands.cli, torch\n{each}")
     assert heavy == [["PIL", "numpy", "torch"]] * len(programs), said

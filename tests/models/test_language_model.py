@@ -236,6 +236,9 @@ def test_the_table_of_words_follows_the_weights(change: Callable[[LanguageModel]
     table = model._table
     with model.tabulated():
         assert model._table is table, "made again though nothing changed"
+        with model.tabulated():
+            step()
+        assert model._word_projections is not None, "closed within itself"
     step().square().sum().backward()
     change(model)
     with model.tabulated():

@@ -144,23 +144,24 @@ def test_mode_weights_and_random_state_are_left_as_found(training: bool) -> None
 class Writer:
     def __init__(self) -> None:
         self.images: dict[str, tuple[np.ndarray, int]] = {}
-        self.texts: dict[str, str] = {}
+        self.texts: dict[str, tuple[str, int]] = {}
 
     def add_image(self, name: str, pixels: np.ndarray, step: int, dataformats: str) -> None:
         assert dataformats == "HWC"
         self.images[name] = (pixels, step)
 
     def add_text(self, name: str, text: str, step: int) -> None:
-        self.texts[name] = text
+        self.texts[name] = (text, step)
 
 
-def test_the_first_images_are_shown_with_their_captions(tmp_path: Path) -> None:
+def test_the_first_images_are_shown_once_and_their_captions_each_time(tmp_path: Path) -> None:
     images, writer = make_images(tmp_path), Writer()
     for image in images[:2]:
         Image.new("RGB", (6, 4), "red").save(image.path)
     validator = make(images, writer=writer, shown=2)
     validator(17)
+    validator(34)
     pixels, step = writer.images["dev/1"]
     assert pixels.shape == (4, 6, 3) and step == 17 and len(writer.images) == 2
     caption = validator.generator.captions(FEATURES[:1])[0][0].text
-    assert writer.texts["dev/0"] == f"**{caption}**\n\n- A dog runs.\n- a dog"
+    assert writer.texts["dev/0"] == (f"**{caption}**\n\n- A dog runs.\n- a dog", 34)

@@ -255,7 +255,10 @@ class LanguageModel(nn.Module):
     def tabulated(self) -> Iterator[None]:
         """While open, `step` looks up words' input projections in a table [V, 4H], which is kept as
         long as the weights hold the same values. For generation: no gradient, no change of
-        weights."""
+        weights. Opened within itself it does nothing: many batches compare the weights once."""
+        if self._word_projections is not None:
+            yield
+            return
         with torch.no_grad():
             self._word_projections = self._project_words()
             try:
