@@ -19,7 +19,7 @@ from captioner.models.language_model import LanguageModel
 from captioner.models.stream import StreamModel
 from captioner.validation.text import Losses, window_losses
 
-STATISTICS_SEGMENTS, PLACES = 1000, 20  # of the training text, and where in it they begin
+STATISTICS_SEGMENTS, PLACES = 1000, 20  # of the training text at most, and where they begin
 EPSILON = 1e-3  # added to the root of the mean squares, relative to their mean over all weights
 
 
@@ -87,8 +87,9 @@ def _relative_scales(
 
 
 def _places(training: np.ndarray, window: int) -> Iterator[np.ndarray]:
-    """Passages of the training text, from its beginning to its end, of `STATISTICS_SEGMENTS`."""
+    """Passages of the training text, from its beginning to its end, of `STATISTICS_SEGMENTS`, or
+    the whole of a short one about once."""
     length = STATISTICS_SEGMENTS // PLACES * window + 1
-    starts = np.linspace(0, max(0, len(training) - length), PLACES, dtype=int)
-    for start in dict.fromkeys(starts.tolist()):
+    count = min(PLACES, -(-len(training) // length))
+    for start in np.linspace(0, max(0, len(training) - length), count, dtype=int):
         yield training[start : start + length]

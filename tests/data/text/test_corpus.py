@@ -161,7 +161,7 @@ def test_cached_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> Non
     [
         ("vocabulary", "{}", "vocabulary lacks 'counts'"),
         ("dtype", "object", "dtype must be one of uint8"),
-        ("splits", {"train": {"tokens": "9"}}, r"splits\.train lacks 'characters'"),
+        ("splits", {"train": {"tokens": "9"}}, r"splits\.train lacks 'bytes'"),
         ("splits", [], "splits must be an object"),
     ],
 )
