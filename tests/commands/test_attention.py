@@ -106,6 +106,16 @@ def test_a_pooled_captioner_says_that_there_are_none(
     assert " data-map=" not in (found.folder / "report.html").read_text()
 
 
+def test_results_of_another_search_have_a_folder_of_their_own(folder: Path) -> None:
+    consensus = ["out=null", "generation.beam_size=3", "generation.rerank=consensus", "report=0"]
+    found = [
+        evaluate(folder, "pooled", *consensus, f"generation.document_frequencies={table}")
+        for table in ("null", "train")
+    ]
+    names = ["dev_beam3_consensus", "dev_beam3_consensus_train"]
+    assert [one.folder for one in found] == [folder / "pooled" / name for name in names]
+
+
 def test_two_runs_are_compared_over_one_image(folder: Path, tmp_path: Path) -> None:
     runs = [load_record(evaluate(folder, name).folder) for name in ("attends", "pooled")]
     write_report(tmp_path / "r.html", runs, title="both")

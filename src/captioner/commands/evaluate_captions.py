@@ -75,6 +75,8 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
         extra = {k: round(v, 2) for k, v in figures.items()}
     method = generation.method + (str(generation.beam_size) if generation.method == "beam" else "")
     method += "" if generation.rerank == "none" else f"_{generation.rerank}"
+    if generation.document_frequencies is not None:
+        method += f"_{Path(generation.document_frequencies).stem}"
     parts = [config.split, *([f"ensemble_of_{count}"] if count > 1 else [])]
     parts += [] if config.views == ["original"] else ["_".join(config.views)]
     folder = Path(config.out or results_folder(given[0], "_".join([*parts, method])))
