@@ -74,9 +74,9 @@ def evaluate_checkpoint(config: schema.EvaluateConfig) -> Evaluation:
         figures = {**scene_metrics(images)(by_name), **scene_attention(images, captions, maps)}
         extra = {k: round(v, 2) for k, v in figures.items()}
     method = generation.method + (str(generation.beam_size) if generation.method == "beam" else "")
-    method += "" if generation.rerank == "none" else f"_{generation.rerank}"
-    if generation.document_frequencies is not None:
-        method += f"_{Path(generation.document_frequencies).stem}"
+    if generation.rerank != "none":
+        table = generation.document_frequencies
+        method += f"_{generation.rerank}" + (f"_{Path(table).stem}" if table else "")
     parts = [config.split, *([f"ensemble_of_{count}"] if count > 1 else [])]
     parts += [] if config.views == ["original"] else ["_".join(config.views)]
     folder = Path(config.out or results_folder(given[0], "_".join([*parts, method])))

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from captioner import config as schema
 from captioner.build.checkpoint import TrainedLanguageModel, load_language_model
@@ -43,12 +44,15 @@ def evaluate_text(config: schema.EvaluateConfig) -> tuple[str, dict[str, Any]]:
     members = _members(given, pick_device(config.device))
     corpus = _text(members[0], _data(config, members[0]), whole=config.split == "all")
     stream, codec = corpus.split(config.split), corpus.codec
-    losses = _scorer(config, members)
     score = TextScore(stream, unit=codec.unit, bos=codec.vocabulary.bos)
+    kept, left = [], 0 if config.page is None else config.page_tokens
     with Progress(len(stream.tokens) - 1, "text", units="tokens", scale=True) as bar:
-        for targets, found in losses(stream.tokens):
-            score.add(targets, found)
+        for targets, losses in _losses(config, members, stream.tokens):
+            score.add(targets, losses)
             bar.update(len(targets))
+            if left > 0:
+                kept.append((targets[:left], losses[:left]))
+                left -= len(targets)
     scores: dict[str, Any] = {k: round(v, 6) for k, v in score.figures().items()}
     documents, of_documents = score.per_document(), "none: the text is one document"
     if config.samples and len(documents) > 1:
@@ -73,12 +77,12 @@ def evaluate_text(config: schema.EvaluateConfig) -> tuple[str, dict[str, Any]]:
     write_json(folder / "scores.json", scores)
     log.info("scores: %s, over %s", folder / "scores.json", score.averaged_over())
     if config.page is not None:
-        tokens = stream.tokens[: config.page_tokens + 1]
+        count = sum(len(targets) for targets, _ in kept)
         write_surprise_page(
             config.page,
             title=f"What {paths[0].name} did not expect of {corpus.name}",
-            tokens=_surprises(members[0], losses(tokens)),
-            facts={**scores, **scores["protocol"], "protocol": f"first {len(tokens) - 1} tokens"},
+            tokens=_surprises(members[0], kept),
+            facts={**scores, **scores["protocol"], "protocol": f"first {count} tokens"},
         )
         log.info("surprises: %s", config.page)
     return f"{paths[0].resolve().parent.name} {' '.join(parts)}", scores
@@ -98,10 +102,10 @@ def _members(given: Sequence[Path], device: torch.device) -> list[TrainedLanguag
     return members
 
 
-def _scorer(
-    config: schema.EvaluateConfig, members: Sequence[TrainedLanguageModel]
-) -> Callable[[np.ndarray], Losses]:
-    """A function from a text's tokens to the losses of all members together."""
+def _losses(
+    config: schema.EvaluateConfig, members: Sequence[TrainedLanguageModel], tokens: np.ndarray
+) -> Losses:
+    """The losses of a text's tokens, of all members together."""
     bos = members[0].vocabulary.bos
     of_one: Callable[..., Losses] = partial(stream_losses, bos=bos)
     if config.dynamic:
@@ -109,7 +113,7 @@ def _scorer(
         training = _text(members[0], own, whole=False).split("train").tokens
         settings = config.dynamic_window, config.dynamic_lr, config.dynamic_decay
         of_one = partial(DynamicEvaluation(*settings).losses, training=training, bos=bos)
-    return lambda tokens: mean_probability([of_one(one.model, tokens) for one in members])
+    return mean_probability([of_one(one.model, tokens) for one in members])
 
 
 def _mean_loss(sums: np.ndarray) -> np.ndarray:
@@ -143,7 +147,9 @@ def _data(config: schema.EvaluateConfig, trained: TrainedLanguageModel) -> schem
     return dataclasses.replace(data, unit=trained.codec.unit)
 
 
-def _surprises(trained: TrainedLanguageModel, losses: Losses) -> Iterator[tuple[str, float]]:
+def _surprises(
+    trained: TrainedLanguageModel, losses: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[str, float]]:
     """Each token's text with its loss in nats, from the second token on."""
     bos = trained.vocabulary.bos
     for targets, found in losses:

@@ -88,9 +88,9 @@ def chat(config: schema.SampleConfig, lines: Iterable[str]) -> Iterator[str]:
     """Continue the prompt, then line after line of `lines`: the model has read all that was written
     before. A line that it cannot read is answered with the reason."""
     trained = _load(config)
+    generator = TextGenerator(trained.model, trained.codec, listener=_show)
     told, turns, prompts = "", [], [config.prompt] if config.prompt else []
     for number, line in enumerate(_asked(prompts, lines)):
-        generator = TextGenerator(trained.model, trained.codec, listener=_show)
         options = {**_options(config), "seed": config.seed + number}
         try:
             [answer] = generator.samples(told + line, **options)
