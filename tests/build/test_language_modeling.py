@@ -80,7 +80,8 @@ def stop_after(one: Trainer, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "steps"), [("lstm", 4), ("lstm", 12), ("gru", 4), ("rnn_tanh", 12)]
+    ("kind", "steps"),
+    [("lstm", 4), ("lstm", 12), ("gru", 4), ("rnn_tanh", 12), ("mogrifier_lstm", 4)],
 )
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, kind: str, steps: int) -> None:
     text = write_text(tmp_path / "a.txt")

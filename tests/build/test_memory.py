@@ -76,7 +76,7 @@ def test_no_more_weights_are_reckoned_than_a_model_has(kind: str) -> None:
     assert weights / 3 < counted <= weights
 
 
-@pytest.mark.parametrize("rnn", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("rnn", schema.RNN_KINDS)
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_language_models_weights_are_all_reckoned(rnn: str, tied: bool) -> None:
     sizes = {"hidden_size": 12, "embedding_dim": 12, "num_layers": 3}

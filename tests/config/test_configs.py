@@ -231,6 +231,10 @@ def test_experiments_carry_the_published_settings() -> None:
             ["model=adaptive_attention needs rnn.kind=lstm, got gru"],
         ),
         (
+            ["rnn.kind=layer_norm_lstm", "rnn.rounds=5"],
+            ["rnn.rounds=5 is of rnn.kind=mogrifier_lstm, got rnn.kind=layer_norm_lstm"],
+        ),
+        (
             ["model=up_down", "encoder.output=grid", "model.num_layers=2"],
             ["model.num_layers must be 1 for model=up_down, got 2"],
         ),

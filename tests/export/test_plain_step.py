@@ -17,6 +17,7 @@ from captioner.generation.hypothesis import select_rows
 from captioner.models.attention import AdditiveAttention, MultiHeadAttention, RegionAttention
 from captioner.models.base_captioner import BaseCaptioner
 from captioner.models.captioner import Captioner
+from captioner.models.language_model import LanguageModel
 from captioner.models.token_groups import group_by_image
 
 BEAMS = 2
@@ -41,6 +42,12 @@ def test_a_plain_step_is_the_models_step(name: str) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
         state = tuple(one.index_select(1, PARENTS) for one in state)
         expected = select_rows(expected, PARENTS)
+
+
+def test_other_cells_have_no_plain_step() -> None:
+    words = LanguageModel(vocab_size=V, embedding_dim=5, hidden_size=4, kind="layer_norm_lstm")
+    with pytest.raises(ConfigError, match=r"rnn\.kind .* no form of \(LayerNormLSTM\)"):
+        plain_step(Captioner(language_model=words, feature_dim=F), beam_size=BEAMS)
 
 
 def attention(kind: Any, **other: Any) -> RegionAttention:

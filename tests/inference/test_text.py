@@ -9,6 +9,7 @@ from captioner.data.text.codec import TextCodec
 from captioner.data.vocabulary import Vocabulary
 from captioner.inference.text import GrowingText, TextGenerator
 from captioner.models.language_model import LanguageModel
+from captioner.models.rnn import RNN_KINDS
 
 
 def codec(words: str = "abcd", unit: str = "character", documents: int = 1) -> TextCodec:
@@ -26,7 +27,7 @@ def generator(text: TextCodec, kind: str = "lstm") -> TextGenerator:
     return TextGenerator(model, text)
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("kind", RNN_KINDS)
 def test_a_seed_gives_the_same_texts_in_any_company_and_they_score_as_the_model_says(
     kind: str,
 ) -> None:

@@ -21,7 +21,7 @@ Validate = Callable[[int], dict[str, Any]]
 def name_backend(kind: str, requested: str, device: torch.device) -> None:
     """Log who computes the LSTM, before any data is read; "auto" itself says it, and why."""
     if kind != "lstm":
-        log.info("%s on %s: torch's own", kind, device.type)
+        log.info("%s on %s: PyTorch's own operators", kind, device.type)
         return
     chosen = choose_backend(requested, device.type)
     if requested != "auto":

@@ -13,6 +13,7 @@ import torch
 
 from captioner import config as schema
 from captioner.errors import ConfigError, DataError
+from captioner.models.cells import ROUNDS
 from captioner.training.memory import free_memory
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ Sizes = Mapping[str, int]  # values by their keys on the command line
 NUMBER = 4  # bytes of a float32
 # Numbers that each optimiser keeps for a weight, without momentum.
 STATE = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 0}
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "layer_norm_lstm": 4, "mogrifier_lstm": 4}
 
 
 def require_memory(
@@ -94,6 +95,10 @@ def count_weights(
     words = vocab_size * (embedding + (0 if tied else hidden) + 1)
     below = embedding + (layers - 1) * hidden  # what all layers take from below them
     recurrent = GATES[config.rnn.kind] * hidden * (below + layers * (hidden + 2))
+    if config.rnn.kind == "layer_norm_lstm":
+        recurrent += 10 * layers * hidden  # gains of both products and the cell, its bias
+    if config.rnn.kind == "mogrifier_lstm":
+        recurrent += (config.rnn.rounds or ROUNDS) * hidden * below
     image = 0 if isinstance(config.data, schema.TextData) else feature_dim * embedding
     return words + recurrent + image + attention * (feature_dim + hidden)
 

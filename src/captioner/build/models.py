@@ -137,6 +137,7 @@ def _language_model(
         tie_embeddings=config.tie_embeddings,
         backend=config.backend,
         kind=rnn.kind,
+        **({} if rnn.rounds is None else {"rounds": rnn.rounds}),
     )
 
 

@@ -35,7 +35,7 @@ FEATURE_NORMS = ("standardise", "l2", "none")
 INITS = ("uniform", "xavier", "fan_in")
 METHODS = ("greedy", "beam", "sample")
 JOINS = ("concat", "gate", "lstm")
-RNN_KINDS = ("lstm", "gru", "rnn_tanh")
+RNN_KINDS = ("lstm", "gru", "rnn_tanh", "layer_norm_lstm", "mogrifier_lstm")
 SIDE = Range(16, 4096)  # of an image, in pixels; a blank one is encoded to measure an encoder
 BACKENDS = ("auto", "reference", "torch", "fused", "plain", "persistent", "cluster")
 
@@ -159,12 +159,21 @@ class EncoderConfig(Checked):
 
 @dataclass
 class RnnConfig(Checked):
-    """The recurrent layers: lstm, gru or rnn_tanh; variational_dropout keeps a sequence's mask."""
+    """The recurrent layers: lstm, gru, rnn_tanh, layer_norm_lstm or mogrifier_lstm, whose rounds
+    are 5 unless given; variational_dropout keeps a sequence's mask."""
 
     group: ClassVar[str] = "rnn"
 
     kind: str = setting("lstm", Choice(RNN_KINDS))
     variational_dropout: bool = False
+    rounds: int | None = setting(None, Range(1, 100))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds is not None and self.kind != "mogrifier_lstm":
+            raise ConfigError(
+                f"rnn.rounds={self.rounds} is of rnn.kind=mogrifier_lstm, got rnn.kind={self.kind}"
+            )
 
 
 @dataclass

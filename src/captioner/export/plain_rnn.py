@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 
+from captioner.errors import ConfigError
 from captioner.models.language_model import State
+from captioner.models.lstm import LSTM
+from captioner.models.rnn import GRU, RNN
 
 CELLS: dict[str, Any] = {
     "LSTM": torch.lstm_cell,
@@ -20,10 +23,15 @@ CELLS: dict[str, Any] = {
 
 
 class PlainRnn(nn.Module):
-    """The layers of an `LSTM`, `GRU` or `RNN` of models/, one step at a time, on its weights."""
+    """The layers of an `LSTM`, `GRU` or `RNN` of models/, one step at a time, on its weights;
+    ConfigError for other recurrent layers."""
 
     def __init__(self, rnn: nn.RNNBase) -> None:
         super().__init__()
+        if not isinstance(rnn, LSTM | GRU | RNN):
+            raise ConfigError(
+                f"the model's rnn.kind is one that ONNX has no form of ({type(rnn).__name__})"
+            )
         self.kind, self.hidden_size = rnn.mode, rnn.hidden_size
         # Of the layers, which cannot be traced: weight_ih, weight_hh and the biases of each.
         self.layers = nn.ModuleList(nn.ParameterList(one) for one in rnn.all_weights)

@@ -19,6 +19,7 @@ from captioner.models.activation_regularisation import (
     ActivationRegularisation,
     with_gradient_of,
 )
+from captioner.models.cells import ROUNDS
 from captioner.models.lstm import LSTM
 from captioner.models.rnn import dropped_weights_hh, make_rnn
 from captioner.models.word_layers import (
@@ -52,7 +53,8 @@ class Before(TypedDict, total=False):
 class LanguageModel(nn.Module):
     """Embedding, recurrent layers and a linear layer to the vocabulary.
 
-    `kind` is lstm, gru or rnn_tanh; the state is (h, c), or (h,) where there is no cell.
+    `kind` is one of `rnn.RNN_KINDS`, `rounds` the mogrifier's; the state is (h, c), or (h,) where
+    there is no cell.
     `tie_embeddings` shares the embedding with the output layer; ValueError unless E = H. In
     training `regularisation` of the hidden states adds to the gradient of `loss`.
     """
@@ -69,6 +71,7 @@ class LanguageModel(nn.Module):
         tie_embeddings: bool = False,
         backend: str = "auto",
         kind: str = "lstm",
+        rounds: int = ROUNDS,
     ) -> None:
         super().__init__()
         check_tied(tie_embeddings, embedding_dim, hidden_size)
@@ -76,11 +79,12 @@ class LanguageModel(nn.Module):
         # Named lstm whatever its `kind`: checkpoints have its weights under that name.
         sizes = (embedding_dim, hidden_size, num_layers)
         between = dropout.layer if num_layers > 1 else 0.0
-        self.lstm = make_rnn(kind, *sizes, dropout=between, backend=backend)
+        self.lstm = make_rnn(kind, *sizes, dropout=between, backend=backend, rounds=rounds)
         self.output = nn.Linear(hidden_size, vocab_size)
         if tie_embeddings:
             self.output.weight = self.embedding.weight
         self.dropout, self.regularisation, self.backend = dropout, regularisation, backend
+        self.kind = kind
         self._table: tuple[list[Tensor], Tensor] | None = None  # weights, projections [V, 4H]
         self._word_projections: Tensor | None = None
 
@@ -316,12 +320,13 @@ def initialise(
     uniform, recurrent matrices orthogonal. "fan_in": weights from U(-1/sqrt(n), 1/sqrt(n)) with n
     inputs, embeddings from N(0, 1) unless the output layer shares them (PyTorch's own defaults), so
     that layers of any width give numbers of one size, and words as large ones as the image.
-    Biases are 0, the LSTM's forget gate's `forget_bias` (Jozefowicz et al. 2015; neon has 0).
+    Gains are 1, biases 0, an LSTM's forget gate's `forget_bias` (Jozefowicz et al. 2015; neon has
+    0).
     """
     tables = _embeddings_alone(model) if scheme == "fan_in" else set()
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
-            parameter.zero_()
+            parameter.fill_(1.0 if "gain_" in name else 0.0)
         elif parameter in tables:
             parameter.normal_()
         elif scheme == "fan_in":
@@ -335,7 +340,7 @@ def initialise(
         else:
             nn.init.xavier_uniform_(parameter)
     for module in model.modules():
-        if isinstance(module, LSTM):
+        if isinstance(module, nn.LSTM):
             for name, parameter in module.named_parameters():
                 if name.startswith("bias_ih"):
                     parameter.chunk(4)[1].fill_(forget_bias)

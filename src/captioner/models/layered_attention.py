@@ -82,7 +82,7 @@ class LayeredAttention(BaseCaptioner):
         if join == "lstm":
             backend = language_model.backend
             self.second = make_rnn(
-                rnn.mode.lower(), hidden + dim, hidden, 1, dropout=0.0, backend=backend
+                language_model.kind, hidden + dim, hidden, 1, dropout=0.0, backend=backend
             )
         else:
             self.context_projection = nn.Linear(dim + (hidden if join == "concat" else 0), hidden)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.models.cells import ROUNDS, LayerNormLSTM, MogrifierLSTM
 from captioner.models.lstm import LSTM
 from captioner.ops import dropout
 
@@ -63,23 +64,36 @@ class RNN(_Packed, nn.RNN):
     """torch.nn.RNN with tanh (Elman 1990) over packed rows."""
 
 
-RNN_KINDS = ("lstm", "gru", "rnn_tanh")
+RNN_KINDS = ("lstm", "gru", "rnn_tanh", "layer_norm_lstm", "mogrifier_lstm")
+Rnn = LSTM | GRU | RNN | LayerNormLSTM | MogrifierLSTM
 
 
 def make_rnn(
-    kind: str, input_size: int, hidden_size: int, num_layers: int, *, dropout: float, backend: str
-) -> LSTM | GRU | RNN:
-    """A recurrent network by its name, ValueError for an unknown one; `backend` is the LSTM's."""
+    kind: str,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    *,
+    dropout: float,
+    backend: str,
+    rounds: int = ROUNDS,
+) -> Rnn:
+    """A recurrent network by its name, ValueError for an unknown one; `backend` is the LSTM's,
+    `rounds` the mogrifier's."""
     if kind == "lstm":
         return LSTM(input_size, hidden_size, num_layers, dropout=dropout, backend=backend)
     if kind == "gru":
         return GRU(input_size, hidden_size, num_layers, dropout=dropout)
     if kind == "rnn_tanh":
         return RNN(input_size, hidden_size, num_layers, dropout=dropout)
+    if kind == "layer_norm_lstm":
+        return LayerNormLSTM(input_size, hidden_size, num_layers, dropout=dropout)
+    if kind == "mogrifier_lstm":
+        return MogrifierLSTM(input_size, hidden_size, num_layers, dropout=dropout, rounds=rounds)
     raise ValueError(f"kind must be one of {', '.join(RNN_KINDS)}, got {kind!r}")
 
 
-def dropped_weights_hh(rnn: LSTM | GRU | RNN, rate: float) -> list[Tensor] | None:
+def dropped_weights_hh(rnn: Rnn, rate: float) -> list[Tensor] | None:
     """The recurrent weights of each layer with dropout (DropConnect; Merity et al. 2017), drawn
     once for all steps that are computed with them; None in evaluation or at a rate of 0."""
     if not rnn.training or rate == 0:

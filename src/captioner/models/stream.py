@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from captioner.errors import CheckpointError
 from captioner.models.language_model import LanguageModel
-from captioner.models.lstm import LSTM
 
 
 class StreamModel(nn.Module):
@@ -78,7 +77,7 @@ class StreamModel(nn.Module):
         device, layers = self.language_model.embedding.weight.device, self.language_model.lstm
         streams = state[0].shape[1] if state and state[0].dim() == 3 else 0
         expected = [(layers.num_layers, streams, layers.hidden_size)]
-        expected *= 2 if isinstance(layers, LSTM) else 1
+        expected *= 2 if layers.mode == "LSTM" else 1  # h and c
         if state and [tuple(h.shape) for h in state] != expected:
             found = [list(h.shape) for h in state]
             raise ValueError(f"a carried state {found}, expected {[list(one) for one in expected]}")
