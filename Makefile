@@ -93,9 +93,9 @@ test-sanitized: $(SANITIZED) ## Run the tests of csrc/ under AddressSanitizer an
 	CAPTIONER_EXTENSION=$(SANITIZED) CAPTIONER_SCORING=$(SANITIZED_SCORING) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
 	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	    $(BIN)/python -m pytest -p no:cacheprovider -n auto --maxprocesses=4 --dist loadfile \
-	    -k "fused or ragged or row or linear or scores or library" tests/evaluation/test_compiled.py tests/models/test_lstm.py tests/ops/test_lstm_packed.py \
+	    -k "fused or ragged or row or linear or scores or library or gru" tests/evaluation/test_compiled.py tests/models/test_lstm.py tests/ops/test_lstm_packed.py \
 	    tests/ops/test_fused_cpu.py tests/ops/test_lstm_step.py tests/ops/test_linear_cross_entropy.py \
-	    tests/ops/test_additive_scores.py
+	    tests/ops/test_additive_scores.py tests/ops/test_gru_packed.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 -m sanitized tests/ops
 
 lint: $(INSTALLED) ## Check style, types and formatting; change nothing

@@ -4,6 +4,7 @@
 #include <sstream>
 #include <string>
 
+#include "gru.h"
 #include "lstm.h"
 #include "tensors.h"
 
@@ -145,6 +146,54 @@ void check_biases(const LstmShape& shape, const Tensor& input, const Tensor& bia
   expect_shape("bias_hh", "[4H]", bias_hh, {4 * shape.hidden_size});
   expect_like("bias_ih", bias_ih, input);
   expect_like("bias_hh", bias_hh, input);
+}
+
+LstmShape gru_shape(const Tensor& input, const Tensor& batch_sizes, const Tensor& hx,
+                    const Tensor& weight_ih, const Tensor& weight_hh,
+                    const std::optional<Tensor>& input_rows) {
+  STD_TORCH_CHECK(input.dim() == 2, "input must be [U, E], got ", text(shape_of(input)));
+  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) == 3 * weight_hh.size(1),
+                  "weight_hh must be [3H, H], got ", text(shape_of(weight_hh)));
+  LstmShape shape{};
+  shape.input_rows = input.size(0);
+  shape.input_size = input.size(1);
+  shape.hidden_size = weight_hh.size(1);
+  shape.tokens = input_rows ? input_rows->numel() : shape.input_rows;
+  read_batch_sizes(batch_sizes, shape);
+  STD_TORCH_CHECK(shape.offsets.back() == shape.tokens,
+                  "batch_sizes must sum to N = ", shape.tokens, ", got ", shape.offsets.back());
+  expect_shape("hx", "[B, H]", hx, {shape.batch, shape.hidden_size});
+  expect_shape("weight_ih", "[3H, E]", weight_ih, {3 * shape.hidden_size, shape.input_size});
+  expect_like("hx", hx, input);
+  expect_like("weight_ih", weight_ih, input);
+  expect_like("weight_hh", weight_hh, input);
+  if (input_rows) {
+    expect_shape("input_rows", "[N]", *input_rows, {shape.tokens});
+    STD_TORCH_CHECK(input_rows->scalar_type() == torch::headeronly::ScalarType::Long,
+                    "input_rows must be of int64");
+  }
+  return shape;
+}
+
+void check_gru_biases(const LstmShape& shape, const Tensor& input, const Tensor& bias_ih,
+                      const Tensor& bias_hh) {
+  expect_shape("bias_ih", "[3H]", bias_ih, {3 * shape.hidden_size});
+  expect_shape("bias_hh", "[3H]", bias_hh, {3 * shape.hidden_size});
+  expect_like("bias_ih", bias_ih, input);
+  expect_like("bias_hh", bias_hh, input);
+}
+
+void check_gru_saved(const LstmShape& shape, const Tensor& input, const Tensor& grad_output,
+                     const Tensor& grad_hy, const Tensor& output, const Tensor& workspace) {
+  const std::vector<int64_t> packed{shape.tokens, shape.hidden_size};
+  expect_shape("grad_output", "[N, H]", grad_output, packed);
+  expect_shape("grad_hy", "[B, H]", grad_hy, {shape.batch, shape.hidden_size});
+  expect_shape("output", "[N, H]", output, packed);
+  expect_shape("workspace", "[N, 4H]", workspace, {shape.tokens, 4 * shape.hidden_size});
+  expect_like("grad_output", grad_output, input);
+  expect_like("grad_hy", grad_hy, input);
+  expect_like("output", output, input);
+  expect_like("workspace", workspace, input);
 }
 
 LstmShape step_shape(const Tensor& projection, const Tensor& rows, const Tensor& hx,

@@ -15,6 +15,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(captioner, library) {
       "bool capacity=False, int algorithm=0) "
       "-> (Tensor grad_input, Tensor grad_hx, Tensor grad_cx, Tensor grad_weight_ih, "
       "Tensor grad_weight_hh, Tensor grad_bias)");
+  library.def(
+      "gru_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor weight_ih, Tensor weight_hh, "
+      "Tensor bias_ih, Tensor bias_hh, Tensor? input_rows=None) "
+      "-> (Tensor output, Tensor hy, Tensor workspace)");
+  library.def(
+      "gru_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor input, Tensor batch_sizes, "
+      "Tensor hx, Tensor weight_ih, Tensor weight_hh, Tensor output, Tensor workspace, "
+      "Tensor? input_rows=None, bool wants_hx=True) "
+      "-> (Tensor grad_input, Tensor grad_hx, Tensor grad_weight_ih, Tensor grad_weight_hh, "
+      "Tensor grad_bias_ih, Tensor grad_bias_hh)");
   library.def("lstm_algorithm_fits(Tensor weight_hh, int batch, int algorithm) -> bool");
   library.def(
       "lstm_step(Tensor projection, Tensor rows, Tensor hx, Tensor cx, Tensor weight_hh) "

@@ -14,14 +14,14 @@ CAPTIONER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 CAPTIONER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // acc[r][v] += sum over k of a[r * row_stride + k * depth_stride] * panel[k][v][:], the innermost
-// loop of everything; `panel` is [depth, kVectors, width].
-template <typename T, int Rows>
-CAPTIONER_INLINE void gemm_block(Vector<T> (&acc)[Rows][kVectors], const T* a, int64_t row_stride,
+// loop of everything; `panel` is [depth, Vectors, width].
+template <typename T, int Rows, int64_t Vectors>
+CAPTIONER_INLINE void gemm_block(Vector<T> (&acc)[Rows][Vectors], const T* a, int64_t row_stride,
                                  int64_t depth_stride, const T* panel, int64_t depth) {
-  for (int64_t k = 0; k < depth; ++k, a += depth_stride, panel += kPanel<T>) {
+  for (int64_t k = 0; k < depth; ++k, a += depth_stride, panel += Vectors * kWidth<T>) {
     T factors[Rows];
     for (int r = 0; r < Rows; ++r) factors[r] = a[r * row_stride];
-    for (int v = 0; v < kVectors; ++v) {
+    for (int64_t v = 0; v < Vectors; ++v) {
       const Vector<T> weights = load(panel + v * kWidth<T>);
       for (int r = 0; r < Rows; ++r) acc[r][v] += factors[r] * weights;
     }

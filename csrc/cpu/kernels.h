@@ -7,6 +7,7 @@
 
 #include "additive_scores.h"
 #include "cross_entropy.h"
+#include "gru.h"
 #include "recurrence.h"
 
 namespace captioner::cpu {
@@ -26,6 +27,14 @@ struct Gemm {
   int64_t columns;  // n
 };
 
+// How weight_hh is packed for a forward pass.
+template <typename T>
+struct GatePacking {
+  int64_t (*size)(int64_t hidden_size);
+  void (*pack)(const T* weight_hh, int64_t hidden_size, T* packed, int64_t first_panel,
+               int64_t last_panel);
+};
+
 // The functions compiled for one instruction set. A packed matrix consists of panels, which may be
 // packed in any order; the sizes are numbers of values.
 template <typename T>
@@ -38,12 +47,14 @@ struct Kernels {
   void (*gemm)(const Gemm<T>& gemm, int64_t first_row, int64_t last_row);
 
   int64_t (*gate_panels)(int64_t hidden_size);
-  int64_t (*gates_size)(int64_t hidden_size);
-  void (*pack_gates)(const T* weight_hh, int64_t hidden_size, T* packed, int64_t first_panel,
-                     int64_t last_panel);
+  GatePacking<T> lstm_gates;
   void (*forward)(const ForwardParams<T>& params, int64_t first, int64_t last);
   // Adds this range's share of the gradient of a bias to grad_bias [4H].
   void (*backward)(const BackwardParams<T>& params, int64_t first, int64_t last, T* grad_bias);
+
+  GatePacking<T> gru_gates;
+  void (*gru_forward)(const GruForwardParams<T>& params, int64_t first, int64_t last);
+  void (*gru_backward)(const GruBackwardParams<T>& params, int64_t first, int64_t last);
 
   int64_t panel_width;  // columns of the vocabulary that lie together in a LossParams
   int64_t loss_rows;    // tokens whose logits are computed before any of them is looked at

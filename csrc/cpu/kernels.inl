@@ -28,6 +28,7 @@ namespace captioner::cpu::CAPTIONER_ISA {
 // clang-format off: the others stand on the first
 #include "gemm.inl"
 #include "recurrence.inl"
+#include "gru.inl"
 #include "cross_entropy.inl"
 #include "additive_scores.inl"
 // clang-format on
@@ -40,10 +41,12 @@ const Kernels<T>& functions() {
                               pack<T>,
                               gemm_rows<T>,
                               gate_panels<T>,
-                              gates_size<T>,
-                              pack_gates<T>,
+                              {gates_size<T, kVectors>, pack_gates<T, kVectors>},
                               forward<T>,
                               backward<T>,
+                              {gates_size<T, kGruGates>, pack_gates<T, kGruGates>},
+                              gru_forward<T>,
+                              gru_backward<T>,
                               kPanel<T>,
                               kLossRows,
                               loss<T>,

@@ -15,15 +15,12 @@
 #include "kernels.h"
 #include "models.h"
 #include "ranges.h"
+#include "sequences.h"
 
 namespace captioner::cpu {
 namespace {
 
 using torch::stable::parallel_for;
-
-Steps steps_of(const LstmShape& shape) {
-  return {shape.steps, shape.hidden_size, shape.batch_sizes.data(), shape.offsets.data()};
-}
 
 // The parts of a workspace: gates [N, 4H] and cells [N, H].
 Tensor gates_of(const Tensor& workspace, const LstmShape& shape) {
@@ -34,43 +31,6 @@ Tensor gates_of(const Tensor& workspace, const LstmShape& shape) {
 Tensor cells_of(const Tensor& workspace, const LstmShape& shape) {
   const int64_t gates = 4 * shape.tokens * shape.hidden_size;
   return rows(workspace, gates, shape.tokens * shape.hidden_size);
-}
-
-const int64_t* checked_rows(const std::optional<Tensor>& input_rows, const LstmShape& shape) {
-  if (!input_rows) return nullptr;
-  const auto* rows = values<const int64_t>(*input_rows);
-  for (int64_t n = 0; n < shape.tokens; ++n) {
-    STD_TORCH_CHECK(rows[n] >= 0 && rows[n] < shape.input_rows, "input_rows must be from 0 to ",
-                    shape.input_rows - 1, ", got ", rows[n], " for token ", n);
-  }
-  return rows;
-}
-
-template <typename T>
-Tensor packed_gates(const Tensor& weight_hh) {
-  const int64_t hidden = weight_hh.size(1);
-  Tensor to = empty(weight_hh, {kernels<T>().gates_size(hidden)});
-  parallel_for(0, kernels<T>().gate_panels(hidden), 1, [&](int64_t first, int64_t last) {
-    kernels<T>().pack_gates(values<const T>(weight_hh), hidden, values<T>(to), first, last);
-  });
-  return to;
-}
-
-// hx, or nullptr if all of it is 0: sequences mostly begin without a state, and then the first step
-// needs no GEMM with weight_hh.
-template <typename T>
-const T* unless_zero(const Tensor& hx) {
-  const T* begin = values<const T>(hx);
-  const bool zero = std::all_of(begin, begin + hx.numel(), [](T value) { return value == T(0); });
-  return zero ? nullptr : begin;
-}
-
-// Calls run(k, first, last) for every range of sequences, each on a thread.
-template <typename Run>
-void for_each_range(const std::vector<int64_t>& bounds, const Run& run) {
-  parallel_for(0, static_cast<int64_t>(bounds.size()) - 1, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) run(k, bounds[k], bounds[k + 1]);
-  });
 }
 
 // Memory of this type for a result: the result's own where that is its type.
@@ -117,7 +77,7 @@ void forward(const LstmShape& shape, ForwardTensors& x, const int64_t* input_row
   const Tensor h0 = dense(x.hx, state), c0 = dense(x.cx, state);
   const T* h_first = unless_zero<T>(h0);
   Tensor weight, recurrent;
-  if (!single) weight = packed_gates<T>(dense(x.weight_hh, state));
+  if (!single) weight = packed_gates<T>(dense(x.weight_hh, state), kernels<T>().lstm_gates);
   if (single && h_first) recurrent = dense(gemm(x.hx, transposed(x.weight_hh)), state);
 
   Tensor bias = copied(x.bias_ih, state);
@@ -143,25 +103,6 @@ void forward(const LstmShape& shape, ForwardTensors& x, const int64_t* input_row
   finish(x.output, output);
   finish(x.hy, hy);
   finish(x.cy, cy);
-}
-
-// The rows of `grad_gates` [N, 4H] added up for each row of input, [U, 4H]. Each thread has some
-// columns of all rows, so the order of the sum does not depend on the number of threads.
-template <typename T>
-Tensor sum_by_input_row(const Tensor& grad_gates, const LstmShape& shape,
-                        const int64_t* input_rows) {
-  const int64_t columns = 4 * shape.hidden_size;
-  Tensor sums = torch::stable::new_zeros(grad_gates, {shape.input_rows, columns});
-  const int64_t block = 64, blocks = (columns + block - 1) / block;
-  parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * block, last = std::min(end * block, columns);
-    for (int64_t n = 0; n < shape.tokens; ++n) {
-      const T* from = values<const T>(grad_gates) + n * columns;
-      T* to = values<T>(sums) + input_rows[n] * columns;
-      for (int64_t k = first; k < last; ++k) to[k] += from[k];
-    }
-  });
-  return sums;
 }
 
 // The arguments and the results of a model, or with a leading K of all.

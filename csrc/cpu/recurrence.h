@@ -22,7 +22,7 @@ struct ForwardParams {
   const T* input_projection;  // [U, 4H] input times weight_ih; may be `gates`
   const int64_t* input_rows;  // [N] the row of input_projection that a token reads; nullptr: n
   const T* bias;              // [4H] both biases, added; nullptr: input_projection includes them
-  const T* weight;            // weight_hh, packed by pack_gates; nullptr for a single step, with
+  const T* weight;            // weight_hh, packed; nullptr for a single step, with
   const T* recurrent_projection;  // [B, 4H] hx times weight_hh, or nullptr if it is 0
   const T* hx;                    // [B, H], nullptr: 0
   const T* cx;                    // [B, H]

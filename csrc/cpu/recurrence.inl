@@ -9,29 +9,29 @@ CAPTIONER_INLINE auto row_before(const Params& params, int64_t step, int64_t bef
 
 // ---- forward ----------------------------------------------------------------------------------
 
-// A panel has the weights of `kWidth` units: [H, 4 gates, width], so that the accumulators of a
-// unit's four gates are four registers and its cell is computed before any of them is stored.
+// A panel has the weights of `kWidth` units: [H, Gates, width], so that the accumulators of a
+// unit's gates are as many registers and its cell is computed before any of them is stored.
 template <typename T>
 int64_t gate_panels(int64_t hidden_size) {
   return ceil_div(hidden_size, kWidth<T>);
 }
 
-template <typename T>
+template <typename T, int64_t Gates>
 int64_t gates_size(int64_t hidden_size) {
-  return gate_panels<T>(hidden_size) * hidden_size * kPanel<T>;
+  return gate_panels<T>(hidden_size) * hidden_size * Gates * kWidth<T>;
 }
 
-template <typename T>
+template <typename T, int64_t Gates>
 void pack_gates(const T* weight_hh, int64_t hidden_size, T* packed, int64_t first_panel,
                 int64_t last_panel) {
   constexpr int64_t width = kWidth<T>;
   for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-    T* to = packed + panel * hidden_size * kPanel<T>;
+    T* to = packed + panel * hidden_size * Gates * width;
     const int64_t units = least(width, hidden_size - panel * width);
-    for (int64_t gate = 0; gate < kVectors; ++gate) {
+    for (int64_t gate = 0; gate < Gates; ++gate) {
       const T* from = weight_hh + (gate * hidden_size + panel * width) * hidden_size;
       for (int64_t k = 0; k < hidden_size; ++k) {
-        T* values = to + (k * kVectors + gate) * width;
+        T* values = to + (k * Gates + gate) * width;
         for (int64_t u = 0; u < units; ++u) values[u] = from[u * hidden_size + k];
         for (int64_t u = units; u < width; ++u) values[u] = T(0);
       }

@@ -144,7 +144,7 @@ def test_types_stay_near_float64(dtype: torch.dtype, shared: bool) -> None:
 Compare = Callable[[str], "subprocess.CompletedProcess[str]"]
 COMPARE = """
 import torch
-from captioner.ops import additive_scores, linear_cross_entropy, lstm_packed
+from captioner.ops import additive_scores, gru_packed, linear_cross_entropy, lstm_packed
 
 def run(operator, shapes, dtype):
     torch.manual_seed(0)
@@ -164,6 +164,10 @@ def lstm(x, *rest):
     *rest, backend = rest
     return lstm_packed(x, batch_sizes, *rest, backend=backend)
 
+def gru(x, *rest):
+    *rest, backend = rest
+    return gru_packed(x, batch_sizes, *rest, backend=backend)
+
 def loss(*tensors):
     *tensors, backend = tensors
     given = {"label_smoothing": 0.1, "backend": backend}
@@ -179,6 +183,8 @@ for threads in (1, 3):
             n, b, gates, batch_sizes = sum(sizes), sizes[0], 4 * hidden, torch.tensor(sizes)
             state, biases = [(b, hidden)] * 2, [(gates,)] * 2
             compare(lstm, [(n, size), *state, (gates, size), (gates, hidden), *biases])
+            gates, biases = 3 * hidden, [(3 * hidden,)] * 2
+            compare(gru, [(n, size), state[0], (gates, size), (gates, hidden), *biases])
     targets = torch.randint(301, (211,))
     compare(loss, [(211, 37), (301, 37), (301,)])
     for n, regions, units in ((31, 10, 37), (150, 9, 40), (4, 1, 70)):

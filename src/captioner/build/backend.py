@@ -19,12 +19,16 @@ Validate = Callable[[int], dict[str, Any]]
 
 
 def name_backend(kind: str, requested: str, device: torch.device) -> None:
-    """Log who computes the LSTM, before any data is read; "auto" itself says it, and why."""
-    if kind != "lstm":
+    """Log who computes the recurrent layers, before any data is read; "auto" itself says it of the
+    LSTM, and why."""
+    if kind not in ("lstm", "gru"):
         log.info("%s on %s: PyTorch's own operators", kind, device.type)
         return
     chosen = choose_backend(requested, device.type)
-    if requested != "auto":
+    if kind == "gru":
+        fused = chosen == "fused" and device.type == "cpu"
+        log.info("GRU on %s: %s", device.type, "fused" if fused else "torch's own")
+    elif requested != "auto":
         log.info("LSTM backend on %s: %s", device.type, chosen)
 
 

@@ -4,6 +4,7 @@ Shapes: B sequences, T longest length, N packed tokens, U rows of input, E input
 size, L layers.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,13 +14,24 @@ from torch import Tensor, nn
 
 from captioner.models.cells import ROUNDS, LayerNormLSTM, MogrifierLSTM
 from captioner.models.lstm import LSTM
-from captioner.ops import dropout
+from captioner.ops import dropout, gru_packed
 
 Between = Callable[[Tensor], Tensor]
 
 
 class _Packed(nn.RNNBase):
-    """What torch's GRU and RNN share: all layers over packed rows, one call of ATen a layer."""
+    """What the GRU and the vanilla RNN share: all layers over packed rows."""
+
+    @abstractmethod
+    def layer(
+        self,
+        rows: Tensor,  # [U, E]
+        batch_sizes: Tensor,  # [T] int64 on the CPU
+        hx: Tensor,  # [B, H]
+        weights: list[Tensor],  # weight_ih, weight_hh, bias_ih, bias_hh
+        input_rows: Tensor | None,  # [N] int64
+    ) -> tuple[Tensor, Tensor]:
+        """Output [N, H] and hy [B, H] of one layer."""
 
     def forward_packed(
         self,
@@ -38,30 +50,58 @@ class _Packed(nn.RNNBase):
         """
         if capacity:
             raise ValueError(f"capacity needs an LSTM, this is {type(self).__name__}")
-        rows = data if input_rows is None else data[input_rows]
-        batch = int(batch_sizes[0])
+        rows, batch = data, int(batch_sizes[0])
         hx = rows.new_zeros(self.num_layers, batch, self.hidden_size) if state is None else state[0]
-        train = torch.is_grad_enabled()  # cuDNN has no backward for what ran in inference mode
-        call = torch._VF.gru if isinstance(self, nn.GRU) else torch._VF.rnn_tanh
         last = []
         for k in range(self.num_layers):
-            own = hx[k : k + 1].to(rows.dtype)
-            weights: Any = [*self.all_weights[k]]
+            weights: list[Tensor] = [*self.all_weights[k]]
             if weights_hh is not None:
                 weights[1] = weights_hh[k]
-            rows, hy = call(rows, batch_sizes, own, weights, True, 1, 0.0, train, False)
+            rows, hy = self.layer(rows, batch_sizes, hx[k], weights, None if k else input_rows)
             last.append(hy)
             if k < self.num_layers - 1:
                 rows = between(rows) if between else F.dropout(rows, self.dropout, self.training)
-        return rows, (torch.cat(last),)
+        return rows, (torch.stack(last),)
 
 
 class GRU(_Packed, nn.GRU):
-    """torch.nn.GRU (Cho et al. 2014; its reset gate acts on the product) over packed rows."""
+    """torch.nn.GRU (Cho et al. 2014; its reset gate acts on the product) over `ops.gru_packed`."""
+
+    def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.backend = backend
+
+    def layer(
+        self,
+        rows: Tensor,
+        batch_sizes: Tensor,
+        hx: Tensor,
+        weights: list[Tensor],
+        input_rows: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `_Packed`."""
+        return gru_packed(
+            rows, batch_sizes, hx, *weights, input_rows=input_rows, backend=self.backend
+        )
 
 
 class RNN(_Packed, nn.RNN):
-    """torch.nn.RNN with tanh (Elman 1990) over packed rows."""
+    """torch.nn.RNN with tanh (Elman 1990) over packed rows, one call of ATen a layer."""
+
+    def layer(
+        self,
+        rows: Tensor,
+        batch_sizes: Tensor,
+        hx: Tensor,
+        weights: list[Tensor],
+        input_rows: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `_Packed`."""
+        rows = rows if input_rows is None else rows[input_rows]
+        train = torch.is_grad_enabled()  # cuDNN has no backward for what ran in inference mode
+        own = hx[None].to(rows.dtype)
+        output, hy = torch._VF.rnn_tanh(rows, batch_sizes, own, weights, True, 1, 0.0, train, False)
+        return output, hy[0]
 
 
 RNN_KINDS = ("lstm", "gru", "rnn_tanh", "layer_norm_lstm", "mogrifier_lstm")
@@ -78,12 +118,12 @@ def make_rnn(
     backend: str,
     rounds: int = ROUNDS,
 ) -> Rnn:
-    """A recurrent network by its name, ValueError for an unknown one; `backend` is the LSTM's,
-    `rounds` the mogrifier's."""
+    """A recurrent network by its name, ValueError for an unknown one; `backend` is the LSTM's and
+    the GRU's, `rounds` the mogrifier's."""
     if kind == "lstm":
         return LSTM(input_size, hidden_size, num_layers, dropout=dropout, backend=backend)
     if kind == "gru":
-        return GRU(input_size, hidden_size, num_layers, dropout=dropout)
+        return GRU(input_size, hidden_size, num_layers, dropout=dropout, backend=backend)
     if kind == "rnn_tanh":
         return RNN(input_size, hidden_size, num_layers, dropout=dropout)
     if kind == "layer_norm_lstm":
