@@ -122,7 +122,7 @@ def test_every_import_is_declared() -> None:
     assert {"torch", "numpy"} <= foreign
     declared = {
         re.split(r"[<>=\[]", one)[0]
-        for key in ("dependencies", "timm", "plots", "meteor", "onnx", "page", "sweeps")
+        for key in ("dependencies", "timm", "plots", "meteor", "onnx", "page", "sweeps", "bpe")
         for one in array(key)
     }
     needed = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in foreign}

@@ -231,6 +231,10 @@ def test_experiments_carry_the_published_settings() -> None:
             ["model=adaptive_attention needs rnn.kind=lstm, got gru"],
         ),
         (
+            ["experiment=code_char", "vocabulary.size=500"],
+            ["vocabulary.size=500 is of texts with data.unit=bpe alone"],
+        ),
+        (
             ["rnn.kind=layer_norm_lstm", "rnn.rounds=5"],
             ["rnn.rounds=5 is of rnn.kind=mogrifier_lstm, got rnn.kind=layer_norm_lstm"],
         ),

@@ -67,7 +67,7 @@ def test_every_token_is_scored_in_order_after_all_of_its_document(
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("unit", ["character", "byte", "word"])
+@pytest.mark.parametrize("unit", ["character", "byte", "word", "bpe"])
 def test_figures_and_what_they_are_averaged_over(model: LanguageModel, unit: str) -> None:
     tokens = tokens_of(True)
     stream = TokenStream(tokens, documents=5, characters=120, bytes=150, unknown=2)
@@ -79,9 +79,9 @@ def test_figures_and_what_they_are_averaged_over(model: LanguageModel, unit: str
     mean, bits = sum(losses) / 199, sum(losses) / math.log(2)
     expected = {"loss": mean, "perplexity": math.exp(mean), "bits_per_byte": bits / 150}
     if unit != "word":
-        expected["bits_per_character"] = bits / {"character": 199, "byte": 120}[unit]
+        expected["bits_per_character"] = bits / {"character": 199, "byte": 120, "bpe": 120}[unit]
     assert figures == pytest.approx(expected, rel=1e-5)
-    what = {"word": "words and ends of lines"}.get(unit, f"{unit}s")
+    what = {"word": "words and ends of lines", "bpe": "byte pairs"}.get(unit, f"{unit}s")
     score = TextScore(stream, unit=unit, bos=BOS)
     assert score.averaged_over() == f"195 {what} and 4 ends of documents, 2 unknown"
     for part in stream_losses(model, tokens, bos=BOS, window=64):

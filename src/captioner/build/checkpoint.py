@@ -22,7 +22,7 @@ from captioner.build.components import (
 )
 from captioner.build.memory import require_memory_for_captions
 from captioner.build.models import build_captioner, build_language_model
-from captioner.data.text.codec import TextCodec
+from captioner.data.text.codec import TextCodec, unit_name
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError, ConfigError, DataError
 from captioner.evaluation.cider import DocumentFrequencies
@@ -107,7 +107,7 @@ class TrainedLanguageModel:
     def describe(self) -> list[str]:
         """The sizes of its vocabulary and of itself and its score, in a few words each."""
         size = sum(parameter.numel() for parameter in self.model.parameters())
-        unit = self.codec.unit
+        unit = unit_name(self.codec.unit)
         return [
             f"{len(self.vocabulary):,} {unit}s",
             f"{size / 1e6:.1f} million weights",

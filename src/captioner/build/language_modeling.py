@@ -45,7 +45,11 @@ class TextTask:
                 f"for {world.size} processes: each reads one or more"
             )
         with world.main_first():  # what is downloaded and encoded is there for the others
-            self.corpus = load_text(config.data, min_count=config.vocabulary.min_count)
+            self.corpus = load_text(
+                config.data,
+                min_count=config.vocabulary.min_count,
+                size=config.vocabulary.size,
+            )
         self.vocabulary = self.corpus.codec.vocabulary
         self.streams = len(streams)
         windows = TextWindows(
@@ -102,6 +106,7 @@ def load_text(
     config: schema.TextData,
     *,
     min_count: int,
+    size: int | None = None,
     vocabulary: Vocabulary | None = None,
     whole: bool = False,
 ) -> TextCorpus:
@@ -132,6 +137,7 @@ def load_text(
         name=name,
         unit=config.unit,
         min_count=min_count,
+        size=size,
         cache_dir=config.cache_dir,
         vocabulary=vocabulary,
     )

@@ -17,6 +17,7 @@ from captioner.build.components import pick_device
 from captioner.build.language_modeling import load_text
 from captioner.commands.scoring import checkpoint_card
 from captioner.commands.trained import data_of
+from captioner.data.text.codec import unit_name
 from captioner.data.text.corpus import TextCorpus
 from captioner.errors import ConfigError
 from captioner.evaluation.metric import Metric, intervals
@@ -96,8 +97,9 @@ def _members(given: Sequence[Path], device: torch.device) -> list[TrainedLanguag
         unit = member.codec.unit
         if (unit, member.vocabulary.to_json()) != (first.codec.unit, first.vocabulary.to_json()):
             raise ConfigError(
-                f"{path} has another vocabulary ({len(member.vocabulary)} {unit}s) than {given[0]} "
-                f"({len(first.vocabulary)} {first.codec.unit}s): an ensemble needs one and the same"
+                f"{path} has another vocabulary ({len(member.vocabulary)} {unit_name(unit)}s) than {given[0]} "
+                f"({len(first.vocabulary)} {unit_name(first.codec.unit)}s): an ensemble needs one "
+                "and the same"
             )
     return members
 

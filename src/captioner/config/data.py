@@ -21,7 +21,7 @@ from captioner.errors import ConfigError
 SPLITS = ("train", "dev", "test")
 LAYOUTS = ("auto", "official", "kaggle", "karpathy")
 TEXT_SOURCES = ("path", "python", "tiny_shakespeare")
-UNITS = ("character", "byte", "word")
+UNITS = ("character", "byte", "word", "bpe")
 RARE = ("unk", "drop")
 
 
@@ -133,10 +133,13 @@ KINDS = (ScenesData, Flickr8kData, KarpathyData, CocoData, FolderData, TextData)
 
 @dataclass
 class VocabularyConfig(Checked):
-    """Which words are kept and how long a training caption may be (in words)."""
+    """Which words are kept and how long a training caption may be (in words); of data.unit=bpe how
+    many tokens there are at most, its 256 bytes among them (null: 4096).
+    """
 
     group: ClassVar[str] = "vocabulary"
 
     min_count: int = setting(5, COUNT)
     rare: str = setting("unk", Choice(RARE))
     max_length: int = setting(50, COUNT)
+    size: int | None = setting(None, Range(257, 10**6))

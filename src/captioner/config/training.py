@@ -363,6 +363,11 @@ class TrainConfig(RunConfig):
                         f"{group}.{key} is a setting of texts alone: with data.kind="
                         f"{self.data.kind} it must be {type(value)()}, got {value}"
                     )
+        pairs = isinstance(self.data, TextData) and self.data.unit == "bpe"
+        if self.vocabulary.size is not None and not pairs:
+            raise ConfigError(
+                f"vocabulary.size={self.vocabulary.size} is of texts with data.unit=bpe alone"
+            )
         if text and self.trainer.best_metric not in TEXT_METRICS:
             raise ConfigError(
                 f"trainer.best_metric must be one of {', '.join(TEXT_METRICS)} for text, got "

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner.data.text.codec import TextCodec
+from captioner.data.text.codec import OF_BYTES, TextCodec
 from captioner.generation import Constraints, SamplingParams, sample
 from captioner.models.language_model import LanguageModel
 
@@ -41,7 +41,7 @@ class GrowingText:
     def add(self, token: int) -> str:
         """Append a token; what can be shown of the text that was not yet."""
         piece = "".join(self.codec.pieces([token]))
-        if self.codec.unit == "byte":
+        if self.codec.unit in OF_BYTES:
             piece = self._bytes.decode(piece.encode("latin-1"))
         before = len(self.text)
         self.text += piece

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captioner.data.text.codec import OF_BYTES, unit_name
 from captioner.data.text.corpus import TokenStream
 from captioner.data.text.windows import window_batch
 from captioner.models.language_model import LanguageModel
@@ -84,7 +85,7 @@ class TextScore:
 
     `loss` in nats a token, `perplexity` its exponential, `bits_per_byte` of the text in UTF-8, by
     which models of different units can be compared (words: of a text in which rare words are
-    `<unk>`); characters and bytes: `bits_per_character`. A document's end counts as a token.
+    `<unk>`); of every other unit also `bits_per_character`. A document's end counts as a token.
     """
 
     def __init__(self, stream: TokenStream, *, unit: str, bos: int) -> None:
@@ -107,7 +108,7 @@ class TextScore:
         figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if self.unit == "character":
             figures["bits_per_character"] = loss / math.log(2)
-        if self.unit == "byte":
+        if self.unit in OF_BYTES:
             figures["bits_per_character"] = self._total / math.log(2) / self.stream.characters
         figures["bits_per_byte"] = self._total / math.log(2) / self.stream.bytes
         return figures
@@ -120,7 +121,7 @@ class TextScore:
         """What the figures are means over, for the protocol."""
         ends = self.stream.documents - 1
         tokens = len(self.stream.tokens) - 1 - ends
-        unit = "words and ends of lines" if self.unit == "word" else f"{self.unit}s"
+        unit = "words and ends of lines" if self.unit == "word" else f"{unit_name(self.unit)}s"
         return f"{tokens} {unit} and {ends} ends of documents, {self.stream.unknown} unknown"
 
 

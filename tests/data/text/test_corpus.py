@@ -60,7 +60,7 @@ def test_words_end_their_lines_and_rare_ones_are_unknown(tmp_path: Path) -> None
     assert sum(counts.values()) == len(tokens) - 1
 
 
-@pytest.mark.parametrize("unit", ["character", "byte", "word"])
+@pytest.mark.parametrize("unit", ["character", "byte", "word", "bpe"])
 def test_counts_are_those_of_the_predicted_tokens(tmp_path: Path, unit: str) -> None:
     corpus = encode(tmp_path, unit, TEXT, "the\nend", "of\n")
     tokens = corpus.split("train").tokens[1:]

@@ -1,4 +1,4 @@
-"""Text to token ids and back: by characters, by bytes, or by words.
+"""Text to token ids and back: by characters, by bytes, by byte pairs, or by words.
 
 A stream begins every document with `<bos>`, which therefore also follows its last token. Words are
 separated by spaces, and `<eos>` ends every line.
@@ -10,22 +10,34 @@ from itertools import chain
 
 import numpy as np
 
+from captioner.data.text.bpe import BYTES, BytePairs, learn_pairs
 from captioner.data.text.files import Document
 from captioner.data.vocabulary import SPECIAL, Vocabulary
 from captioner.errors import DataError
 
-UNITS = ("character", "byte", "word")
+UNITS = ("character", "byte", "word", "bpe")
+OF_BYTES = ("byte", "bpe")  # whose tokens are bytes, as text in latin-1
+PAIRS = 4096  # tokens of bpe, unless their number is given
 _SHOWN = 5  # unknown tokens that a message lists
 
 
-def build_vocabulary(documents: Sequence[Document], *, unit: str, min_count: int) -> Vocabulary:
+def unit_name(unit: str) -> str:
+    """What a token of this unit is called."""
+    return {"bpe": "byte pair"}.get(unit, unit)
+
+
+def build_vocabulary(
+    documents: Sequence[Document], *, unit: str, min_count: int, size: int | None = None
+) -> Vocabulary:
     """The tokens of the training text seen at least `min_count` times (DataError without any); all
-    256 for bytes."""
-    if unit == "byte":
+    256 for bytes, and for byte pairs these and pairs so frequent, `size` (PAIRS) at most."""
+    if unit == "bpe":
+        vocabulary = _byte_pairs(documents, size=size or PAIRS, min_count=min_count)
+    elif unit == "byte":
         counts = np.zeros(256, dtype=np.int64)
         for block in (block for document in documents for block in document.blocks()):
             counts += np.bincount(np.frombuffer(block, np.uint8), minlength=256)
-        vocabulary = Vocabulary([chr(k) for k in range(256)], counts=[0] * 4 + counts.tolist())
+        vocabulary = Vocabulary(BYTES, counts=[0] * 4 + counts.tolist())
     elif unit == "word":
         lines = (line.split() for document in documents for line in _lines(document.pieces()))
         vocabulary = Vocabulary.build(lines, min_count=min_count, of="lines")
@@ -39,15 +51,28 @@ def build_vocabulary(documents: Sequence[Document], *, unit: str, min_count: int
     return vocabulary
 
 
+def _byte_pairs(documents: Sequence[Document], *, size: int, min_count: int) -> Vocabulary:
+    """The tokens that `learn_pairs` finds, and how often each is in the text encoded by them."""
+    lines = (line for one in documents for line in _lines(one.pieces(), ends=True))
+    tokens = learn_pairs(lines, size=size, min_count=min_count)
+    counts, pairs = np.zeros(len(tokens), dtype=np.int64), BytePairs(tokens)
+    for document in documents:
+        for ids in pairs.encode(_lines(document.pieces(), ends=True)):
+            counts += np.bincount(ids, minlength=len(tokens))
+    return Vocabulary(tokens, counts=[0] * len(SPECIAL) + counts.tolist())
+
+
 class TextCodec:
     """Encodes and decodes text of one unit with one vocabulary."""
 
     def __init__(self, unit: str, vocabulary: Vocabulary) -> None:
         if unit not in UNITS:
             raise DataError(f"the unit must be one of {', '.join(UNITS)}, got {unit!r}")
-        if unit == "byte" and vocabulary.tokens[len(SPECIAL) :] != [chr(k) for k in range(256)]:
+        words = vocabulary.tokens[len(SPECIAL) :]
+        if unit in OF_BYTES and (words[:256] != BYTES or (unit == "byte" and words != BYTES)):
             raise DataError(
-                f"a vocabulary of bytes has all 256 in their order, found {len(vocabulary)} tokens"
+                f"a vocabulary of {unit_name(unit)}s has all 256 bytes first, in their order, "
+                f"found {len(vocabulary)} tokens"
             )
         self.unit, self.vocabulary = unit, vocabulary
 
@@ -55,6 +80,8 @@ class TextCodec:
         """Its token ids, int64, in parts, without the `<bos>` before it."""
         if self.unit == "byte":
             yield from (np.frombuffer(b, np.uint8).astype(np.int64) + 4 for b in document.blocks())
+        elif self.unit == "bpe":
+            yield from self._byte_pairs(_lines(document.pieces(), ends=True))
         elif self.unit == "word":
             for line in _lines(document.pieces()):
                 ids = self.vocabulary.encode(line.split())
@@ -65,12 +92,17 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, whose last line gets no `<eos>`; DataError names unknown tokens."""
-        if self.unit == "byte":
-            try:  # a command line's bytes that are no UTF-8 are taken as they are
-                return [4 + byte for byte in text.encode("utf-8", "surrogateescape")]
+        if self.unit in OF_BYTES:
+            # A command line's bytes that are no UTF-8 are bytes as they are, but of no pair.
+            errors = "surrogateescape" if self.unit == "byte" else "strict"
+            try:
+                single = [len(SPECIAL) + byte for byte in text.encode("utf-8", errors)]
             except UnicodeEncodeError as error:
                 what = f"{text[error.start]!r} at {error.start} is no character"
                 raise DataError(f"the prompt cannot be encoded: {what}") from error
+            if self.unit == "byte":
+                return single
+            return [int(k) for ids in self._byte_pairs(_lines([text], ends=True)) for k in ids]
         tokens: list[str] = [*text]
         if self.unit == "word":
             tokens = text.replace("\n", f" {self.vocabulary.tokens[self.vocabulary.eos]} ").split()
@@ -87,10 +119,12 @@ class TextCodec:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; `<pad>` and `<bos>` are left out."""
         text = "".join(self.pieces(ids))
-        return text.encode("latin-1").decode("utf-8", "replace") if self.unit == "byte" else text
+        if self.unit in OF_BYTES:
+            return text.encode("latin-1").decode("utf-8", "replace")
+        return text
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """What each token adds to the text: a byte as the character of that number (latin-1)."""
+        """What each token adds to the text: bytes as the characters of their numbers (latin-1)."""
         vocabulary = self.vocabulary
         silent = (vocabulary.pad, vocabulary.bos)
         texts = ["" if number in silent else vocabulary.tokens[number] for number in ids]
@@ -98,6 +132,13 @@ class TextCodec:
             return texts
         end = vocabulary.tokens[vocabulary.eos]
         return ["\n" if text == end else f"{text} " for text in texts]
+
+    def _byte_pairs(self, lines: Iterable[str]) -> Iterator[np.ndarray]:
+        return (len(SPECIAL) + ids for ids in self._pairs.encode(lines))
+
+    @cached_property
+    def _pairs(self) -> BytePairs:
+        return BytePairs(self.vocabulary.tokens[len(SPECIAL) :])
 
     @cached_property
     def _by_point(self) -> np.ndarray:
@@ -109,11 +150,11 @@ class TextCodec:
         return table
 
 
-def _lines(pieces: Iterable[str]) -> Iterator[str]:
-    """Lines without their ends, the last one also where nothing ends it."""
-    rest = ""
+def _lines(pieces: Iterable[str], *, ends: bool = False) -> Iterator[str]:
+    """Lines, with their `ends` or without, the last one also where nothing ends it."""
+    rest, end = "", "\n" if ends else ""
     for piece in pieces:
         *whole, rest = (rest + piece).split("\n")
-        yield from whole
+        yield from (line + end for line in whole)
     if rest:
         yield rest

@@ -10,7 +10,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 
-from captioner.data.text.codec import TextCodec, build_vocabulary
+from captioner.data.text.codec import TextCodec, build_vocabulary, unit_name
 from captioner.data.text.files import Document
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import DataError
@@ -56,7 +56,7 @@ class TextCorpus:
 
     def summary(self) -> str:
         """One line: documents, tokens and unknown ones of every split."""
-        unit = self.codec.unit
+        unit = unit_name(self.codec.unit)
         return f"{self.name}: " + "; ".join(
             f"{name} {len(s.tokens) - s.documents:,} {unit}s in {s.documents} documents"
             f" ({s.unknown} unknown)"
@@ -71,21 +71,24 @@ def encode_corpus(
     unit: str,
     min_count: int,
     cache_dir: Path | str,
+    size: int | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> TextCorpus:
     """Encode every split, or map the files of an earlier call with the same text and settings.
 
     Of several processes one encodes, and the others wait for it. The vocabulary is that of the
-    train split unless one is given. DataError when a file cannot be read, is not UTF-8 (unit byte
-    takes any), or leaves no vocabulary.
+    train split unless one is given, its settings as for `build_vocabulary`. DataError when a file
+    cannot be read, is not UTF-8 (unit byte takes any), or leaves no vocabulary.
     """
-    folder = Path(cache_dir) / _fingerprint(splits, unit, min_count, vocabulary)
+    folder = Path(cache_dir) / _fingerprint(splits, (unit, min_count, size), vocabulary)
     content = folder / "text.json"
     if not content.exists():
         with take_lock(folder / "lock", wait=True):
             if not content.exists():  # no other process has written it meanwhile
                 if vocabulary is None:
-                    vocabulary = build_vocabulary(splits["train"], unit=unit, min_count=min_count)
+                    vocabulary = build_vocabulary(
+                        splits["train"], unit=unit, min_count=min_count, size=size
+                    )
                 _encode(folder, splits, TextCodec(unit, vocabulary))
     return _mapped(folder, name, unit)
 
@@ -165,8 +168,7 @@ def _stream(path: Path, dtype: np.dtype, counts: _Counts, vocabulary: int) -> To
 
 def _fingerprint(
     splits: Mapping[str, Sequence[Document]],
-    unit: str,
-    min_count: int,
+    settings: tuple[str, int, int | None],
     vocabulary: Vocabulary | None,
 ) -> str:
     """Of files, their sizes and dates (a text may be too large to read for this), and settings."""
@@ -176,5 +178,5 @@ def _fingerprint(
 
     files = {split: list(map(identity, documents)) for split, documents in splits.items()}
     given = None if vocabulary is None else vocabulary.to_json()
-    everything = json.dumps([VERSION, unit, min_count, given, files])
+    everything = json.dumps([VERSION, *settings, given, files])
     return hashlib.sha256(everything.encode()).hexdigest()[:20]
