@@ -97,9 +97,9 @@ def _members(given: Sequence[Path], device: torch.device) -> list[TrainedLanguag
         unit = member.codec.unit
         if (unit, member.vocabulary.to_json()) != (first.codec.unit, first.vocabulary.to_json()):
             raise ConfigError(
-                f"{path} has another vocabulary ({len(member.vocabulary)} {unit_name(unit)}s) than {given[0]} "
-                f"({len(first.vocabulary)} {unit_name(first.codec.unit)}s): an ensemble needs one "
-                "and the same"
+                f"{path} has another vocabulary ({len(member.vocabulary)} {unit_name(unit)}s) than "
+                f"{given[0]} ({len(first.vocabulary)} {unit_name(first.codec.unit)}s): an ensemble "
+                "needs one and the same"
             )
     return members
 
