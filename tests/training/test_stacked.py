@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from captioner.data.packed import CaptionBatch, TokenStore
+from captioner.models.attention import AttentionSettings
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
+from captioner.models.layered_attention import JOINS, LayeredAttention
 from captioner.models.word_layers import DropoutRates
 from captioner.training.distributed import World
 from captioner.training.optimisation import make_optimizer, parameter_groups
@@ -18,19 +22,21 @@ from captioner.training.randomness import OwnRandomness
 from captioner.training.stacked import StackedModels, together
 from captioner.training.step import PlainStep, StepSettings
 
-V, E, H, F, IMAGES = 13, 6, 7, 5, 3
+V, E, H, F, A, IMAGES = 13, 6, 7, 5, 8, 3
 CPU = torch.device("cpu")
 # Seed, learning rate, weight decay, dropout.
 OWN = ((1, 1e-2, 0.0, 0.0), (2, 3e-3, 1e-3, 0.3), (3, 2e-2, 0.0, 0.5), (4, 1e-3, 1e-2, 0.1))
 SETTINGS = StepSettings(clip_norm=1.0, label_smoothing=0.1)
 
 
-def language_model(dropout: float, *, hidden_size: int = H, kind: str = "lstm") -> LanguageModel:
+def language_model(
+    dropout: float, *, hidden_size: int = H, kind: str = "lstm", num_layers: int = 2
+) -> LanguageModel:
     return LanguageModel(
         vocab_size=V,
         embedding_dim=E,
         hidden_size=hidden_size,
-        num_layers=2,
+        num_layers=num_layers,
         dropout=DropoutRates(dropout, dropout, dropout, embedding=dropout, recurrent=dropout),
         kind=kind,
     )
@@ -40,7 +46,17 @@ def pooled(dropout: float) -> nn.Module:
     return Captioner(language_model=language_model(dropout), feature_dim=F, feature_dropout=dropout)
 
 
-def batches(count: int) -> list[CaptionBatch]:
+def layered(dropout: float, join: str = "concat", hidden_size: int = H) -> nn.Module:
+    return LayeredAttention(
+        language_model=language_model(dropout, hidden_size=hidden_size, num_layers=1),
+        attention=AttentionSettings(dim=A, heads=2, region_dropout=dropout, weight_dropout=dropout),
+        feature_dim=F,
+        feature_dropout=dropout,
+        join=join,
+    )
+
+
+def batches(count: int, regions: int = 1) -> list[CaptionBatch]:
     """Captions of few images, each by several, and of many."""
     drawn = torch.Generator().manual_seed(5)
     lengths = torch.randint(1, 6, (12,), generator=drawn).tolist()
@@ -50,16 +66,18 @@ def batches(count: int) -> list[CaptionBatch]:
     for number in range(count):
         rows = torch.randperm(12, generator=drawn)[: 6 if number % 2 else 3]
         tokens, order = store.pack(rows, torch.arange(len(rows)) % IMAGES)
-        images = torch.randn(IMAGES, 1, F, generator=drawn, dtype=torch.float64)
+        images = torch.randn(IMAGES, regions, F, generator=drawn, dtype=torch.float64)
         found.append(CaptionBatch(images, order, tokens))
     return found
 
 
-def seeded(make: Callable[[float], nn.Module], own: Sequence[float]) -> PlainStep:
+def seeded(
+    make: Callable[[float], nn.Module], own: Sequence[float], dtype: torch.dtype = torch.float64
+) -> PlainStep:
     """The step of a model of its own."""
     seed, lr, weight_decay, dropout = own
     torch.manual_seed(int(seed))
-    model = make(dropout).double()
+    model = make(dropout).to(dtype)
     groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, lr_by_prefix={})
     return PlainStep(
         model=model,
@@ -72,13 +90,16 @@ def seeded(make: Callable[[float], nn.Module], own: Sequence[float]) -> PlainSte
     )
 
 
-def test_captioners_train_as_each_would_alone() -> None:
+@pytest.mark.parametrize(("make", "regions"), [(pooled, 1), (layered, 4)])
+def test_captioners_train_as_each_would_alone(
+    make: Callable[[float], nn.Module], regions: int
+) -> None:
     """Seeds, rates, decays and dropouts of their own, 50 steps, two batches in some of them."""
-    given = batches(60)
+    given = batches(60, regions)
     groups = [given[k : k + 1] for k in range(40)] + [given[k : k + 2] for k in range(40, 60, 2)]
     alone = []
     for own in OWN:
-        step, losses = seeded(pooled, own), []
+        step, losses = seeded(make, own), []
         for number, group in enumerate(groups):
             running = torch.zeros((), dtype=torch.float64)
             step(group, number, running)
@@ -87,7 +108,7 @@ def test_captioners_train_as_each_would_alone() -> None:
 
     steps, generators = [], []
     for own in OWN:
-        steps.append(seeded(pooled, own))
+        steps.append(seeded(make, own))
         generators.append(OwnRandomness(CPU).generator)  # in the state that the model left
     models = StackedModels([step.model for step in steps], generators)
     found: list[list[float]] = [[] for _ in OWN]
@@ -103,6 +124,39 @@ def test_captioners_train_as_each_would_alone() -> None:
         pairs = zip(step.model.parameters(), single.model.parameters(), strict=True)
         for one, other in pairs:
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On which each model has the bits that it has alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("join", JOINS)
+def test_attention_gives_each_the_bits_that_it_has_alone(join: str, rate: float) -> None:
+    """Of float32, at sizes for which products are blocked and sums cascaded."""
+    make = partial(layered, join=join, hidden_size=40)
+    batch = replace(batches(1)[0], images=torch.randn(IMAGES, 81, F))
+    alone = []
+    for own in OWN:
+        step = seeded(make, (*own[:3], rate), torch.float32)
+        loss, _ = step.gradients([batch])
+        alone.append((float(loss), [p.grad for p in step.model.parameters()]))
+
+    models, generators = [], []
+    for own in OWN:
+        models.append(seeded(make, (*own[:3], rate), torch.float32).model)
+        generators.append(OwnRandomness(CPU).generator)
+    losses, _ = StackedModels(models, generators).gradients([batch], SETTINGS.label_smoothing)
+    for (loss, gradients), model, found in zip(alone, models, losses, strict=True):
+        assert float(found) == loss
+        pairs = zip(model.named_parameters(), gradients, strict=True)
+        assert [name for (name, p), wanted in pairs if not torch.equal(p.grad, wanted)] == []
 
 
 def test_a_model_that_is_lost_changes_no_other() -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from captioner.models.token_groups import TokenGroups
 from captioner.ops import additive_scores, dropout
+from captioner.ops.models import each_item, linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class RegionAttention(nn.Module, ABC):
 
     def __init__(self, *, query_dim: int, region_dim: int, dim: int, rate: float = 0.0) -> None:
         super().__init__()
-        self.rate = rate
+        self.weight_dropout = rate
         self.query = nn.Linear(query_dim, dim)
         self.key = nn.Linear(region_dim, dim)
 
@@ -85,12 +87,12 @@ class RegionAttention(nn.Module, ABC):
         sentinels: Tensor | None = None,  # [N, S]
     ) -> Tensor:
         """The context of each token, [N, A'] with A' the width of a value."""
-        queries = self.query(queries)
+        queries = linear(queries, self.query)
         if sentinels is None:
             return self._context(queries, memory, groups)
         own_scores, own_values = self.sentinel(queries, sentinels)
         weights = self._weights(queries, memory, groups, own_scores)
-        weights = dropout(weights, self.rate, self.training)
+        weights = dropout(weights, self.weight_dropout, self.training)
         context = weights[..., :-1] @ memory.values
         own_weights = groups.gather(weights[..., -1].transpose(1, 2))  # [N, h]
         heads = own_weights.shape[1]
@@ -106,7 +108,7 @@ class RegionAttention(nn.Module, ABC):
     ) -> Tensor:
         """The attention map of each token, [N, R], or [N, R + 1] with the sentinel last: the mean
         over the heads of what `forward` multiplies the values with, without dropout."""
-        queries = self.query(queries)
+        queries = linear(queries, self.query)
         own = None if sentinels is None else self.sentinel(queries, sentinels)[0]
         weights = self._weights(queries, memory, groups, own)
         return groups.gather(weights.mean(dim=1))
@@ -116,12 +118,13 @@ class RegionAttention(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """What `forward` and `weights` give of projected queries [N, A], computed once."""
         weights = self._weights(queries, memory, groups)
-        context = dropout(weights, self.rate, self.training) @ memory.values
+        context = dropout(weights, self.weight_dropout, self.training) @ memory.values
         return groups.gather(_joined(context)), groups.gather(weights.mean(dim=1))
 
     def _context(self, queries: Tensor, memory: ImageMemory, groups: TokenGroups) -> Tensor:
-        weights = dropout(self._weights(queries, memory, groups), self.rate, self.training)
-        return groups.gather(_joined(weights @ memory.values))
+        weights = self._weights(queries, memory, groups)
+        context = dropout(weights, self.weight_dropout, self.training) @ memory.values
+        return groups.gather(_joined(context))
 
     def _weights(
         self,
@@ -165,7 +168,8 @@ class MultiHeadAttention(RegionAttention):
 
     def memory(self, regions: Tensor) -> ImageMemory:
         """Keys and values of regions [I, R, F]."""
-        return ImageMemory(self._by_head(self.key(regions)), self._by_head(self.value(regions)))
+        keys, values = linear(regions, self.key), linear(regions, self.value)
+        return ImageMemory(self._by_head(keys), self._by_head(values))
 
     def scores(self, queries: Tensor, keys: Tensor, groups: TokenGroups) -> Tensor:
         """Scores [I, h, Q, R] of projected queries [N, A] and keys [I, h, R, d]."""
@@ -178,13 +182,12 @@ class MultiHeadAttention(RegionAttention):
 
     def _context(self, queries: Tensor, memory: ImageMemory, groups: TokenGroups) -> Tensor:
         # On a CPU torch's dropout would draw from the generator that all threads share, and slowly.
-        rate = self.rate if self.training else 0.0
+        rate = self.weight_dropout if self.training else 0.0
         if rate > 0 and queries.device.type == "cpu":
             return super()._context(queries, memory, groups)
-        found = F.scaled_dot_product_attention(
-            self._by_head(groups.scatter(queries)), memory.keys, memory.values, dropout_p=rate
-        )
-        return groups.gather(_joined(found))
+        attend = partial(F.scaled_dot_product_attention, dropout_p=rate)
+        asked = self._by_head(groups.scatter(queries))
+        return groups.gather(_joined(each_item(attend, asked, memory.keys, memory.values)))
 
     def _by_head(self, rows: Tensor) -> Tensor:
         """Rows [I, R, A] as [I, h, R, d], contiguous: they are multiplied more than once."""

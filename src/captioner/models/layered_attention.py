@@ -28,6 +28,7 @@ from captioner.models.rnn import dropped_weights_hh, make_rnn
 from captioner.models.token_groups import TokenGroups, group_by_image, group_packed
 from captioner.models.word_layers import Drop
 from captioner.ops import dropout
+from captioner.ops.models import linear
 from captioner.profiling import backward_ends, span
 
 if TYPE_CHECKING:  # a machine that trains on features alone needs no torchvision
@@ -104,8 +105,8 @@ class LayeredAttention(BaseCaptioner):
         """The pooled images as a prefix [1, I, E], and their regions' keys and values."""
         with span("image"):
             features = self.features(images)
-            prefix = self.image_projection(features.mean(1)).unsqueeze(0)
-            regions = self.region_projection(features).relu()
+            prefix = linear(features.mean(1), self.image_projection).unsqueeze(0)
+            regions = linear(features, self.region_projection).relu()
             regions = dropout(regions, self.region_dropout, self.training)
             return prefix, self.attention.memory(regions)
 
@@ -178,11 +179,11 @@ class LayeredAttention(BaseCaptioner):
     ) -> tuple[Tensor, State]:
         """y [N, H], and the second LSTM's state at the end where there is one."""
         if self.join == "gate":
-            gate = self.gate(torch.cat([hidden, context], 1)).sigmoid()
-            return gate * hidden + (1 - gate) * self.context_projection(context).tanh(), ()
+            gate = linear(torch.cat([hidden, context], 1), self.gate).sigmoid()
+            return gate * hidden + (1 - gate) * linear(context, self.context_projection).tanh(), ()
         both = torch.cat([hidden, context], 1)
         if self.second is None:
-            return self.context_projection(both).tanh(), ()
+            return linear(both, self.context_projection).tanh(), ()
         rates = self.language_model.dropout
         weights_hh = dropped_weights_hh(self.second, rates.recurrent)
         output, state = self.second.forward_packed(

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ALIGNMENT = 64  # bytes, of what torch allocates on a CPU
+
 
 class Rates(float):
     """A rate of dropout for each of K models; as a number, the largest of them."""
@@ -62,6 +64,11 @@ def models_as_one() -> Models | None:
     return _thread.models
 
 
+def _stacked(tensor: Tensor, dim: int | None, count: int) -> Tensor:
+    """With a leading K what vmap has in dimension `dim`, or what all K models share."""
+    return tensor.expand(count, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
 def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
     """torch.nn.functional.embedding of a table [V, E]; of K models, without copying the tables, as
     vmap's rule for torch's does."""
@@ -97,10 +104,7 @@ class _Linear(torch.autograd.Function):
         info: Any, in_dims: Sequence[int | None], rows: Tensor, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, int]:
         """[K, N, O]; autograd follows."""
-        count = info.batch_size
-        stacked = (
-            rows.expand(count, *rows.shape) if in_dims[0] is None else rows.movedim(in_dims[0], 0)
-        )
+        stacked = _stacked(rows, in_dims[0], info.batch_size)
         found: Tensor = _LinearOfModels.apply(stacked, weight, bias)
         return found, 0
 
@@ -114,18 +118,63 @@ class _LinearOfModels(torch.autograd.Function):
         ctx.save_for_backward(rows, weight)
         found = rows.new_empty(*rows.shape[:2], weight.shape[1])
         for k, own in enumerate(found):
-            torch.addmm(bias[k], rows[k], weight[k].t(), out=own)
+            torch.addmm(bias[k], _aligned(rows[k]), _aligned(weight[k]).t(), out=own)
         return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """Likewise."""
         rows, weight = ctx.saved_tensors
-        of_rows = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
+        of_rows = gradient.new_empty(rows.shape) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight)
-        for k, own in enumerate(of_weight):
-            torch.mm(gradient[k].t(), rows[k], out=own)
-        return of_rows, of_weight, gradient.sum(1)
+        of_bias = gradient.new_empty(weight.shape[:2])
+        for k in range(len(weight)):
+            own = _aligned(gradient[k])
+            if of_rows is not None:
+                torch.mm(own, _aligned(weight[k]), out=of_rows[k])
+            torch.mm(own.t(), _aligned(rows[k]), out=of_weight[k])
+            torch.sum(own, 0, out=of_bias[k])
+        return of_rows, of_weight, of_bias
+
+
+def _aligned(part: Tensor) -> Tensor:
+    """A model's part of a stack, copied unless it begins where a tensor of its own might: elsewhere
+    torch's BLAS rounds otherwise."""
+    return part if part.data_ptr() % ALIGNMENT == 0 else part.clone()
+
+
+def each_item(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What `compute` makes of tensors [I, ...], each of whose items it computes by itself; of K
+    models one call with all their items, K times as many."""
+    if _thread.models is None:
+        return compute(*tensors)
+    found: Tensor = _EachItem.apply(compute, *tensors)
+    return found
+
+
+class _EachItem(torch.autograd.Function):
+    """Items under vmap."""
+
+    @staticmethod
+    def forward(compute: Any, *tensors: Tensor) -> Tensor:
+        """Never called: vmap alone computes it."""
+        raise NotImplementedError("items of several models need torch.vmap")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """torch.vmap asks for it."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Sequence[int | None], compute: Any, *tensors: Tensor
+    ) -> tuple[Tensor, int]:
+        """[K, I, ...]; autograd follows."""
+        count = info.batch_size
+        items = [
+            _stacked(x, dim, count).flatten(0, 1)
+            for x, dim in zip(tensors, in_dims[1:], strict=True)
+        ]
+        return compute(*items).unflatten(0, (count, -1)), 0
 
 
 def register_models(
@@ -145,10 +194,8 @@ def register_models(
             if not isinstance(argument, Tensor) or argument_name in shared:
                 if dim is not None:
                     raise NotImplementedError(f"{argument_name} must be the same for all models")
-            elif dim is None:
-                stacked[k] = argument.expand(info.batch_size, *argument.shape)
             else:
-                stacked[k] = argument.movedim(dim, 0)
+                stacked[k] = _stacked(argument, dim, info.batch_size)
         found = compute(*stacked)
         return found, (0,) * len(found)
 

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captioner.models.attention import MultiHeadAttention
 from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
+from captioner.models.layered_attention import LayeredAttention
 from captioner.models.lstm import LSTM
 from captioner.models.stream import StreamModel
 from captioner.ops import choose_backend
@@ -26,7 +28,10 @@ from captioner.training.state import CarriesState
 from captioner.training.step import Batch
 
 # What is computed for several models together: each with the bits that it has alone on one thread.
-KINDS = (Captioner, StreamModel, LanguageModel, LSTM, nn.Embedding, nn.Linear)
+KINDS = (
+    *(Captioner, LayeredAttention, MultiHeadAttention),
+    *(StreamModel, LanguageModel, LSTM, nn.Embedding, nn.Linear),
+)
 
 
 class StackedModels:
