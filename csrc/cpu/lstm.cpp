@@ -312,20 +312,30 @@ LstmGradients lstm_packed_backward(Tensor grad_output, Tensor grad_hy, Tensor gr
                                  weight_ih, weight_hh, output, workspace, input_rows, wants_hx);
 }
 
+// The arguments and the results of a step of a model, or with a leading K of all.
+struct StepTensors {
+  Tensor projection, rows, hx, cx, weight_hh;
+  Tensor hy, cy;
+
+  StepTensors of_model(int64_t k) const {
+    return {part(projection, k), part(rows, k), part(hx, k), part(cx, k),
+            part(weight_hh, k),  part(hy, k),   part(cy, k)};
+  }
+};
+
 template <typename T>
-std::tuple<Tensor, Tensor> step(const Tensor& projection, const Tensor& rows, const Tensor& hx,
-                                const Tensor& cx, const Tensor& weight_hh) {
-  const ScalarType scalar = hx.scalar_type(), state = acc_type(scalar);
-  const int64_t batch = hx.size(0), hidden = hx.size(1), offsets[] = {0, batch};
-  const Tensor recurrent = dense(gemm(hx, transposed(weight_hh)), state);
-  const Tensor from = dense(projection, state), c0 = dense(cx, state);
-  Tensor scratch = empty(recurrent, {4 * batch, hidden}), cells = empty(scratch, {batch, hidden});
-  Tensor output = empty(cells, {batch, hidden});
-  Tensor hy = empty(cells, {batch, hidden}), cy = empty(cells, {batch, hidden});
+void step(StepTensors& x) {
+  const ScalarType state = acc_type(x.hx.scalar_type());
+  const int64_t batch = x.hx.size(0), hidden = x.hx.size(1), offsets[] = {0, batch};
+  const Tensor recurrent = dense(gemm(x.hx, transposed(x.weight_hh)), state);
+  const Tensor from = dense(x.projection, state), c0 = dense(x.cx, state);
+  const Tensor scratch = empty(recurrent, {4 * batch, hidden});
+  const Tensor cells = empty(scratch, {batch, hidden}), output = empty(cells, {batch, hidden});
+  const Tensor hy = memory_for(x.hy, state), cy = memory_for(x.cy, state);
   ForwardParams<T> params{};
   params.steps = {1, hidden, &batch, offsets};
   params.input_projection = values<const T>(from);
-  params.input_rows = values<const int64_t>(rows);
+  params.input_rows = values<const int64_t>(x.rows);
   params.recurrent_projection = values<const T>(recurrent);
   params.cx = values<const T>(c0);
   params.output = values<T>(output);
@@ -335,16 +345,28 @@ std::tuple<Tensor, Tensor> step(const Tensor& projection, const Tensor& rows, co
   params.cells = values<T>(cells);
   parallel_for(0, batch, 16,
                [&](int64_t first, int64_t last) { kernels<T>().forward(params, first, last); });
-  return {dense(hy, scalar), dense(cy, scalar)};
+  finish(x.hy, hy);
+  finish(x.cy, cy);
 }
 
 std::tuple<Tensor, Tensor> lstm_step(Tensor projection, Tensor rows, Tensor hx, Tensor cx,
                                      Tensor weight_hh) {
-  const LstmShape shape = step_shape(projection, rows, hx, cx, weight_hh);
-  rows = dense(rows);
-  checked_rows(rows, shape);
+  const Models models(weight_hh, 2);
+  models.check({{"projection", projection}, {"rows", rows}, {"hx", hx}, {"cx", cx}});
+  const LstmShape shape =
+      step_shape(models.first(projection), models.first(rows), models.first(hx), models.first(cx),
+                 models.first(weight_hh));
+  const StepTensors all{projection,
+                        dense(rows),
+                        hx,
+                        cx,
+                        weight_hh,
+                        models.empty(hx, {shape.batch, shape.hidden_size}),
+                        models.empty(hx, {shape.batch, shape.hidden_size})};
+  for (const StepTensors& x : models.each(all)) checked_rows(x.rows, shape);
   const auto run = hx.scalar_type() == ScalarType::Double ? step<double> : step<float>;
-  return run(projection, rows, hx, cx, weight_hh);
+  models.for_each(all, [&](StepTensors& x, int64_t) { run(x); });
+  return {all.hy, all.cy};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(captioner, CPU, library) {

@@ -63,18 +63,24 @@ class Models {
     return empty(like, std::move(shape), like.scalar_type());
   }
 
-  // Calls run(tensors, threads) for every model, on so many threads. `Tensors` has
-  // `Tensors of_model(int64_t k) const`.
+  // The tensors of every model. `Tensors` has `Tensors of_model(int64_t k) const`.
+  template <typename Tensors>
+  std::vector<Tensors> each(const Tensors& all) const {
+    std::vector<Tensors> found;
+    for (int64_t k = 0; k < count_; ++k) found.push_back(stacked_ ? all.of_model(k) : all);
+    return found;
+  }
+
+  // Calls run(tensors, threads) for every model, on so many threads.
   template <typename Tensors, typename Run>
   void for_each(const Tensors& all, const Run& run) const {
-    std::vector<Tensors> each;
-    for (int64_t k = 0; k < count_; ++k) each.push_back(stacked_ ? all.of_model(k) : all);
-    if (!stacked_) return run(each[0], torch::stable::get_num_threads());
+    std::vector<Tensors> own = each(all);
+    if (!stacked_) return run(own[0], torch::stable::get_num_threads());
     // Within a parallel region, those of the models and of torch's BLAS are plain loops: two items
     // at least make it one.
     torch::stable::parallel_for(0, std::max<int64_t>(count_, 2), 1, [&](int64_t k, int64_t last) {
       const WithoutAutograd guard;
-      for (; k < std::min(last, count_); ++k) run(each[k], 1);
+      for (; k < std::min(last, count_); ++k) run(own[k], 1);
     });
   }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioner.ops import linear_cross_entropy, lstm_packed
+from captioner.ops import linear_cross_entropy, lstm_packed, lstm_step
 from captioner.ops.dropout import dropout
 from captioner.ops.extension import ABSENT
 from captioner.ops.models import Models, Rates, embedding, linear, running_as_one
@@ -69,6 +69,24 @@ def test_each_models_lstm_is_what_it_is_alone(layout: str, backend: str) -> None
     check_as_alone(run, lstm_tensors(sizes, sum(sizes) if index is None else 3), 1e-12)
 
 
+@pytest.mark.parametrize("backend", ["reference", FUSED])
+def test_each_models_step_is_what_it_is_alone(backend: str) -> None:
+    """At words of its own."""
+    rows = torch.tensor([[0, 2, 2], [1, 1, 0], [3, 0, 1]])
+    tensors = [x.detach() for x in draw((4, 4 * H), (3, H), (3, H), (4 * H, H))]
+
+    def run(*own: Tensor) -> tuple[Tensor, Tensor]:
+        projection, hx, cx, weight_hh, words = own
+        return lstm_step(projection, words, hx, cx, weight_hh, backend=backend)
+
+    found = torch.vmap(run)(*tensors, rows)
+    for k in range(K):
+        for one, other in zip(found, run(*(x[k] for x in (*tensors, rows))), strict=True):
+            torch.testing.assert_close(one[k], other, rtol=1e-12, atol=1e-12)
+    same = torch.vmap(run, in_dims=(0, 0, 0, 0, None))(*tensors, rows[0])
+    assert torch.equal(same[0][0], found[0][0])
+
+
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_each_type(dtype: torch.dtype) -> None:
@@ -110,6 +128,20 @@ def test_gradcheck_and_opcheck_of_the_lstm(name: str) -> None:
     small = [few[0], *others[:2], few[1], *others[3:]]
     small = [x.detach().requires_grad_() for x in small]
     assert torch.autograd.gradcheck(lambda x, *y: operator(x, sizes, *y)[:3], small)
+
+
+@compiled
+def test_opcheck_of_the_step() -> None:
+    projection, hx, cx, weight_hh = (
+        x.detach() for x in draw((4, 4 * H), (3, H), (3, H), (4 * H, H))
+    )
+    rows = torch.tensor([[0, 2, 2], [1, 1, 0], [3, 0, 1]])
+    operator = torch.ops.captioner.lstm_step.default
+    torch.library.opcheck(operator, (projection, rows, hx, cx, weight_hh))
+    with pytest.raises(RuntimeError, match="from 0 to 3, got 4 for token 2"):
+        operator(projection, rows + torch.tensor([0, 0, 2]), hx, cx, weight_hh)
+    with pytest.raises(RuntimeError, match="rows must begin with K = 3 models as the weights do"):
+        operator(projection, rows[:2], hx, cx, weight_hh)
 
 
 @compiled

@@ -1,6 +1,9 @@
 """`lstm_step`: one step of generation, with the input projection of every word computed beforehand.
 
 Shapes: B sequences, U rows of projection (one a word), H hidden size.
+
+On a CPU the operator also takes K models at once, all tensors with a leading K: what `lstm_step`
+calls under torch.vmap, where each model may be at other words.
 """
 
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 from captioner.ops.backend import FUSED, choose_backend
 from captioner.ops.checks import check_shapes
 from captioner.ops.extension import ABSENT
+from captioner.ops.models import register_models
 from captioner.ops.reference import acc_dtype
 
 
@@ -64,3 +68,10 @@ if ABSENT is None:
         projection: Tensor, rows: Tensor, hx: Tensor, cx: Tensor, weight_hh: Tensor
     ) -> tuple[Tensor, Tensor]:
         return hx.new_empty(hx.shape), cx.new_empty(cx.shape)
+
+    register_models(
+        "captioner::lstm_step",
+        torch.ops.captioner.lstm_step.default,
+        ("projection", "rows", "hx", "cx", "weight_hh"),
+        shared=(),
+    )
