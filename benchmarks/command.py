@@ -8,12 +8,13 @@ import torch
 from benchmarks.attention import attention_suite
 from benchmarks.beam import beam_suite
 from benchmarks.config import BenchmarkConfig
-from benchmarks.epoch import epoch_suite, replicas_suite
+from benchmarks.epoch import epoch_suite
 from benchmarks.features import features_suite
 from benchmarks.kinds import kinds_suite
 from benchmarks.lstm import SHOWN, lstm_suite
 from benchmarks.metrics import metrics_suite
 from benchmarks.plots import import_pyplot, plot_lstm, plot_scale
+from benchmarks.replicas import replicas_suite
 from benchmarks.scale import scale_suite
 from benchmarks.suite import (
     Run,

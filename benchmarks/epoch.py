@@ -1,17 +1,11 @@
 """suite=epoch: an epoch over the training captions, this package's step beside the plain loop.
-suite=replicas: models that train in one process, beside one after another and a process each.
 
 Shapes: n images, F image feature, B captions a batch, H hidden (= E embedding).
 """
 
-import itertools
-import math
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,27 +16,19 @@ import torch
 from benchmarks.captions import (
     Workload,
     captioned_images,
-    endless,
     load_workload,
     random_features,
 )
 from benchmarks.memory import peak_bytes
-from benchmarks.settings import EpochBenchmark, ReplicasBenchmark, TrainingBenchmark
+from benchmarks.settings import EpochBenchmark, TrainingBenchmark
 from benchmarks.suite import Axes, Run, SuiteResult
-from benchmarks.timing import Spread, in_turn, paired_ratio, synchronize
+from benchmarks.timing import Spread, in_turn, paired_ratio
 from benchmarks.training import CASES, GEMMS, PLAIN, TimedSteps, Training
 from benchmarks.worker import ROOT, Worker
 from captioner.build.trainer import build_trainer
 from captioner.commands.cli import compose_config
 from captioner.data.captions import CaptionedImage
-from captioner.data.dataset import BatchOrder
 from captioner.files import write_json
-from captioner.training.memory import keep_freed_memory
-from captioner.training.randomness import OwnRandomness
-from captioner.training.replicas import TURN, Replica, ReplicaTrainer
-from captioner.training.reporting import Reporting
-from captioner.training.setup import TrainingSetup
-from captioner.training.trainer import Trainer
 
 # How many times the plain loop's speed is asked for.
 ASKED = {"adam_256": 2.0, "adam_512": 1.8, "neuraltalk": 2.0, "neon": 1.8, "nic": 1.8}
@@ -50,8 +36,6 @@ MEMORY_LIMIT = 1.5e9  # bytes
 SAME_LOSS = 2e-3  # nats a token: float32 and an optimiser that blows roundings up
 WARM_UP = 3  # steps
 FEATURES = "features.npy"
-AIM = 0.7  # of the time that the models take one after another
-ALONE, PROCESSES, TOGETHER = "one after another", "a process each", "replicas"
 
 
 def make_workload(settings: TrainingBenchmark, run: Run) -> Workload:
@@ -175,126 +159,3 @@ class TrainingRun:
         """Of this process, after the run."""
         self.trainer.run()
         return peak_bytes()
-
-
-def replicas_suite(settings: ReplicasBenchmark, run: Run) -> SuiteResult:
-    """Time a training step of a model each way; data, start-up and validation are not in it."""
-    result = SuiteResult({"processes": settings.processes, **described(settings, run)})
-    for case, batch_size in itertools.product(settings.cases, settings.batch_sizes):
-        own = replace(CASES[case], batch_size=batch_size)
-        training = Training(workload=make_workload(settings, run), settings=own, device=run.device)
-        for count in settings.replicas:
-            axes: Axes = {"case": case, "K": count, "H": own.hidden_size, "B": batch_size}
-            _measure_replicas(result, axes, settings, training, run)
-    return result
-
-
-def _measure_replicas(
-    result: SuiteResult, axes: Axes, settings: ReplicasBenchmark, training: Training, run: Run
-) -> None:
-    """Figures of K models: steps taken in turn of one alone, of a process each and of replicas."""
-    count, threads = int(axes["K"]), torch.get_num_threads()
-    with ExitStack() as stack:
-        ways: dict[str, Any] = {ALONE: start(stack, "auto", training)}
-        if count <= settings.processes:
-            ways[PROCESSES] = stack.enter_context(ProcessEach(count, training, threads=threads))
-        ways[TOGETHER] = stack.enter_context(Worker(Replicas, count, training, threads=threads))
-        taken = take_in_turn(ways, steps=settings.steps, repeats=run.repeats)
-        if run.device.type == "cpu":
-            for name in (ALONE, TOGETHER):
-                peak = ways[name].call("result")[1] / 1e6
-                result.add("peak memory of the process", name, "MB", peak, axes)
-    for name in taken.keys() - {ALONE}:
-        taken[name] = taken[name].map(lambda seconds: seconds / count)
-    for name, spread in taken.items():
-        result.add("a step of a model", name, "ms", spread.map(lambda s: 1e3 * s), axes)
-    if count > 1:
-        ratio = paired_ratio(taken[TOGETHER], taken[ALONE])
-        what = "time of replicas to one after another"
-        result.require(what, "times", ratio, at_most=AIM, axes=axes)
-
-
-class ProcessEach:
-    """Models that each train in a process, all at the same time, the threads divided over them."""
-
-    def __init__(self, count: int, training: Training, *, threads: int) -> None:
-        own = max(1, threads // count)
-        given = ("auto", training, WARM_UP)
-        self._workers = [Worker(TimedSteps, *given, threads=own) for _ in range(count)]
-        self._pool = ThreadPoolExecutor(count)
-
-    def __enter__(self) -> "ProcessEach":
-        self._stack = ExitStack()
-        for worker in self._workers:
-            self._stack.enter_context(worker)
-        self._call("result")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-        self._pool.shutdown()
-
-    def call(self, method: str, count: int) -> float:
-        """`count` steps of each; the seconds a step of all."""
-        started = time.perf_counter()
-        self._call(method, count)
-        return (time.perf_counter() - started) / count
-
-    def _call(self, *arguments: Any) -> None:
-        list(self._pool.map(lambda worker: worker.call(*arguments), self._workers))
-
-
-class Replicas:
-    """A group of replicas, taken a few steps at a time as ReplicaTrainer.run takes them."""
-
-    def __init__(self, replicas: int, training: Training) -> None:
-        if training.device.type == "cpu":
-            keep_freed_memory()  # as scripts/train.py does
-        order, self.device = training.order(), training.device
-        self.group = ReplicaTrainer(
-            [Replica(_make_trainer(training, order), {}) for _ in range(replicas)],
-            loader=(),
-            order=order,
-            folder=Path(),
-            device=self.device,
-            show_progress=False,
-        )
-        self.rows, self.dataset = endless(order), training.data.dataset
-        self.seconds(TURN)
-
-    def seconds(self, count: int) -> float:
-        """`count` steps of every replica; the seconds a step of all."""
-        started = time.perf_counter()
-        for done in range(0, count, TURN):
-            batches = [self.dataset[next(self.rows)] for _ in range(min(TURN, count - done))]
-            for replica in self.group.replicas:
-                replica.trainer.progress.position = 0  # one endless epoch: nothing is due
-            self.group.take_turn((0, 0), batches)
-        synchronize(self.device)
-        return (time.perf_counter() - started) / count
-
-    def result(self) -> tuple[None, int]:
-        """As TimedSteps has it: no losses, and the peak memory of this process."""
-        return None, peak_bytes()
-
-
-def _make_trainer(training: Training, order: BatchOrder) -> Trainer:
-    """One replica's, without validation and reports."""
-    model = training.model("auto")
-    trainer = Trainer(
-        TrainingSetup(
-            model=model,
-            optimizer=training.optimizer(model),
-            loader=(),
-            order=order,
-            validate=lambda step: {},
-            texts={},
-        ),
-        folder=Path(),
-        settings=replace(training.settings.trainer, checkpoint_minutes=math.inf),
-        device=training.device,
-        random=OwnRandomness(training.device),
-        reporting=Reporting(show_progress=False),
-    )
-    trainer.begin_epoch()
-    return trainer

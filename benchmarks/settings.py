@@ -107,15 +107,21 @@ class EpochBenchmark(TrainingBenchmark):
 
 @dataclass
 class ReplicasBenchmark(TrainingBenchmark):
-    """suite=replicas: how many models, of which cases of suite=epoch, at which batch sizes; of at
-    most `processes` models, a process each at the same time too."""
+    """suite=replicas: how many models, of which cases of suite=epoch or layered_attention, at which
+    batch sizes; of at most `processes` models a process each at the same time too.
+
+    grid_images: of layered_attention, whose batches are of images. folder: keeps what was measured;
+    started again, the suite measures the rest.
+    """
 
     suite: ClassVar[str] = "replicas"
     replicas: list[int] = setting([1, 2, 4, 8, 16, 32])
     processes: int = 8
-    cases: list[str] = setting(["adam_256", "neuraltalk"], choices=CASES)
-    batch_sizes: list[int] = setting([16, 32, 100])
+    cases: list[str] = setting(["adam_256", "adam_512"], choices=(*CASES, "layered_attention"))
+    batch_sizes: list[int] = setting([16, 32, 64, 128])
     steps: int = 8
+    grid_images: int = 200
+    folder: str | None = None
 
 
 @dataclass

@@ -353,9 +353,8 @@ std::tuple<Tensor, Tensor> lstm_step(Tensor projection, Tensor rows, Tensor hx, 
                                      Tensor weight_hh) {
   const Models models(weight_hh, 2);
   models.check({{"projection", projection}, {"rows", rows}, {"hx", hx}, {"cx", cx}});
-  const LstmShape shape =
-      step_shape(models.first(projection), models.first(rows), models.first(hx), models.first(cx),
-                 models.first(weight_hh));
+  const LstmShape shape = step_shape(models.first(projection), models.first(rows), models.first(hx),
+                                     models.first(cx), models.first(weight_hh));
   const StepTensors all{projection,
                         dense(rows),
                         hx,

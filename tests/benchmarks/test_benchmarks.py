@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import attention, command, config, epoch, lstm_implementations, scale, settings
+from benchmarks import (
+    attention,
+    command,
+    config,
+    epoch,
+    lstm_implementations,
+    replicas,
+    scale,
+    settings,
+)
 from benchmarks.captions import (
     LONGEST,
     MEAN,
@@ -299,13 +309,31 @@ def test_a_failure_is_told_by_the_other_process() -> None:
 
 
 @pytest.mark.usefixtures("forked_workers")
-def test_replicas_suite_takes_as_many_steps_each_way() -> None:
+def test_replicas_suite_takes_as_many_steps_each_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was measured before is not measured again."""
     settings = ReplicasBenchmark(
-        replicas=[2], images=10, feature_dim=12, cases=["adam_256"], batch_sizes=[4], steps=2
+        replicas=[2],
+        images=10,
+        feature_dim=12,
+        cases=["adam_256"],
+        batch_sizes=[4],
+        steps=2,
+        folder=str(tmp_path),
     )
     record = run_benchmark(tiny("replicas", replicas=settings))
     check_shape(record, "replicas", {"one after another", "a process each", "replicas"})
     assert requirement(record, "time of replicas")["axes"]["K"] == 2
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(replicas, "_measure", refuse)
+    again = run_benchmark(tiny("replicas", replicas=settings))
+    assert again["figures"] == record["figures"]
+    with pytest.raises(AssertionError, match="measured again"):
+        run_benchmark(tiny("replicas", replicas=dataclasses.replace(settings, steps=3)))
 
 
 def test_peak_memory_is_that_of_a_whole_run() -> None:

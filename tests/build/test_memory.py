@@ -62,6 +62,24 @@ def test_the_size_that_takes_most_is_named(sizes: dict[str, int], key: str) -> N
     require_memory_for_training(changed(SCENES, **fitting), CPU)
 
 
+def test_of_more_replicas_than_fit_the_number_that_does_is_told() -> None:
+    """A single one fits, though the other sizes take as much."""
+
+    def require(replicas: int) -> None:
+        trainer = replace(SCENES.trainer, replicas=replicas)
+        config = replace(changed(SCENES, hidden_size=512), trainer=trainer)
+        require_memory_for_training(config, CPU, vocab_size=100_000, tokens=2000)
+
+    require(1)
+    message = r"^trainer\.replicas=100: training would take \d+ GB of memory, and 21 GB are free; "
+    with pytest.raises(ConfigError, match=message) as error:
+        require(100)
+    largest = int(str(error.value).split()[-1])
+    require(largest)
+    with pytest.raises(ConfigError, match=rf"the largest that fits is {largest}$"):
+        require(largest + 1)
+
+
 @pytest.mark.parametrize("kind", sorted(schema.GROUPS["model"].keys() - {"base"}))
 def test_no_more_weights_are_reckoned_than_a_model_has(kind: str) -> None:
     sizes = {"hidden_size": 80, "embedding_dim": 48, "num_layers": 1}

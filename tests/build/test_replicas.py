@@ -9,6 +9,7 @@ import pytest
 import torch
 from composed import compose_config
 
+from captioner.build import memory
 from captioner.build.replicas import refuse_shared_draws, replica_configs
 from captioner.build.trainer import build_trainer
 from captioner.commands.failures import explain
@@ -64,11 +65,30 @@ def test_what_differs_is_in_each_replicas_own_configuration(tmp_path: Path) -> N
     assert found == (0.2, 5.0, 0.5)
     assert second.trainer.replicas == 1
     assert differs == {"seed": 4, "lr": 0.2, "clip_norm": 5.0, "output_dropout": 0.5}
+    ordered = config(tmp_path, "trainer.replicas=2", "replicas.order_seed=[7,8]")
+    orders = [own.trainer.order_seed for own, _ in replica_configs(ordered)]
+    assert orders == [7, 8] and replica_configs(ordered)[1][1] == {"seed": 4, "order_seed": 8}
 
 
 def test_a_list_of_another_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"replicas\.lr must have a value for each .*=3, got 2"):
         config(tmp_path, "trainer.replicas=3", "replicas.lr=[0.1,0.2]")
+
+
+def test_a_dropout_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"replicas.region_dropout is nothing that model=.* has"):
+        config(tmp_path, "trainer.replicas=2", "replicas.region_dropout=[0.1,0.2]")
+
+
+def test_more_than_fit_into_memory_are_refused_before_any_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda _: 100_000)
+    with pytest.raises(
+        ConfigError, match=r"trainer\.replicas=1000: training .*; the largest that fits is \d+$"
+    ):
+        build_trainer(config(tmp_path, "trainer.replicas=1000"))
+    assert not (tmp_path / "group" / "replica_0").exists()
 
 
 def test_what_cannot_differ_is_said(tmp_path: Path) -> None:
@@ -101,15 +121,19 @@ def test_an_encoder_that_draws_is_refused() -> None:
     refuse_shared_draws(torch.nn.Sequential(torch.nn.Dropout(0.0)))
 
 
-def test_a_replica_is_the_run_that_its_own_configuration_repeats(tmp_path: Path) -> None:
-    group = config(tmp_path, "trainer.replicas=2", "replicas.lr=[0.01,0.02]")
+@pytest.mark.parametrize("order", [3, 9])
+def test_a_replica_is_the_run_that_its_own_configuration_repeats(
+    tmp_path: Path, order: int
+) -> None:
+    own_order = [] if order == 3 else [f"replicas.order_seed=[3,{order}]"]
+    group = config(tmp_path, "trainer.replicas=2", "replicas.lr=[0.01,0.02]", *own_order)
     build_trainer(group).run()
     own = tmp_path / "group" / "replica_1"
     alone = config(
         tmp_path,
         "seed=4",
         "optimizer.lr=0.02",
-        "trainer.order_seed=3",
+        f"trainer.order_seed={order}",
         f"run_dir={tmp_path / 'alone'}",
     )
     build_trainer(alone).run()

@@ -87,9 +87,8 @@ SETTINGS = [
 def test_runs_together_end_with_the_bits_and_folders_of_runs_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One of them diverges, and leaves the others as they are."""
-    order = "trainer.order_seed=3"
-    configs = [compose(f"group/{k}", order, *own) for k, own in enumerate(SETTINGS)]
+    """One diverges and leaves the others as they are; each seed has its order of the batches."""
+    configs = [compose(f"group/{k}", *own) for k, own in enumerate(SETTINGS)]
     assert group_runs(configs, 8) == [([0, 1, 2, 3, 4], "")]
     failed = together.train_together(configs)
     assert [k for k, error in enumerate(failed) if error is not None] == [2]
@@ -102,7 +101,7 @@ def test_runs_together_end_with_the_bits_and_folders_of_runs_alone(
             if k == 2:
                 continue
             alone, group = f"alone/{k}", f"group/{k}"
-            outcome = train(compose(alone, order, *own))
+            outcome = train(compose(alone, *own))
             for name, value in weights(alone).items():
                 assert torch.equal(weights(group)[name], value), name
             assert history(group) == history(alone) and len(history(alone)) == 2
@@ -172,7 +171,6 @@ def test_a_damaged_checkpoint_and_a_folder_in_use_leave_the_others(
     ("others", "reason"),
     [
         (["model.hidden_size=16"], "such as model.hidden_size"),
-        (["seed=5"], r"such as trainer.order_seed \(seed decides it, unless it is given\)"),
         ([], "no other was asked for at the same time"),
         (["optimizer.lr=1", "optimizer.lr=2"], "more than 2 at a time"),
     ],

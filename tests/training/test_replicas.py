@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -61,8 +63,8 @@ class Loader:
             yield Windows(self.tokens[rows[0]])
 
 
-def make_order() -> BatchOrder:
-    return BatchOrder(13, batch_size=1, seed=7)
+def make_order(seed: int = 7) -> BatchOrder:
+    return BatchOrder(13, batch_size=1, seed=seed)
 
 
 def make_trainer(
@@ -124,30 +126,30 @@ def make_trainer(
 
 
 def make_group(
-    folder: Path, *, at: int = -1, act: Any = None, settings: Sequence[Any] = SETTINGS, **other: Any
+    folder: Path,
+    *,
+    at: int = -1,
+    act: Any = None,
+    settings: Sequence[Any] = SETTINGS,
+    orders: Sequence[int] = (7, 7, 7),
+    **other: Any,
 ) -> ReplicaTrainer:
-    order = make_order()
-    loader = Loader(order, at, act)
+    loaders = {seed: Loader(make_order(seed), at, act) for seed in orders}
+    replicas = []
+    for k, (one, seed) in enumerate(zip(settings, orders, strict=False)):
+        loader, own = loaders[seed], folder / f"replica_{k}"
+        trainer = make_trainer(own, *one, own=True, order=loader.order, loader=loader, **other)
+        replicas.append(Replica(trainer, {"seed": one[0]}))
     return ReplicaTrainer(
-        [
-            Replica(
-                make_trainer(
-                    folder / f"replica_{k}", *one, own=True, order=order, loader=loader, **other
-                ),
-                {"seed": one[0]},
-            )
-            for k, one in enumerate(settings)
-        ],
-        loader=loader,  # type: ignore[arg-type]
-        order=order,
+        replicas,
         folder=folder,
         device=CPU,
         show_progress=False,
     )
 
 
-def alone(folder: Path, one: Sequence[Any], **other: Any) -> Trainer:
-    order = make_order()
+def alone(folder: Path, one: Sequence[Any], *, order_seed: int = 7, **other: Any) -> Trainer:
+    order = make_order(order_seed)
     trainer = make_trainer(folder, *one, own=False, order=order, loader=Loader(order), **other)
     losses = record_losses(trainer)
     trainer.run()
@@ -216,23 +218,47 @@ def test_the_threads_change_nothing(tmp_path: Path) -> None:
             assert_same(first.trainer, other.trainer)
 
 
-@pytest.mark.parametrize("at", [10, 17])
-def test_a_group_that_was_killed_continues_bit_for_bit(tmp_path: Path, at: int) -> None:
+@pytest.mark.parametrize("orders", [(7, 8, 7), (7, 8, 9)])
+def test_each_may_read_the_batches_in_an_order_of_its_own(
+    tmp_path: Path, orders: Sequence[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of one order are computed together, those that are alone in theirs take turns."""
+    caplog.set_level(logging.INFO)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        group = make_group(tmp_path / "group", orders=orders)
+        group.run()
+        for k, (one, seed) in enumerate(zip(SETTINGS, orders, strict=True)):
+            assert_same(
+                group.replicas[k].trainer, alone(tmp_path / f"alone_{k}", one, order_seed=seed)
+            )
+    finally:
+        torch.set_num_threads(before)
+    turns = "3 replicas take turns: each reads the batches in an order of its own"
+    assert (turns in caplog.text) == (len(set(orders)) == 3)
+    assert ("as one computation" in caplog.text) == (len(set(orders)) < 3)
+
+
+@pytest.mark.parametrize(("at", "orders"), [(10, (7, 7, 7)), (17, (7, 7, 7)), (10, (7, 8, 7))])
+def test_a_group_that_was_killed_continues_bit_for_bit(
+    tmp_path: Path, at: int, orders: Sequence[int]
+) -> None:
     """Its replicas saved at different steps, one had not begun to save."""
 
     def kill() -> None:
         raise RuntimeError("killed")
 
-    whole = make_group(tmp_path / "whole")
+    whole = make_group(tmp_path / "whole", orders=orders)
     whole.run()
-    killed = make_group(tmp_path / "killed", at=at, act=kill)
+    killed = make_group(tmp_path / "killed", at=at, act=kill, orders=orders)
     for k, replica in enumerate(killed.replicas[:2]):
         replica.trainer.settings = TrainerSettings(
             **{**vars(replica.trainer.settings), "checkpoint_steps": 2 + k}
         )
     with pytest.raises(RuntimeError, match="killed"):
         killed.run()
-    resumed = make_group(tmp_path / "killed")
+    resumed = make_group(tmp_path / "killed", orders=orders)
     resumed.resume()
     resumed.run()
     for a, b in zip(resumed.replicas, whole.replicas, strict=True):
@@ -300,3 +326,23 @@ def test_the_best_by_its_score_lies_beside_the_replicas(tmp_path: Path) -> None:
     assert best.scores == own.scores == {"loss": 1.0}
     assert json.loads((tmp_path / "replicas.json").read_text())["best"] == "replica_1"
     assert [figures["replica"] for figures in history] == [0, 0, 1, 1, 2, 2]
+
+
+def test_as_many_validate_at_a_time_as_there_are_threads_each_on_one(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        group = make_group(tmp_path, epochs=1, settings=SETTINGS[:2])
+    finally:
+        torch.set_num_threads(before)
+    meeting, threads = Barrier(2, timeout=60), []
+
+    def validate(step: int) -> dict[str, float]:
+        meeting.wait()  # raises where they come one after another
+        threads.append(torch.get_num_threads())
+        return {"loss": 1.0}
+
+    for replica in group.replicas:
+        replica.trainer.validations.validate = validate
+    group.run()
+    assert threads == [1, 1]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,11 +93,23 @@ def test_it_ends_with_whoever_started_it() -> None:
     raise AssertionError("it is still there")
 
 
+def test_several_at_the_same_time_are_scored_by_as_many_processes(tmp_path: Path) -> None:
+    """Each waits for the other, which one process could not answer."""
+    command = "touch {0}; for k in $(seq 2000); do [ -e {1} ] && exit 0; sleep 0.01; done; exit 1"
+    one = Scoring(subprocess.getstatusoutput, "beside", processes=2)  # type: ignore[arg-type]
+    asked = [command.format(tmp_path / a, tmp_path / b) for a, b in ("ab", "ba")]
+    futures = [one(command, at_once=True) for command in asked]  # type: ignore[arg-type]
+    assert [future.result() for future in futures] == [(0, "")] * 2
+    assert one("exit 3", at_once=True).result() == (3, "")  # type: ignore[arg-type]
+    assert len(one._processes) == 2
+
+
 def test_it_is_asked_where_it_saves_time(monkeypatch: pytest.MonkeyPatch) -> None:
     class Process:
         def __init__(self, scorer: Any) -> None:
             started.append(scorer)
 
+        waiting = 0
         submit = staticmethod(lambda measured: "beside")
 
     started: list[Any] = []

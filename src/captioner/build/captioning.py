@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +98,23 @@ class CaptionTask:
             for name, images in self.splits.items()
         }
         training = self.datasets["train"]
-        batch_size = config.trainer.batch_size
-        order = BatchOrder(
+        self._order = partial(
+            BatchOrder,
             len(training),
-            batch_size=batch_size,
-            seed=order_seed(config),
+            batch_size=config.trainer.batch_size,
             views=len(config.encoder.views),
         )
-        self.order: Order = order
+        self._workers = config.trainer.workers
+        order = self._order(seed=order_seed(config))
         self.data = resident_captions(config, training, order, device, world)
-        self.loader = self._loader(training, order, config.trainer.workers)
+        self._batches: dict[int, tuple[BatchOrder, Iterable[Any]]] = {}
         images = self.splits["dev"]
         scorer = CaptionScorer(
             {image.name: image.captions for image in images},
             scene_metrics(images) if isinstance(config.data, schema.ScenesData) else None,
         )
-        self.score: Score | None = Scoring(scorer, config.trainer.scoring)
+        processes = min(config.trainer.replicas, torch.get_num_threads())
+        self.score: Score | None = Scoring(scorer, config.trainer.scoring, processes=processes)
 
     def _require_memory_for_images(self, config: schema.TrainConfig) -> None:
         """ConfigError where a batch of images is too large, extracted or trained on."""
@@ -145,17 +147,39 @@ class CaptionTask:
         if needed:
             require_disk(Path(config.encoder.cache_dir), needed)
 
-    def _loader(self, training: CaptionDataset, order: BatchOrder, workers: int) -> Iterable[Any]:
+    def batches(self, seed: int) -> tuple[Order, Iterable[Any]]:
+        """See `Task`."""
+        if seed not in self._batches:
+            order = self._order(seed=seed)
+            self._batches[seed] = order, self._loader(order)
+        return self._batches[seed]
+
+    def _loader(self, order: BatchOrder) -> Iterable[Any]:
         if self.data is not None:
             return ResidentLoader(self.data, order)
+        training = self.datasets["train"]
         share: Any = training
         if self.world.size > 1:
             share = BatchShard(training, rank=self.world.rank, size=self.world.size)
         # Where every batch opens image files, worker processes can do it beside this one.
         opens_files = isinstance(training.source, DecodedImages) and not training.source.kept
         on_gpu = self.device.type == "cuda"
-        loader = make_loader(share, order, workers=workers if opens_files else 0, pin_memory=on_gpu)
+        workers = self._workers if opens_files else 0
+        loader = make_loader(share, order, workers=workers, pin_memory=on_gpu)
         return BatchesAhead(loader, self.device) if on_gpu else loader
+
+    def require_memory(self, config: schema.TrainConfig) -> None:
+        """See `Task`."""
+        training = self.datasets["train"]
+        _, feature_dim = self.features.shape(training.source)
+        lengths = training.tokens_per_row
+        require_memory_for_training(
+            config,
+            self.device,
+            vocab_size=len(self.vocabulary),
+            feature_dim=feature_dim,
+            tokens=int(lengths.double().mean() * min(config.trainer.batch_size, len(lengths))),
+        )
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> BaseCaptioner:
         """A captioner initialised from the seed, output bias and feature scale set.
@@ -169,14 +193,6 @@ class CaptionTask:
             refuse_other_stages(features, self.features)
         source = self.datasets["train"].source
         regions, feature_dim = features.shape(source)
-        lengths = self.datasets["train"].tokens_per_row
-        require_memory_for_training(
-            config,
-            self.device,
-            vocab_size=len(self.vocabulary),
-            feature_dim=feature_dim,
-            tokens=int(lengths.double().mean() * min(config.trainer.batch_size, len(lengths))),
-        )
         torch.manual_seed(config.seed)
         model = build_captioner(
             config.model,
@@ -237,9 +253,8 @@ class CaptionTask:
             start=config.trainer.scheduled_sampling_start,
         )
         special = (self.vocabulary.pad, self.vocabulary.bos, self.vocabulary.eos)
-        return ScheduledSampling(
-            model, probability=lambda: schedule(self.order.epoch), banned=special
-        )
+        order, _ = self.batches(order_seed(config))
+        return ScheduledSampling(model, probability=lambda: schedule(order.epoch), banned=special)
 
     def at_epoch(
         self, config: schema.TrainConfig, model: BaseCaptioner

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,28 +53,40 @@ class TextTask:
             )
         self.vocabulary = self.corpus.codec.vocabulary
         self.streams = len(streams)
-        windows = TextWindows(
+        self._windows = partial(
+            TextWindows,
             self.corpus.split("train").tokens,
             batch_size=config.trainer.batch_size,
             window=config.trainer.window,
             bos=self.vocabulary.bos,
-            seed=order_seed(config),
             streams=streams,
             random=config.trainer.random_windows,
         )
-        self.order: Order = WindowOrder(len(windows), epoch_windows=config.trainer.epoch_windows)
-        self.loader: Iterable[Any] = make_loader(
-            windows, self.order, workers=0, pin_memory=device.type == "cuda"
-        )
+        self._epoch_windows = config.trainer.epoch_windows
+        self._batches: dict[int, tuple[Order, Iterable[Any]]] = {}
+        self.batches(order_seed(config))  # refuses a text that is too short
 
-    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> StreamModel:
-        """A language model initialised from the seed, its output bias set."""
+    def batches(self, seed: int) -> tuple[Order, Iterable[Any]]:
+        """See `Task`."""
+        if seed not in self._batches:
+            windows = self._windows(seed=seed)
+            order = WindowOrder(len(windows), epoch_windows=self._epoch_windows)
+            on_gpu = self.device.type == "cuda"
+            loader = make_loader(windows, order, workers=0, pin_memory=on_gpu)
+            self._batches[seed] = order, loader
+        return self._batches[seed]
+
+    def require_memory(self, config: schema.TrainConfig) -> None:
+        """See `Task`."""
         require_memory_for_training(
             config,
             self.device,
             vocab_size=len(self.vocabulary),
             tokens=self.streams * config.trainer.window,
         )
+
+    def new_model(self, config: schema.TrainConfig, *, replica: bool) -> StreamModel:
+        """A language model initialised from the seed, its output bias set."""
         torch.manual_seed(config.seed)
         model = build_language_model(config.model, vocab_size=len(self.vocabulary), rnn=config.rnn)
         if config.model.output_bias_from_counts:

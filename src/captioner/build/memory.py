@@ -60,24 +60,29 @@ def require_memory_for_training(
     feature_dim: int = 1,
     tokens: int = 0,
 ) -> None:
-    """ConfigError unless weights, gradients and the optimiser's state are free on the device, and
-    what the recurrent layers keep of the `tokens` of a batch. What is not known yet counts least.
+    """ConfigError unless there is memory on the device for weights, gradients and the optimiser's
+    state of all replicas, and for what the recurrent layers keep of the `tokens` of a batch in
+    those that are computed at a time, at least one a thread. What is not known yet counts least.
     """
     copies = 2 + STATE[config.optimizer.name] + (config.optimizer.momentum > 0)
     copies += config.trainer.ema is not None
     keys = ("embedding_dim", "hidden_size", "num_layers", "attention_dim")
     of_model = vars(config.model)
     sizes = {f"model.{key}": of_model[key] for key in keys if key in of_model}
-    sizes["trainer.replicas"] = config.trainer.replicas
+    at_a_time = torch.get_num_threads() if device.type == "cpu" else 1
+    replicas = {"trainer.replicas": config.trainer.replicas}
 
     def needs(sizes: Sizes) -> float:
         weights = count_weights(config, sizes, vocab_size=vocab_size, feature_dim=feature_dim)
         # Of every token the pre-activations of the gates, the cell and the output of each layer.
         layers = sizes["model.num_layers"] * (2 + GATES[config.rnn.kind])
         kept = tokens * (sizes["model.embedding_dim"] + layers * sizes["model.hidden_size"])
-        return NUMBER * (copies * weights * sizes["trainer.replicas"] + kept)
+        count = sizes["trainer.replicas"]
+        return NUMBER * (copies * weights * count + kept * min(count, at_a_time))
 
-    require_memory("training", sizes, needs, device)
+    require_memory("training", {**sizes, "trainer.replicas": 1}, needs, device)
+    # Where one fits, too many are what is to be told.
+    require_memory("training", replicas, lambda own: needs({**sizes, **own}), device)
 
 
 def count_weights(

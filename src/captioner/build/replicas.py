@@ -13,15 +13,17 @@ from captioner.errors import ConfigError
 from captioner.features.source import ImageFeatures
 from captioner.runs.folder import flat
 
-# The settings in which replicas may differ: of a run, its optimiser or its model.
+# The settings in which replicas may differ: of a run, its trainer, its optimiser or its model.
 OWN = tuple(item.name for item in dataclasses.fields(schema.ReplicasConfig))
-GROUPS = ("optimizer", "model")
+GROUPS = ("trainer", "optimizer", "model")
 
 
 def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig, dict[str, Any]]]:
     """The configuration of each replica, as it could be run alone, and what differs in it."""
     count = config.trainer.replicas
     differing = {"seed": [config.seed + k for k in range(count)], **config.replicas.given()}
+    trainer = dataclasses.replace(config.trainer, replicas=1, order_seed=order_seed(config))
+    config = dataclasses.replace(config, trainer=trainer, replicas=schema.ReplicasConfig())
     found = []
     for k in range(count):
         values = {key: listed[k] for key, listed in differing.items()}
@@ -29,10 +31,6 @@ def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig
             "seed": values["seed"],
             "run_dir": str(Path(config.run_dir) / f"replica_{k}"),
             "sweep_dir": config.run_dir,
-            "replicas": schema.ReplicasConfig(),
-            "trainer": dataclasses.replace(
-                config.trainer, replicas=1, order_seed=order_seed(config)
-            ),
         }
         for group in GROUPS:
             before = getattr(config, group)
@@ -43,12 +41,11 @@ def replica_configs(config: schema.TrainConfig) -> list[tuple[schema.TrainConfig
 
 
 def shared_settings(config: schema.TrainConfig) -> dict[str, Any]:
-    """All by dotted key in which replicas must agree; the seed of the batches' order in effect."""
+    """All by dotted key in which replicas must agree."""
     own = {f"{prefix}{key}" for key in OWN for prefix in ("", *(f"{x}." for x in GROUPS))}
     tree = flat(dataclasses.asdict(config))
     own |= {"run_dir", "sweep_dir"}  # which change no result
-    shared = {key: value for key, value in tree.items() if key not in own}
-    return {**shared, "trainer.order_seed": order_seed(config)}
+    return {key: value for key, value in tree.items() if key not in own}
 
 
 def shared_config(configs: Sequence[schema.TrainConfig]) -> schema.TrainConfig:
@@ -71,7 +68,9 @@ def group_runs(configs: Sequence[schema.TrainConfig], most: int) -> list[tuple[l
     for number, shared in enumerate(settings):
         alike.setdefault(repr(shared), []).append(number)
     groups: list[tuple[list[int], str]] = []
-    for numbers in alike.values():
+    for found in alike.values():
+        # Those that read the same batches together: they can be one computation.
+        numbers = sorted(found, key=lambda n: order_seed(configs[n]))
         parts = -(-len(numbers) // most)  # of nearly the same size
         bounds = [k * len(numbers) // parts for k in range(parts + 1)]
         why = f"the {len(numbers)} that could train together are more than {most} at a time"
@@ -94,8 +93,7 @@ def _no_other(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
         return "no other was asked for at the same time"
     differing = [[k for k in {**own, **x} if own.get(k, "") != x.get(k, "")] for x in others]
     keys = ", ".join(sorted(differing, key=len)[0])
-    hint = " (seed decides it, unless it is given)" if keys == "trainer.order_seed" else ""
-    return f"every other differs from it in more than replicas can, such as {keys}{hint}"
+    return f"every other differs from it in more than replicas can, such as {keys}"
 
 
 def order_seed(config: schema.TrainConfig) -> int:

@@ -17,7 +17,7 @@ from captioner.build.components import build_optimizer, pick_device, trainer_set
 from captioner.build.initial import resumes, start_from
 from captioner.build.language_modeling import TextTask
 from captioner.build.memory import require_memory_for_training
-from captioner.build.replicas import replica_configs, shared_config
+from captioner.build.replicas import order_seed, replica_configs, shared_config
 from captioner.data.resident import ResidentCaptions
 from captioner.data.vocabulary import Vocabulary
 from captioner.errors import CheckpointError, ConfigError
@@ -42,10 +42,15 @@ class Task(Protocol):
     and the model of each."""
 
     vocabulary: Vocabulary
-    order: Order
-    loader: Iterable[Any]  # batches, or plans of those that are gathered from `data`
     data: ResidentCaptions | None  # the training data on the device, for steps that are captured
     score: Score | None  # makes the scores of what a validator measured; None: it gives scores
+
+    def batches(self, seed: int) -> tuple[Order, Iterable[Any]]:
+        """The order of a seed, and the training batches in it, or plans of those that are gathered
+        from `data`: the same two objects whenever it is asked."""
+
+    def require_memory(self, config: schema.TrainConfig) -> None:
+        """ConfigError where training would not fit, words and features being known."""
 
     def new_model(self, config: schema.TrainConfig, *, replica: bool) -> nn.Module:
         """A model initialised from the seed; `replica` where others train beside it."""
@@ -116,13 +121,7 @@ def build_together(configs: Sequence[schema.TrainConfig]) -> ReplicaTrainer:
                 replica.trainer.resume()
             except CheckpointError as error:
                 replica.failure = str(error)
-    trainer = ReplicaTrainer(
-        replicas,
-        loader=task.loader,
-        order=task.order,
-        device=device,
-        show_progress=shared.trainer.progress,
-    )
+    trainer = ReplicaTrainer(replicas, device=device, show_progress=shared.trainer.progress)
     _log_size(trainer)
     return trainer
 
@@ -142,7 +141,7 @@ def _begin_run(config: schema.TrainConfig, ranks: World) -> tuple[torch.device, 
     """The device and the data; before any of that is read, who computes is logged, and on a CPU
     freed memory is kept."""
     device = pick_device(config.device)
-    require_memory_for_training(config, device)  # again when words and features are known
+    require_memory_for_training(config, device)
     if ranks.size > 1:
         threads = torch.get_num_threads()
         log.info("%d processes on %s, threads each: %d", ranks.size, device.type, threads)
@@ -151,6 +150,7 @@ def _begin_run(config: schema.TrainConfig, ranks: World) -> tuple[torch.device, 
         keep_freed_memory()
     task = TASKS[task_of_data(config.data.kind)](config, device, ranks)
     log.info("vocabulary: %d tokens", len(task.vocabulary))
+    task.require_memory(config)
     return device, task
 
 
@@ -168,12 +168,13 @@ def _make_trainer(
     writer = summary_writer(folder) if ranks.main else None
     show = config.trainer.progress and not name
     validate = task.validator(config, model, writer)
+    order, loader = task.batches(order_seed(config))
     return Trainer(
         TrainingSetup(
             model=model,
             optimizer=build_optimizer(config, model),
-            loader=task.loader,
-            order=task.order,
+            loader=loader,
+            order=order,
             validate=validating_in_float32(validate, model, config.model.backend),
             texts=texts,
             score=task.score,
@@ -226,8 +227,6 @@ def _make_replicas(
         replicas.append(Replica(trainer, differs))
     return ReplicaTrainer(
         replicas,
-        loader=task.loader,
-        order=task.order,
         folder=Path(config.run_dir),
         device=device,
         show_progress=config.trainer.progress,

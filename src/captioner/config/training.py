@@ -185,12 +185,15 @@ class RewardConfig(Checked):
 class ReplicasConfig(Checked):
     """What differs among the models of trainer.replicas=K: lists of K values.
 
-    null leaves a setting as it is for all of them; the seeds are then seed, seed + 1, ...
+    null leaves a setting as it is for all of them; the seeds are then seed, seed + 1, ..., and the
+    order of the batches is one for all, which order_seed changes. Only models that attend have
+    attention_dropout and region_dropout.
     """
 
     group: ClassVar[str] = "replicas"
 
     seed: list[int] | None = setting(None, SEED)
+    order_seed: list[int] | None = setting(None, SEED)
     lr: list[float] | None = setting(None, POSITIVE)
     weight_decay: list[float] | None = setting(None, NOT_NEGATIVE)
     clip_norm: list[float] | None = setting(None, POSITIVE)
@@ -201,6 +204,8 @@ class ReplicasConfig(Checked):
     embedding_dropout: list[float] | None = setting(None, RATE)
     recurrent_dropout: list[float] | None = setting(None, RATE)
     feature_dropout: list[float] | None = setting(None, RATE)
+    attention_dropout: list[float] | None = setting(None, RATE)
+    region_dropout: list[float] | None = setting(None, RATE)
 
     def given(self) -> dict[str, list[Any]]:
         """The lists that are not null."""
@@ -329,6 +334,11 @@ class TrainConfig(RunConfig):
                 raise ConfigError(
                     f"replicas.{key} must have a value for each of trainer.replicas={count}, got "
                     f"{len(values)}"
+                )
+            if key.endswith("_dropout") and not hasattr(self.model, key):
+                raise ConfigError(
+                    f"replicas.{key} is nothing that model={self.model.kind} has: it attends to no "
+                    "regions"
                 )
         if count > 1 and self.encoder.crop:
             raise ConfigError(

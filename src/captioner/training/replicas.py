@@ -1,15 +1,16 @@
-"""Several models trained together in one process, on the same batches in the same order.
+"""Several models trained together in one process, on the same data.
 
-Every replica is an ordinary trainer with a folder of its own. A batch is gathered once for all of
-them. On a CPU each thread has some of the replicas, its kernels single-threaded: where their models
-can be one computation (`StackedModels`), one forward and one backward give all of these their
-gradients; otherwise it takes whole steps of one after another.
+Every replica is an ordinary trainer with a folder of its own. A batch is gathered once for all that
+read the data in one order. On a CPU each thread has some of the replicas, its kernels
+single-threaded: where their models can be one computation (`StackedModels`) and read the same
+batches, one forward and one backward give all of these their gradients; otherwise it takes whole
+steps of one after another.
 """
 
 import itertools
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -62,6 +63,23 @@ class Replica:
             log.warning("%s is left out: %s", self.trainer.reporting.name, error)
 
 
+@dataclass
+class Feed:
+    """Batches in one order, and the replicas that read them."""
+
+    order: Order
+    loader: Iterable[Batch]
+    replicas: list[Replica] = field(default_factory=list)
+
+    def batches(self, epoch: int, position: int) -> Iterator[Batch]:
+        """The epoch's from a position on; none where no replica is left."""
+        self.order.epoch, self.order.position = epoch, position
+        return iter(self.loader if any(one.active for one in self.replicas) else ())
+
+
+Group = tuple[tuple[int, int], list[Batch]]  # the batches of a step, and the place of the first
+
+
 class _Part:
     """Replicas whose models one thread computes together.
 
@@ -74,7 +92,12 @@ class _Part:
         self._stacked: list[Replica] = []
         self._models: StackedModels | None = None
 
-    def take(self, groups: Sequence[tuple[tuple[int, int], list[Batch]]]) -> None:
+    @property
+    def order(self) -> Order:
+        """Of the batches that its replicas read."""
+        return self.replicas[0].trainer.order
+
+    def take(self, groups: Sequence[Group]) -> None:
         """A step over each group of batches, by the replicas that are at its place."""
         for place, group in groups:
             replicas = [one for one in self.replicas if one.active and one.place == place]
@@ -104,7 +127,8 @@ class _Part:
 
 
 class ReplicaTrainer:
-    """Trains `replicas` on the batches of one `loader` in one `order`.
+    """Trains `replicas`, each on the batches of its trainer: those whose trainers have one order in
+    common read the same.
 
     A replica whose loss or weights are no longer finite is left out from there on, and one may stop
     early; the others continue. Where they have a `folder` in common, the best by dev score becomes
@@ -117,14 +141,16 @@ class ReplicaTrainer:
         self,
         replicas: Sequence[Replica],
         *,
-        loader: Iterable[Batch],
-        order: Order,
         folder: Path | None = None,
         device: torch.device,
         show_progress: bool = True,
     ) -> None:
-        self.replicas, self.loader, self.order = replicas, loader, order
-        self.folder, self.show_progress = folder, show_progress
+        self.replicas, self.folder, self.show_progress = replicas, folder, show_progress
+        feeds: dict[int, Feed] = {}
+        for one in replicas:
+            feed = Feed(one.trainer.order, one.trainer.loader)
+            feeds.setdefault(id(feed.order), feed).replicas.append(one)
+        self.feeds = [*feeds.values()]
         self.on_cpu = device.type == "cpu"
         self.threads = torch.get_num_threads() if self.on_cpu else 1
         self._pool = ThreadPoolExecutor(self.threads, initializer=self._begin_thread)
@@ -194,7 +220,7 @@ class ReplicaTrainer:
         return bool(self._active())
 
     def _at_the_end(self) -> list[Replica]:
-        return [one for one in self._active() if one.place[1] == len(self.order)]
+        return [one for one in self._active() if one.place[1] == len(one.trainer.order)]
 
     def _train_epoch(self, interruption: Interruption) -> None:
         """Take the remaining steps of the epoch that the last replica is in.
@@ -203,31 +229,30 @@ class ReplicaTrainer:
         they have not seen.
         """
         epoch, position = min(replica.place for replica in self._active())
-        self.order.epoch, self.order.position = epoch, position
+        batches = [feed.batches(epoch, position) for feed in self.feeds]
         for replica in self._active():
             replica.trainer.begin_epoch()
-        batches = iter(self.loader)
-        size = self.settings.accumulation
-        while turn := list(islice(batches, TURN * size)):
+        # All batches of a turn are in memory: of many orders fewer each.
+        most = max(2, TURN // len(self.feeds)) * self.settings.accumulation
+        while any(turn := [list(islice(one, most)) for one in batches]):
             self.take_turn((epoch, position), turn)
-            position += len(turn)
+            position += max(map(len, turn))
             self._show()
             if interruption.requested:
                 self._in_threads(self._active(), lambda one: one.trainer.stop())
                 raise KeyboardInterrupt
         self._in_threads(self._at_the_end(), lambda one: one.trainer.save())
 
-    def take_turn(self, place: tuple[int, int], batches: Sequence[Batch]) -> None:
-        """Several steps of every replica over `batches`, the first of which is at `place`."""
-        epoch, position = place
-        size = self.settings.accumulation
-        groups = [
-            ((epoch, position + start), list(batches[start : start + size]))
-            for start in range(0, len(batches), size)
-        ]
+    def take_turn(self, place: tuple[int, int], turn: Sequence[Sequence[Batch]]) -> None:
+        """Several steps of every replica over the batches of its feed, those of each of `feeds` in
+        `turn`; the first of them is at `place`."""
+        groups = {
+            id(feed.order): self._groups(place, batches)
+            for feed, batches in zip(self.feeds, turn, strict=True)
+        }
 
         def take(replica: Replica) -> None:
-            for own_place, group in groups:
+            for own_place, group in groups[id(replica.trainer.order)]:
                 if replica.place == own_place:
                     replica.trainer.take(group)
 
@@ -236,7 +261,17 @@ class ReplicaTrainer:
         if self._why_turns:
             self._in_threads(self._active(), take)
         else:
-            list(self._pool.map(lambda part: part.take(groups), self._divide()))  # waits for all
+            parts = self._divide()
+            taken = self._pool.map(lambda part: part.take(groups[id(part.order)]), parts)
+            list(taken)  # waits for all
+
+    def _groups(self, place: tuple[int, int], batches: Sequence[Batch]) -> list[Group]:
+        """Those of each step, and where they are."""
+        (epoch, position), size = place, self.settings.accumulation
+        return [
+            ((epoch, position + start), list(batches[start : start + size]))
+            for start in range(0, len(batches), size)
+        ]
 
     def _find_why_turns(self) -> str:
         """Why the replicas take turns; empty where models are computed together."""
@@ -246,6 +281,8 @@ class ReplicaTrainer:
         try:
             if self.settings.bf16:
                 raise ValueError("autocast has no form for several models")
+            if len(self.feeds) == count:
+                raise ValueError("each reads the batches in an order of its own")
             for alike in self._alike(self.replicas):
                 together([one.trainer.model for one in alike])
         except ValueError as error:
@@ -272,10 +309,11 @@ class ReplicaTrainer:
 
     @staticmethod
     def _alike(replicas: Sequence[Replica]) -> list[list[Replica]]:
-        """Replicas by what their models compute."""
-        groups: dict[tuple[bool, ...], list[Replica]] = {}
+        """Replicas by the batches that they read and by what their models compute."""
+        groups: dict[Any, list[Replica]] = {}
         for one in replicas:
-            groups.setdefault(dropping(one.trainer.model), []).append(one)
+            key = id(one.trainer.order), dropping(one.trainer.model)
+            groups.setdefault(key, []).append(one)
         return [*groups.values()]
 
     def _in_threads(self, replicas: Sequence[Replica], work: Callable[[Replica], None]) -> None:

@@ -35,32 +35,36 @@ class Scoring:
     """Has `scorer` make figures of what validations measured.
 
     `place` is "beside", another process; "inline", this one; or "auto": beside, as soon as scoring
-    once has taken longer than LONG, and unless it is waited for at once.
+    once has taken longer than LONG, and unless it is waited for at once. Several validations at
+    the same time are scored by as many processes, at most `processes`, also where they are waited
+    for: here threads would score one after another.
     """
 
-    def __init__(self, scorer: Scorer, place: str = "auto") -> None:
-        self.scorer, self.place = scorer, place
+    def __init__(self, scorer: Scorer, place: str = "auto", *, processes: int = 1) -> None:
+        self.scorer, self.place, self.most = scorer, place, processes
         self._long = False
-        self._starting = threading.Lock()
-        self._process: ScoringProcess | None = None
+        self._asking = threading.Lock()
+        self._processes: list[ScoringProcess] = []
 
     def __call__(self, measured: dict[str, Any], *, at_once: bool) -> Future[dict[str, float]]:
         """The figures. Here what the scorer raises is raised; the process's future raises
         CaptionerError where it died or failed."""
-        if self.place == "beside" or (self._long and not at_once):
-            return self._beside().submit(measured)
+        if self.place == "beside" or (self._long and (not at_once or self.most > 1)):
+            return self._beside(measured)
         figures: Future[dict[str, float]] = Future()
         started = time.thread_time()
         figures.set_result(self.scorer(measured))
         self._long |= self.place == "auto" and time.thread_time() - started > LONG
         return figures
 
-    def _beside(self) -> "ScoringProcess":
-        with self._starting:  # replicas validate in threads
-            if self._process is None:
+    def _beside(self, measured: dict[str, Any]) -> Future[dict[str, float]]:
+        with self._asking:  # replicas validate in threads
+            if not self._processes:
                 log.info("from here on captions are scored in another process, beside training")
-                self._process = ScoringProcess(self.scorer)
-            return self._process
+            busy = all(one.waiting for one in self._processes)
+            if busy and len(self._processes) < self.most:
+                self._processes.append(ScoringProcess(self.scorer))
+            return min(self._processes, key=lambda one: one.waiting).submit(measured)
 
 
 class ScoringProcess:
@@ -77,10 +81,18 @@ class ScoringProcess:
         self._asking = threading.Lock()
         weakref.finalize(self, _end, self._process)
         self._scorer: Scorer | None = scorer
+        self._due: list[Future[dict[str, float]]] = []
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not answered yet."""
+        self._due = [one for one in self._due if not one.done()]
+        return len(self._due)
 
     def submit(self, measured: dict[str, Any]) -> Future[dict[str, float]]:
         """The figures, when they are there; CaptionerError where the process died or failed."""
         figures: Future[dict[str, float]] = Future()
+        self._due.append(figures)
 
         def ask() -> None:
             try:
