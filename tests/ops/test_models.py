@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from captioner.ops import linear_cross_entropy, lstm_packed, lstm_step
 from captioner.ops.dropout import dropout
 from captioner.ops.extension import ABSENT
-from captioner.ops.models import Models, Rates, embedding, linear, running_as_one
+from captioner.ops.models import (
+    Models,
+    Rates,
+    each_item,
+    embedding,
+    index_select,
+    linear,
+    placed,
+    running_as_one,
+)
 
 K, E, H, V = 3, 4, 5, 23
 FUSED = pytest.param("fused", marks=pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT)))
@@ -227,6 +236,25 @@ def test_each_model_reads_its_own_words_and_its_own_layer() -> None:
     found = as_one(run, generators, weights, biases)
     expected = [nn.functional.linear(rows, weights[k], biases[k]) for k in range(K)]
     torch.testing.assert_close(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda rows: index_select(rows, 1, torch.tensor([2, 0, 2])),
+        lambda rows: placed(rows, torch.tensor([5, 0, 2, 3]), 7),
+        lambda rows: each_item(lambda items: items.softmax(1).exp(), rows),
+    ],
+)
+def test_each_models_rows_go_where_they_would_alone(moved: Callable[[Tensor], Tensor]) -> None:
+    generators = [torch.Generator() for _ in range(K)]
+    (rows,) = draw((4, 5))
+    found = as_one(moved, generators, rows)
+    expected = torch.stack([moved(own) for own in rows])
+    assert torch.equal(found, expected)
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad(x, rows, weights)[0] for x in (found, expected)]
+    assert torch.equal(*gradients)
 
 
 @compiled

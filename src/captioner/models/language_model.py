@@ -33,6 +33,7 @@ from captioner.models.word_layers import (
     set_bias_from_counts,
 )
 from captioner.ops import dropout
+from captioner.ops.models import index_select
 from captioner.profiling import backward_ends, span
 
 State = tuple[Tensor, ...]  # h and, for an LSTM, c: each [L, B, H]
@@ -233,10 +234,10 @@ class LanguageModel(nn.Module):
         """What precedes each sequence: its prefix, or the state after it where sequences share
         prefixes, each of which is then read once."""
         if len(rows) < 2 * prefix.shape[1]:
-            return {"prefix": prefix.index_select(1, rows)}
+            return {"prefix": index_select(prefix, 1, rows)}
         weights_hh = self._recurrent_weights()
         read = self.read(prefix, weights_hh=weights_hh, capacity=capacity)[1]
-        state = tuple(one.index_select(1, rows) for one in read)
+        state = tuple(index_select(one, 1, rows) for one in read)
         return {"state": state, "weights_hh": weights_hh}
 
     def step(self, token_ids: Tensor, state: State) -> tuple[Tensor, State]:

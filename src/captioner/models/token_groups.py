@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from captioner.ops.models import index_select, placed
 from captioner.ops.packing import packed_places
 
 
@@ -35,15 +36,15 @@ class TokenGroups:
     def scatter(self, rows: Tensor) -> Tensor:
         """Rows [N, D] into their slots [I, Q, D]; empty slots are 0."""
         count, padding = self.images * self.size, int(self.filled is not None)
-        slots = rows.new_zeros(count + padding, rows.shape[1]).index_copy(0, self.slots, rows)
+        slots = placed(rows, self.slots, count + padding)
         return slots[:count].view(self.images, self.size, -1)
 
     def gather(self, slots: Tensor) -> Tensor:
         """The slots [I, Q, ...] of each token, [N, ...]; padding rows are 0."""
         flat = slots.flatten(0, 1)
         if self.filled is None:
-            return flat.index_select(0, self.slots)
-        found = flat.index_select(0, self.slots.clamp(max=len(flat) - 1))
+            return index_select(flat, 0, self.slots)
+        found = index_select(flat, 0, self.slots.clamp(max=len(flat) - 1))
         filled = self.filled.view(-1, *[1] * (found.dim() - 1))
         return torch.where(filled, found, 0.0)
 

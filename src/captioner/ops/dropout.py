@@ -89,16 +89,15 @@ class _OfModels(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         """The rows of all models [K, ...]; autograd follows."""
         rows = input.unsqueeze(0) if in_dims[0] is None else input.movedim(in_dims[0], 0)
-        size = rows[0].numel()
-        dropped = [round(rate * LEVELS) for rate in rates]
-        drawn = torch.empty(len(rates), -(-size // 4), dtype=torch.int64)
-        for own, count, generator in zip(drawn, dropped, generators, strict=True):
-            if count in (0, LEVELS):
-                own.zero_()
-            else:
-                own.random_(-(2**63), None, generator=generator)
-        least = torch.tensor([[count - LEVELS // 2] for count in dropped])
-        kept = drawn.view(torch.int16)[:, :size] >= least
-        scales = [[0.0 if n == LEVELS else LEVELS / (LEVELS - n)] for n in dropped]
-        scale = kept.to(rows.dtype).mul_(torch.tensor(scales, dtype=rows.dtype))
+        scale = rows.new_empty(len(rates), rows[0].numel())
+        drawn = torch.empty(-(-scale.shape[1] // 4), dtype=torch.int64)
+        # One model after another, while its numbers are in the processor's cache.
+        for own, rate, generator in zip(scale, rates, generators, strict=True):
+            dropped = round(rate * LEVELS)
+            if dropped in (0, LEVELS):
+                own.fill_(dropped == 0)
+                continue
+            drawn.random_(-(2**63), None, generator=generator)
+            kept = drawn.view(torch.int16)[: len(own)] >= dropped - LEVELS // 2
+            own.copy_(kept).mul_(LEVELS / (LEVELS - dropped))
         return rows * scale.view(len(rates), *rows.shape[1:]), 0

@@ -69,12 +69,55 @@ def _stacked(tensor: Tensor, dim: int | None, count: int) -> Tensor:
     return tensor.expand(count, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
+class _Stacked(torch.autograd.Function):
+    """`_Stacked.apply(compute, *tensors)`, within vmap: what `compute` makes of the tensors with a
+    leading K, which has a leading K too."""
+
+    @staticmethod
+    def forward(compute: Any, *tensors: Tensor) -> Tensor:
+        """Never called: vmap alone computes it."""
+        raise NotImplementedError("what several models compute needs torch.vmap")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """torch.vmap asks for it."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Sequence[int | None], compute: Any, *tensors: Tensor
+    ) -> tuple[Tensor, int]:
+        """[K, ...]; autograd follows."""
+        pairs = zip(tensors, in_dims[1:], strict=True)
+        return compute(*(_stacked(x, dim, info.batch_size) for x, dim in pairs)), 0
+
+
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """torch.index_select of a `dim` from 0; of K models, which share the index, a copy of rows as
+    alone, where vmap's rule for torch's gathers single numbers."""
+    if _thread.models is None:
+        return input.index_select(dim, index)
+    found: Tensor = _Stacked.apply(lambda all: all.index_select(dim + 1, index), input)
+    return found
+
+
+def placed(rows: Tensor, slots: Tensor, count: int) -> Tensor:
+    """Rows [N, D] at `slots` [N] of [count, D], whose others are 0; of K models in their slots."""
+    if _thread.models is None:
+        return rows.new_zeros(count, rows.shape[1]).index_copy(0, slots, rows)
+
+    def place(all: Tensor) -> Tensor:
+        return all.new_zeros(len(all), count, all.shape[2]).index_copy(1, slots, all)
+
+    found: Tensor = _Stacked.apply(place, rows)
+    return found
+
+
 def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
     """torch.nn.functional.embedding of a table [V, E]; of K models, without copying the tables, as
     vmap's rule for torch's does."""
     if _thread.models is None:
         return F.embedding(token_ids, table)
-    return table.index_select(0, token_ids)
+    return index_select(table, 0, token_ids)
 
 
 def linear(rows: Tensor, layer: nn.Linear) -> Tensor:
@@ -83,30 +126,9 @@ def linear(rows: Tensor, layer: nn.Linear) -> Tensor:
     if _thread.models is None:
         found: Tensor = layer(rows)
         return found
-    found = _Linear.apply(rows.flatten(0, -2), layer.weight, layer.bias)
+    stacked = (rows.flatten(0, -2), layer.weight, layer.bias)
+    found = _Stacked.apply(_LinearOfModels.apply, *stacked)
     return found.view(*rows.shape[:-1], -1)
-
-
-class _Linear(torch.autograd.Function):
-    """A linear layer under vmap."""
-
-    @staticmethod
-    def forward(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Never called: vmap alone computes it."""
-        raise NotImplementedError("a layer of several models needs torch.vmap")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """torch.vmap asks for it."""
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Sequence[int | None], rows: Tensor, weight: Tensor, bias: Tensor
-    ) -> tuple[Tensor, int]:
-        """[K, N, O]; autograd follows."""
-        stacked = _stacked(rows, in_dims[0], info.batch_size)
-        found: Tensor = _LinearOfModels.apply(stacked, weight, bias)
-        return found, 0
 
 
 class _LinearOfModels(torch.autograd.Function):
@@ -148,33 +170,12 @@ def each_item(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     models one call with all their items, K times as many."""
     if _thread.models is None:
         return compute(*tensors)
-    found: Tensor = _EachItem.apply(compute, *tensors)
+
+    def compute_all(*stacked: Tensor) -> Tensor:
+        return compute(*(x.flatten(0, 1) for x in stacked)).unflatten(0, (len(stacked[0]), -1))
+
+    found: Tensor = _Stacked.apply(compute_all, *tensors)
     return found
-
-
-class _EachItem(torch.autograd.Function):
-    """Items under vmap."""
-
-    @staticmethod
-    def forward(compute: Any, *tensors: Tensor) -> Tensor:
-        """Never called: vmap alone computes it."""
-        raise NotImplementedError("items of several models need torch.vmap")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """torch.vmap asks for it."""
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Sequence[int | None], compute: Any, *tensors: Tensor
-    ) -> tuple[Tensor, int]:
-        """[K, I, ...]; autograd follows."""
-        count = info.batch_size
-        items = [
-            _stacked(x, dim, count).flatten(0, 1)
-            for x, dim in zip(tensors, in_dims[1:], strict=True)
-        ]
-        return compute(*items).unflatten(0, (count, -1)), 0
 
 
 def register_models(
