@@ -113,14 +113,17 @@ def test_the_form_of_a_graph_learns_the_same(folder: Path, model: str, by: str) 
     assert losses[0][-1] < losses[0][0]
 
 
-@pytest.mark.parametrize("model", ["layered", "adaptive"])
-def test_a_replica_trains_as_it_would_alone(folder: Path, model: str) -> None:
+@pytest.mark.parametrize(("model", "order"), [("layered", 3), ("adaptive", 5)])
+def test_a_replica_trains_as_it_would_alone(folder: Path, model: str, order: int) -> None:
+    """In the order of the batches that the other has, or in one of its own."""
     encoder = folder / "encoder.pt"
     config = configured(folder, "x", *GRID)
     torch.save(build_encoder(config.encoder, seed=0).trunk.state_dict(), encoder)
-    changes = [*MODELS[model], *DROPOUT, f"encoder.weights={encoder}", "trainer.order_seed=3"]
-    make(folder, f"together {model}", *changes, "trainer.replicas=2").run()
-    make(folder, f"alone {model}", *changes, "seed=1").run()
+    changes = [*MODELS[model], *DROPOUT, f"encoder.weights={encoder}"]
+    differs = [f"replicas.order_seed=[3,{order}]", "replicas.attention_dropout=[0.1,0.3]"]
+    make(folder, f"together {model}", *changes, "trainer.replicas=2", *differs).run()
+    alone = [f"trainer.order_seed={order}", "model.attention_dropout=0.3", "seed=1"]
+    make(folder, f"alone {model}", *changes, *alone).run()
     found = weights(folder, f"together {model}/replica_1")
     assert_same(found, weights(folder, f"alone {model}"))
 

@@ -159,12 +159,15 @@ def test_attention_gives_each_the_bits_that_it_has_alone(join: str, rate: float)
         assert [name for (name, p), wanted in pairs if not torch.equal(p.grad, wanted)] == []
 
 
-def test_a_model_that_is_lost_changes_no_other() -> None:
+@pytest.mark.parametrize(("make", "regions"), [(pooled, 1), (layered, 4)])
+def test_a_model_that_is_lost_changes_no_other(
+    make: Callable[[float], nn.Module], regions: int
+) -> None:
     """NaN in its weights; and parted, all have memory of their own."""
-    (batch,) = batches(1)
+    (batch,) = batches(1, regions)
     found = []
     for lost in (False, True):
-        steps = [seeded(pooled, (*own[:3], 0.0)) for own in OWN]
+        steps = [seeded(make, (*own[:3], 0.0)) for own in OWN]
         models = StackedModels([x.model for x in steps], [torch.Generator() for _ in OWN])
         if lost:
             steps[2].model.language_model.lstm.weight_hh_l0.data[0, 0] = torch.nan  # type: ignore[union-attr]

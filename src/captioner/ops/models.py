@@ -96,7 +96,7 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     alone, where vmap's rule for torch's gathers single numbers."""
     if _thread.models is None:
         return input.index_select(dim, index)
-    found: Tensor = _Stacked.apply(lambda all: all.index_select(dim + 1, index), input)
+    found: Tensor = _Stacked.apply(lambda stack: stack.index_select(dim + 1, index), input)
     return found
 
 
@@ -105,8 +105,8 @@ def placed(rows: Tensor, slots: Tensor, count: int) -> Tensor:
     if _thread.models is None:
         return rows.new_zeros(count, rows.shape[1]).index_copy(0, slots, rows)
 
-    def place(all: Tensor) -> Tensor:
-        return all.new_zeros(len(all), count, all.shape[2]).index_copy(1, slots, all)
+    def place(stack: Tensor) -> Tensor:
+        return stack.new_zeros(len(stack), count, stack.shape[2]).index_copy(1, slots, stack)
 
     found: Tensor = _Stacked.apply(place, rows)
     return found
