@@ -74,7 +74,8 @@ class GridSweeper(_CaptionerSweeper):
 
 
 class StudySweeper(_CaptionerSweeper):
-    """hydra/sweeper=optuna: a stored study of `n_trials`, `n_jobs` of them launched at once.
+    """hydra/sweeper=optuna: a stored study of `n_trials`, `n_jobs` of them launched at once: where
+    it is null as many as the replicas launcher takes, one for other launchers.
 
     See captioner.sweeps.study; `storage` null is study.db in the sweep's folder.
     """
@@ -100,7 +101,9 @@ class StudySweeper(_CaptionerSweeper):
             seed=settings.seed,
             lock=sweep.folder / "study.lock",
         )
-        while trials := study.next_trials(settings.n_jobs):
+        assert self.config is not None
+        most = settings.n_jobs or self.config.hydra.launcher.get("most", 1)
+        while trials := study.next_trials(most):
             jobs = [sweep.job(overrides) for _, overrides in trials]
             outcomes = sweep.run(jobs)
             for (trial, _), outcome in zip(trials, outcomes, strict=True):

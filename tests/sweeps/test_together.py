@@ -253,7 +253,7 @@ def test_a_study_asks_for_as_many_trials_as_train_together(
     sweep: Sweep, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("optuna", minversion="4", reason="the extra [sweeps] is not installed")
-    study = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+    study = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2")
     assert sweep(*study, "optimizer.lr=tag(log, interval(1e-3, 1e-1))") == 0
     assert capfd.readouterr().err.count("2 train together, as replicas") == 1
     with sqlite3.connect("sweep/study.db") as base:

@@ -419,7 +419,7 @@ class StudySweepConfig(Checked):
     """hydra/sweeper=optuna: a stored Optuna study of trainer.best_metric; the extra [sweeps].
 
     n_trials: of the whole study, those of earlier processes among them; n_jobs: trials launched at
-    once; storage: an Optuna storage (null: sqlite, study.db in the sweep's folder); study_name
+    once (null: as many as hydra/launcher=replicas trains at a time, with others one); storage: an Optuna storage (null: sqlite, study.db in the sweep's folder); study_name
     (null: the folder's name); sampler tpe or random; params: intervals and values as on the command
     line, for a search space that is written down.
     """
@@ -428,7 +428,7 @@ class StudySweepConfig(Checked):
 
     _target_: str = "hydra_plugins.captioner_sweepers.StudySweeper"
     n_trials: int = setting(20, COUNT)
-    n_jobs: int = setting(1, COUNT)
+    n_jobs: int | None = setting(None, COUNT)
     storage: str | None = setting(None, TEXT)
     study_name: str | None = setting(None, TEXT)
     sampler: str = setting("tpe", Choice(SAMPLERS))
