@@ -419,9 +419,10 @@ class StudySweepConfig(Checked):
     """hydra/sweeper=optuna: a stored Optuna study of trainer.best_metric; the extra [sweeps].
 
     n_trials: of the whole study, those of earlier processes among them; n_jobs: trials launched at
-    once (null: as many as hydra/launcher=replicas trains at a time, with others one); storage: an Optuna storage (null: sqlite, study.db in the sweep's folder); study_name
-    (null: the folder's name); sampler tpe or random; params: intervals and values as on the command
-    line, for a search space that is written down.
+    once (null: as many as hydra/launcher=replicas trains at a time, with others one); storage: an
+    Optuna storage (null: sqlite, study.db in the sweep's folder); study_name (null: the folder's
+    name); sampler tpe or random; params: intervals and values as on the command line, for a search
+    space that is written down.
     """
 
     group: ClassVar[str] = "hydra.sweeper"
