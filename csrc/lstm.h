@@ -20,6 +20,9 @@
 // accumulation type and that of gates and cells, is float for the two half types, otherwise Scalar.
 // GEMMs of half types take Scalar operands and accumulate in float.
 //
+// Of K models, which read the same packed batch, every tensor but batch_sizes and input_rows has a
+// leading K.
+//
 // Every kernel
 //   - takes arguments of any strides and changes none of them;
 //   - returns new, dense tensors that share no memory;
@@ -39,6 +42,7 @@ namespace captioner {
 using torch::stable::Tensor;
 
 struct LstmShape {
+  std::vector<int64_t> leading;      // {K}, or {} where tensors are those of a single model
   int64_t tokens;                    // N
   int64_t batch;                     // B = batch_sizes[0]
   int64_t steps;                     // T
@@ -47,6 +51,8 @@ struct LstmShape {
   int64_t hidden_size;               // H
   std::vector<int64_t> batch_sizes;  // [T] positive, never increasing, their sum is N
   std::vector<int64_t> offsets;      // [T + 1]
+
+  int64_t models() const { return leading.empty() ? 1 : leading[0]; }
 };
 
 // Reads the shape and refuses, with what was found and what was expected, arguments whose shapes,

@@ -24,10 +24,18 @@ std::vector<int64_t> shape_of(const Tensor& tensor) {
   return {sizes.begin(), sizes.end()};
 }
 
-void expect_shape(const char* name, const char* letters, const Tensor& tensor,
+void expect_shape(const char* name, const std::string& letters, const Tensor& tensor,
                   const std::vector<int64_t>& expected) {
   STD_TORCH_CHECK(shape_of(tensor) == expected, name, " must be ", letters, " = ", text(expected),
                   ", got ", text(shape_of(tensor)));
+}
+
+// Of each model: `letters`, such as "[B, H]", and `expected` are without the leading K.
+void expect_shape(const LstmShape& shape, const char* name, const std::string& letters,
+                  const Tensor& tensor, std::vector<int64_t> expected) {
+  expected.insert(expected.begin(), shape.leading.begin(), shape.leading.end());
+  const std::string models = shape.leading.empty() ? "[" : "[K, ";
+  expect_shape(name, models + letters.substr(1), tensor, expected);
 }
 
 void expect_like(const char* name, const Tensor& tensor, const Tensor& input) {
@@ -61,9 +69,9 @@ void read_batch_sizes(const Tensor& batch_sizes, LstmShape& shape) {
 void check_shape(LstmShape& shape, const Tensor& input, const Tensor& hx, const Tensor& cx,
                  const Tensor& weight_ih, const Tensor& weight_hh,
                  const std::optional<Tensor>& input_rows) {
-  expect_shape("hx", "[B, H]", hx, {shape.batch, shape.hidden_size});
-  expect_shape("cx", "[B, H]", cx, {shape.batch, shape.hidden_size});
-  expect_shape("weight_ih", "[4H, E]", weight_ih, {4 * shape.hidden_size, shape.input_size});
+  expect_shape(shape, "hx", "[B, H]", hx, {shape.batch, shape.hidden_size});
+  expect_shape(shape, "cx", "[B, H]", cx, {shape.batch, shape.hidden_size});
+  expect_shape(shape, "weight_ih", "[4H, E]", weight_ih, {4 * shape.hidden_size, shape.input_size});
   expect_like("hx", hx, input);
   expect_like("cx", cx, input);
   expect_like("weight_ih", weight_ih, input);
@@ -80,13 +88,19 @@ void check_shape(LstmShape& shape, const Tensor& input, const Tensor& hx, const 
 // The sizes that the shapes of input and weights give.
 LstmShape sizes_of(const Tensor& input, const Tensor& weight_hh,
                    const std::optional<Tensor>& input_rows) {
-  STD_TORCH_CHECK(input.dim() == 2, "input must be [U, E], got ", text(shape_of(input)));
-  STD_TORCH_CHECK(weight_hh.dim() == 2 && weight_hh.size(0) == 4 * weight_hh.size(1),
-                  "weight_hh must be [4H, H], got ", text(shape_of(weight_hh)));
   LstmShape shape{};
-  shape.input_rows = input.size(0);
-  shape.input_size = input.size(1);
-  shape.hidden_size = weight_hh.size(1);
+  const std::vector<int64_t> weights = shape_of(weight_hh), inputs = shape_of(input);
+  const size_t k = weights.size() == 3 ? 1 : 0;  // dimensions before those of a model
+  STD_TORCH_CHECK(weights.size() == k + 2 && weights[k] == 4 * weights[k + 1],
+                  "weight_hh must be [4H, H], or [K, 4H, H] of K models, got ", text(weights));
+  shape.leading.assign(weights.begin(), weights.begin() + k);
+  STD_TORCH_CHECK(shape.models() > 0, "K must be at least 1, got tensors of no model");
+  STD_TORCH_CHECK(inputs.size() == k + 2 && (k == 0 || inputs[0] == weights[0]),
+                  k == 0 ? "input must be [U, E], got " : "input must be [K, U, E], got ",
+                  text(inputs));
+  shape.input_rows = inputs[k];
+  shape.input_size = inputs[k + 1];
+  shape.hidden_size = weights[k + 1];
   shape.tokens = input_rows ? input_rows->numel() : shape.input_rows;
   return shape;
 }
@@ -98,11 +112,12 @@ void check_saved(const LstmShape& shape, const Tensor& input, const Tensor& grad
                  const Tensor& workspace) {
   const std::vector<int64_t> packed{shape.tokens, shape.hidden_size};
   const std::vector<int64_t> states{shape.batch, shape.hidden_size};
-  expect_shape("grad_output", "[N, H]", grad_output, packed);
-  expect_shape("grad_hy", "[B, H]", grad_hy, states);
-  expect_shape("grad_cy", "[B, H]", grad_cy, states);
-  expect_shape("output", "[N, H]", output, packed);
-  expect_shape("workspace", "[5 * N * H]", workspace, {5 * shape.tokens * shape.hidden_size});
+  expect_shape(shape, "grad_output", "[N, H]", grad_output, packed);
+  expect_shape(shape, "grad_hy", "[B, H]", grad_hy, states);
+  expect_shape(shape, "grad_cy", "[B, H]", grad_cy, states);
+  expect_shape(shape, "output", "[N, H]", output, packed);
+  expect_shape(shape, "workspace", "[5 * N * H]", workspace,
+               {5 * shape.tokens * shape.hidden_size});
   expect_like("grad_output", grad_output, input);
   expect_like("grad_hy", grad_hy, input);
   expect_like("grad_cy", grad_cy, input);
@@ -133,17 +148,19 @@ LstmShape capacity_shape(const Tensor& input, const Tensor& batch_sizes, const T
                   text(shape_of(batch_sizes)));
   STD_TORCH_CHECK(batch_sizes.device() == input.device(),
                   "batch_sizes must be on the device of input in the capacity form");
-  STD_TORCH_CHECK(hx.dim() == 2, "hx must be [B, H], got ", text(shape_of(hx)));
+  const int64_t dims = shape.leading.size() + 2;
+  STD_TORCH_CHECK(hx.dim() == dims, "hx must be [", shape.leading.empty() ? "" : "K, ",
+                  "B, H], got ", text(shape_of(hx)));
   shape.steps = batch_sizes.numel();
-  shape.batch = hx.size(0);
+  shape.batch = hx.size(dims - 2);
   check_shape(shape, input, hx, cx, weight_ih, weight_hh, input_rows);
   return shape;
 }
 
 void check_biases(const LstmShape& shape, const Tensor& input, const Tensor& bias_ih,
                   const Tensor& bias_hh) {
-  expect_shape("bias_ih", "[4H]", bias_ih, {4 * shape.hidden_size});
-  expect_shape("bias_hh", "[4H]", bias_hh, {4 * shape.hidden_size});
+  expect_shape(shape, "bias_ih", "[4H]", bias_ih, {4 * shape.hidden_size});
+  expect_shape(shape, "bias_hh", "[4H]", bias_hh, {4 * shape.hidden_size});
   expect_like("bias_ih", bias_ih, input);
   expect_like("bias_hh", bias_hh, input);
 }

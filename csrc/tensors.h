@@ -45,21 +45,27 @@ T* values(const Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
 }
 
+// Rows of a matrix, or of each of several [K, rows, columns]; of a vector, numbers.
 inline Tensor rows(Tensor tensor, int64_t first, int64_t count) {
-  return torch::stable::narrow(tensor, 0, first, count);
+  const int64_t dim = tensor.dim() > 2 ? tensor.dim() - 2 : 0;
+  return torch::stable::narrow(tensor, dim, first, count);
 }
 
-inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
+// Of a matrix, or each of several.
+inline Tensor transposed(const Tensor& matrix) {
+  const int64_t last = matrix.dim() - 1;
+  return torch::stable::transpose(matrix, last - 1, last);
+}
 
 // Dense and of this type: `tensor` itself where it is both.
 inline Tensor dense(const Tensor& tensor, ScalarType type) {
   return dense(tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type));
 }
 
-// The sum over the first dimension; half types sum in float.
+// The sum over the rows of a matrix, or of each of several; half types sum in float.
 inline Tensor sum_of_rows(const Tensor& matrix) {
-  const int64_t first = 0;
-  return torch::stable::sum(matrix, torch::headeronly::IntHeaderOnlyArrayRef(&first, 1));
+  const int64_t rows = matrix.dim() - 2;
+  return torch::stable::sum(matrix, torch::headeronly::IntHeaderOnlyArrayRef(&rows, 1));
 }
 
 // The values [N] in ascending order, and [N] the index of each before; equal ones keep their order.
@@ -74,17 +80,19 @@ inline std::pair<Tensor, Tensor> stable_sort(const Tensor& values) {
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
-// out [m, n] = a [m, k] b [k, n]
+// out [m, n] = a [m, k] b [k, n], or K of each, [K, m, n]
 inline void gemm_into(Tensor& out, const Tensor& a, const Tensor& b) {
   using torch::stable::detail::from;
   std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
-  CAPTIONER_TORCH_CALL(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  const char* const name = a.dim() == 3 ? "aten::bmm" : "aten::mm";
+  CAPTIONER_TORCH_CALL(torch_call_dispatcher(name, "out", stack.data(), TORCH_ABI_VERSION));
   (void)torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// a [m, k] b [k, n], a new tensor
+// a [m, k] b [k, n], a new tensor; or K of each
 inline Tensor gemm(const Tensor& a, const Tensor& b) {
-  Tensor out = empty(a, {a.size(0), b.size(1)});
+  Tensor out =
+      a.dim() == 3 ? empty(a, {a.size(0), a.size(1), b.size(2)}) : empty(a, {a.size(0), b.size(1)});
   gemm_into(out, a, b);
   return out;
 }

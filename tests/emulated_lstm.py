@@ -23,6 +23,7 @@ LAYOUTS = {
 FLOATS = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 GRADIENTS = ["input", "hx", "cx", "weight_ih", "weight_hh", "bias_ih"]
 RESULTS = ["output", "hy", "cy", *GRADIENTS]
+SHARED = ("batch_sizes", "input_rows")  # by all models
 Arguments = dict[str, Tensor]
 
 
@@ -33,9 +34,10 @@ def draw(
     dtype: torch.dtype = torch.float64,
     rows: int | None = None,
     inputs: int = 3,
+    seed: int = 0,
 ) -> Arguments:
     """Arguments and gradients of the outputs; with `rows`, that many of input and input_rows."""
-    generator = torch.Generator().manual_seed(len(sizes))
+    generator = torch.Generator().manual_seed(len(sizes) + 1000 * seed)
     tokens, batch = sum(sizes), sizes[0]
     states = dict.fromkeys(("hx", "cx", "grad_hy", "grad_cy"), (batch, hidden))
     shapes = {
@@ -57,6 +59,21 @@ def draw(
     if rows is not None:  # the last row of input stays unread
         drawn["input_rows"] = torch.randint(max(rows - 1, 1), (tokens,), generator=generator)
     return drawn
+
+
+def draw_models(count: int, sizes: list[int], **settings: Any) -> tuple[Arguments, list[Arguments]]:
+    """Arguments of K models, with a leading K, and of each; input times weight_ih is exact."""
+    models = [draw(sizes, seed=k, **settings) for k in range(count)]
+    for own in models:
+        own |= {name: own[name].round().clamp(-2, 2) for name in ("input", "weight_ih")}
+        own |= {name: models[0][name] for name in SHARED if name in own}
+    stacked = {name: torch.stack([own[name] for own in models]) for name in models[0]}
+    return stacked | {name: models[0][name] for name in SHARED if name in stacked}, models
+
+
+def of_model(found: dict[str, Tensor], k: int) -> dict[str, Tensor]:
+    """The results of model k."""
+    return {name: value[k] for name, value in found.items()}
 
 
 def run(

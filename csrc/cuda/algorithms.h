@@ -2,7 +2,8 @@
 // lstm.cpp allocates and computes what does not depend on the previous step.
 //
 // All algorithms fill tensors of the same layout, so that the backward of any of them may follow
-// the forward of any other. Letters as in ../lstm.h. All tensors are dense and on one device.
+// the forward of any other. Letters as in ../lstm.h. All tensors are dense and on one device; of K
+// models all but batch_sizes and input_rows have a leading K.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -40,6 +41,18 @@ struct RecurrentGradients {
   Tensor h_before;          // [N, H] the hidden state that each token's gates read
   Tensor grad_hx, grad_cx;  // [B, H]
 };
+
+// A new dense tensor that has this shape for each model.
+inline Tensor empty_of_models(const Tensor& like, const LstmShape& shape,
+                              std::vector<int64_t> sizes, ScalarType type) {
+  sizes.insert(sizes.begin(), shape.leading.begin(), shape.leading.end());
+  return torch::stable::new_empty(like, sizes, type);
+}
+
+inline Tensor empty_of_models(const Tensor& like, const LstmShape& shape,
+                              std::vector<int64_t> sizes) {
+  return empty_of_models(like, shape, std::move(sizes), like.scalar_type());
+}
 
 void plain_forward(const Sequences& sequences, const InputProjection& input,
                    const LstmOutputs& outputs);

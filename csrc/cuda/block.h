@@ -84,20 +84,27 @@ struct Cell {
   bool held;
 };
 
-// What a thread is to its group, block and warp.
+// What a thread is to its model, group, block and warp.
 struct ThreadRole {
-  int group, block_rank;
+  int model;                // among those of the launch
+  int group, block_rank;    // among those of the model, of the group
   int k_slice, warp_group;  // of the warp
   int g, q;                 // of the lane: see instructions.h
 
   __device__ __forceinline__ explicit ThreadRole(const WorkPartition& partition)
-      : group(blockIdx.x / partition.blocks),
+      : model(blockIdx.x / partition.blocks / partition.groups),
+        group(blockIdx.x / partition.blocks % partition.groups),
         block_rank(blockIdx.x % partition.blocks),
         k_slice(threadIdx.x / kWarp % partition.k_slices),
         warp_group(threadIdx.x / kWarp / partition.k_slices),
         g(threadIdx.x % kWarp / 4),
         q(threadIdx.x % 4) {}
 
+  // The flags or counters of the group's blocks.
+  __device__ __forceinline__ uint32_t* of_group(uint32_t* flags,
+                                                const WorkPartition& partition) const {
+    return flags + (model * partition.groups + group) * partition.blocks;
+  }
   // How many of the first `sequences` are the group's, and the index of its row-th.
   __device__ __forceinline__ int rows(const WorkPartition& partition, int64_t sequences) const {
     const int64_t beyond = sequences - group + partition.groups - 1;
@@ -114,6 +121,24 @@ struct ThreadRole {
     const int64_t unit = int64_t{block_rank} * partition.units + column;
     return {row, column, unit, element < kRows * partition.units && row < rows && unit < hidden};
   }
+};
+
+// Where a model begins in tensors with a leading K.
+struct ModelRows {
+  int64_t model;
+  int64_t token;     // row of [K, N]
+  int64_t sequence;  // row of [K, B]
+  int64_t gate;      // row of [K, 4H]
+  int64_t cells;     // number of [K, N, H]
+
+  template <typename Scalar>
+  __device__ __forceinline__ ModelRows(const PersistentParams<Scalar>& params,
+                                       const ThreadRole& role)
+      : model(params.first_model + role.model),
+        token(model * params.tokens),
+        sequence(model * params.batch),
+        gate(model * 4 * params.hidden_size),
+        cells(token * params.hidden_size) {}
 };
 
 // The units of a block: the last one of a group may have fewer.
@@ -152,13 +177,49 @@ __device__ __forceinline__ int64_t checked_tokens(const PersistentParams<Scalar>
   return tokens;
 }
 
-// Calls run(k) for every k from `first` to `last`, each in one thread of the launch.
+// Calls run(k) for every k from `first` to `last`, each in one thread of the model's.
 template <typename Run>
-__device__ __forceinline__ void for_each(int64_t first, int64_t last, const Run& run) {
-  const int64_t threads = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t k = first + int64_t{blockIdx.x} * blockDim.x + threadIdx.x; k < last; k += threads) {
+__device__ __forceinline__ void for_each(const WorkPartition& partition, const ThreadRole& role,
+                                         int64_t first, int64_t last, const Run& run) {
+  const int64_t blocks = int64_t{partition.groups} * partition.blocks;
+  const int64_t block = blockIdx.x - role.model * blocks;
+  for (int64_t k = first + block * blockDim.x + threadIdx.x; k < last; k += blocks * blockDim.x) {
     run(k);
   }
+}
+
+// Zeroes the padding rows of a model's output; a sequence without a step keeps its state.
+template <typename Scalar>
+__device__ __forceinline__ void pad_forward(const PersistentForward<Scalar>& params,
+                                            const ThreadRole& role, const ModelRows& begin,
+                                            int64_t filled) {
+  const int64_t hidden = params.hidden_size;
+  for_each(params.partition, role, filled * hidden, params.tokens * hidden,
+           [&](int64_t k) { params.output[begin.token * hidden + k] = Scalar(0.0f); });
+  for_each(params.partition, role, params.batch_sizes[0] * hidden, params.batch * hidden,
+           [&](int64_t k) {
+             const int64_t at = begin.sequence * hidden + k;
+             params.hy[at] = params.hx[at];
+             params.cy[at] = static_cast<Scalar>(params.cx[at]);
+           });
+}
+
+// Likewise for the gradients.
+template <typename Scalar>
+__device__ __forceinline__ void pad_backward(const PersistentBackward<Scalar>& params,
+                                             const ThreadRole& role, const ModelRows& begin,
+                                             int64_t filled) {
+  const int64_t hidden = params.hidden_size, length = 4 * hidden;
+  for_each(params.partition, role, filled * length, params.tokens * length,
+           [&](int64_t k) { params.grad_gates[begin.token * length + k] = Scalar(0.0f); });
+  for_each(params.partition, role, filled * hidden, params.tokens * hidden,
+           [&](int64_t k) { params.h_before[begin.token * hidden + k] = Scalar(0.0f); });
+  for_each(params.partition, role, params.batch_sizes[0] * hidden, params.batch * hidden,
+           [&](int64_t k) {
+             const int64_t at = begin.sequence * hidden + k;
+             if (params.grad_hx != nullptr) params.grad_hx[at] = params.grad_hy[at];
+             params.grad_cx[at] = params.grad_cy[at];
+           });
 }
 
 // A step's `rows` rows of the group, kRows at a time: gemm(row0) leaves partial sums in shared

@@ -6,6 +6,8 @@
 // wait() begins a step that reads the results of the previous one; row() returns a row of these.
 #pragma once
 
+#include <algorithm>
+
 #include "block.h"
 #include "launch.h"
 
@@ -20,7 +22,7 @@ class FlagExchange {
   __device__ __forceinline__ FlagExchange(const WorkPartition& partition, const ThreadRole& role,
                                           uint32_t* flags, void* /* shared */, int64_t /* rows */,
                                           int64_t /* length */)
-      : flags_(flags + role.group * partition.blocks),
+      : flags_(role.of_group(flags, partition)),
         blocks_(partition.blocks),
         block_rank_(role.block_rank) {}
 
@@ -116,13 +118,28 @@ class ClusterExchange {
   bool second_ = false;  // whether write_buffer_ is the second of the two
 };
 
-// Launches all groups: cooperatively for flags, as clusters for distributed shared memory.
+// Calls launch(params) for all K models, as many at a time as a launch holds.
+template <typename Params, typename Launch>
+cudaError_t launch_models(Params params, const Launch& launch) {
+  WorkPartition& partition = params.partition;
+  const int at_once = partition.models;
+  for (; params.first_model < params.models; params.first_model += at_once) {
+    partition.models = std::min(at_once, params.models - params.first_model);
+    const cudaError_t error = launch(params);
+    if (error != cudaSuccess) return error;
+    params.flags += at_once * partition.groups * partition.blocks;
+  }
+  return cudaSuccess;
+}
+
+// Launches the groups of a launch's models: cooperatively for flags, as clusters for distributed
+// shared memory.
 template <typename Scalar, template <typename> class Params>
 cudaError_t launch_groups(void (*kernel)(Params<Scalar>), const Params<Scalar>& params,
                           const GemmSize& gemm, cudaStream_t stream) {
   const WorkPartition& partition = params.partition;
   return launch_together(kernel, partition.algorithm == Algorithm::cluster ? partition.blocks : 0,
-                         dim3(partition.groups * partition.blocks),
+                         dim3(partition.models * partition.groups * partition.blocks),
                          dim3(kWarp * partition.k_slices * partition.warp_groups),
                          shared_bytes(partition, gemm, params.batch, sizeof(Scalar)), stream,
                          params);

@@ -18,7 +18,7 @@
 namespace captioner::cuda {
 namespace {
 
-// The sum [U, 4H] of the gradients of all tokens that read the same row of input.
+// The sum [U, 4H] of the gradients of all tokens that read the same row of input, for each model.
 template <typename Scalar>
 Tensor sum_by_input_row(const LstmShape& shape, const Tensor& grad_gates,  // [N, 4H]
                         const Tensor& input_rows,                          // [N]
@@ -26,12 +26,13 @@ Tensor sum_by_input_row(const LstmShape& shape, const Tensor& grad_gates,  // [N
   const int64_t columns = 4 * shape.hidden_size;
   const auto [sorted, order] = stable_sort(input_rows);
   const Tensor starts = empty(input_rows, {shape.input_rows + 1});
-  const Tensor sums = empty(grad_gates, {shape.input_rows, columns});
+  const Tensor sums = empty_of_models(grad_gates, shape, {shape.input_rows, columns});
   STD_CUDA_CHECK(launch_segment_starts(read<int64_t>(sorted), shape.tokens, shape.input_rows,
                                        write<int64_t>(starts), stream));
-  STD_CUDA_CHECK(launch_segment_sums(read<Scalar>(grad_gates), read<int64_t>(order),
-                                     read<int64_t>(starts), shape.input_rows, columns,
-                                     write<Scalar>(sums), stream));
+  const SegmentSums<Scalar> params{
+      shape.models(),           shape.tokens,         shape.input_rows,      columns,
+      read<Scalar>(grad_gates), read<int64_t>(order), read<int64_t>(starts), write<Scalar>(sums)};
+  STD_CUDA_CHECK(launch_segment_sums(params, stream));
   return sums;
 }
 
@@ -89,10 +90,12 @@ LstmOutputs lstm_packed(Tensor input, Tensor batch_sizes, Tensor hx, Tensor cx, 
   const LstmShape& shape = sequences.shape;
   check_biases(shape, input, bias_ih, bias_hh);
   const ScalarType type = input.scalar_type();
-  const LstmOutputs outputs{empty(input, {shape.tokens, shape.hidden_size}),
-                            empty(input, {shape.batch, shape.hidden_size}),
-                            empty(input, {shape.batch, shape.hidden_size}),
-                            empty(input, {5 * shape.tokens * shape.hidden_size}, acc_type(type))};
+  const int64_t hidden = shape.hidden_size;
+  const LstmOutputs outputs{
+      empty_of_models(input, shape, {shape.tokens, hidden}),
+      empty_of_models(input, shape, {shape.batch, hidden}),
+      empty_of_models(input, shape, {shape.batch, hidden}),
+      empty_of_models(input, shape, {5 * shape.tokens * hidden}, acc_type(type))};
   const InputProjection projected{gemm(dense(input), transposed(dense(weight_ih))), dense(bias_ih),
                                   dense(bias_hh)};
   if (algorithm == Algorithm::plain) {
@@ -139,7 +142,8 @@ bool lstm_algorithm_fits(Tensor weight_hh, int64_t batch, int64_t algorithm_numb
   const Algorithm algorithm = checked_algorithm(algorithm_number);
   const OnDevice device(weight_hh);
   return algorithm == Algorithm::plain ||
-         persistent_fits(weight_hh.scalar_type(), batch, weight_hh.size(1), algorithm);
+         persistent_fits(weight_hh.scalar_type(), batch, weight_hh.size(weight_hh.dim() - 1),
+                         algorithm);
 }
 
 std::tuple<Tensor, Tensor> lstm_step(Tensor projection, Tensor rows, Tensor hx, Tensor cx,
@@ -158,6 +162,7 @@ std::tuple<Tensor, Tensor> lstm_step(Tensor projection, Tensor rows, Tensor hx, 
   with_scalar(hx.scalar_type(), [&](auto scalar) {
     using Scalar = decltype(scalar);
     ForwardStep<Scalar> step{};
+    step.models = 1;
     step.sequences = batch;
     step.hidden_size = hidden;
     step.projection_rows = shape.input_rows;

@@ -38,8 +38,9 @@ Tensor fill_common(PersistentParams<Scalar>& params, const WorkPartition& partit
                   " sequences keep and exchange in shared memory; algorithm cluster also needs "
                   "sm_90 and at most 16 blocks a group");
   const Tensor flags = torch::stable::new_zeros(
-      sequences.hx, {int64_t{partition.groups} * partition.blocks}, ScalarType::Int);
+      sequences.hx, {shape.models() * partition.groups * partition.blocks}, ScalarType::Int);
   params.partition = partition;
+  params.models = static_cast<int>(shape.models());
   params.steps = shape.steps;
   params.batch = shape.batch;
   params.tokens = shape.tokens;
@@ -59,9 +60,9 @@ void forward(const Sequences& sequences, const InputProjection& input, const Lst
   const auto& [output, hy, cy, workspace] = outputs;
   const auto& input_rows = sequences.input_rows;
   PersistentForward<Scalar> params{};
-  const Tensor flags =
-      fill_common(params, partition_forward<Scalar>(shape.batch, shape.hidden_size, algorithm),
-                  sequences, "forward");
+  const Tensor flags = fill_common(
+      params, partition_forward<Scalar>(shape.batch, shape.hidden_size, algorithm, shape.models()),
+      sequences, "forward");
   params.projection_rows = shape.input_rows;
   params.input_projection = read<Scalar>(input.projection);
   params.input_rows = input_rows ? read<int64_t>(*input_rows) : nullptr;
@@ -82,10 +83,13 @@ RecurrentGradients backward(const Sequences& sequences, const Saved& saved, bool
   const LstmShape& shape = sequences.shape;
   const int64_t tokens = shape.tokens, batch = shape.batch, hidden = shape.hidden_size;
   PersistentBackward<Scalar> params{};
-  const Tensor flags = fill_common(params, partition_backward<Scalar>(batch, hidden, algorithm),
-                                   sequences, "backward");
-  RecurrentGradients gradients{empty(hx, {tokens, 4 * hidden}), empty(hx, {tokens, hidden}),
-                               empty(hx, {batch, hidden}), empty(hx, {batch, hidden})};
+  const Tensor flags =
+      fill_common(params, partition_backward<Scalar>(batch, hidden, algorithm, shape.models()),
+                  sequences, "backward");
+  RecurrentGradients gradients{empty_of_models(hx, shape, {tokens, 4 * hidden}),
+                               empty_of_models(hx, shape, {tokens, hidden}),
+                               empty_of_models(hx, shape, {batch, hidden}),
+                               empty_of_models(hx, shape, {batch, hidden})};
   params.grad_output = read<Scalar>(saved.grad_output);
   params.grad_hy = read<Scalar>(saved.grad_hy);
   params.grad_cy = read<Scalar>(saved.grad_cy);

@@ -15,12 +15,17 @@
 //     double buffer in the distributed shared memory of the others; a cluster barrier ends the
 //     step.
 //
+// Of K models, which read the same packed batch, each has P groups of its own, whose blocks hold
+// its weights. Where the groups of all are not co-resident, several launches take the models one
+// after another, as many at a time as the device holds.
+//
 // batch_sizes is read on the device: a CUDA graph that holds the launch serves any lengths. All
 // tensors have the static shapes of ../lstm.h's capacity form, of which the ordinary form is a
 // case; a launch whose sizes exceed the capacity ends with an error.
 //
 // Letters as in ../lstm.h. Pointers are dense, row-major and on the device; those of Scalar and
-// float are aligned to 16 bytes.
+// float are aligned to 16 bytes. All but batch_sizes and input_rows have a leading K; a model's
+// gates and cells are parts of its workspace, [5 * N * H] numbers behind that of the model before.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -36,7 +41,8 @@ namespace captioner::cuda {
 struct WorkPartition {
   Algorithm algorithm;
   bool tiled;            // whether the kernels of tiled.h run
-  int groups;            // P
+  int models;            // of a launch
+  int groups;            // P, of a model
   int blocks;            // G, of a group
   int k_slices;          // warps of a warp group
   int warp_groups;       // of a block
@@ -48,6 +54,8 @@ struct WorkPartition {
 template <typename Scalar>
 struct PersistentParams {
   WorkPartition partition;
+  int models;                  // K
+  int first_model;             // of the launch
   int64_t steps;               // T
   int64_t batch;               // B, the capacity
   int64_t tokens;              // N, the capacity
@@ -56,7 +64,7 @@ struct PersistentParams {
   const Scalar* weight_hh;     // [4H, H]
   const Scalar* hx;            // [B, H]
   const float* cx;             // [B, H]
-  uint32_t* flags;             // [P G] zeros
+  uint32_t* flags;             // [K P G] zeros
 };
 
 template <typename Scalar>
@@ -87,12 +95,15 @@ struct PersistentBackward : PersistentParams<Scalar> {
   Scalar* grad_cx;            // [B, H] written
 };
 
-// The work partition for the current device; without groups where the device cannot hold weight_hh
-// and the exchange buffers, or where a row of H numbers is not a multiple of 16 bytes.
+// The work partition of K models for the current device; without groups where the device cannot
+// hold weight_hh and the exchange buffers, or where a row of H numbers is not a multiple of 16
+// bytes.
 template <typename Scalar>
-WorkPartition partition_forward(int64_t batch, int64_t hidden_size, Algorithm algorithm);
+WorkPartition partition_forward(int64_t batch, int64_t hidden_size, Algorithm algorithm,
+                                int64_t models = 1);
 template <typename Scalar>
-WorkPartition partition_backward(int64_t batch, int64_t hidden_size, Algorithm algorithm);
+WorkPartition partition_backward(int64_t batch, int64_t hidden_size, Algorithm algorithm,
+                                 int64_t models = 1);
 
 template <typename Scalar>
 cudaError_t launch_persistent_forward(const PersistentForward<Scalar>& params, cudaStream_t stream);

@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(kThreads)
   CAPTIONER_DYNAMIC_SHARED(float, shared);
   const WorkPartition& partition = params.partition;
   const ThreadRole role(partition);
+  const ModelRows begin(params, role);
   const int64_t hidden = params.hidden_size, length = 4 * hidden;
   const int64_t first_unit = int64_t{role.block_rank} * partition.units;
   const PartialSums partial{shared, partition.units};
@@ -83,19 +84,13 @@ __global__ void __launch_bounds__(kThreads)
   for (int c = 0; c < weights.kChunks; ++c) {
 #pragma unroll
     for (int eight = 0; eight < Eights; ++eight) {
-      weights.at[c][eight] = slice.load_column(params.weight_hh, hidden, own_unit + 8 * eight, c);
+      weights.at[c][eight] = slice.load_column(params.weight_hh + begin.gate * hidden, hidden,
+                                               own_unit + 8 * eight, c);
     }
   }
 
   const int64_t filled = checked_tokens(params);
-  for_each(filled * length, params.tokens * length,
-           [&](int64_t k) { params.grad_gates[k] = Scalar(0.0f); });
-  for_each(filled * hidden, params.tokens * hidden,
-           [&](int64_t k) { params.h_before[k] = Scalar(0.0f); });
-  for_each(params.batch_sizes[0] * hidden, params.batch * hidden, [&](int64_t k) {
-    if (params.grad_hx != nullptr) params.grad_hx[k] = params.grad_hy[k];
-    params.grad_cx[k] = params.grad_cy[k];
-  });
+  pad_backward(params, role, begin, filled);
 
   // The GEMM of `rows` rows of gate gradients, those of the step whose first packed row is `token`.
   const auto gemm_of = [&](int64_t token, int rows, int row0) {
@@ -108,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   };
 
-  int64_t first = filled, after = first, continuing = 0;
+  int64_t first = begin.token + filled, after = first, continuing = 0;
   for (int64_t t = params.steps - 1; t >= 0; --t) {
     const int64_t sequences = params.batch_sizes[t];
     after = first;
@@ -124,9 +119,11 @@ __global__ void __launch_bounds__(kThreads)
       const int row = own.row, column = own.column;
       const int64_t unit = own.unit;
       const int64_t sequence = role.sequence(partition, row), token = first + sequence;
-      const int64_t at = token * hidden + unit, at_first = sequence * hidden + unit;
+      const int64_t at = token * hidden + unit;
+      const int64_t at_first = (begin.sequence + sequence) * hidden + unit;
       const int64_t at_before = (before + sequence) * hidden + unit;
-      const float* const saved = params.gates + token * length + unit;
+      const float* const saved = params.gates + begin.cells + token * length + unit;
+      const float* const cells = params.cells + 4 * begin.cells;
       const Gates<float> gates{saved[0], saved[hidden], saved[2 * hidden], saved[3 * hidden]};
       const bool continues = row < rows_after;
       float& grad_cell = grad_cells[row * partition.units + column];
@@ -135,8 +132,8 @@ __global__ void __launch_bounds__(kThreads)
                                         partial.reduce(partition.k_slices, row - row0, column)))
                                   : static_cast<float>(params.grad_hy[at_first]));
       const float dc = continues ? grad_cell : static_cast<float>(params.grad_cy[at_first]);
-      const CellGradient<float> gradient = cell_backward(
-          gates, t == 0 ? params.cx[at_first] : params.cells[at_before], params.cells[at], dh, dc);
+      const CellGradient<float> gradient =
+          cell_backward(gates, t == 0 ? params.cx[at_first] : cells[at_before], cells[at], dh, dc);
       grad_cell = gradient.c_before;
       const Gates<float>& d = gradient.pre_activations;
       const float of_gates[4] = {d.i, d.f, d.g, d.o};
@@ -158,9 +155,10 @@ __global__ void __launch_bounds__(kThreads)
   const int rows = role.rows(partition, continuing);
   if (params.grad_hx == nullptr || rows == 0) return;
   exchange.wait();
-  const auto gemm = [&](int row0) { gemm_of(0, rows, row0); };
+  const auto gemm = [&](int row0) { gemm_of(begin.token, rows, row0); };
   for_each_tile(partition, role, rows, hidden, gemm, [&](const Cell& own, int row0, int) {
-    params.grad_hx[role.sequence(partition, own.row) * hidden + own.unit] =
+    const int64_t sequence = begin.sequence + role.sequence(partition, own.row);
+    params.grad_hx[sequence * hidden + own.unit] =
         static_cast<Scalar>(partial.reduce(partition.k_slices, own.row - row0, own.column));
   });
 }
@@ -178,13 +176,15 @@ auto kernel_of(const WorkPartition& partition) {
 template <typename Scalar>
 cudaError_t launch_persistent_backward(const PersistentBackward<Scalar>& params,
                                        cudaStream_t stream) {
-  if constexpr (sizeof(Scalar) == 2) {
-    if (params.partition.tiled) return launch_tiled_backward(params, stream);
-  }
   const auto kernel = params.partition.algorithm == Algorithm::persistent
                           ? kernel_of<Scalar, FlagExchange>(params.partition)
                           : kernel_of<Scalar, ClusterExchange>(params.partition);
-  return launch_groups(kernel, params, backward_gemm(params.hidden_size), stream);
+  return launch_models(params, [&](const PersistentBackward<Scalar>& of_launch) {
+    if constexpr (sizeof(Scalar) == 2) {
+      if (params.partition.tiled) return launch_tiled_backward(of_launch, stream);
+    }
+    return launch_groups(kernel, of_launch, backward_gemm(params.hidden_size), stream);
+  });
 }
 
 template cudaError_t launch_persistent_backward(const PersistentBackward<float>&, cudaStream_t);

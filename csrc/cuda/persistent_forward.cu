@@ -14,6 +14,7 @@ __global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForwar
   CAPTIONER_DYNAMIC_SHARED(float, shared);
   const WorkPartition& partition = params.partition;
   const ThreadRole role(partition);
+  const ModelRows begin(params, role);
   const int64_t hidden = params.hidden_size;
   const int64_t first_unit = int64_t{role.block_rank} * partition.units;
   const PartialSums partial{shared, 4 * partition.units};
@@ -33,21 +34,17 @@ __global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForwar
   for (int c = 0; c < kChunks; ++c) {
 #pragma unroll
     for (int gate = 0; gate < 4; ++gate) {
-      const Scalar* row = params.weight_hh + (gate * hidden + own_unit) * hidden;
+      const Scalar* row = params.weight_hh + (begin.gate + gate * hidden + own_unit) * hidden;
       weights[c][gate] =
           LaneSlice<Scalar>::load(row + slice.first, c, own_unit < hidden ? slice.held : 0);
     }
   }
 
   const int64_t filled = checked_tokens(params);
-  for_each(filled * hidden, params.tokens * hidden,
-           [&](int64_t k) { params.output[k] = Scalar(0.0f); });
-  for_each(params.batch_sizes[0] * hidden, params.batch * hidden, [&](int64_t k) {
-    params.hy[k] = params.hx[k];
-    params.cy[k] = static_cast<Scalar>(params.cx[k]);
-  });
+  pad_forward(params, role, begin, filled);
 
-  int64_t before = 0, first = 0;  // first packed rows of the previous step and of this one
+  // First packed rows of the previous step and of this one.
+  int64_t before = begin.token, first = begin.token;
   for (int64_t t = 0; t < params.steps; ++t) {
     const int64_t sequences = params.batch_sizes[t];
     const int64_t continuing = t + 1 < params.steps ? params.batch_sizes[t + 1] : 0;
@@ -61,14 +58,16 @@ __global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForwar
       for (int k = 0; k < kElements; ++k) {
         const Cell own = role.cell(partition, k, row0, rows, hidden);
         if (!own.held) continue;
-        const int64_t unit = own.unit, token = first + role.sequence(partition, own.row);
+        const int64_t unit = own.unit;
+        const int64_t token = first - begin.token + role.sequence(partition, own.row);
         const int64_t source = params.input_rows ? params.input_rows[token] : token;
         if (source < 0 || source >= params.projection_rows) __trap();
-        const Scalar* input = params.input_projection + source * 4 * hidden + unit;
+        const Scalar* input = params.input_projection +
+                              (begin.model * params.projection_rows + source) * 4 * hidden + unit;
         const auto value = [&](int gate) {
-          const int64_t at = gate * hidden;
-          return static_cast<float>(input[at]) + static_cast<float>(params.bias_ih[at + unit]) +
-                 static_cast<float>(params.bias_hh[at + unit]);
+          const int64_t at = gate * hidden, row = begin.gate + at + unit;
+          return static_cast<float>(input[at]) + static_cast<float>(params.bias_ih[row]) +
+                 static_cast<float>(params.bias_hh[row]);
         };
         projected[k] = {value(0), value(1), value(2), value(3)};
       }
@@ -79,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForwar
       for (int tile = 0; tile < kRows && row0 + tile < rows; tile += kTile) {
         const int row = row0 + tile + role.g;
         const int64_t sequence = role.sequence(partition, row);
-        const Scalar* h = t == 0 ? params.hx + sequence * hidden
+        const Scalar* h = t == 0 ? params.hx + (begin.sequence + sequence) * hidden
                                  : exchange.row(params.output + (before + sequence) * hidden, row);
         const int held = row < rows ? slice.held : 0;
         float upper[4] = {}, lower[4] = {};
@@ -105,6 +104,8 @@ __global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForwar
       const int row = own.row, column = own.column;
       const int64_t unit = own.unit;
       const int64_t sequence = role.sequence(partition, row), token = first + sequence;
+      const int64_t at = token * hidden + unit;
+      const int64_t at_first = (begin.sequence + sequence) * hidden + unit;
       const auto recurrent = [&](int gate) {
         return partial.reduce(partition.k_slices, row - row0, gate * partition.units + column);
       };
@@ -112,21 +113,20 @@ __global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForwar
           activate(Gates<float>{projected[k].i + recurrent(0), projected[k].f + recurrent(1),
                                 projected[k].g + recurrent(2), projected[k].o + recurrent(3)});
       float& cell = cells[row * partition.units + column];
-      const CellState<float> state =
-          cell_forward(gates, t == 0 ? params.cx[sequence * hidden + unit] : cell);
+      const CellState<float> state = cell_forward(gates, t == 0 ? params.cx[at_first] : cell);
       cell = state.c;
-      float* const saved = params.gates + token * 4 * hidden + unit;
+      float* const saved = params.gates + begin.cells + token * 4 * hidden + unit;
       saved[0] = gates.i;
       saved[hidden] = gates.f;
       saved[2 * hidden] = gates.g;
       saved[3 * hidden] = gates.o;
-      params.cells[token * hidden + unit] = state.c;
+      params.cells[4 * begin.cells + at] = state.c;
       const Scalar h = static_cast<Scalar>(state.h);
-      params.output[token * hidden + unit] = h;
+      params.output[at] = h;
       exchange.stage(row, unit, h);
       if (sequence >= continuing) {
-        params.hy[sequence * hidden + unit] = h;
-        params.cy[sequence * hidden + unit] = static_cast<Scalar>(state.c);
+        params.hy[at_first] = h;
+        params.cy[at_first] = static_cast<Scalar>(state.c);
       }
     });
     if (rows_after > 0) {
@@ -141,13 +141,15 @@ __global__ void __launch_bounds__(kThreads) forward_steps(const PersistentForwar
 template <typename Scalar>
 cudaError_t launch_persistent_forward(const PersistentForward<Scalar>& params,
                                       cudaStream_t stream) {
-  if constexpr (sizeof(Scalar) == 2) {
-    if (params.partition.tiled) return launch_tiled_forward(params, stream);
-  }
   const auto kernel = params.partition.algorithm == Algorithm::persistent
                           ? forward_steps<Scalar, FlagExchange>
                           : forward_steps<Scalar, ClusterExchange>;
-  return launch_groups(kernel, params, forward_gemm(params.hidden_size), stream);
+  return launch_models(params, [&](const PersistentForward<Scalar>& of_launch) {
+    if constexpr (sizeof(Scalar) == 2) {
+      if (params.partition.tiled) return launch_tiled_forward(of_launch, stream);
+    }
+    return launch_groups(kernel, of_launch, forward_gemm(params.hidden_size), stream);
+  });
 }
 
 template cudaError_t launch_persistent_forward(const PersistentForward<float>&, cudaStream_t);

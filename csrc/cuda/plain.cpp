@@ -11,6 +11,11 @@ int64_t continuing(const LstmShape& shape, int64_t t) {
   return t + 1 < shape.steps ? shape.batch_sizes[t + 1] : 0;
 }
 
+ModelStrides strides(const LstmShape& shape, int64_t t) {
+  return {shape.tokens, shape.batch, shape.input_rows, t == 0 ? shape.batch : 5 * shape.tokens,
+          t == 0 ? shape.batch : shape.tokens};
+}
+
 // The rows of a packed tensor, or of the initial state, that step t starts from.
 Tensor before(const LstmShape& shape, int64_t t, const Tensor& initial, const Tensor& packed) {
   return t == 0 ? initial : rows(packed, shape.offsets[t - 1], shape.batch_sizes[t]);
@@ -22,7 +27,7 @@ void forward(const Sequences& sequences, const InputProjection& input, const Lst
   const auto& [shape, batch_sizes, hx, cx, weight_hh, input_rows, stream] = sequences;
   const auto& [output, hy, cy, workspace] = outputs;
   const int64_t hidden = shape.hidden_size, cells_at = 4 * shape.tokens * hidden;
-  const Tensor hidden_projection = empty(hx, {shape.batch, 4 * hidden});
+  const Tensor hidden_projection = empty_of_models(hx, shape, {shape.batch, 4 * hidden});
   const Tensor recurrent = transposed(weight_hh);  // [H, 4H]
 
   for (int64_t t = 0; t < shape.steps; ++t) {
@@ -31,6 +36,8 @@ void forward(const Sequences& sequences, const InputProjection& input, const Lst
     gemm_into(step_projection, before(shape, t, hx, output), recurrent);
 
     ForwardStep<Scalar> step{};
+    step.models = shape.models();
+    step.stride = strides(shape, t);
     step.sequences = shape.batch_sizes[t];
     step.continuing = continuing(shape, t);
     step.hidden_size = hidden;
@@ -58,15 +65,17 @@ RecurrentGradients backward(const Sequences& sequences, const Saved& saved, bool
   const auto& [shape, batch_sizes, hx, cx, weight_hh, input_rows, stream] = sequences;
   const auto& [grad_output, grad_hy, grad_cy, output, workspace] = saved;
   const int64_t hidden = shape.hidden_size, cells_at = 4 * shape.tokens * hidden;
-  Tensor grad_hx = empty(hx, {shape.batch, hidden});
-  const RecurrentGradients gradients{empty(hx, {shape.tokens, 4 * hidden}),
-                                     empty(hx, {shape.tokens, hidden}), grad_hx,
-                                     empty(hx, {shape.batch, hidden})};
-  const Tensor grad_cell = empty(cx, {shape.batch, hidden});
+  Tensor grad_hx = empty_of_models(hx, shape, {shape.batch, hidden});
+  const RecurrentGradients gradients{empty_of_models(hx, shape, {shape.tokens, 4 * hidden}),
+                                     empty_of_models(hx, shape, {shape.tokens, hidden}), grad_hx,
+                                     empty_of_models(hx, shape, {shape.batch, hidden})};
+  const Tensor grad_cell = empty_of_models(cx, shape, {shape.batch, hidden});
 
   for (int64_t t = shape.steps - 1; t >= 0; --t) {
     const int64_t first = shape.offsets[t];
     BackwardStep<Scalar> step{};
+    step.models = shape.models();
+    step.stride = strides(shape, t);
     step.sequences = shape.batch_sizes[t];
     step.continuing = continuing(shape, t);
     step.hidden_size = hidden;

@@ -16,9 +16,52 @@ __device__ __forceinline__ int64_t first_unit() {
   return (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * N;
 }
 
+template <typename T>
+__device__ __forceinline__ void advance(T*& pointer, int64_t numbers) {
+  if (pointer != nullptr) pointer += numbers;
+}
+
+// The step of the block's model.
+template <typename Scalar>
+__device__ __forceinline__ ForwardStep<Scalar> of_model(ForwardStep<Scalar> step) {
+  const int64_t model = blockIdx.z, row = model * step.hidden_size;
+  const ModelStrides& stride = step.stride;
+  step.input_projection += 4 * row * stride.sources;
+  step.hidden_projection += 4 * row * stride.batch;
+  advance(step.bias_ih, 4 * row);
+  advance(step.bias_hh, 4 * row);
+  step.c_before += row * stride.c_before;
+  step.gates += 5 * row * stride.tokens;
+  step.cells += 5 * row * stride.tokens;
+  step.output += row * stride.tokens;
+  step.hy += row * stride.batch;
+  step.cy += row * stride.batch;
+  return step;
+}
+
+template <typename Scalar>
+__device__ __forceinline__ BackwardStep<Scalar> of_model(BackwardStep<Scalar> step) {
+  const int64_t model = blockIdx.z, row = model * step.hidden_size;
+  const ModelStrides& stride = step.stride;
+  step.grad_output += row * stride.tokens;
+  step.grad_hidden += row * stride.batch;
+  step.grad_hy += row * stride.batch;
+  step.grad_cy += row * stride.batch;
+  step.gates += 5 * row * stride.tokens;
+  step.cells += 5 * row * stride.tokens;
+  step.c_before += row * stride.c_before;
+  step.hidden_before += row * stride.h_before;
+  step.grad_cell += row * stride.batch;
+  advance(step.grad_cx, row * stride.batch);
+  step.grad_gates += 4 * row * stride.tokens;
+  step.h_before += row * stride.tokens;
+  return step;
+}
+
 template <typename Scalar, int N>
-__global__ void __launch_bounds__(kThreads) forward_step(const ForwardStep<Scalar> step) {
+__global__ void __launch_bounds__(kThreads) forward_step(const ForwardStep<Scalar> of_all) {
   using S = acc_t<Scalar>;
+  const ForwardStep<Scalar> step = of_model(of_all);
   const int64_t hidden = step.hidden_size, row = blockIdx.x, unit = first_unit<N>();
   if (unit >= hidden) return;
 
@@ -64,8 +107,9 @@ __global__ void __launch_bounds__(kThreads) forward_step(const ForwardStep<Scala
 }
 
 template <typename Scalar, int N>
-__global__ void __launch_bounds__(kThreads) backward_step(const BackwardStep<Scalar> step) {
+__global__ void __launch_bounds__(kThreads) backward_step(const BackwardStep<Scalar> of_all) {
   using S = acc_t<Scalar>;
+  const BackwardStep<Scalar> step = of_model(of_all);
   const int64_t hidden = step.hidden_size, row = blockIdx.x, unit = first_unit<N>();
   if (unit >= hidden) return;
 
@@ -114,7 +158,8 @@ cudaError_t launch_step(void (*wide)(Step), void (*narrow)(Step), bool aligned, 
   const bool vectors = aligned && step.hidden_size % kWide == 0;
   const int64_t columns = vectors ? step.hidden_size / kWide : step.hidden_size;
   const unsigned threads = columns < kThreads ? 32 * blocks_for(columns, 32) : kThreads;
-  const dim3 grid(static_cast<unsigned>(step.sequences), blocks_for(columns, threads));
+  const dim3 grid(static_cast<unsigned>(step.sequences), blocks_for(columns, threads),
+                  static_cast<unsigned>(step.models));
   return launch(vectors ? wide : narrow, grid, dim3(threads), stream, step);
 }
 

@@ -1,9 +1,11 @@
 // A time step of algorithm plain without its GEMM with weight_hh: one pointwise kernel each for
-// forward and backward. Plain pointers and a stream, no tensors: lstm.cpp allocates and checks.
+// forward and backward, which computes all models. Plain pointers and a stream, no tensors:
+// lstm.cpp allocates and checks.
 //
 // Letters as in ../lstm.h; S sequences have this step, S = batch_sizes[t]. All pointers are dense,
 // row-major and on the device, and each that belongs to a packed tensor points to this step's first
-// row. Launchers return the error of the launch, not of the run.
+// row; they are those of the first model, and `stride` says where the others' are. Launchers return
+// the error of the launch, not of the run.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -25,8 +27,19 @@ struct AccType<double> {
 template <typename Scalar>
 using acc_t = typename AccType<Scalar>::type;
 
+// How many rows of a tensor a model's part lies behind that of the model before.
+struct ModelStrides {
+  int64_t tokens;    // N, of packed tensors; of gates and cells, in one workspace, five times that
+  int64_t batch;     // B, of states and hidden_projection
+  int64_t sources;   // U, of input_projection
+  int64_t c_before;  // B in the first step, then 5N
+  int64_t h_before;  // B in the first step, then N
+};
+
 template <typename Scalar>
 struct ForwardStep {
+  int64_t models;                  // K
+  ModelStrides stride;             // h_before is not used
   int64_t sequences;               // S
   int64_t continuing;              // sequences that have a next step; the others end with it
   int64_t hidden_size;             // H
@@ -46,6 +59,8 @@ struct ForwardStep {
 
 template <typename Scalar>
 struct BackwardStep {
+  int64_t models;                 // K
+  ModelStrides stride;            // sources is not used
   int64_t sequences;              // S
   int64_t continuing;             // sequences that have a next step; the others end with it
   int64_t hidden_size;            // H

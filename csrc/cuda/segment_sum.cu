@@ -30,23 +30,20 @@ __global__ void __launch_bounds__(kThreads) segment_starts(const int64_t* sorted
 }
 
 template <typename Scalar, int N>
-__global__ void __launch_bounds__(kLanes* kParts) segment_sums(const Scalar* values,   // [N, C]
-                                                               const int64_t* order,   // [N]
-                                                               const int64_t* starts,  // [U + 1]
-                                                               int64_t columns,
-                                                               Scalar* sums) {  // [U, C]
+__global__ void __launch_bounds__(kLanes* kParts) segment_sums(const SegmentSums<Scalar> params) {
   using S = acc_t<Scalar>;
   using Part = Vector<S, N>;
   CAPTIONER_SHARED(Part, parts, kParts * kLanes);
-  const int64_t segment = blockIdx.x;
+  const int64_t segment = blockIdx.x, model = blockIdx.z, columns = params.columns;
+  const Scalar* const values = params.values + model * params.rows * columns;
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * kLanes + threadIdx.x) * N;
   const int own = threadIdx.y * kLanes + threadIdx.x;
 
   Values<S, N> sum{};
   if (column < columns) {
-    const int64_t last = starts[segment + 1];
-    for (int64_t n = starts[segment] + threadIdx.y; n < last; n += kParts) {
-      add(sum, load<S, N>(values + order[n] * columns + column));
+    const int64_t last = params.starts[segment + 1];
+    for (int64_t n = params.starts[segment] + threadIdx.y; n < last; n += kParts) {
+      add(sum, load<S, N>(values + params.order[n] * columns + column));
     }
   }
 #pragma unroll
@@ -58,7 +55,7 @@ __global__ void __launch_bounds__(kLanes* kParts) segment_sums(const Scalar* val
 #pragma unroll
     for (int k = 0; k < N; ++k) sum.at[k] += parts[part * kLanes + threadIdx.x].at[k];
   }
-  store(sums + segment * columns + column, sum);
+  store(params.sums + (model * params.segments + segment) * columns + column, sum);
 }
 
 cudaError_t launch_segment_starts(const int64_t* sorted, int64_t rows, int64_t segments,
@@ -68,20 +65,18 @@ cudaError_t launch_segment_starts(const int64_t* sorted, int64_t rows, int64_t s
 }
 
 template <typename Scalar>
-cudaError_t launch_segment_sums(const Scalar* values, const int64_t* order, const int64_t* starts,
-                                int64_t segments, int64_t columns, Scalar* sums,
-                                cudaStream_t stream) {
+cudaError_t launch_segment_sums(const SegmentSums<Scalar>& params, cudaStream_t stream) {
   constexpr int N = 16 / sizeof(acc_t<Scalar>);
-  if (columns % N != 0 || !aligned<N>(values, sums)) return cudaErrorInvalidValue;
+  const int64_t segments = params.segments, columns = params.columns;
+  if (columns % N != 0 || !aligned<N>(params.values, params.sums)) return cudaErrorInvalidValue;
   if (segments == 0 || columns == 0) return cudaSuccess;  // no blocks: an error to CUDA
-  const dim3 grid(static_cast<unsigned>(segments), blocks_for(columns, kLanes * N));
-  return launch(segment_sums<Scalar, N>, grid, dim3(kLanes, kParts), stream, values, order, starts,
-                columns, sums);
+  const dim3 grid(static_cast<unsigned>(segments), blocks_for(columns, kLanes * N),
+                  static_cast<unsigned>(params.models));
+  return launch(segment_sums<Scalar, N>, grid, dim3(kLanes, kParts), stream, params);
 }
 
-#define CAPTIONER_LAUNCHER(Scalar)                                                                \
-  template cudaError_t launch_segment_sums<Scalar>(const Scalar*, const int64_t*, const int64_t*, \
-                                                   int64_t, int64_t, Scalar*, cudaStream_t)
+#define CAPTIONER_LAUNCHER(Scalar) \
+  template cudaError_t launch_segment_sums<Scalar>(const SegmentSums<Scalar>&, cudaStream_t)
 CAPTIONER_LAUNCHER(double);
 CAPTIONER_LAUNCHER(float);
 CAPTIONER_LAUNCHER(c10::BFloat16);

@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   CAPTIONER_DYNAMIC_SHARED(char, memory);
   const WorkPartition& partition = params.partition;
   const ThreadRole role(partition);
+  const ModelRows begin(params, role);
   const int64_t hidden = params.hidden_size, length = 4 * hidden;
   const int bytes = static_cast<int>(length * sizeof(Scalar));
   const int gate_bytes = static_cast<int>(hidden * sizeof(Scalar));
@@ -40,29 +41,23 @@ __global__ void __launch_bounds__(kThreads, 1)
       stage_sizes(reinterpret_cast<int64_t*>(grad_cells + group_tiles * kCells), params.batch_sizes,
                   params.steps);
   zero_padding<Row::kBytes, Row::kStride>(buffers, bytes);
-  uint32_t* const counters = params.flags + role.group * partition.blocks;
+  uint32_t* const counters = role.of_group(params.flags, partition);
 
   const int64_t first_unit = int64_t{role.block_rank} * kUnits;
   TileWeights<kChunks> weights;
   {
     const LaneSlice<Scalar> slice(length, role.k_slice * kChunks, kChunks);
+    const Scalar* const weight = params.weight_hh + begin.gate * hidden;
     const int64_t column = first_unit + role.warp_group * kTiledBackwardUnits + role.g;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      weights.low[c] = slice.load_column(params.weight_hh, hidden, column, c);
-      weights.high[c] = slice.load_column(params.weight_hh, hidden, column + 8, c);
+      weights.low[c] = slice.load_column(weight, hidden, column, c);
+      weights.high[c] = slice.load_column(weight, hidden, column + 8, c);
     }
   }
 
   const int64_t filled = checked_tokens(params);
-  for_each(filled * length, params.tokens * length,
-           [&](int64_t k) { params.grad_gates[k] = Scalar(0.0f); });
-  for_each(filled * hidden, params.tokens * hidden,
-           [&](int64_t k) { params.h_before[k] = Scalar(0.0f); });
-  for_each(params.batch_sizes[0] * hidden, params.batch * hidden, [&](int64_t k) {
-    if (params.grad_hx != nullptr) params.grad_hx[k] = params.grad_hy[k];
-    params.grad_cx[k] = params.grad_cy[k];
-  });
+  pad_backward(params, role, begin, filled);
   __syncthreads();  // sizes and padding are there
 
   // The thread's cell in every tile.
@@ -101,16 +96,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (is_held(cursor) && cursor.t >= 0) {
       const int row = cursor.row0 + own_row;
       const int64_t sequence = role.sequence(partition, row), token = cursor.first + sequence;
-      const int64_t at = token * hidden + unit, at_first = sequence * hidden + unit;
-      const float* const gates = params.gates + token * length + unit;
+      const int64_t at = token * hidden + unit;
+      const int64_t at_first = (begin.sequence + sequence) * hidden + unit;
+      const float* const gates = params.gates + begin.cells + token * length + unit;
+      const float* const cells = params.cells + 4 * begin.cells;
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) saved.gates[gate] = gates[gate * hidden];
-      saved.cell = params.cells[at];
+      saved.cell = cells[at];
       saved.grad_output = params.grad_output[at];
       if (cursor.t > 0) {
         const int64_t before = cursor.first - sizes[cursor.t - 1];
         const int64_t at_before = (before + sequence) * hidden + unit;
-        saved.c_before = params.cells[at_before];
+        saved.c_before = cells[at_before];
         saved.h_before = params.output[at_before];
       } else {
         saved.c_before = params.cx[at_first];
@@ -133,7 +130,8 @@ __global__ void __launch_bounds__(kThreads, 1)
                             cursor.rows_previous, bytes, address, wait);
   };
 
-  TileCursor now{sizes, params.steps, filled, filled, 0, 0, 0, 0};
+  const int64_t end = begin.token + filled;
+  TileCursor now{sizes, params.steps, end, end, 0, 0, 0, 0};
   next_step(now);
   if (now.rows == 0) return;
   TileCursor next = now;
@@ -167,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       const int row = now.row0 + own_row;
       const bool held = is_held(now), continues = row < now.rows_previous;
       const int64_t sequence = role.sequence(partition, row), token = now.first + sequence;
-      const int64_t at_first = sequence * hidden + unit;
+      const int64_t at_first = (begin.sequence + sequence) * hidden + unit;
       float recurrent = 0;
       if (held && continues) {
 #pragma unroll
@@ -219,7 +217,7 @@ cudaError_t launch_tiled_backward(const PersistentBackward<Scalar>& params, cuda
                                           : backward_tiles<Scalar, 16, 4>;
   const WorkPartition& partition = params.partition;
   return launch_together(
-      kernel, 0, dim3(partition.groups * partition.blocks), dim3(kThreads),
+      kernel, 0, dim3(partition.models * partition.groups * partition.blocks), dim3(kThreads),
       tiled_backward_bytes(partition, params.hidden_size, params.batch, params.steps), stream,
       params);
 }

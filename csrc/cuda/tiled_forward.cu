@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   CAPTIONER_DYNAMIC_SHARED(char, memory);
   const WorkPartition& partition = params.partition;
   const ThreadRole role(partition);
+  const ModelRows begin(params, role);
   const int64_t hidden = params.hidden_size;
   const int bytes = static_cast<int>(hidden * sizeof(Scalar)), lane = threadIdx.x % kWarp;
   char* const buffers = memory;
@@ -26,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       stage_sizes(reinterpret_cast<int64_t*>(cells + group_tiles * Row::kWarpGroups * kWarp),
                   params.batch_sizes, params.steps);
   zero_padding<Row::kBytes, Row::kStride>(buffers, bytes);
-  uint32_t* const counters = params.flags + role.group * partition.blocks;
+  uint32_t* const counters = role.of_group(params.flags, partition);
 
   const int64_t unit =
       int64_t{role.block_rank} * kUnits + role.warp_group * kTiledForwardUnits + role.g % 4;
@@ -36,7 +37,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const LaneSlice<Scalar> slice(hidden, role.k_slice * kChunks, kChunks);
     const int held = unit < hidden ? slice.held : 0;
     const Scalar* const low =
-        params.weight_hh + (role.g / 4 * hidden + unit) * hidden + slice.first;
+        params.weight_hh + (begin.gate + role.g / 4 * hidden + unit) * hidden + slice.first;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
       weights.low[c] = LaneSlice<Scalar>::load(low, c, held);
@@ -47,18 +48,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
   for (int gate = 0; gate < 4; ++gate) {
     if (unit < hidden) {
-      bias[gate] = static_cast<float>(params.bias_ih[gate * hidden + unit]) +
-                   static_cast<float>(params.bias_hh[gate * hidden + unit]);
+      const int64_t row = begin.gate + gate * hidden + unit;
+      bias[gate] =
+          static_cast<float>(params.bias_ih[row]) + static_cast<float>(params.bias_hh[row]);
     }
   }
 
   const int64_t filled = checked_tokens(params);
-  for_each(filled * hidden, params.tokens * hidden,
-           [&](int64_t k) { params.output[k] = Scalar(0.0f); });
-  for_each(params.batch_sizes[0] * hidden, params.batch * hidden, [&](int64_t k) {
-    params.hy[k] = params.hx[k];
-    params.cy[k] = static_cast<Scalar>(params.cx[k]);
-  });
+  pad_forward(params, role, begin, filled);
   __syncthreads();  // sizes and padding are there
 
   const auto advance = [&](TileCursor& cursor) {
@@ -80,20 +77,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
   const auto source_of = [&](const TileCursor& cursor) -> int64_t {
     if (!is_held(cursor)) return 0;
-    const int64_t token = cursor.first + role.sequence(partition, row_of_lane(cursor));
+    const int64_t token =
+        cursor.first - begin.token + role.sequence(partition, row_of_lane(cursor));
     return params.input_rows ? params.input_rows[token] : token;
   };
   const auto request = [&](const TileCursor& cursor, int64_t source, Scalar(&projected)[4]) {
     if (is_held(cursor)) {
       if (source < 0 || source >= params.projection_rows) __trap();
-      const Scalar* const input = params.input_projection + source * 4 * hidden + unit;
+      const Scalar* const input = params.input_projection +
+                                  (begin.model * params.projection_rows + source) * 4 * hidden +
+                                  unit;
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) projected[gate] = input[gate * hidden];
     }
     const uint32_t count = Row::kWarpGroups * (cursor.dependency() + 1);
     const auto address = [&](int row) {
       const int64_t sequence = role.sequence(partition, row);
-      return cursor.t == 0 ? params.hx + sequence * hidden
+      return cursor.t == 0 ? params.hx + (begin.sequence + sequence) * hidden
                            : params.output + (cursor.previous + sequence) * hidden;
     };
     const auto wait = [&](int column) {
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                             bytes, address, wait);
   };
 
-  TileCursor now{sizes, 0, 0, 0, role.rows(partition, sizes[0]), 0, 0, 0};
+  TileCursor now{sizes, 0, begin.token, begin.token, role.rows(partition, sizes[0]), 0, 0, 0};
   if (now.rows == 0) return;
   TileCursor next = now;
   advance(next);
@@ -144,7 +144,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       const float first = __shfl_xor_sync(0xffffffffu, upper ? acc[0] : acc[1], 16);
       const float second = __shfl_xor_sync(0xffffffffu, upper ? acc[2] : acc[3], 16);
       const int64_t sequence = role.sequence(partition, row_of_lane(now));
-      const int64_t token = now.first + sequence;
+      const int64_t at = (now.first + sequence) * hidden + unit;
+      const int64_t at_first = (begin.sequence + sequence) * hidden + unit;
       const bool held = is_held(now);
       Gates<float> gates{};
       CellState<float> state{};
@@ -156,22 +157,23 @@ __global__ void __launch_bounds__(kThreads, 1)
                          (upper ? second : acc[2]) + (static_cast<float>(projected[2]) + bias[2]),
                          (upper ? acc[3] : second) + (static_cast<float>(projected[3]) + bias[3])});
         float& cell = cells[(now.row0 / kTile * Row::kWarpGroups + role.warp_group) * kWarp + lane];
-        state = cell_forward(gates, now.t == 0 ? params.cx[sequence * hidden + unit] : cell);
+        state = cell_forward(gates, now.t == 0 ? params.cx[at_first] : cell);
         cell = state.c;
         h = static_cast<Scalar>(state.h);
-        params.output[token * hidden + unit] = h;
+        params.output[at] = h;
       }
       publish_warp(counters + role.block_rank);
       if (held) {
-        float* const saved = params.gates + token * 4 * hidden + unit;
+        float* const saved =
+            params.gates + begin.cells + (now.first + sequence) * 4 * hidden + unit;
         saved[0] = gates.i;
         saved[hidden] = gates.f;
         saved[2 * hidden] = gates.g;
         saved[3 * hidden] = gates.o;
-        params.cells[token * hidden + unit] = state.c;
+        params.cells[4 * begin.cells + at] = state.c;
         if (sequence >= (now.t + 1 < params.steps ? sizes[now.t + 1] : 0)) {
-          params.hy[sequence * hidden + unit] = h;
-          params.cy[sequence * hidden + unit] = static_cast<Scalar>(state.c);
+          params.hy[at_first] = h;
+          params.cy[at_first] = static_cast<Scalar>(state.c);
         }
       }
     }
@@ -191,7 +193,7 @@ cudaError_t launch_tiled_forward(const PersistentForward<Scalar>& params, cudaSt
                                           : forward_tiles<Scalar, 16, 1>;
   const WorkPartition& partition = params.partition;
   return launch_together(
-      kernel, 0, dim3(partition.groups * partition.blocks), dim3(kThreads),
+      kernel, 0, dim3(partition.models * partition.groups * partition.blocks), dim3(kThreads),
       tiled_forward_bytes(partition, params.hidden_size, params.batch, params.steps), stream,
       params);
 }

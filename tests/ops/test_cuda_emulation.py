@@ -7,6 +7,7 @@ test_persistent_emulation.py and test_persistent_sanitized.py, and a real GPU in
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from emulated_lstm import FLOATS, LAYOUTS, RESULTS, draw, run, torch_lstm
+from emulated_lstm import FLOATS, LAYOUTS, RESULTS, draw, draw_models, of_model, run, torch_lstm
 from torch import Tensor
 
 from captioner.ops import reference
+from captioner.ops.lstm_packed import _fake, _fake_backward
 from captioner.ops.lstm_step import reference_step
 from captioner.ops.reference import BackwardArguments, ForwardArguments
 
@@ -184,6 +186,50 @@ def test_every_kernel_is_executed(emulated: Emulated, compiler: Compiler) -> Non
     assert set(emulated.launches()) == kernels
 
 
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("layout", ["ragged", "one token", "long outlier"])
+def test_each_of_several_models_is_what_it_is_alone(
+    emulated: Emulated, layout: str, hidden: int, rows: int | None
+) -> None:
+    arguments, models = draw_models(3, LAYOUTS[layout], hidden=hidden, rows=rows)
+    emulated.reset()
+    found = run(emulated, arguments)
+    steps = [n for name, n in emulated.launches().items() if "ward_step<" in name]
+    assert steps == [len(LAYOUTS[layout])] * 2  # a kernel a step for all
+    for k, own in enumerate(models):
+        assert_close(of_model(found, k), torch_lstm(own))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_fake_kernels_promise_what_several_models_get(
+    emulated: Emulated, dtype: torch.dtype
+) -> None:
+    x, _ = draw_models(2, [3, 2, 1], hidden=8, rows=4, dtype=dtype)
+    head = [x["input"], x["batch_sizes"], *(x[name] for name in FLOATS[1:])]
+    outputs = emulated.ops.lstm_packed(*head, x["input_rows"])
+    saved = [*head[:-2], outputs[0], outputs[3], x["input_rows"]]
+    gradients = emulated.ops.lstm_packed_backward(
+        x["grad_output"], x["grad_hy"], x["grad_cy"], *saved
+    )
+    promised = _fake(*head, x["input_rows"])
+    promised += _fake_backward(x["grad_output"], x["grad_hy"], x["grad_cy"], *saved)
+    for mine, fake in zip((*outputs, *gradients), promised, strict=True):
+        assert (mine.shape, mine.dtype, mine.stride()) == (fake.shape, fake.dtype, fake.stride())
+
+
+def test_what_is_not_a_number_stays_with_its_model(emulated: Emulated) -> None:
+    arguments, _ = draw_models(3, [4, 3, 1], hidden=8, rows=4)
+    expected = run(emulated, arguments)
+    for name in ("weight_hh", "input", "grad_output"):
+        spoilt = dict(arguments, **{name: arguments[name].clone()})
+        spoilt[name][1].fill_(math.nan)
+        found = run(emulated, spoilt)
+        assert found["hx"][1].isnan().any()
+        for result in RESULTS:
+            assert torch.equal(found[result][::2], expected[result][::2]), result
+
+
 def test_rows_beyond_the_input_are_not_read(emulated: Emulated) -> None:
     for wrong in (-1, 4):
         arguments = draw([2, 1], rows=4)
@@ -205,6 +251,27 @@ def test_what_does_not_fit_is_refused(
     emulated: Emulated, name: str, shape: tuple[int, ...], message: str
 ) -> None:
     arguments = draw([2, 1])
+    arguments[name] = torch.zeros(shape, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=message):
+        run(emulated, arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("input", (3, 3), r"input must be \[K, U, E\], got \[3, 3\]"),
+        ("input", (3, 3, 3), r"input must be \[K, U, E\], got \[3, 3, 3\]"),
+        ("hx", (2, 5), r"hx must be \[K, B, H\] = \[2, 2, 5\], got \[2, 5\]"),
+        ("bias_hh", (3, 20), r"bias_hh must be \[K, 4H\] = \[2, 20\], got \[3, 20\]"),
+        ("grad_hy", (2, 1, 5), r"grad_hy must be \[K, B, H\] = \[2, 2, 5\], got \[2, 1, 5\]"),
+        ("weight_hh", (0, 20, 5), "K must be at least 1, got tensors of no model"),
+        ("weight_hh", (2, 2, 20, 5), r"or \[K, 4H, H\] of K models, got \[2, 2, 20, 5\]"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(
+    emulated: Emulated, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    arguments, _ = draw_models(2, [2, 1])
     arguments[name] = torch.zeros(shape, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=message):
         run(emulated, arguments)

@@ -6,18 +6,29 @@ bfloat16, float16 and, of float32, TF32.
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from emulated_lstm import FLOATS, RESULTS, Arguments, draw, run, torch_lstm
+from emulated_lstm import (
+    FLOATS,
+    RESULTS,
+    Arguments,
+    draw,
+    draw_models,
+    of_model,
+    run,
+    torch_lstm,
+)
 from emulated_lstm import LAYOUTS as EMULATED_LAYOUTS
 from torch import Tensor
 
-from captioner.ops.algorithms import Algorithm
+from captioner.ops.algorithms import Algorithm, fits
 
 if TYPE_CHECKING:
     from conftest import Emulated
@@ -166,6 +177,80 @@ def test_everything_promised_is_written(
     arguments = draw(LAYOUTS[layout], hidden=16, dtype=dtype, rows=4)
     for name, found in run(emulated, arguments, algorithm=PERSISTENT).items():
         assert found.isfinite().all(), name
+
+
+# What the kernels compute; the other gradients are GEMMs, batched for several models.
+OF_KERNELS = ("output", "hy", "cy", "hx", "cx")
+
+
+@DTYPES
+@BOTH
+@pytest.mark.parametrize("rows", [None, 4])
+def test_each_of_several_models_gets_the_bits_that_it_gets_alone(
+    emulated: Emulated, rows: int | None, algorithm: int, dtype: torch.dtype
+) -> None:
+    """However groups are shared: eight multiprocessors hold two groups of H 72 by tiles, so that a
+    model has two of them alone, and three take turns in two launches."""
+    arguments, models = draw_models(3, [19, 17, 8, 1], hidden=72, rows=rows, dtype=dtype)
+    emulated.reset()
+    found = run(emulated, arguments, algorithm=algorithm)
+    launches = {n for name, n in emulated.launches().items() if "ward_" in name}
+    if algorithm == PERSISTENT and dtype != torch.float32:
+        assert launches == {2}
+    for k, own in enumerate(models):
+        alone, of_all = run(emulated, own, algorithm=algorithm), of_model(found, k)
+        for name in OF_KERNELS:
+            assert torch.equal(of_all[name], alone[name]), name
+        assert_near(of_all, own)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@DTYPES
+@BOTH
+def test_several_models_fill_a_part_of_the_capacity(
+    emulated: Emulated, dtype: torch.dtype, algorithm: int
+) -> None:
+    whole, models = draw_models(2, [BATCH] * 4 + [2], hidden=24, dtype=dtype, rows=4)
+    for sizes in SIZES[:4]:
+        filled = torch.tensor([*sizes, *[0] * (STEPS - len(sizes))])
+        found = run(emulated, {**whole, "batch_sizes": filled}, capacity=True, algorithm=algorithm)
+        assert all(value.isfinite().all() for value in found.values())
+        for k, own in enumerate(models):
+            alone = run(
+                emulated, {**own, "batch_sizes": filled}, capacity=True, algorithm=algorithm
+            )
+            for name in OF_KERNELS:
+                assert torch.equal(found[name][k], alone[name]), name
+
+
+@BOTH
+def test_what_is_not_a_number_stays_with_its_model(emulated: Emulated, algorithm: int) -> None:
+    arguments, _ = draw_models(3, [9, 4, 1], hidden=72, rows=4, dtype=torch.bfloat16)
+    expected = run(emulated, arguments, algorithm=algorithm)
+    for name in ("weight_hh", "input", "grad_output"):
+        spoilt = dict(arguments, **{name: arguments[name].clone()})
+        spoilt[name][1].fill_(math.nan)
+        found = run(emulated, spoilt, algorithm=algorithm)
+        assert found["hx"][1].isnan().any()
+        for result in RESULTS:
+            assert torch.equal(found[result][::2], expected[result][::2]), result
+
+
+def test_whether_an_algorithm_fits_can_be_asked_under_vmap(
+    emulated: Emulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the choice of an algorithm for several models does."""
+    asked = {"lstm_algorithm_fits": emulated.ops.lstm_algorithm_fits}
+    monkeypatch.setattr(torch.ops, "captioner", SimpleNamespace(**asked))
+    answers = []
+
+    def ask(weight_hh: Tensor) -> Tensor:
+        answers.extend(fits(weight_hh, 64, one) for one in Algorithm)
+        return weight_hh
+
+    torch.vmap(ask)(torch.zeros(3, 256, 64, dtype=torch.bfloat16))
+    torch.vmap(ask)(torch.zeros(3, 256, 64, dtype=torch.float64))
+    assert answers == [True, True, True, True, False, False]
 
 
 def test_arguments_may_lie_in_memory_as_they_like(emulated: Emulated) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sanitized_programs import (
@@ -101,7 +101,9 @@ def test_planted_faults_are_caught(plain_with_faults: Path, fault: str) -> None:
 UNTILED, CLUSTER, TILES = (("untiled", "9,5,1"), ("cluster", "9,5,1"), ("persistent", "9,5,1"))
 PADDED, UNTILED_ROWS = ("untiled", "4,2,1 12 6"), ("untiled", "37,20,2")
 TILED_ROWS = ("persistent", "37,20,2")
-PERSISTENT_FAULTS = {
+Case = tuple[str, str]
+# A fault and its cases, in each of which it must be caught.
+PERSISTENT_FAULTS: dict[str, tuple[Any, ...]] = {
     "forward does not wait for the previous step": (
         Fault(
             "persistent_forward.cu",
@@ -172,17 +174,17 @@ PERSISTENT_FAULTS = {
     ),
     "padding rows are not zeroed": (
         Fault(
-            "persistent_forward.cu",
-            "params.output[k] = Scalar(0.0f);",
-            "if (!FAULT) params.output[k] = Scalar(0.0f);",
+            "block.h",
+            "params.output[begin.token * hidden + k] = Scalar(0.0f);",
+            "if (!FAULT) params.output[begin.token * hidden + k] = Scalar(0.0f);",
         ),
         PADDED,
     ),
     "no gradient for sequences without a step": (
         Fault(
-            "persistent_backward.cu",
-            "params.grad_cx[k] = params.grad_cy[k];",
-            "if (!FAULT) params.grad_cx[k] = params.grad_cy[k];",
+            "block.h",
+            "params.grad_cx[at] = params.grad_cy[at];",
+            "if (!FAULT) params.grad_cx[at] = params.grad_cy[at];",
         ),
         PADDED,
     ),
@@ -282,28 +284,49 @@ PERSISTENT_FAULTS = {
         TILES,
     ),
 }
+# Groups of one model read or write what is another's, in kernels by steps and by tiles.
+MODEL_FAULTS = {
+    "its neighbour's weights": ("gate(model * 4", "gate((FAULT ? model / 2 * 2 : model) * 4"),
+    "its neighbour's tokens": ("token(model *", "token((FAULT ? model / 2 * 2 : model) *"),
+    "its neighbour's states": ("sequence(model *", "sequence((FAULT ? model / 2 * 2 : model) *"),
+    "its neighbour's cells": ("cells(token *", "cells((FAULT ? 0 : token) *"),
+    "the same models in every launch": (
+        "model(params.first_model +",
+        "model((FAULT ? 0 : params.first_model) +",
+    ),
+    "its neighbour's flags": (
+        "(model * partition.groups + group) * partition.blocks",
+        "((FAULT ? 0 : model) * partition.groups + group) * partition.blocks",
+    ),
+}
+MODELS = (("untiled", "9,5,1 15 9 3"), ("persistent", "9,5,1 15 9 3"))
+PERSISTENT_FAULTS |= {
+    name: (Fault("block.h", *texts), *MODELS) for name, texts in MODEL_FAULTS.items()
+}
 PERSISTENT_NUMBERS = {fault: number for number, fault in enumerate(PERSISTENT_FAULTS, 1)}
 SCHEDULES = ["eager", "random:1", "reversed", "forward", "random:2"]
 
 
 @pytest.fixture(scope="session")
 def persistent_with_faults(compiler: Compiler) -> Path:
-    faults = [fault for fault, _ in PERSISTENT_FAULTS.values()]
+    faults = [fault for fault, *_ in PERSISTENT_FAULTS.values()]
     others = r"^template cudaError_t \w+\(const \w+<[^>]*(float|16)>[^;]*;"
     return faulty_program(compiler, persistent_sources(compiler), faults, others=others)
 
 
-def arguments(case: tuple[str, str]) -> list[str]:
+def arguments(case: Case) -> list[str]:
     algorithm, layout = case
     return [algorithm, "half", "72", *layout.split()]
 
 
-def multiprocessors(case: tuple[str, str]) -> int:
+def multiprocessors(case: Case) -> int:
     """For many rows a group, only one group: of two blocks, or of three by tiles."""
     return 3 if case[1].startswith("37") else 8
 
 
-@pytest.mark.parametrize("case", sorted({case for _, case in PERSISTENT_FAULTS.values()}))
+@pytest.mark.parametrize(
+    "case", sorted({case for _, *cases in PERSISTENT_FAULTS.values() for case in cases})
+)
 def test_without_a_fault_that_program_gives_the_same_bits(
     persistent: Path, persistent_with_faults: Path, case: tuple[str, str]
 ) -> None:
@@ -318,13 +341,13 @@ def test_planted_faults_in_the_persistent_kernels_are_caught(
     persistent_with_faults: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a difference, the emulation or a sanitizer, in one of a few orders of threads."""
-    case = PERSISTENT_FAULTS[fault][1]
-    words = arguments(case)
-    monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", str(multiprocessors(case)))
+    number = PERSISTENT_NUMBERS[fault]
+    for case in PERSISTENT_FAULTS[fault][1:]:
+        words = arguments(case)
+        monkeypatch.setenv("CUDA_EMULATION_MULTIPROCESSORS", str(multiprocessors(case)))
 
-    def is_caught(schedule: str) -> bool:
-        number = PERSISTENT_NUMBERS[fault]
-        status, said = execute(persistent_with_faults, *words, schedule=schedule, fault=number)
-        return status != 0 or not all(x < TOLERANCE["half"] for x in differences(said))
+        def is_caught(schedule: str, words: list[str] = words) -> bool:
+            status, said = execute(persistent_with_faults, *words, schedule=schedule, fault=number)
+            return status != 0 or not all(x < TOLERANCE["half"] for x in differences(said))
 
-    assert any(map(is_caught, SCHEDULES))
+        assert any(map(is_caught, SCHEDULES)), case

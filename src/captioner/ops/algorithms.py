@@ -67,8 +67,13 @@ def choose_algorithm(
 
 
 def fits(weight_hh: Tensor, batch: int, algorithm: Algorithm) -> bool:
-    """Whether the CUDA device of weight_hh [4H, H] can run `algorithm` with `batch` sequences."""
-    return bool(torch.ops.captioner.lstm_algorithm_fits(weight_hh, batch, int(algorithm)))
+    """Whether the CUDA device of weight_hh [4H, H] can run `algorithm` with `batch` sequences.
+
+    Of K models, too: those that do not fit at the same time take turns.
+    """
+    # Under vmap the operator could not be given weight_hh, of which it reads no number.
+    like = torch.empty(0, weight_hh.shape[-1], dtype=weight_hh.dtype, device=weight_hh.device)
+    return bool(torch.ops.captioner.lstm_algorithm_fits(like, batch, int(algorithm)))
 
 
 def _needs_tf32(weight: Tensor) -> bool:

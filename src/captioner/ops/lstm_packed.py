@@ -8,8 +8,8 @@ The backend "fused" is the operator `captioner::lstm_packed` of csrc/; "referenc
 (for torch.compile) and autograd here. "torch" bypasses them for ATen's or cuDNN's LSTM. On a CUDA
 device "fused" is one of several algorithms: see ops/algorithms.py.
 
-On a CPU both operators also take K models at once, all tensors but batch_sizes and input_rows with
-a leading K: what `lstm_packed` calls under torch.vmap.
+Both operators also take K models at once, all tensors but batch_sizes and input_rows with a leading
+K (on a CPU without `capacity`): what `lstm_packed` calls under torch.vmap.
 """
 
 from itertools import pairwise
