@@ -42,7 +42,7 @@ def test_what_a_graph_cannot_hold_is_named() -> None:
     cases = {
         "the encoder is trained": (configured(train_from="stage1"), FEATURES, World()),
         "rnn.kind=gru takes": (gru, FEATURES, World()),
-        "trainer.replicas=4 take turns": (configured(replicas=4), FEATURES, World()),
+        "one model's, and trainer.replicas=4": (configured(replicas=4), FEATURES, World()),
         "2 processes": (plain, FEATURES, World(0, 2)),
     }
     for message, (config, source, world) in cases.items():

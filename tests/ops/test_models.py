@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
-from captioner.ops import linear_cross_entropy, lstm_packed, lstm_step
-from captioner.ops.dropout import dropout
+from captioner.ops import extension, linear_cross_entropy, lstm_packed, lstm_step
+from captioner.ops.dropout import _drawn_on_device, dropout
 from captioner.ops.extension import ABSENT
 from captioner.ops.models import (
     Models,
@@ -217,6 +218,76 @@ def test_each_model_drops_what_it_would_drop_alone() -> None:
     (gradient,) = torch.autograd.grad(dropped.sum(), rows)
     torch.testing.assert_close(gradient * rows, dropped)
     assert torch.equal(as_one(lambda own: dropout(own, 0.5, False), new, rows), rows)
+
+
+def test_on_a_gpu_each_model_draws_from_its_own_generator() -> None:
+    """What a GPU's dropout multiplies by, drawn here by a CPU's generators."""
+    rates, rows = (0.0, 0.25, 0.5, 1.0), torch.ones(1, 40, 50)
+
+    def drawn(*seeds: int) -> Tensor:
+        return _drawn_on_device(rows, rates, [torch.Generator().manual_seed(k) for k in seeds])
+
+    first, second = drawn(1, 2, 3, 4), drawn(1, 2, 9, 4)
+    assert first.shape == (4, 2000)
+    for scale, rate in zip(first, rates, strict=True):
+        kept = {0.0: {1.0}, 1.0: {0.0}}.get(rate, {0.0, 1 / (1 - rate) if rate < 1 else 0.0})
+        assert set(scale.tolist()) == {float(torch.tensor(one)) for one in kept}
+        assert float(scale.mean()) == pytest.approx(1 - (rate == 1), abs=0.1)
+    same = [torch.equal(one, other) for one, other in zip(first, second, strict=True)]
+    assert same == [True, True, False, True]
+
+
+@compiled
+def test_on_a_gpu_nothing_of_several_models_is_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one that is not there: a tensor left on the CPU cannot meet those on the device."""
+    monkeypatch.setitem(extension.ABSENT_ON, "cuda", None)
+    shapes = [(V, E), (E, E), (E,), (4 * H, E), (4 * H, H), (4 * H,), (4 * H,), (V, H), (V,)]
+    with FakeTensorMode() as mode:
+        given = [mode.from_tensor(x.detach()) for x in draw(*shapes, dtype=torch.bfloat16)]
+        tensors = [x.to("cuda").requires_grad_() for x in given]
+        ids, sizes = torch.tensor([3, 1, 2], device="cuda"), torch.tensor([2, 1], device="cuda")
+        states = torch.zeros(2, H, dtype=torch.bfloat16, device="cuda")
+        layer = nn.Linear(E, E)
+        del layer.weight, layer.bias
+
+        def run(table: Tensor, weight: Tensor, bias: Tensor, *others: Tensor) -> Tensor:
+            layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
+            *of_lstm, words, biases = others
+            rows = dropout(linear(embedding(ids, table), layer), Rates([0.2, 0.5, 0.0]), True)
+            of_all = {"capacity": True, "backend": "persistent"}
+            output, *_ = lstm_packed(rows, sizes, states, states, *of_lstm, **of_all)  # type: ignore[arg-type]
+            return linear_cross_entropy(output, words, biases, ids, backend="persistent")
+
+        losses = as_one(run, [torch.Generator() for _ in range(K)], *tensors)
+    assert losses.shape == (K,) and losses.device.type == "cuda" and losses.requires_grad
+
+
+def test_torchs_own_loss_of_several_models_is_that_of_each() -> None:
+    """What computes the loss on a GPU."""
+    targets = torch.tensor([0, 4, -100, 2, 1, 1])
+
+    def run(*tensors: Tensor) -> tuple[Tensor]:
+        return (linear_cross_entropy(*tensors, targets, label_smoothing=0.1, backend="torch"),)
+
+    check_as_alone(run, draw((6, H), (V, H), (V,)), 1e-12)
+
+
+def test_autocast_of_several_models_is_that_of_each() -> None:
+    """As on a GPU: a linear layer, an LSTM and the loss, which round to bfloat16."""
+    sizes, targets = torch.tensor([3, 2, 1]), torch.tensor([0, 4, 3, 2, 1, 1])
+    state = (3, H)
+    shapes = [(6, H), (E, H), (E,), state, state, (4 * H, E), (4 * H, H), (4 * H,), (4 * H,)]
+    tensors = draw(*shapes, (V, H), (V,), dtype=torch.float32)
+
+    def run(rows: Tensor, weight: Tensor, bias: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        *of_lstm, words, biases = others
+        with torch.autocast("cpu", torch.bfloat16):
+            embedded = nn.functional.linear(rows, weight, bias)
+            output, hy, _ = lstm_packed(embedded, sizes, *of_lstm, backend="reference")
+            assert output.dtype == torch.bfloat16
+            return linear_cross_entropy(output, words, biases, targets, backend="torch"), hy
+
+    check_as_alone(run, tensors, 6e-2)
 
 
 def test_each_model_reads_its_own_words_and_its_own_layer() -> None:

@@ -16,6 +16,7 @@ from captioner.models.captioner import Captioner
 from captioner.models.language_model import LanguageModel
 from captioner.models.layered_attention import JOINS, LayeredAttention
 from captioner.models.word_layers import DropoutRates
+from captioner.ops.extension import why_not_on
 from captioner.training.distributed import World
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.randomness import OwnRandomness
@@ -218,3 +219,53 @@ def with_sizes(dropout: float) -> nn.Module:
 def test_what_cannot_be_together_says_why(make: Callable[[float], nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         together([make(0.0), make(0.5)])
+
+
+# -- on a GPU -------------------------------------------------------------------------------------
+
+
+def gpu_step(own: Sequence[float], *, bf16: bool) -> PlainStep:
+    """Without dropout, whose masks on a GPU are other ones for models computed together."""
+    seed, lr, weight_decay, _ = own
+    torch.manual_seed(int(seed))
+    language = LanguageModel(vocab_size=V, embedding_dim=16, hidden_size=64, backend="fused")
+    model = Captioner(language_model=language, feature_dim=F).cuda()
+    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay, lr_by_prefix={})
+    return PlainStep(
+        model=model,
+        optimizer=make_optimizer("adam", groups),
+        settings=StepSettings(clip_norm=1.0, label_smoothing=0.1, bf16=bf16),
+        total_steps=100,
+        device=torch.device("cuda"),
+        average=None,
+        world=World(),
+    )
+
+
+def no_gpu() -> str | None:
+    return why_not_on("cuda") if torch.cuda.is_available() else "needs a GPU"
+
+
+@pytest.mark.skipif(no_gpu() is not None, reason=str(no_gpu()))
+@pytest.mark.parametrize("bf16", [False, True])
+def test_on_a_gpu_captioners_train_as_each_would_alone(bf16: bool) -> None:
+    """30 steps; bfloat16 keeps eight bits, and Adam blows roundings up."""
+    given = [CaptionBatch(x.images.float(), x.image_rows, x.tokens) for x in batches(30)]
+    cuda = torch.device("cuda")
+    alone: list[list[float]] = []
+    for own in OWN:
+        step, losses = gpu_step(own, bf16=bf16), []
+        for number, batch in enumerate(given):
+            running = torch.zeros((), dtype=torch.float64, device=cuda)
+            step([batch], number, running)
+            losses.append(float(running))
+        alone.append(losses)
+    steps = [gpu_step(own, bf16=bf16) for own in OWN]
+    models = StackedModels([step.model for step in steps], [torch.Generator(cuda) for _ in OWN])
+    for number, batch in enumerate(given):
+        found, tokens = models.gradients([batch], 0.1, bf16=bf16)
+        for step, loss, wanted in zip(steps, found, alone, strict=True):
+            running = torch.zeros((), dtype=torch.float64, device=cuda)
+            step([batch], number, running, (loss, tokens))
+            assert float(running) == pytest.approx(wanted[number], rel=3e-2 if bf16 else 1e-4)
+        models.release()

@@ -81,7 +81,7 @@ def why_not(
     if config.trainer.scheduled_sampling:
         return "trainer.scheduled_sampling draws the words of each batch before its step"
     if config.trainer.replicas > 1:
-        return f"trainer.replicas={config.trainer.replicas} take turns, batch by batch"
+        return f"the captured step is one model's, and trainer.replicas={config.trainer.replicas}"
     if world.size > 1:
         return f"{world.size} processes add up their gradients between the parts of a step"
     if device.type != "cuda":

@@ -39,8 +39,9 @@ def dropout(input: Tensor, p: float, training: bool) -> Tensor:
     There torch draws a 53-bit number for each element, one after another on one thread: a tenth of
     a training step, as measured. Sixteen random bits an element decide as well, and
     one draw of torch's generator has four times as many. What is kept is scaled by the reciprocal
-    of the rounded probability, so the mean stays exact. Where K models run as one, each draws what
-    it would draw alone; p may then be `Rates`. Raises ValueError unless 0 <= p <= 1.
+    of the rounded probability, so the mean stays exact. Where K models run as one, each draws
+    from its own generator, on a CPU what it would draw alone; p may then be `Rates`. Raises
+    ValueError unless 0 <= p <= 1.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p must be from 0 to 1, got {p}")
@@ -89,15 +90,43 @@ class _OfModels(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         """The rows of all models [K, ...]; autograd follows."""
         rows = input.unsqueeze(0) if in_dims[0] is None else input.movedim(in_dims[0], 0)
-        scale = rows.new_empty(len(rates), rows[0].numel())
-        drawn = torch.empty(-(-scale.shape[1] // 4), dtype=torch.int64)
-        # One model after another, while its numbers are in the processor's cache.
-        for own, rate, generator in zip(scale, rates, generators, strict=True):
-            dropped = round(rate * LEVELS)
-            if dropped in (0, LEVELS):
-                own.fill_(dropped == 0)
-                continue
-            drawn.random_(-(2**63), None, generator=generator)
-            kept = drawn.view(torch.int16)[: len(own)] >= dropped - LEVELS // 2
-            own.copy_(kept).mul_(LEVELS / (LEVELS - dropped))
+        if rows.device.type == "cpu":
+            scale = _drawn_here(rows, rates, generators)
+        else:
+            scale = _drawn_on_device(rows, rates, generators)
         return rows * scale.view(len(rates), *rows.shape[1:]), 0
+
+
+def _drawn_here(
+    rows: Tensor,  # [K, ...], or [1, ...] where the models share them
+    rates: Sequence[float],
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """By what each number of each model's rows is multiplied, [K, n], on a CPU."""
+    scale = rows.new_empty(len(rates), rows[0].numel())
+    drawn = torch.empty(-(-scale.shape[1] // 4), dtype=torch.int64)
+    # One model after another, while its numbers are in the processor's cache.
+    for own, rate, generator in zip(scale, rates, generators, strict=True):
+        dropped = round(rate * LEVELS)
+        if dropped in (0, LEVELS):
+            own.fill_(dropped == 0)
+            continue
+        drawn.random_(-(2**63), None, generator=generator)
+        kept = drawn.view(torch.int16)[: len(own)] >= dropped - LEVELS // 2
+        own.copy_(kept).mul_(LEVELS / (LEVELS - dropped))
+    return scale
+
+
+def _drawn_on_device(
+    rows: Tensor,  # [K, ...], or [1, ...] where the models share them
+    rates: Sequence[float],
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Likewise on another device: nothing is copied from the host."""
+    scale = rows.new_empty(len(rates), rows[0].numel())
+    for own, rate, generator in zip(scale, rates, generators, strict=True):
+        if rate in (0, 1):
+            own.fill_(1 - rate)
+        else:
+            own.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    return scale

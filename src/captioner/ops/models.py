@@ -121,9 +121,10 @@ def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
 
 
 def linear(rows: Tensor, layer: nn.Linear) -> Tensor:
-    """A linear layer with a bias, of rows [..., I]; of K models one after another, each with the
-    bits that it has alone, and into memory that lies as the weights [K, O, I] do."""
-    if _thread.models is None:
+    """A linear layer with a bias, of rows [..., I]. On a CPU of K models one after another, each
+    with the bits that it has alone, and into memory that lies as the weights [K, O, I] do; on a
+    GPU as one batched GEMM."""
+    if _thread.models is None or rows.device.type != "cpu":
         found: Tensor = layer(rows)
         return found
     stacked = (rows.flatten(0, -2), layer.weight, layer.bias)

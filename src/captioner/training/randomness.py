@@ -29,6 +29,10 @@ class Randomness:
         if self.device.type == "cuda":
             self._load_cuda_state(state["cuda_random_state"].cpu())
 
+    def on_device(self) -> torch.Generator:
+        """The generator that draws on the run's device; on a GPU for a run with its own alone."""
+        return self.generator
+
     def used(self) -> AbstractContextManager[None]:
         """A context around whatever draws for the run."""
         return nullcontext()
@@ -44,19 +48,25 @@ class OwnRandomness(Randomness):
     """Numbers of a generator of the run's own, which begins in the state of torch's.
 
     So a replica's dropout draws what it would draw alone. On a CPU any number of threads may draw
-    at the same time; on a GPU the runs take turns with its one generator.
+    at the same time; on a GPU the runs take turns with torch's one generator, each in the state of
+    its own there. Models that are computed together draw from those directly.
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self.generator = torch.Generator()
+        self._on_device = torch.Generator(device) if device.type == "cuda" else self.generator
         self.load(Randomness(device).state())
 
+    def on_device(self) -> torch.Generator:
+        """The generator that draws on the run's device."""
+        return self._on_device
+
     def _cuda_state(self) -> Tensor:
-        return self._on_gpu
+        return self._on_device.get_state()
 
     def _load_cuda_state(self, state: Tensor) -> None:
-        self._on_gpu = state
+        self._on_device.set_state(state)
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -66,9 +76,9 @@ class OwnRandomness(Randomness):
                 yield
                 return
             others = torch.cuda.get_rng_state(self.device)
-            torch.cuda.set_rng_state(self._on_gpu, self.device)
+            torch.cuda.set_rng_state(self._on_device.get_state(), self.device)
             try:
                 yield
             finally:
-                self._on_gpu = torch.cuda.get_rng_state(self.device)
+                self._on_device.set_state(torch.cuda.get_rng_state(self.device))
                 torch.cuda.set_rng_state(others, self.device)

@@ -2,9 +2,9 @@
 
 Every replica is an ordinary trainer with a folder of its own. A batch is gathered once for all that
 read the data in one order. On a CPU each thread has some of the replicas, its kernels
-single-threaded: where their models can be one computation (`StackedModels`) and read the same
-batches, one forward and one backward give all of these their gradients; otherwise it takes whole
-steps of one after another.
+single-threaded; a GPU has all. Where their models can be one computation (`StackedModels`) and read
+the same batches, one forward and one backward give all of these their gradients; otherwise whole
+steps of one after another are taken.
 """
 
 import itertools
@@ -103,9 +103,9 @@ class _Part:
             replicas = [one for one in self.replicas if one.active and one.place == place]
             if not replicas:
                 continue
-            smoothing = replicas[0].trainer.settings.label_smoothing
+            settings = replicas[0].trainer.settings
             models = self._stack(replicas)
-            losses, tokens = models.gradients(group, smoothing)
+            losses, tokens = models.gradients(group, settings.label_smoothing, bf16=settings.bf16)
             for replica, loss in zip(replicas, losses, strict=True):
                 update = partial(Trainer.take, group=group, found=(loss, tokens))
                 replica.guarded(lambda one, update=update: update(one.trainer))  # type: ignore[misc]
@@ -120,7 +120,7 @@ class _Part:
         if self._models is None or replicas != self._stacked:
             self.dissolve()
             trainers = [one.trainer for one in replicas]
-            generators = [one.random.generator for one in trainers]
+            generators = [one.random.on_device() for one in trainers]
             self._models = StackedModels([one.model for one in trainers], generators)
             self._stacked = replicas
         return self._models
@@ -133,8 +133,8 @@ class ReplicaTrainer:
     A replica whose loss or weights are no longer finite is left out from there on, and one may stop
     early; the others continue. Where they have a `folder` in common, the best by dev score becomes
     best.pt there, and replicas.json says how each ended. On a CPU as many train at a time as torch
-    has threads, more where a thread computes several together; on a GPU they take their steps one
-    after another.
+    has threads, more where a thread computes several together; on a GPU all are computed together,
+    or take their steps one after another.
     """
 
     def __init__(
@@ -279,7 +279,7 @@ class ReplicaTrainer:
         if count <= self.threads:  # together they would leave threads idle
             return f"there is a thread for each of {count}"
         try:
-            if self.settings.bf16:
+            if self.settings.bf16 and self.on_cpu:
                 raise ValueError("autocast has no form for several models")
             if len(self.feeds) == count:
                 raise ValueError("each reads the batches in an order of its own")

@@ -1,4 +1,4 @@
-"""K models of one architecture in one forward and one backward, on a CPU.
+"""K models of one architecture in one forward and one backward.
 
 Shapes: K models.
 
@@ -22,12 +22,14 @@ from captioner.models.layered_attention import LayeredAttention
 from captioner.models.lstm import LSTM
 from captioner.models.stream import StreamModel
 from captioner.ops import choose_backend
+from captioner.ops.backend import FUSED
 from captioner.ops.models import Models, Rates, running_as_one
 from captioner.training.distributed import SummedLoss
 from captioner.training.state import CarriesState
 from captioner.training.step import Batch
 
-# What is computed for several models together: each with the bits that it has alone on one thread.
+# What is computed for several models together; on a CPU each with the bits that it has alone on one
+# thread.
 KINDS = (
     *(Captioner, LayeredAttention, MultiHeadAttention),
     *(StreamModel, LanguageModel, LSTM, nn.Embedding, nn.Linear),
@@ -42,6 +44,7 @@ class StackedModels:
 
     def __init__(self, models: Sequence[nn.Module], generators: Sequence[torch.Generator]) -> None:
         self.models = models
+        self._device = next(models[0].parameters()).device
         self._generators, self._numbers = generators, torch.arange(len(models))
         template = together(models)
         self._loss = SummedLoss(template)
@@ -56,16 +59,19 @@ class StackedModels:
             self._stacks[name] = stack.requires_grad_(of_all[0].requires_grad)
 
     def gradients(
-        self, group: Sequence[Batch], label_smoothing: float
+        self, group: Sequence[Batch], label_smoothing: float, *, bf16: bool = False
     ) -> tuple[Sequence[Tensor], int]:
         """Give the weights of all models their gradients of a step over a group of batches: what
-        `PlainStep.gradients` gives of each, the summed losses K times [], and the tokens."""
+        `PlainStep.gradients` gives of each, the summed losses K times [], and the tokens. `bf16`,
+        on a GPU alone, computes in bfloat16 autocast."""
         tokens = sum(batch.targets.numel() for batch in group)
-        total = torch.zeros(len(self.models), dtype=torch.float64)
+        total = torch.zeros(len(self.models), dtype=torch.float64, device=self._device)
         for batch in group:
-            losses, states = torch.vmap(self._run, in_dims=(0, 0, 0, None, None))(
-                self._stacks, self._numbers, self._states(), batch, label_smoothing
-            )
+            batch = batch.to(self._device)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
+                losses, states = torch.vmap(self._run, in_dims=(0, 0, 0, None, None))(
+                    self._stacks, self._numbers, self._states(), batch, label_smoothing
+                )
             (losses / tokens).sum().backward()
             self._keep(states)
             total += losses.detach()
@@ -190,12 +196,10 @@ def _check_tensors(first: nn.Module, other: nn.Module) -> None:
 def _check_kinds(model: nn.Module) -> None:
     """Refuse what has no form for K models."""
     device = next(model.parameters()).device.type
-    if device != "cpu":
-        raise ValueError(f"models on {device} are not computed together")
     for module in model.modules():
         if type(module) not in KINDS:
             raise ValueError(f"{type(module).__name__} is not computed for several models together")
         if isinstance(module, LSTM):
             backend = choose_backend(module.backend, device)
-            if backend != "fused":  # which alone gives each model the bits that it has alone
+            if backend not in FUSED:  # which alone have a form for several
                 raise ValueError(f"the LSTM {backend} is not computed for several models together")
