@@ -22,6 +22,7 @@ import torch
 from benchmarks import gpu_stages
 from benchmarks.gpu_epoch import epoch_jobs, run_epoch_stage
 from benchmarks.gpu_jobs import Note, format_jobs, run_features_stage, run_lstm_stage
+from benchmarks.gpu_models import run_models_stage
 from benchmarks.gpu_stages import Checkout, Part
 from benchmarks.lstm import SHOWN
 from benchmarks.suite import REDUCED, describe_machine, versions, write_record
@@ -37,6 +38,7 @@ STAGES: dict[str, Callable[[Checkout, argparse.Namespace, Note], Part]] = {
     "sanitizer": lambda checkout, options, note: gpu_stages.run_sanitizer(checkout),
     "latency": lambda checkout, options, note: gpu_stages.run_latency(checkout),
     "benchmark": lambda checkout, options, note: run_lstm_stage(60 * options.minutes, note=note),
+    "models": lambda checkout, options, note: run_models_stage(note=note),
     "counters": lambda checkout, options, note: gpu_stages.run_counters(checkout),
     # Traces of the time line go beside the record.
     "epoch": lambda checkout, options, note: run_epoch_stage(
@@ -187,7 +189,7 @@ def format_check(record: Mapping[str, Any]) -> str:
     """The benchmark's tables, every failed test, and a line a stage."""
     stages = record["stages"]
     lines = []
-    for name in ("benchmark", "epoch", "features"):
+    for name in ("benchmark", "models", "epoch", "features"):
         lines += format_jobs(name, stages.get(name, {}), SHOWN if name == "benchmark" else ())
     for part in stages.get("tests", {}).get("files", {}).values():
         lines += part.get("failures", ())

@@ -25,6 +25,7 @@ CUDA_TESTS = (
     ("tests/ops/test_lstm_packed.py", "cuda"),
     ("tests/models/test_lstm.py", None),
     ("tests/training/test_graph_capture.py", None),
+    ("tests/training/test_stacked.py", "gpu"),
 )
 BUILD_SECONDS, TEST_SECONDS, SECONDS = 900.0, 600.0, 300.0
 TOOLS = ("memcheck", "racecheck", "synccheck")

@@ -9,6 +9,7 @@ rows, and with the roofline: the layer's GEMMs alone. Needs only torch and numpy
 
 import itertools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -140,7 +141,11 @@ def add_step_times(
 def kernel_times(events: Any, steps: int) -> dict[str, list[float]]:
     """Of each direction the microseconds a step of every call of its kernel, if any."""
     taken = {
-        what: [one.device_time_total / steps for one in events if f"{what}_steps<" in one.name]
+        what: [
+            one.device_time_total / steps
+            for one in events
+            if re.search(f"{what}_(steps|tiles)<", one.name)
+        ]
         for what in (FORWARD, BACKWARD)
     }
     return {what: times for what, times in taken.items() if times}

@@ -8,6 +8,7 @@ Shapes: B sequences, T longest, N packed tokens, U rows of input, E input size, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -407,7 +408,7 @@ def persistent(request: pytest.FixtureRequest) -> Call:
     """The LSTM by a persistent algorithm; a call that does not fit the GPU skips the test."""
 
     def run(x: Arguments, *, capacity: bool = False) -> tuple[Tensor, ...]:
-        if not fits(x["weight_hh"], len(x["hx"]), Algorithm[request.param]):
+        if not fits(x["weight_hh"], x["hx"].shape[0], Algorithm[request.param]):
             pytest.skip(f"not on this GPU: H = {x['hx'].shape[1]}, {x['hx'].dtype}")
         weights = (x["weight_ih"], x["weight_hh"], x["bias_ih"], x["bias_hh"])
         head, rows = (x["input"], x["batch_sizes"], x["hx"], x["cx"]), x.get("input_rows")
@@ -594,3 +595,116 @@ def test_persistent_refuses_what_it_cannot_do() -> None:
             force(draw([2, 1], hidden=16, dtype=torch.float32))
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+# -- several models --------------------------------------------------------------------------------
+
+SHARED = ("batch_sizes", "input_rows")
+
+
+def draw_models(count: int, sizes: list[int], **settings: Any) -> tuple[Arguments, list[Arguments]]:
+    """Arguments of K models, with a leading K, and those of each."""
+    models = [draw(sizes, seed=k, **settings) for k in range(count)]
+    shared = {name: models[0][name] for name in SHARED if name in models[0]}
+    stacked = {
+        name: torch.stack([own[name].detach() for own in models]).requires_grad_() for name in NAMES
+    }
+    return {**stacked, **shared}, [{**own, **shared} for own in models]
+
+
+def of_all(run: Callable[[Arguments], tuple[Tensor, ...]], x: Arguments) -> tuple[Tensor, ...]:
+    """The call of one model under vmap: one call of the operator."""
+    shared = {name: x[name] for name in SHARED if name in x}
+
+    def own(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return run({**shared, **dict(zip(NAMES, tensors, strict=True))})
+
+    found: tuple[Tensor, ...] = torch.vmap(own)(*(x[name] for name in NAMES))
+    return found
+
+
+def assert_each_near(
+    run: Callable[[Arguments], tuple[Tensor, ...]],
+    stacked: Arguments,
+    models: list[Arguments],
+    tolerance: float,
+) -> None:
+    """Outputs and gradients of each model against torch's LSTM in float64."""
+    outputs = of_all(run, stacked)
+    weights = [torch.randn_like(out) for out in outputs]
+    gradients = torch.autograd.grad(outputs, [stacked[name] for name in NAMES], weights)
+    for k, own in enumerate(models):
+        alone = exact(own)
+        expected = torch_lstm(alone)
+        of_own = [weight[k].double().cpu() for weight in weights]
+        wanted = torch.autograd.grad(expected, [alone[name] for name in NAMES], of_own)
+        for found, right in zip((*outputs, *gradients), (*expected, *wanted), strict=True):
+            error = (found[k].detach().double().cpu() - right.detach()).abs().max()
+            assert error <= tolerance * right.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("layout", ["ragged", "one token", "wide"])
+def test_each_of_several_models_is_that_of_torch(layout: str, rows: int | None) -> None:
+    stacked, models = draw_models(3, LAYOUTS[layout], hidden=33, rows=rows)
+    assert_each_near(fused, stacked, models, 1e-10)
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+@PERSISTENT
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize(("count", "hidden"), [(2, 72), (3, 512), (11, 512), (40, 128)])
+@pytest.mark.parametrize("layout", ["ragged", "wide"])
+def test_persistent_takes_several_models(
+    persistent: Call, layout: str, count: int, hidden: int, rows: int | None, dtype: torch.dtype
+) -> None:
+    """Also more of them than are co-resident."""
+    stacked, models = draw_models(count, LAYOUTS[layout], hidden=hidden, rows=rows, dtype=dtype)
+    assert_each_near(persistent, stacked, models, 8 * UNITS[dtype])
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+@PERSISTENT
+def test_one_graph_serves_several_models_and_any_lengths(
+    persistent: Call, dtype: torch.dtype
+) -> None:
+    whole, _ = draw_models(3, [8] * 6, hidden=128, inputs=32, dtype=dtype, rows=6)
+    whole["batch_sizes"] = torch.zeros(6, dtype=torch.int64, device="cuda")
+    leaves = [whole[name] for name in NAMES]
+
+    def call(x: Arguments) -> tuple[Tensor, ...]:
+        return persistent(x, capacity=True)
+
+    weights = [torch.randn_like(out) for out in of_all(call, whole)]
+
+    def step() -> list[Tensor]:
+        outputs = of_all(call, whole)
+        found = [*outputs, *torch.autograd.grad(outputs, leaves, weights)]
+        return [value.detach() for value in found]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for sizes in [*LENGTHS, *reversed(LENGTHS)]:
+        whole["batch_sizes"].copy_(torch.tensor(sizes))
+        graph.replay()
+        torch.cuda.synchronize()
+        for mine, eager in zip(captured, step(), strict=True):
+            torch.testing.assert_close(mine, eager)
+
+
+@pytest.mark.parametrize("backend", ["plain", "persistent"])
+def test_what_is_not_a_number_stays_with_its_model(backend: str) -> None:
+    stacked, _ = draw_models(3, [9, 4, 1], hidden=64, dtype=torch.bfloat16)
+    expected = of_all(by(backend), stacked)
+    with torch.no_grad():
+        stacked["weight_hh"][1, 0, 0] = torch.nan
+    found = of_all(by(backend), stacked)
+    assert found[0][1].isnan().any()
+    for mine, right in zip(found, expected, strict=True):
+        assert torch.equal(mine[::2], right[::2])
