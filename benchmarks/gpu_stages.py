@@ -32,7 +32,8 @@ TOOLS = ("memcheck", "racecheck", "synccheck")
 SMALL_CASE = ("-m", "benchmarks.lstm_small_case")
 SANITIZED = (
     *("cuda", "float32:plain", "bfloat16:plain", "tf32:persistent", "bfloat16:persistent"),
-    *("float16:cluster", "tf32:cluster"),
+    *("float16:cluster", "tf32:cluster", "bfloat16:plain:3", "bfloat16:persistent:3"),
+    "tf32:cluster:3",
 )
 ASK_FOR_FUSED = "from captioner.ops import choose_backend; choose_backend('fused', 'cuda')"
 METRICS = {  # Nsight Compute's, and what the record calls them

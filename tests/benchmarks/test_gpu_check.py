@@ -331,6 +331,7 @@ def test_a_record_fills_the_table_of_algorithms(tmp_path: Path) -> None:
 def test_the_small_case_compares_with_the_reference(dtype: str) -> None:
     assert run_small_case("cpu", dtype, backend="reference") == 0
     assert run_small_case("cpu", dtype, backend="torch") < 0.05
+    assert run_small_case("cpu", dtype, backend="reference", models=3) == 0
 
 
 # -- the benchmark ------------------------------------------------------------------------------
