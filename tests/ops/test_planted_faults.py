@@ -290,10 +290,6 @@ MODEL_FAULTS = {
     "its neighbour's tokens": ("token(model *", "token((FAULT ? model / 2 * 2 : model) *"),
     "its neighbour's states": ("sequence(model *", "sequence((FAULT ? model / 2 * 2 : model) *"),
     "its neighbour's cells": ("cells(token *", "cells((FAULT ? 0 : token) *"),
-    "the same models in every launch": (
-        "model(params.first_model +",
-        "model((FAULT ? 0 : params.first_model) +",
-    ),
     "its neighbour's flags": (
         "(model * partition.groups + group) * partition.blocks",
         "((FAULT ? 0 : model) * partition.groups + group) * partition.blocks",
@@ -303,6 +299,11 @@ MODELS = (("untiled", "9,5,1 15 9 3"), ("persistent", "9,5,1 15 9 3"))
 PERSISTENT_FAULTS |= {
     name: (Fault("block.h", *texts), *MODELS) for name, texts in MODEL_FAULTS.items()
 }
+# By tiles eight multiprocessors take three models in two launches.
+PERSISTENT_FAULTS["the same models in every launch"] = (
+    Fault("block.h", "model(params.first_model +", "model((FAULT ? 0 : params.first_model) +"),
+    MODELS[1],
+)
 PERSISTENT_NUMBERS = {fault: number for number, fault in enumerate(PERSISTENT_FAULTS, 1)}
 SCHEDULES = ["eager", "random:1", "reversed", "forward", "random:2"]
 
