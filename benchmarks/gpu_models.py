@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.captions import Workload, endless, steps_of_sequences
+from benchmarks.captions import Workload, steps_of_sequences
 from benchmarks.gpu_epoch import FLICKR8K
 from benchmarks.gpu_jobs import Note, judge, run_stage
 from benchmarks.gpu_stages import Part
@@ -20,10 +20,10 @@ from benchmarks.lstm_implementations import BOTH, DTYPES
 from benchmarks.models_prediction import COUNTS, expected_microseconds
 from benchmarks.suite import Axes, SuiteResult
 from benchmarks.timing import interleaved, seconds_a_call
-from benchmarks.training import EagerSteps, Steps, StepSettings, Training
-from captioner.data.dataset import make_loader
+from benchmarks.training import EagerSteps, GraphSteps, Steps, StepSettings, Training
 from captioner.ops.algorithms import Algorithm
 from captioner.training.stacked import StackedModels
+from captioner.training.stacked_graph import StackedGraphStep
 
 ONE_LAUNCH, IN_TURN = "in one launch", "one after another"
 JOB_SECONDS = 60.0  # what takes longer hangs
@@ -156,30 +156,34 @@ def lstm_calls(
 
 
 class StackedSteps(Steps):
-    """Eager steps of K models that are computed together, over the batches of `EagerSteps`."""
+    """Steps of K models that are computed together, eager or as one graph, over the batches that
+    one of them takes alone."""
 
-    def __init__(self, training: Training, backend: str, count: int) -> None:
-        each = [EagerSteps(training, backend) for _ in range(count)]
-        self.each, self.settings = [one.step for one in each], training.settings.trainer
+    def __init__(self, training: Training, backend: str, count: int, *, graph: bool) -> None:
+        kind = GraphSteps if graph else EagerSteps
+        each = [kind(training, backend) for _ in range(count)]
+        self.batches, self.settings = each[0].batches, training.settings.trainer
+        self.each: list[Any] = [one.step for one in each]
         generators = [torch.Generator(training.device) for _ in each]
         self.models = StackedModels([one.model for one in each], generators)
-        pinned = training.device.type == "cuda"
-        order = training.order()
-        loader = make_loader(training.data.dataset, order, workers=0, pin_memory=pinned)
-        self.batches, self.taken = endless(order, loader), 0
+        self.graph = StackedGraphStep(self.each, self.models, generators) if graph else None
         self.running = torch.zeros((), dtype=torch.float64, device=training.device)
+        self.taken = 0
 
     def steps(self, count: int) -> None:
         """Take `count` optimiser steps of every model; nothing is read from the device."""
-        settings = self.settings
         for batch in itertools.islice(self.batches, count):
-            losses, tokens = self.models.gradients(
-                [batch], settings.label_smoothing, bf16=settings.bf16
-            )
+            losses, tokens = self._compute([batch])
             for step, loss in zip(self.each, losses, strict=True):
-                step([batch], self.taken, self.running, (loss, tokens))  # type: ignore[call-arg]
+                step([batch], self.taken, self.running, (loss, tokens))
             self.models.release()
             self.taken += 1
+
+    def _compute(self, group: list[Any]) -> tuple[Sequence[Tensor], int]:
+        if self.graph is not None:
+            return self.graph(group, self.taken)
+        smoothing, bf16 = self.settings.label_smoothing, self.settings.bf16
+        return self.models.gradients(group, smoothing, bf16=bf16)
 
 
 def time_steps(
@@ -189,10 +193,11 @@ def time_steps(
     sizes: dict[str, Any],
     counts: Sequence[int],
     backends: Sequence[str] = ("fused", "graph persistent"),
+    graphs: Sequence[bool] = (False, True),
     steps: int = 20,
     repeats: int = 3,
 ) -> Found:
-    """Milliseconds of a step of K models computed together, eager, beside K steps of a model alone,
+    """Milliseconds of a step of K models computed together beside K steps of a model alone, each
     eager and as one graph."""
     result = SuiteResult()
     training = Training(
@@ -201,10 +206,14 @@ def time_steps(
     with training.precision():
         ways = {f"{name}, {IN_TURN}": training.build(name) for name in backends}
         for count in counts:
-            together = StackedSteps(training, "fused", count)
+            together: dict[str, Steps] = {
+                f"together, {'as one graph' if graph else 'eager'}": StackedSteps(
+                    training, "persistent" if graph else backends[0], count, graph=graph
+                )
+                for graph in graphs
+            }
             calls = {
-                name: functools.partial(way.steps, steps)
-                for name, way in ({"together, eager": together} | ways).items()
+                name: functools.partial(way.steps, steps) for name, way in (together | ways).items()
             }
             taken = interleaved(calls, repeats=repeats, device=device)
             for name, spread in taken.items():

@@ -26,6 +26,7 @@ CUDA_TESTS = (
     ("tests/models/test_lstm.py", None),
     ("tests/training/test_graph_capture.py", None),
     ("tests/training/test_stacked.py", "gpu"),
+    ("tests/training/test_stacked_graph.py", "gpu"),
 )
 BUILD_SECONDS, TEST_SECONDS, SECONDS = 900.0, 600.0, 300.0
 TOOLS = ("memcheck", "racecheck", "synccheck")

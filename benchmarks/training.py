@@ -231,7 +231,7 @@ class EagerSteps(Steps):
         self.step.prepare()
         self.taken = self.tokens = 0  # steps, and tokens of the last batch
         self.running = torch.zeros((), dtype=torch.float64, device=training.device)
-        self._batches = endless(self.order, batches)
+        self.batches = endless(self.order, batches)
 
     def _step(self, training: Training, **parts: Any) -> tuple[PlainStep | GraphStep, Any]:
         """The step, and the batches of an epoch in the order of `self.order`."""
@@ -241,7 +241,7 @@ class EagerSteps(Steps):
 
     def steps(self, count: int) -> None:
         """Take `count` optimiser steps; nothing is read from the device."""
-        for batch in itertools.islice(self._batches, count):
+        for batch in itertools.islice(self.batches, count):
             self.tokens = self.step([batch], self.taken, self.running)
             self.taken += 1
 

@@ -26,6 +26,7 @@ def test_the_stage_compares_one_call_with_one_after_another(
             "sizes": sizes,
             "counts": [2],
             "backends": ["fused"],
+            "graphs": [False],
             "steps": 2,
             "repeats": 1,
         },

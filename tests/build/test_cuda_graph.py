@@ -42,7 +42,11 @@ def test_what_a_graph_cannot_hold_is_named() -> None:
     cases = {
         "the encoder is trained": (configured(train_from="stage1"), FEATURES, World()),
         "rnn.kind=gru takes": (gru, FEATURES, World()),
-        "one model's, and trainer.replicas=4": (configured(replicas=4), FEATURES, World()),
+        "trainer.replicas=4 have a step as one graph on a GPU alone": (
+            configured(replicas=4),
+            FEATURES,
+            World(),
+        ),
         "2 processes": (plain, FEATURES, World(0, 2)),
     }
     for message, (config, source, world) in cases.items():

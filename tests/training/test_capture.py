@@ -6,75 +6,16 @@ what it should is for test_graph_capture.py.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from graph_runs import epochs, losses, make_trainer
+from recorded_graphs import kept_alive, recording_call
 from torch import Tensor
 
 from captioner.training.capture import WARM_UPS, CapturedCalls
-
-
-class Recording:
-    """In the place of torch.cuda.CUDAGraph: the calls that were made while it was captured."""
-
-    open: Recording | None = None
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
-
-    def pool(self) -> int:
-        return 1
-
-    def replay(self) -> None:
-        for call in self.calls:
-            call()
-
-
-def kept_alive() -> list[Tensor]:
-    """Every tensor that was computed from something with a gradient, and is still there.
-
-    Since `recorded_graphs` began: what earlier tests have left behind is not looked through.
-    """
-    gc.collect()
-    tensors = (x for x in gc.get_objects() if issubclass(type(x), Tensor))
-    return [x for x in tensors if x.grad_fn is not None]
-
-
-@contextmanager
-def capturing(graph: Recording, **_: Any) -> Iterator[None]:
-    # Its graph has nodes of another stream than the one that is captured: CUDA ends the capture.
-    assert kept_alive() == []
-    Recording.open = graph
-    yield
-    Recording.open = None
-
-
-class Stream:
-    def wait_stream(self, other: Stream) -> None:
-        pass
-
-
-@pytest.fixture
-def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    gc.freeze()
-    for name, stand_in in {
-        "CUDAGraph": Recording,
-        "graph": capturing,
-        "Stream": Stream,
-        "current_stream": Stream,
-        "stream": lambda stream: nullcontext(),
-        "get_rng_state": torch.get_rng_state,
-        "set_rng_state": torch.set_rng_state,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.usefixtures("recorded_graphs")
@@ -86,22 +27,14 @@ def test_a_tensor_with_a_graph_is_found() -> None:
 def captured(trainer: Any, counts: dict[int, int]) -> CapturedCalls:
     step = trainer.step
     take = step.take
-
-    def call(capacity: int) -> None:
-        if Recording.open is not None:
-            Recording.open.calls.append(lambda: take(capacity))
-        else:
-            counts[capacity] = counts.get(capacity, 0) + 1
-            take(capacity)
-
-    step.take = call
+    step.take = recording_call(take, counts)
     calls: CapturedCalls = step.capture()
     step.take = take
     return calls
 
 
 def everything(trainer: Any) -> list[Tensor]:
-    return [x.detach().clone() for x in trainer.step._state()]
+    return [x.detach().clone() for x in trainer.step.state()]
 
 
 @pytest.mark.usefixtures("recorded_graphs")

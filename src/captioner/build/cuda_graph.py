@@ -80,8 +80,8 @@ def why_not(
         return "trainer.objective=reward draws sentences, whose lengths are read on the host"
     if config.trainer.scheduled_sampling:
         return "trainer.scheduled_sampling draws the words of each batch before its step"
-    if config.trainer.replicas > 1:
-        return f"the captured step is one model's, and trainer.replicas={config.trainer.replicas}"
+    if config.trainer.replicas > 1 and device.type != "cuda":
+        return f"trainer.replicas={config.trainer.replicas} have a step as one graph on a GPU alone"
     if world.size > 1:
         return f"{world.size} processes add up their gradients between the parts of a step"
     if device.type != "cuda":

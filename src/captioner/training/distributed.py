@@ -141,12 +141,12 @@ class SummedLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Any, label_smoothing: float) -> Tensor:
+    def forward(self, batch: Any, label_smoothing: float, **settings: Any) -> Tensor:
         """The summed loss of a batch in nats; of None, a rank's empty share, 0 with gradients 0."""
         if batch is None:
             weights = (p for p in self.model.parameters() if p.requires_grad)
             return without_images(self.model) + torch.stack([0 * p.sum() for p in weights]).sum()
-        settings = {"label_smoothing": label_smoothing}
+        settings["label_smoothing"] = label_smoothing
         if getattr(batch, "weights", None) is not None:  # which captions alone can have
             settings["weights"] = batch.weights
         loss: Tensor = self.model.loss(*batch.model_inputs, batch.targets, **settings)  # type: ignore[operator]

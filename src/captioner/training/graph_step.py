@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captioner.data.resident import PlannedBatch, ResidentCaptions
+from captioner.data.resident import PlannedBatch, ResidentCaptions, StaticBatch
 from captioner.profiling import listening
 from captioner.training.capture import CapturedCalls
 from captioner.training.optimisation import take_rates_from_device
-from captioner.training.step import TrainingStep
+from captioner.training.step import Gradients, TrainingStep
 
 
 @dataclass(eq=False)
@@ -48,45 +48,50 @@ class GraphStep(TrainingStep):
 
     def capture(self) -> CapturedCalls:
         """`take` captured for all capacities, warmed up on dummy batches."""
-        self._write_inputs([], step=0)
+        self.write_inputs([], step=0)
         with listening(None):  # whose clock would be captured, too
             return CapturedCalls(
-                self.take, self.data.capacities, state=self._state(), optimizer=self.optimizer
+                self.take, self.data.capacities, state=self.state(), optimizers=[self.optimizer]
             )
 
-    def _state(self) -> list[Tensor]:
+    def state(self) -> list[Tensor]:
         """What a step changes, besides the optimiser's state and the random numbers'."""
         averages = [] if self.average is None else self.average.tensors()
         own = [*averages, *self.rates, self.loss]
         return [*self.model.parameters(), *self.model.buffers(), *own]
 
-    def _write_inputs(self, group: Sequence[PlannedBatch], step: int) -> None:
+    def write_inputs(self, group: Sequence[PlannedBatch], step: int) -> None:
         """Write the static buffers; dummy batches fill up a group."""
         self.step_number.fill_(step)
         for rows, batch in zip(self.rows, group, strict=False):
             rows.copy_(batch.rows)
         self.rows[len(group) :].fill_(self.data.padding_row)
 
-    def __call__(self, group: Sequence[PlannedBatch], step: int, running: Tensor) -> int:
+    def __call__(
+        self,
+        group: Sequence[PlannedBatch],
+        step: int,
+        running: Tensor,
+        found: Gradients | None = None,
+    ) -> int:
         """Step number `step` over `group`: adds its summed loss to `running` [] and returns its
-        tokens, over which the gradients are a mean."""
-        if self._run is None:
-            self._run = self.capture() if self.device.type == "cuda" else self.take
-        self._write_inputs(group, step)
-        self._run(max(batch.capacity for batch in group))
+        tokens, over which the gradients are a mean. `found`: these of a step that is taken already
+        (training/stacked_graph.py)."""
+        if found is None:
+            if self._run is None:
+                self._run = self.capture() if self.device.type == "cuda" else self.take
+            self.write_inputs(group, step)
+            self._run(max(batch.capacity for batch in group))
+            found = self.loss, sum(batch.tokens for batch in group)
         if self.average is not None:
             self.average.steps += 1
-        running += self.loss
-        return sum(batch.tokens for batch in group)
+        running += found[0]
+        return found[1]
 
     def take(self, capacity: int) -> None:
         """A step over the rows in the static buffers, each batch with `capacity`; nothing is read
         from the device."""
-        batches = [self.data.gather(rows, capacity) for rows in self.rows]
-        tokens = torch.stack([batch.tokens for batch in batches]).sum().clamp(min=1)
-        rates = self.rates_by_step.index_select(0, self.step_number).squeeze(0)
-        for own, rate in zip(self.rates, rates.unbind(), strict=True):
-            own.copy_(rate)
+        batches, tokens = self.gather(capacity)
         self.loss.zero_()
         for batch in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
@@ -98,6 +103,18 @@ class GraphStep(TrainingStep):
                 )
             (loss / tokens.to(loss.dtype)).backward()
             self.loss += loss.detach()
+        self.finish()
+
+    def gather(self, capacity: int) -> tuple[list[StaticBatch], Tensor]:
+        """The batches of the rows in the static buffers, and their tokens []."""
+        batches = [self.data.gather(rows, capacity) for rows in self.rows]
+        return batches, torch.stack([batch.tokens for batch in batches]).sum().clamp(min=1)
+
+    def finish(self) -> None:
+        """What follows the backward, by the step number in its static buffer."""
+        rates = self.rates_by_step.index_select(0, self.step_number).squeeze(0)
+        for own, rate in zip(self.rates, rates.unbind(), strict=True):
+            own.copy_(rate)
         self.update()
         if self.average is not None:
             self.average.mix(self.shares_by_step.index_select(0, self.step_number).squeeze(0))

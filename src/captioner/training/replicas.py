@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from captioner.errors import NumericsError
 from captioner.files import atomic_write, write_json
 from captioner.progress import Progress
+from captioner.training.graph_step import GraphStep
 from captioner.training.interrupt import Interruption
 from captioner.training.setup import Order, TrainerSettings
 from captioner.training.stacked import StackedModels, dropping, together
+from captioner.training.stacked_graph import StackedGraphStep
 from captioner.training.step import Batch
 from captioner.training.trainer import Trainer
 
@@ -91,6 +94,7 @@ class _Part:
         self.replicas = replicas
         self._stacked: list[Replica] = []
         self._models: StackedModels | None = None
+        self._graph: StackedGraphStep | None = None
 
     @property
     def order(self) -> Order:
@@ -103,13 +107,21 @@ class _Part:
             replicas = [one for one in self.replicas if one.active and one.place == place]
             if not replicas:
                 continue
-            settings = replicas[0].trainer.settings
             models = self._stack(replicas)
-            losses, tokens = models.gradients(group, settings.label_smoothing, bf16=settings.bf16)
+            losses, tokens = self._compute(models, replicas[0].trainer, group)
             for replica, loss in zip(replicas, losses, strict=True):
                 update = partial(Trainer.take, group=group, found=(loss, tokens))
                 replica.guarded(lambda one, update=update: update(one.trainer))  # type: ignore[misc]
             models.release()
+
+    def _compute(
+        self, models: StackedModels, first: Trainer, group: Sequence[Any]
+    ) -> tuple[Sequence[Tensor], int]:
+        """Gradients of a step, or where it is one graph the whole step: losses and tokens."""
+        if self._graph is not None:
+            return self._graph(group, first.progress.step)
+        settings = first.settings
+        return models.gradients(group, settings.label_smoothing, bf16=settings.bf16)
 
     def dissolve(self) -> None:
         """Give the models memory of their own again."""
@@ -122,6 +134,8 @@ class _Part:
             trainers = [one.trainer for one in replicas]
             generators = [one.random.on_device() for one in trainers]
             self._models = StackedModels([one.model for one in trainers], generators)
+            steps = [one.step for one in trainers if isinstance(one.step, GraphStep)]
+            self._graph = StackedGraphStep(steps, self._models, generators) if steps else None
             self._stacked = replicas
         return self._models
 

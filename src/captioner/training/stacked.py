@@ -10,6 +10,7 @@ The code of the first model runs for all of them under torch.vmap (see ops/model
 import copy
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from captioner.models.layered_attention import LayeredAttention
 from captioner.models.lstm import LSTM
 from captioner.models.stream import StreamModel
 from captioner.ops import choose_backend
-from captioner.ops.backend import FUSED
 from captioner.ops.models import Models, Rates, running_as_one
 from captioner.training.distributed import SummedLoss
 from captioner.training.state import CarriesState
@@ -67,19 +67,31 @@ class StackedModels:
         tokens = sum(batch.targets.numel() for batch in group)
         total = torch.zeros(len(self.models), dtype=torch.float64, device=self._device)
         for batch in group:
-            batch = batch.to(self._device)
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
-                losses, states = torch.vmap(self._run, in_dims=(0, 0, 0, None, None))(
-                    self._stacks, self._numbers, self._states(), batch, label_smoothing
-                )
+            losses = self.losses(batch.to(self._device), label_smoothing, bf16=bf16)
             (losses / tokens).sum().backward()
-            self._keep(states)
             total += losses.detach()
+        self.hand_out()
+        return total.unbind(), tokens
+
+    def losses(
+        self, batch: Any, label_smoothing: float, *, bf16: bool = False, capacity: bool = False
+    ) -> Tensor:
+        """The summed loss of each model [K], on a batch of the device; `capacity` as of `loss`."""
+        call = partial(self._run, capacity=capacity)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
+            losses, states = torch.vmap(call, in_dims=(0, 0, 0, None, None))(
+                self._stacks, self._numbers, self._states(), batch, label_smoothing
+            )
+        self._keep(states)
+        found: Tensor = losses
+        return found
+
+    def hand_out(self) -> None:
+        """Give each model's weights their part of the gradients."""
         for name, stack in self._stacks.items():
             if stack.grad is not None:
                 for own, gradient in zip(self._parameters[name], stack.grad, strict=True):
                     own.grad = gradient
-        return total.unbind(), tokens
 
     def release(self) -> None:
         """Forget the gradients, which the models' optimisers have used."""
@@ -111,14 +123,17 @@ class StackedModels:
         states: tuple[Tensor, ...],
         batch: Any,
         label_smoothing: float,
+        *,
+        capacity: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The loss of one model, and the state that it carries to the next batch."""
         carries = isinstance(self._template, CarriesState)
         with running_as_one(Models(self._generators, number)):
             if carries:
                 self._template.load_carried_state(list(states))
+            settings = {"capacity": True} if capacity else {}
             loss: Tensor = torch.func.functional_call(
-                self._loss, parameters, (batch, label_smoothing)
+                self._loss, parameters, (batch, label_smoothing), settings
             )
         return loss, tuple(self._template.carried_state()) if carries else ()
 
@@ -201,5 +216,5 @@ def _check_kinds(model: nn.Module) -> None:
             raise ValueError(f"{type(module).__name__} is not computed for several models together")
         if isinstance(module, LSTM):
             backend = choose_backend(module.backend, device)
-            if backend not in FUSED:  # which alone have a form for several
+            if backend == "torch":  # which alone has no form for several
                 raise ValueError(f"the LSTM {backend} is not computed for several models together")
