@@ -631,6 +631,7 @@ def assert_each_near(
 ) -> None:
     """Outputs and gradients of each model against torch's LSTM in float64."""
     outputs = of_all(run, stacked)
+    torch.manual_seed(0)
     weights = [torch.randn_like(out) for out in outputs]
     gradients = torch.autograd.grad(outputs, [stacked[name] for name in NAMES], weights)
     for k, own in enumerate(models):

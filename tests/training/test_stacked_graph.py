@@ -60,9 +60,9 @@ def losses_together(each: list[Trainer], step: StackedGraphStep, count: int) -> 
 def test_each_model_takes_the_steps_that_it_takes_alone(tmp_path: Path) -> None:
     """Of two batches each; float32 rounds otherwise in batched products."""
     alone = trainers(tmp_path, accumulation=2)
-    expected = [losses(one, 4) for one in alone]
+    expected = [losses(one, 2) for one in alone]
     each = trainers(tmp_path, accumulation=2)
-    found = losses_together(each, together(each), 4)
+    found = losses_together(each, together(each), 2)
     for own, wanted in zip(found, expected, strict=True):
         assert own == pytest.approx(wanted, rel=1e-5)
     assert len({own[-1] for own in found}) == len(RATES)
@@ -70,7 +70,7 @@ def test_each_model_takes_the_steps_that_it_takes_alone(tmp_path: Path) -> None:
         for mine, theirs in zip(one.step.state(), other.step.state(), strict=True):  # type: ignore[union-attr]
             if mine is not one.step.loss:  # type: ignore[union-attr]
                 torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
-        assert one.average is not None and one.average.steps == 4
+        assert one.average is not None and one.average.steps == 2
 
 
 def test_replicas_take_it_until_one_is_lost(tmp_path: Path) -> None:
