@@ -78,8 +78,9 @@ def test_any_text_comes_back(any_text: str) -> None:
 
 
 def test_tokens_that_no_pair_gives_are_refused() -> None:
-    with pytest.raises(DataError, match=r"token 'abc' is no pair of tokens before it"):
-        BytePairs([*BYTES, "abc"])
+    for wrong in ("abc", "a\N{EURO SIGN}", "a"):
+        with pytest.raises(DataError, match=f"token '{wrong}' is no pair of tokens before it"):
+            BytePairs([*BYTES, wrong])
     with pytest.raises(
         DataError, match=r"of byte pairs has all 256 bytes first, .* found 6 tokens"
     ):
