@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -135,3 +136,9 @@ def test_a_wrong_wish_for_cuda_is_refused(
 def test_an_extension_of_older_sources_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extension, "OPERATORS", ("lstm_packed", "operator_of_tomorrow"))
     assert "an older one, without operator_of_tomorrow" in str(extension._load())
+
+
+def test_every_operator_is_looked_for() -> None:
+    """Without one of them the package would not be imported."""
+    defined = re.findall(r'"(\w+)\(', (ROOT / "csrc/ops.cpp").read_text())
+    assert {name for name in defined if not name.endswith("_backward")} == {*extension.OPERATORS}

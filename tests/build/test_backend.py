@@ -15,6 +15,7 @@ from captioner.build.trainer import build_trainer
 from captioner.commands.trained import stored_generation
 from captioner.errors import ConfigError
 from captioner.models import lstm
+from captioner.models.rnn import RNN_KINDS
 from captioner.ops import choose_backend, linear_cross_entropy, lstm_packed
 from captioner.training.trainer import Trainer
 
@@ -101,3 +102,9 @@ def test_other_backends_validate_with_what_they_trained_with(
         assert backend.float32_backend("persistent") == "persistent"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("kind", RNN_KINDS)
+def test_a_backend_that_cannot_run_is_refused_before_data_is_read(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"'persistent' is for CUDA devices, this one is cpu"):
+        backend.name_backend(kind, "persistent", CPU)

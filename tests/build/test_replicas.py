@@ -75,6 +75,11 @@ def test_a_list_of_another_length_is_refused(tmp_path: Path) -> None:
         config(tmp_path, "trainer.replicas=3", "replicas.lr=[0.1,0.2]")
 
 
+def test_a_list_for_a_single_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"replicas\.lr=\[0\.1\] is of trainer\.replicas above 1"):
+        config(tmp_path, "replicas.lr=[0.1]")
+
+
 def test_a_dropout_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"replicas.region_dropout is nothing that model=.* has"):
         config(tmp_path, "trainer.replicas=2", "replicas.region_dropout=[0.1,0.2]")

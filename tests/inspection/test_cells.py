@@ -18,6 +18,7 @@ from captioner.inspection.cells import (
 )
 from captioner.inspection.copy_task import CUE, SYMBOLS, copy_batch, learn_to_copy
 from captioner.inspection.surprise import write_surprise_page
+from captioner.models.cells import LayerNormLSTM
 from captioner.models.language_model import LanguageModel
 from captioner.models.rnn import RNN_KINDS
 
@@ -68,6 +69,12 @@ def test_gates_and_cells_are_those_of_torchs_lstm() -> None:
     sums = lstm.weight_ih_l0 @ inputs[0] + lstm.bias_ih_l0 + lstm.bias_hh_l0
     torch.testing.assert_close(found["f"][0], sums[5:10].sigmoid())
     torch.testing.assert_close(found["o"][0], sums[15:].sigmoid())
+
+
+def test_another_cell_is_not_taken_for_the_lstms() -> None:
+    other = LayerNormLSTM(3, 5, 1, dropout=0.0)
+    with pytest.raises(ValueError, match="needs the plain LSTM, got LayerNormLSTM"):
+        gate_activations(other, torch.zeros(1, 3))
 
 
 def test_the_copy_task_asks_for_the_first_symbol() -> None:

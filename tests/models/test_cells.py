@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attention_models import NONE, layered
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
@@ -106,6 +107,13 @@ def test_a_mogrifier_without_rounds_is_the_lstm() -> None:
     found = layers.forward_packed(packed.data, packed.batch_sizes)
     expected = plain.forward_packed(packed.data, packed.batch_sizes)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_both_lstms_of_layered_attention_have_the_rounds_that_are_given() -> None:
+    model = layered("lstm", kind="mogrifier_lstm", rounds=2)(NONE, {})
+    names = [name for name, _ in model.named_parameters() if "mogrify" in name]
+    lstms = ("second", "language_model.lstm")
+    assert names == [f"{lstm}.mogrify_{k}_l0" for lstm in lstms for k in range(2)]
 
 
 @pytest.mark.parametrize("kind", CELLS)

@@ -20,12 +20,12 @@ Validate = Callable[[int], dict[str, Any]]
 
 def name_backend(kind: str, requested: str, device: torch.device) -> None:
     """Log who computes the recurrent layers, before any data is read; "auto" itself says it of the
-    LSTM, and why."""
+    LSTM, and why. ConfigError for a backend that cannot run, which computes the loss at any rate.
+    """
+    chosen = choose_backend(requested, device.type)
     if kind not in ("lstm", "gru"):
         log.info("%s on %s: PyTorch's own operators", kind, device.type)
-        return
-    chosen = choose_backend(requested, device.type)
-    if kind == "gru":
+    elif kind == "gru":
         fused = chosen == "fused" and device.type == "cpu"
         log.info("GRU on %s: %s", device.type, "fused" if fused else "torch's own")
     elif requested != "auto":

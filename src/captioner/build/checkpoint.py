@@ -101,7 +101,7 @@ class TrainedLanguageModel:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Its characters, bytes or words."""
+        """Its characters, bytes, byte pairs or words."""
         return self.codec.vocabulary
 
     def describe(self) -> list[str]:

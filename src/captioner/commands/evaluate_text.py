@@ -156,5 +156,5 @@ def _surprises(
     bos = trained.vocabulary.bos
     for targets, found in losses:
         ids = targets.tolist()
-        for number, text, loss in zip(ids, trained.codec.pieces(ids), found.tolist(), strict=True):
+        for number, text, loss in zip(ids, trained.codec.shown(ids), found.tolist(), strict=True):
             yield (f"{END}\n" if number == bos else text), loss

@@ -106,9 +106,9 @@ class TextData(DataConfig):
 
     source: path (a UTF-8 file, or a folder: its files named train, valid and test, otherwise all
     that match pattern, each a document), python (the standard library's own source), or
-    tiny_shakespeare (at path, or downloaded). unit: character, byte or word, of which
-    vocabulary.min_count keeps the frequent. The fractions are the shares of the dev and test splits
-    where files do not say; seed decides which files of a folder go to which split.
+    tiny_shakespeare (at path, or downloaded). unit: character, byte, word or bpe (byte pairs), of
+    which vocabulary.min_count keeps the frequent. The fractions are the shares of the dev and test
+    splits where files do not say; seed decides which files of a folder go to which split.
     """
 
     kind: str = setting("text", TEXT)

@@ -330,6 +330,8 @@ class TrainConfig(RunConfig):
         """As many values as replicas, and the same images' features for all of them."""
         count = self.trainer.replicas
         for key, values in self.replicas.given().items():
+            if count == 1:
+                raise ConfigError(f"replicas.{key}={values} is of trainer.replicas above 1, got 1")
             if len(values) != count:
                 raise ConfigError(
                     f"replicas.{key} must have a value for each of trainer.replicas={count}, got "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.data.text.codec import TextCodec
+from captioner.models.cells import SteppedLSTM
 from captioner.models.language_model import LanguageModel, State
 
 _DARKEST = 0.65  # black letters stay legible
@@ -40,7 +41,12 @@ def gate_activations(
     lstm: nn.LSTM,
     inputs: Tensor,  # [T, E] of one sequence
 ) -> dict[str, Tensor]:
-    """The first layer's gates i, f, g, o, cells c and outputs h, by the formulas: each [T, H]."""
+    """The first layer's gates i, f, g, o, cells c and outputs h, by the formulas: each [T, H].
+
+    ValueError for an LSTM with another cell, whose formulas these are not.
+    """
+    if isinstance(lstm, SteppedLSTM):
+        raise ValueError(f"gate_activations needs the plain LSTM, got {type(lstm).__name__}")
     weight_ih, weight_hh, *biases = lstm.all_weights[0]
     h = c = inputs.new_zeros(lstm.hidden_size)
     steps: list[tuple[Tensor, ...]] = []

@@ -85,7 +85,7 @@ class LanguageModel(nn.Module):
         if tie_embeddings:
             self.output.weight = self.embedding.weight
         self.dropout, self.regularisation, self.backend = dropout, regularisation, backend
-        self.kind = kind
+        self.kind, self.rounds = kind, rounds
         self._table: tuple[list[Tensor], Tensor] | None = None  # weights, projections [V, 4H]
         self._word_projections: Tensor | None = None
 

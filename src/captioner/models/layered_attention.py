@@ -81,9 +81,12 @@ class LayeredAttention(BaseCaptioner):
         self.join = join
         self.second: Any = None
         if join == "lstm":
-            backend = language_model.backend
             self.second = make_rnn(
-                language_model.kind, hidden + dim, hidden, 1, dropout=0.0, backend=backend
+                language_model.kind,
+                *(hidden + dim, hidden, 1),
+                dropout=0.0,
+                backend=language_model.backend,
+                rounds=language_model.rounds,
             )
         else:
             self.context_projection = nn.Linear(dim + (hidden if join == "concat" else 0), hidden)

@@ -10,8 +10,10 @@ OPERATORS = (
     "lstm_packed",
     "lstm_algorithm_fits",
     "lstm_step",
+    "gru_packed",
     "linear_cross_entropy",
     "additive_scores",
+    "cpu_vector_bytes",
 )
 
 

@@ -63,6 +63,14 @@ def test_a_text_comes_back_and_is_encoded_by_the_order_of_its_tokens(tmp_path: P
     assert TextCodec("bpe", stored).encode(TEXT) == ids
 
 
+def test_a_reader_is_shown_the_characters_of_a_token_where_it_has_whole_ones(
+    tmp_path: Path,
+) -> None:
+    text = codec(tmp_path)
+    shown = text.shown(text.encode("the \N{EURO SIGN}\u00e9"))
+    assert shown == ["the", " \N{EURO SIGN}", "\u00c3", "\u00a9"]  # e with an acute was not learned
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.text(max_size=40))
 def test_any_text_comes_back(any_text: str) -> None:
@@ -78,8 +86,9 @@ def test_any_text_comes_back(any_text: str) -> None:
 
 
 def test_tokens_that_no_pair_gives_are_refused() -> None:
-    with pytest.raises(DataError, match=r"token 'abc' is no pair of tokens before it"):
-        BytePairs([*BYTES, "abc"])
+    for wrong in ("abc", "a\N{EURO SIGN}", "a"):
+        with pytest.raises(DataError, match=f"token '{wrong}' is no pair of tokens before it"):
+            BytePairs([*BYTES, wrong])
     with pytest.raises(
         DataError, match=r"of byte pairs has all 256 bytes first, .* found 6 tokens"
     ):

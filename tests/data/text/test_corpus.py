@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,17 @@ def test_text_comes_back_from_its_numbers(tmp_path: Path, unit: str) -> None:
     assert corpus.codec.encode(TEXT) == stream.tokens[1 : size + 1].tolist()
     # o and w of "cow" are in the training text, by characters of "more" only for the o
     assert corpus.split("dev").unknown == (1 if unit == "character" else 0)
+
+
+def test_what_was_encoded_before_vocabularies_had_a_size_is_found_again(tmp_path: Path) -> None:
+    encode(tmp_path, "character", TEXT)
+
+    def identity(path: Path) -> tuple[str, int, int, int]:
+        return str(path.resolve()), 0, path.stat().st_size, path.stat().st_mtime_ns
+
+    files = {"train": [identity(tmp_path / "0.txt")], "dev": [identity(tmp_path / "dev.txt")]}
+    before = hashlib.sha256(json.dumps([2, "character", 1, None, files]).encode())
+    assert (tmp_path / "c" / before.hexdigest()[:20] / "text.json").exists()
 
 
 def test_words_end_their_lines_and_rare_ones_are_unknown(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def _pairs(tokens: Sequence[str]) -> Iterator[tuple[str, str]]:
             if rank.get(joined[at], number) >= number:
                 break
             parts[at : at + 2] = [joined[at]]
-        if len(parts) != 2:
+        if len(parts) != 2 or not all(part in rank for part in parts):
             raise DataError(f"the vocabulary's token {token!r} is no pair of tokens before it")
         yield parts[0], parts[1]
 

@@ -133,6 +133,11 @@ class TextCodec:
         end = vocabulary.tokens[vocabulary.eos]
         return ["\n" if text == end else f"{text} " for text in texts]
 
+    def shown(self, ids: Iterable[int]) -> list[str]:
+        """The pieces for a reader: bytes that are whole characters as these."""
+        pieces = self.pieces(ids)
+        return [*map(_characters, pieces)] if self.unit in OF_BYTES else pieces
+
     def _byte_pairs(self, lines: Iterable[str]) -> Iterator[np.ndarray]:
         return (len(SPECIAL) + ids for ids in self._pairs.encode(lines))
 
@@ -148,6 +153,14 @@ class TextCodec:
             if len(token) == 1:
                 table[ord(token)] = number
         return table
+
+
+def _characters(piece: str) -> str:
+    """Bytes in latin-1 as the characters that they are in UTF-8; unchanged where they are none."""
+    try:
+        return piece.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return piece
 
 
 def _lines(pieces: Iterable[str], *, ends: bool = False) -> Iterator[str]:

@@ -80,7 +80,8 @@ def encode_corpus(
     train split unless one is given, its settings as for `build_vocabulary`. DataError when a file
     cannot be read, is not UTF-8 (unit byte takes any), or leaves no vocabulary.
     """
-    folder = Path(cache_dir) / _fingerprint(splits, (unit, min_count, size), vocabulary)
+    settings = (unit, min_count, *(() if size is None else (size,)))  # as before there was a size
+    folder = Path(cache_dir) / _fingerprint(splits, settings, vocabulary)
     content = folder / "text.json"
     if not content.exists():
         with take_lock(folder / "lock", wait=True):
@@ -168,7 +169,7 @@ def _stream(path: Path, dtype: np.dtype, counts: _Counts, vocabulary: int) -> To
 
 def _fingerprint(
     splits: Mapping[str, Sequence[Document]],
-    settings: tuple[str, int, int | None],
+    settings: Sequence[object],
     vocabulary: Vocabulary | None,
 ) -> str:
     """Of files, their sizes and dates (a text may be too large to read for this), and settings."""
