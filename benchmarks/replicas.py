@@ -26,7 +26,7 @@ from benchmarks.captions import endless
 from benchmarks.epoch import WARM_UP, make_workload, start, take_in_turn
 from benchmarks.memory import peak_bytes
 from benchmarks.settings import AttentionBenchmark, ReplicasBenchmark
-from benchmarks.suite import Axes, Run, SuiteResult
+from benchmarks.suite import Axes, Run, SuiteResult, describe_machine, versions
 from benchmarks.timing import Spread, paired_ratio, synchronize
 from benchmarks.training import CASES, TimedSteps, Training
 from benchmarks.worker import Worker
@@ -60,6 +60,7 @@ def replicas_suite(settings: ReplicasBenchmark, run: Run) -> SuiteResult:
                 axes: Axes = {"case": case, "K": count, "H": size, "B": batch_size}
                 given = {**shared, **asdict(training.settings), "threads": torch.get_num_threads()}
                 given |= {"data_root": run.data_root, "seed": run.seed, "repeats": run.repeats}
+                given |= {"versions": versions(), "cpu": describe_machine(run.device)["cpu"]}
                 measure = partial(_measure, count, training, settings, run)
                 _add(result, axes, _kept(settings.folder, axes, given, measure))
     return result

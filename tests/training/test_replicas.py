@@ -21,12 +21,14 @@ from captioner.errors import NumericsError
 from captioner.models.activation_regularisation import ActivationRegularisation
 from captioner.models.language_model import DropoutRates, LanguageModel
 from captioner.models.stream import StreamModel
+from captioner.training import replicas as trained_together
 from captioner.training.checkpoint import load_checkpoint
 from captioner.training.optimisation import make_optimizer, parameter_groups
 from captioner.training.randomness import OwnRandomness
 from captioner.training.replicas import Replica, ReplicaTrainer
 from captioner.training.reporting import Reporting
 from captioner.training.setup import TrainerSettings, TrainingSetup
+from captioner.training.stacked import StackedModels
 from captioner.training.step import PlainStep
 from captioner.training.trainer import Trainer
 
@@ -238,6 +240,28 @@ def test_each_may_read_the_batches_in_an_order_of_its_own(
     turns = "3 replicas take turns: each reads the batches in an order of its own"
     assert (turns in caplog.text) == (len(set(orders)) == 3)
     assert ("as one computation" in caplog.text) == (len(set(orders)) < 3)
+
+
+def test_threads_share_the_replicas_of_several_orders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two orders on two threads: the two replicas of each are one computation."""
+    computed: list[int] = []
+
+    class Counted(StackedModels):
+        def __init__(self, models: Any, generators: Any) -> None:
+            computed.append(len(models))
+            super().__init__(models, generators)
+
+    monkeypatch.setattr(trained_together, "StackedModels", Counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        four = [(seed, *SETTINGS[0][1:]) for seed in range(4)]
+        make_group(tmp_path, settings=four, orders=(7, 8, 7, 8)).run()
+    finally:
+        torch.set_num_threads(before)
+    assert computed == [2, 2]
 
 
 @pytest.mark.parametrize(("at", "orders"), [(10, (7, 7, 7)), (17, (7, 7, 7)), (10, (7, 8, 7))])

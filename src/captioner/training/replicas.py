@@ -311,12 +311,15 @@ class ReplicaTrainer:
         """The replicas that still train, in parts for the threads."""
         groups = self._alike(self._active())
         before = [one for part in self._parts for one in part.replicas]
-        if [*itertools.chain(*groups)] != before:
+        active = [*itertools.chain(*groups)]
+        if active != before:
             for part in self._parts:
                 part.dissolve()
             self._parts = []
             for alike in groups:
-                count = min(self.threads, len(alike))
+                # About a part for each thread, of all groups.
+                share = round(self.threads * len(alike) / len(active))
+                count = max(1, min(share, len(alike)))
                 bounds = [k * len(alike) // count for k in range(count + 1)]
                 self._parts += [_Part(alike[a:b]) for a, b in itertools.pairwise(bounds)]
         return self._parts
