@@ -36,7 +36,7 @@ def show() -> None:
     from captioner.progress import ConsoleHandler
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
-    overrides = ["experiment=scenes", f"run_dir={RUN}", "resume=true"]
+    overrides = ["experiment=scenes_attention", f"run_dir={RUN}", "resume=true"]
     train(compose_config("train", overrides))
     overrides = [f"checkpoint={RUN / 'best.pt'}", "split=test", "generation=beam"]
     evaluation = evaluate_checkpoint(compose_config("evaluate", overrides))

@@ -101,7 +101,7 @@ def data_of(arguments: Sequence[str]) -> str:
     given = dict(x.partition("=")[::2] for x in arguments)
     if "data" in given or "experiment" not in given:
         return given.get("data", "scenes")
-    first = re.sub("_(large|reward|finetune)$", "", given["experiment"])
+    first = re.sub("_(large|reward|finetune|attention)$", "", given["experiment"])
     experiment = CONFIGS / "experiment" / f"{first}.yaml"
     found = re.search(r"override /data: (\w+)", experiment.read_text("utf-8"))
     assert found, experiment

@@ -101,3 +101,5 @@ def test_without_the_library_one_sentence_says_what_to_install(
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ConfigError, match=r"needs the package tokenizers: pip install .*\[bpe\]"):
         learn_pairs(["a"], size=300, min_count=1)
+    writer = TextCodec("bpe", Vocabulary(BYTES, counts=[0] * 260))
+    assert writer.encode("") == [] and writer.decode([4 + 97]) == "a"

@@ -100,7 +100,7 @@ class TextCodec:
             except UnicodeEncodeError as error:
                 what = f"{text[error.start]!r} at {error.start} is no character"
                 raise DataError(f"the prompt cannot be encoded: {what}") from error
-            if self.unit == "byte":
+            if self.unit == "byte" or not single:
                 return single
             return [int(k) for ids in self._byte_pairs(_lines([text], ends=True)) for k in ids]
         tokens: list[str] = [*text]
