@@ -45,6 +45,7 @@ NOT_RUN = {
     "python scripts/train.py -m hydra/launcher=replicas": "tests/sweeps runs such sweeps in small",
     "python scripts/train.py -m hydra/launcher=submitit_slurm": "needs a cluster",
     "make": "sets up an environment or runs for minutes; the target is looked up in the Makefile",
+    "python -m benchmarks.models_prediction": "prints a table; tests/benchmarks holds it",
     "python setup.py": "compiles; tests/test_setup.py does",
 }
 # As few numbers as a command can do with, behind its own overrides.
@@ -101,7 +102,7 @@ def data_of(arguments: Sequence[str]) -> str:
     given = dict(x.partition("=")[::2] for x in arguments)
     if "data" in given or "experiment" not in given:
         return given.get("data", "scenes")
-    first = re.sub("_(large|reward|finetune|attention)$", "", given["experiment"])
+    first = re.sub("_(large|regularised|reward|finetune|attention)$", "", given["experiment"])
     experiment = CONFIGS / "experiment" / f"{first}.yaml"
     found = re.search(r"override /data: (\w+)", experiment.read_text("utf-8"))
     assert found, experiment
