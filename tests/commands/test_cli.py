@@ -70,7 +70,7 @@ def test_cfg_job_is_yaml_and_nothing_else(
     ("typed", "expected"),
     [
         ("exp", "experiment="),
-        ("experiment=sc", "experiment=scenes"),
+        ("experiment=w", "experiment=words"),
         ("optimizer.l", "optimizer.lr="),
     ],
 )
