@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recurrent_layers import Arguments, assert_same, layouts, results
 from script_runner import Scripts
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -18,8 +19,6 @@ from captioner.ops import lstm_packed
 from captioner.ops.extension import ABSENT
 
 pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
-
-Arguments = dict[str, Tensor]
 
 
 def arguments(
@@ -60,30 +59,6 @@ def torch_lstm(given_arguments: Arguments, input_rows: Tensor | None) -> tuple[T
     call = (PackedSequence(rows, wide["batch_sizes"]), (wide["hx"][None], wide["cx"][None]))
     output, (hy, cy) = torch.func.functional_call(module, weights, call)
     return output.data, hy[0], cy[0]
-
-
-def results(outputs: tuple[Tensor, ...], given_arguments: Arguments) -> list[Tensor]:
-    """Outputs and the gradients of a fixed weighting of all of them."""
-    generator = torch.Generator().manual_seed(1)
-    weighted = [
-        (x * torch.randn(x.shape, generator=generator, dtype=torch.float64)).sum() for x in outputs
-    ]
-    leaves = [x for x in given_arguments.values() if x.requires_grad]
-    return [*outputs, *torch.autograd.grad(torch.stack(weighted).sum(), leaves)]
-
-
-def assert_same(mine: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
-    """Equal to `tolerance` of the largest value of each tensor, or of 1."""
-    for found, expected in zip(mine, theirs, strict=True):
-        wide = expected.double()
-        error = (found.double() - wide).abs().max()
-        assert error <= tolerance * wide.abs().max().clamp(min=1)
-
-
-def layouts() -> st.SearchStrategy[list[int]]:
-    """Batch sizes: up to 9 sequences of up to 12 steps."""
-    lengths = st.lists(st.integers(1, 12), min_size=1, max_size=9)
-    return lengths.map(lambda found: [sum(x > t for x in found) for t in range(max(found))])
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)

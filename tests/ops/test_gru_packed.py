@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recurrent_layers import Arguments, assert_same, layouts, results
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -15,7 +16,6 @@ from captioner.ops import gru_packed
 from captioner.ops.extension import ABSENT
 
 compiled = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
-Arguments = dict[str, Tensor]
 
 
 def arguments(
@@ -53,29 +53,6 @@ def torch_gru(drawn: Arguments, input_rows: Tensor | None) -> tuple[Tensor, ...]
     call = (PackedSequence(rows, wide["batch_sizes"]), wide["hx"][None])
     output, hy = torch.func.functional_call(module, weights, call)
     return output.data, hy[0]
-
-
-def results(outputs: tuple[Tensor, ...], drawn: Arguments) -> list[Tensor]:
-    """Outputs and the gradients of a fixed weighting of all of them."""
-    generator = torch.Generator().manual_seed(1)
-    weighted = [
-        (x * torch.randn(x.shape, generator=generator, dtype=torch.float64)).sum() for x in outputs
-    ]
-    leaves = [x for x in drawn.values() if x.requires_grad]
-    return [*outputs, *torch.autograd.grad(torch.stack(weighted).sum(), leaves)]
-
-
-def assert_same(mine: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
-    """Equal to `tolerance` of the largest value of each tensor, or of 1."""
-    for found, expected in zip(mine, theirs, strict=True):
-        wide = expected.double()
-        assert (found.double() - wide).abs().max() <= tolerance * wide.abs().max().clamp(min=1)
-
-
-def layouts() -> st.SearchStrategy[list[int]]:
-    """Batch sizes: up to 9 sequences of up to 12 steps."""
-    lengths = st.lists(st.integers(1, 12), min_size=1, max_size=9)
-    return lengths.map(lambda found: [sum(x > t for x in found) for t in range(max(found))])
 
 
 @pytest.fixture
